@@ -1,0 +1,500 @@
+"""Every message between Quench's processes, as typed structs: one JSON object a line.
+
+Down the pipe (parent to child) go commands, up go events. Messages carry paths and numbers, never tensors or logits.
+Times are seconds, sizes bytes, rates per second, divergences nats. ``PROTOCOL`` is raised when a message changes
+its meaning; a child says it in :class:`Hello` and the parent refuses another number.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from converter.spec import (
+    ConversionResult,
+    ConversionSpec,
+    ModelInfo,
+    Plan,
+    Planned,
+    Progress,
+    QuenchError,
+    TensorDone,
+)
+
+PROTOCOL = 1
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """A measured value with its standard error."""
+
+    value: float
+    error: float
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """True memory of a process in bytes. ``anonymous`` is RssAnon, ``share`` PSS, ``peak`` VmHWM.
+
+    ``weights`` is the model's tensors (file bytes), ``kv`` the cache, ``compute`` the engine's scratch buffers.
+    """
+
+    anonymous: int
+    share: int
+    peak: int
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """One message of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+
+    role: str
+    content: str
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How the next token is drawn. ``temperature`` 0 is greedy; ``seed`` -1 draws a fresh one."""
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    seed: int = -1
+    max_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+
+
+class LoadOptions(msgspec.Struct, frozen=True):
+    """How a model is loaded. ``context`` 0: 8192 or the trained length, whichever is less. ``threads`` 0: automatic."""
+
+    context: int = 0
+    threads: int = 0
+    gpu_layers: int = 0
+    kv_type: str = "f16"
+    flash_attention: str = "auto"
+
+
+# ---- commands (down) -------------------------------------------------------------------------------------------
+
+
+class Cancel(msgspec.Struct, frozen=True, tag_field="message", tag="cancel"):
+    """Stop the job; the child answers :class:`Cancelled` and leaves."""
+
+
+class Convert(msgspec.Struct, frozen=True, tag_field="message", tag="convert"):
+    """Start of a conversion (worker ``convert``)."""
+
+    spec: ConversionSpec
+
+
+class Inspect(msgspec.Struct, frozen=True, tag_field="message", tag="inspect"):
+    """Read the header of a folder or GGUF (worker ``scout``); answered by :class:`Inspected` or :class:`Failed`."""
+
+    request: int
+    path: str
+
+
+class MakePlan(msgspec.Struct, frozen=True, tag_field="message", tag="plan"):
+    """Plan a conversion without starting it (worker ``scout``); answered by :class:`PlanMade` or :class:`Failed`."""
+
+    request: int
+    spec: ConversionSpec
+
+
+class Scan(msgspec.Struct, frozen=True, tag_field="message", tag="scan"):
+    """Scan folders for models (worker ``scout``); many :class:`Found`, then :class:`ScanDone`."""
+
+    request: int
+    folders: tuple[str, ...]
+
+
+class Load(msgspec.Struct, frozen=True, tag_field="message", tag="load"):
+    """Load a model (worker ``chat``); :class:`Loading` ..., then :class:`Loaded` or :class:`Failed`."""
+
+    path: str
+    options: LoadOptions = LoadOptions()
+
+
+class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate"):
+    """Answer a conversation (worker ``chat``); :class:`Tokens` ..., then :class:`Replied`.
+
+    ``continue_last`` goes on with the last assistant message instead of opening a new one.
+    """
+
+    request: int
+    messages: tuple[ChatMessage, ...]
+    sampling: Sampling = Sampling()
+    continue_last: bool = False
+
+
+class Stop(msgspec.Struct, frozen=True, tag_field="message", tag="stop"):
+    """Stop the reply ``request``; it ends with :class:`Replied` whose ``stop`` is ``cancelled``."""
+
+    request: int
+
+
+class Score(msgspec.Struct, frozen=True, tag_field="message", tag="score"):
+    """Teacher-force ``answer`` after ``messages`` (worker ``chat``); answered by :class:`Scored`.
+
+    ``write`` is a file for this model's log-probabilities (the reference does this), ``against`` such a file written
+    by the reference: then the divergence from it is computed. Exactly one of the two is given.
+    """
+
+    request: int
+    messages: tuple[ChatMessage, ...]
+    answer: str
+    write: str | None = None
+    against: str | None = None
+
+
+class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="measure_quality"):
+    """Compare candidates with a reference (worker ``measure``).
+
+    ``texts`` are files (``.txt`` plain, ``.jsonl`` one conversation a line) or names of bundled slices; ``tasks`` a
+    JSONL file or ``pocket``. ``chunks`` 0 means all windows; ``minutes`` 0 no limit. ``bench`` also measures speed.
+    """
+
+    reference: str
+    candidates: tuple[str, ...]
+    texts: tuple[str, ...]
+    context: int = 512
+    chunks: int = 0
+    minutes: float = 0.0
+    tasks: str | None = None
+    threads: int = 0
+
+
+class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
+    """Speed and memory of models (worker ``measure``)."""
+
+    models: tuple[str, ...]
+    prompt: int = 512
+    generate: int = 128
+    depths: tuple[int, ...] = (0,)
+    threads: tuple[int, ...] = ()
+    repeat: int = 5
+
+
+# ---- events (up) -----------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, tag_field="message", tag="hello"):
+    """First line of every child."""
+
+    protocol: int
+    worker: str
+    pid: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag_field="message", tag="failed"):
+    """A QuenchError from the child. ``request`` is 0 for a whole job, which ends with it."""
+
+    code: str
+    title: str
+    detail: str
+    hint: str
+    request: int = 0
+    exit_status: int = 3
+
+    def to_error(self) -> QuenchError:
+        return QuenchError(self.code, self.title, self.detail, self.hint, exit_status=self.exit_status)
+
+
+class Cancelled(msgspec.Struct, frozen=True, tag_field="message", tag="cancelled"):
+    """The job stopped because it was asked to."""
+
+
+class Status(msgspec.Struct, frozen=True, tag_field="message", tag="status"):
+    """What a long job is doing. ``done`` runs 0..``total``; ``label`` is a short phrase for people."""
+
+    label: str
+    done: float
+    total: float
+    seconds_left: float | None = None
+    memory: int = 0
+
+
+class Inspected(msgspec.Struct, frozen=True, tag_field="message", tag="inspected"):
+    request: int
+    info: ModelInfo
+
+
+class PlanMade(msgspec.Struct, frozen=True, tag_field="message", tag="plan_made"):
+    request: int
+    plan: Plan
+
+
+class Found(msgspec.Struct, frozen=True, tag_field="message", tag="found"):
+    """One model seen by a scan; a broken one has ``problems``. ``tensors`` and long metadata are left out."""
+
+    request: int
+    info: ModelInfo
+
+
+class ScanDone(msgspec.Struct, frozen=True, tag_field="message", tag="scan_done"):
+    request: int
+    seen: int
+
+
+class Loading(msgspec.Struct, frozen=True, tag_field="message", tag="loading"):
+    """``fraction`` 0..1 of the weights are read."""
+
+    fraction: float
+
+
+class Loaded(msgspec.Struct, frozen=True, tag_field="message", tag="loaded"):
+    """The model answers now. ``defaults`` come from the model's own metadata where it has any."""
+
+    path: str
+    description: str
+    parameters: int
+    context: int
+    context_trained: int
+    threads: int
+    seconds: float
+    memory: Memory
+    has_template: bool
+    defaults: Sampling
+
+
+class Tokens(msgspec.Struct, frozen=True, tag_field="message", tag="tokens"):
+    """New text of a reply, coalesced (at most 30 a second). ``rate`` is tokens/s over the last second or so."""
+
+    request: int
+    text: str
+    tokens: int
+    rate: float
+    context_used: int
+    memory: int
+
+
+class Replied(msgspec.Struct, frozen=True, tag_field="message", tag="replied"):
+    """The end of a reply. ``stop`` is ``end``, ``stop_string``, ``max_tokens``, ``context`` or ``cancelled``."""
+
+    request: int
+    stop: str
+    tokens: int
+    tokens_per_second: float
+    first_token: float
+    prompt_tokens: int
+    prompt_reused: int
+    prompt_per_second: float
+    context_used: int
+    memory: Memory
+
+
+class Alternative(msgspec.Struct, frozen=True):
+    """A next-token candidate: its text and probability."""
+
+    text: str
+    probability: float
+
+
+class ScoredToken(msgspec.Struct, frozen=True):
+    """One token of the answer. ``kld`` in nats (0 for the reference); ``agree``: both put the same token first."""
+
+    text: str
+    probability: float
+    kld: float
+    agree: bool
+    top: tuple[Alternative, ...]
+    reference_top: tuple[Alternative, ...]
+
+
+class Scored(msgspec.Struct, frozen=True, tag_field="message", tag="scored"):
+    """Answer to :class:`Score`. ``first_divergence`` is the first token where greedy choices differ, or -1."""
+
+    request: int
+    tokens: tuple[ScoredToken, ...]
+    mean_kld: float
+    top1: float
+    first_divergence: int
+
+
+class Kld(msgspec.Struct, frozen=True):
+    """KL divergence of a candidate from the reference over all scored tokens, in nats."""
+
+    mean: Estimate
+    median: Estimate
+    p95: Estimate
+    p99: Estimate
+    p99_9: Estimate
+    max: Estimate
+
+
+class TaskScore(msgspec.Struct, frozen=True):
+    n: int
+    correct: int
+
+
+class SliceQuality(msgspec.Struct, frozen=True):
+    """Quality on one text."""
+
+    tokens: int
+    perplexity: Estimate
+    kld: Estimate
+    top1: Estimate
+
+
+class CandidateQuality(msgspec.Struct, frozen=True):
+    """Everything measured of one candidate so far. For the reference itself ``kld`` is all zero.
+
+    ``ln_ratio`` is ln(PPL candidate / PPL reference); ``top1`` a fraction 0..1; ``rms_dp`` the root mean square change
+    of the right token's probability; ``histogram`` counts of log10(KLD) in ``HISTOGRAM_EDGES``; ``by_position`` the
+    mean KLD in eight equal parts of the scored half of the window; ``verdict`` pass, review or fail.
+    """
+
+    path: str
+    type: str
+    bytes: int
+    perplexity: Estimate
+    ln_ratio: Estimate
+    kld: Kld
+    top1: Estimate
+    rms_dp: Estimate
+    tasks: dict[str, TaskScore]
+    slices: dict[str, SliceQuality]
+    tokens_per_second: float
+    memory: Memory
+    verdict: str
+    reason: str
+    histogram: tuple[int, ...] = ()
+    by_position: tuple[float, ...] = ()
+
+
+HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))
+"""log10(KLD in nats) bin edges: 1e-6 to 100, four bins a decade; values outside fall in the first or last bin."""
+
+
+class QualityUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="quality_update"):
+    """A candidate's figures so far; comes again and again while windows are scored."""
+
+    index: int
+    windows: int
+    windows_total: int
+    result: CandidateQuality
+
+
+class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quality_result"):
+    """The end of a quality measurement."""
+
+    reference: CandidateQuality
+    candidates: tuple[CandidateQuality, ...]
+    tokens: int
+    context: int
+    texts: tuple[str, ...]
+    seconds: float
+
+
+class Spread(msgspec.Struct, frozen=True):
+    median: float
+    p10: float
+    p90: float
+
+
+class SpeedPoint(msgspec.Struct, frozen=True):
+    """Tokens/s over the repeats at one depth of context and one number of threads."""
+
+    tokens: int
+    depth: int
+    threads: int
+    tokens_per_second: Spread
+
+
+class BenchMemory(msgspec.Struct, frozen=True):
+    weights: int
+    kv: int
+    compute: int
+    peak: int
+    steady: int
+
+
+class Roofline(msgspec.Struct, frozen=True):
+    """``fraction`` = bytes_per_token * tokens/s / bandwidth (bytes/s, measured on this machine)."""
+
+    bytes_per_token: int
+    bandwidth: float
+    fraction: float
+
+
+class ModelBench(msgspec.Struct, frozen=True):
+    path: str
+    load_cold: float | None
+    load_warm: float
+    first_token: float
+    prompt: tuple[SpeedPoint, ...]
+    generate: tuple[SpeedPoint, ...]
+    memory: BenchMemory
+    roofline: Roofline
+
+
+class BenchUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="bench_update"):
+    """One more point of one model, or the finished model."""
+
+    index: int
+    kind: str
+    point: SpeedPoint | None = None
+    model: ModelBench | None = None
+
+
+class BenchResult(msgspec.Struct, frozen=True, tag_field="message", tag="bench_result"):
+    models: tuple[ModelBench, ...]
+    cpu: str
+    seconds: float
+
+
+Command = Cancel | Convert | Inspect | MakePlan | Scan | Load | Generate | Stop | Score | MeasureQuality | MeasureBench
+
+Event = (
+    Hello
+    | Failed
+    | Cancelled
+    | Status
+    | Inspected
+    | PlanMade
+    | Found
+    | ScanDone
+    | Loading
+    | Loaded
+    | Tokens
+    | Replied
+    | Scored
+    | QualityUpdate
+    | QualityResult
+    | BenchUpdate
+    | BenchResult
+    | Planned
+    | TensorDone
+    | Progress
+    | ConversionResult
+)
+
+TERMINAL = (ConversionResult, QualityResult, BenchResult, Cancelled)
+"""Events that end a job well, beside :class:`Failed` with ``request`` 0."""
+
+_encoder = msgspec.json.Encoder()
+_commands: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+_events: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+MAX_LINE = 32 << 20
+"""A line longer than this is a broken child, not a message."""
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """One line, newline included."""
+    return _encoder.encode(message) + b"\n"
+
+
+def decode_command(line: bytes) -> Command:
+    """Parse a line from the parent; ``msgspec.DecodeError`` or ``ValidationError`` if it is not one."""
+    return _commands.decode(line)
+
+
+def decode_event(line: bytes) -> Event:
+    """Parse a line from a child; ``msgspec.DecodeError`` or ``ValidationError`` if it is not one."""
+    return _events.decode(line)
+
+
+def failed(error: QuenchError, request: int = 0) -> Failed:
+    """The message for an error, for the job (``request`` 0) or for one request."""
+    return Failed(error.code, error.title, error.detail, error.hint, request, error.exit_status)

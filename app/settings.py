@@ -1,0 +1,89 @@
+"""The settings: one frozen struct is schema and defaults; JSON on disk, written whole or not at all.
+
+A file that cannot be read is set aside (``settings.json.bad``) and the defaults are used, so that a damaged file never
+keeps the program from starting. A single field of the wrong type costs that field only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from app import paths
+from app.files import write_atomically
+from app.protocol import Sampling
+
+VERSION = 1
+MAX_BYTES = 1 << 20
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a person can set, and what the window remembers.
+
+    ``context`` 0, ``threads`` 0 mean automatic. ``pass_kld``/``fail_kld`` are nats, ``pass_top1`` a fraction: the
+    thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state.
+    """
+
+    version: int = VERSION
+    theme: str = "system"
+    reduce_motion: bool = False
+    enter_sends: bool = True
+    context: int = 0
+    kv_type: str = "f16"
+    threads: int = 0
+    folders: tuple[str, ...] = ()
+    sampling: Sampling = Sampling()
+    pass_kld: float = 0.03
+    fail_kld: float = 0.2
+    pass_top1: float = 0.95
+    first_start: bool = True
+    last_page: str = "library"
+    last_model: str = ""
+    geometry: str = ""
+    splitters: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "theme": ("system", "light", "dark"),
+    "kv_type": ("f16", "q8_0", "q4_0"),
+}
+
+
+def parse(data: bytes) -> Settings:
+    """Settings from JSON; wrong or unknown fields fall back to their defaults. ``ValueError`` if it is no object."""
+    raw = msgspec.json.decode(data)
+    if not isinstance(raw, dict):
+        raise ValueError("the settings file is not a JSON object")
+    good: dict[str, Any] = {}
+    for field in msgspec.structs.fields(Settings):
+        if field.name not in raw:
+            continue
+        try:
+            value = msgspec.convert(raw[field.name], field.type)
+        except msgspec.ValidationError:
+            continue
+        if field.name in _CHOICES and value not in _CHOICES[field.name]:
+            continue
+        good[field.name] = value
+    good["version"] = VERSION
+    return Settings(**good)
+
+
+def load() -> Settings:
+    """The saved settings, or the defaults if there are none or the file is damaged (it is then set aside)."""
+    file = paths.settings_file()
+    if not file.exists():
+        return Settings()
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError("the settings file is too large")
+        return parse(file.read_bytes())
+    except (OSError, ValueError, msgspec.DecodeError):
+        file.replace(file.with_name(file.name + ".bad"))
+        return Settings()
+
+
+def save(settings: Settings) -> None:
+    """Write the settings atomically; ``OSError`` if the disk refuses."""
+    write_atomically(paths.settings_file(), msgspec.json.format(msgspec.json.encode(settings), indent=2))

@@ -1,0 +1,32 @@
+# make demo    the whole road on the bundled model: convert, measure, chat, report, screenshots
+# make test    the tests (a few minutes)         make test-all    with the slow oracles
+# make lint    ruff, mypy, import contracts      make run         opens the window
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-all lint run setup clean
+
+setup:
+	@$(PYTHON) packaging/develop.py $(VENV) --tests
+
+demo: setup
+	@$(BIN)/quench demo --out demo
+
+run: setup
+	@$(BIN)/quench
+
+test: setup
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+clean:
+	rm -rf build dist demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

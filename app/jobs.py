@@ -1,0 +1,52 @@
+"""The record of a job on disk: what was asked, kept until the job has ended. Knows no processes and no Qt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from app import paths, protocol
+from app.files import write_atomically
+
+_BAD_NAME = set('/\\:*?"<>|')
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One job's pinned arguments: ``kind`` names the worker, ``command`` is the start message for it."""
+
+    id: str
+    kind: str
+    title: str
+    command: Any
+
+
+def _file(identifier: str) -> Any:
+    if not identifier or _BAD_NAME & set(identifier) or identifier.startswith("."):
+        raise ValueError(identifier)
+    return paths.jobs() / f"{identifier}.json"
+
+
+def remember(record: Record) -> None:
+    """Write the record; ``OSError`` if the disk refuses."""
+    command = msgspec.json.decode(protocol.encode(record.command))
+    data = {"id": record.id, "kind": record.kind, "title": record.title, "command": command}
+    write_atomically(_file(record.id), msgspec.json.encode(data))
+
+
+def forget(identifier: str) -> None:
+    """Remove a record; nothing happens if there is none."""
+    _file(identifier).unlink(missing_ok=True)
+
+
+def remembered() -> list[Record]:
+    """Every record left on disk, oldest first. One that cannot be read (another version wrote it) is removed."""
+    found = []
+    for file in sorted(paths.jobs().glob("*.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            raw = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+            command = protocol.decode_command(msgspec.json.encode(raw["command"]))
+            found.append(Record(str(raw["id"]), str(raw["kind"]), str(raw["title"]), command))
+        except (msgspec.DecodeError, KeyError):
+            file.unlink(missing_ok=True)
+    return found

@@ -1,0 +1,152 @@
+"""Makes a checkout ready to run: a virtual environment, Qt's system libraries, the engine and our kernels.
+
+Run by the Makefile with any Python from 3.11 to 3.13; needs nothing beyond the standard library. Each step says what
+it does and is skipped when a stamp shows that its inputs have not changed.
+
+Usage: develop.py VENV [--tests]
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Debian's package for each shared library that Qt opens at run time.
+QT_LIBRARIES = {
+    "libEGL.so.1": "libegl1",
+    "libGL.so.1": "libgl1",
+    "libxkbcommon.so.0": "libxkbcommon0",
+    "libxkbcommon-x11.so.0": "libxkbcommon-x11-0",
+    "libdbus-1.so.3": "libdbus-1-3",
+    "libfontconfig.so.1": "libfontconfig1",
+    "libxcb-cursor.so.0": "libxcb-cursor0",
+    "libxcb-icccm.so.4": "libxcb-icccm4",
+    "libxcb-image.so.0": "libxcb-image0",
+    "libxcb-keysyms.so.1": "libxcb-keysyms1",
+    "libxcb-render-util.so.0": "libxcb-render-util0",
+    "libxcb-shape.so.0": "libxcb-shape0",
+    "libxcb-xinerama.so.0": "libxcb-xinerama0",
+    "libxcb-xkb.so.1": "libxcb-xkb1",
+    "libgomp.so.1": "libgomp1",
+}
+
+# llama.cpp's shared libraries only: its multimodal library, tools, server and tests are not used.
+ENGINE_CMAKE = (
+    "-DLLAVA_BUILD=OFF",
+    "-DLLAMA_BUILD_TOOLS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_SERVER=OFF",
+)
+
+
+def say(text: str) -> None:
+    print(f"==> {text}", flush=True)
+
+
+def fail(text: str) -> None:
+    raise SystemExit(f"error: {text}")
+
+
+def missing_libraries() -> list[str]:
+    """Debian packages whose library the loader does not find."""
+    missing = []
+    for library, package in QT_LIBRARIES.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            missing.append(package)
+    return missing
+
+
+def install_system_packages(tests: bool) -> None:
+    """Qt's libraries, a font, and for the tests a virtual screen; through apt where there is one."""
+    if not sys.platform.startswith("linux"):
+        return
+    wanted = missing_libraries()
+    if not any(Path("/usr/share/fonts").rglob("*.[to]tf")):
+        wanted.append("fonts-dejavu-core")
+    if tests and shutil.which("Xvfb") is None:
+        wanted.append("xvfb")
+    if not wanted:
+        return
+    if shutil.which("apt-get") is None:
+        fail(f"Qt needs system libraries that are missing; Debian calls them: {' '.join(wanted)}")
+    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    say(f"installing system packages: {' '.join(wanted)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = [*become_root, "apt-get", "install", "-y", "-q", "--no-install-recommends", *wanted]
+    quiet = subprocess.run(install, check=False, env=environment, capture_output=True)
+    if quiet.returncode == 0:
+        return
+    subprocess.run([*become_root, "apt-get", "update", "-q"], env=environment, check=False, stdout=subprocess.DEVNULL)
+    if subprocess.run(install, check=False, env=environment).returncode != 0:
+        fail(f"could not install: {' '.join(wanted)}. Install them by hand and run this again.")
+
+
+def fingerprint(*patterns: str) -> str:
+    """SHA-256 over the contents of the files that match."""
+    digest = hashlib.sha256(sys.version.encode())
+    for pattern in patterns:
+        for file in sorted(ROOT.glob(pattern)):
+            if file.is_file():
+                digest.update(str(file.relative_to(ROOT)).encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def run_step(stamp: Path, key: str, text: str, command: list[str], environment: dict[str, str] | None = None) -> None:
+    """Run ``command`` unless ``stamp`` says that it succeeded with the same ``key``."""
+    if stamp.exists() and stamp.read_text() == key:
+        return
+    say(text)
+    start = time.monotonic()
+    step = subprocess.run(command, check=False, cwd=ROOT, env={**os.environ, **(environment or {})})
+    if step.returncode != 0:
+        fail(f"this step failed: {text}")
+    stamp.write_text(key)
+    say(f"done in {time.monotonic() - start:.0f} s")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).absolute()
+    tests = "--tests" in sys.argv
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        fail(f"Quench needs Python 3.11 to 3.13; this is {sys.version.split()[0]}. Use: make PYTHON=python3.12 ...")
+    if shutil.which("cc") is None and shutil.which("gcc") is None and shutil.which("clang") is None:
+        fail("a C and C++ compiler is needed (Debian: build-essential; macOS: xcode-select --install)")
+    install_system_packages(tests)
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        say(f"making a virtual environment in {folder.name}")
+        venv.create(folder, with_pip=True)
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
+    engine = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if "llama-cpp-python==" in line)
+    engine = engine.strip().strip('",')
+    cmake = os.environ.get("CMAKE_ARGS", " ".join(ENGINE_CMAKE))
+    run_step(
+        folder / ".engine",
+        f"{engine} {cmake}",
+        f"building {engine} from source: two to ten minutes, once",
+        [*pip, "install", "-q", "--no-binary", "llama-cpp-python", engine],
+        {"CMAKE_ARGS": cmake, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 2)},
+    )
+    run_step(
+        folder / ".project",
+        fingerprint("pyproject.toml", "kernels/CMakeLists.txt", "kernels/src/**/*", "kernels/include/**/*"),
+        "installing Quench, its libraries and its kernels",
+        [*pip, "install", "-q", "-e", ".[test,lint]"],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Fixtures for all tests: a home of its own for each test, Pocket, and Pocket's files made once a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# Before Qt or OpenMP load: no screen, and no spinning threads beside the test's own.
+os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+# pytest-qt would otherwise take a binding that happens to be installed; and Qt must not ask the desktop's theme.
+os.environ.pop("QT_QPA_PLATFORMTHEME", None)
+
+
+@pytest.fixture(autouse=True)
+def quench_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """``QUENCH_HOME`` in the test's own folder, for this process and its children."""
+    home = tmp_path / "quench-home"
+    monkeypatch.setenv("QUENCH_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    yield home
+
+
+@pytest.fixture(scope="session")
+def pocket() -> Path:
+    """The bundled model as a Hugging Face folder."""
+    from resources import path
+
+    return path("pocket")
+
+
+@pytest.fixture(scope="session")
+def pocket_gguf(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``pocket_gguf("Q4_K_M")`` is that file of Pocket, converted by us once a session. Not to be changed."""
+    import converter
+
+    folder = tmp_path_factory.mktemp("pocket")
+    made: dict[str, Path] = {}
+
+    def make(type_name: str) -> Path:
+        if type_name not in made:
+            target = folder / f"Pocket-{type_name}.gguf"
+            spec = converter.ConversionSpec(source=str(pocket), output=str(target), types=(type_name,))
+            converter.convert(spec, lambda event: None, lambda: False)
+            made[type_name] = target
+        return made[type_name]
+
+    return make

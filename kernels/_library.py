@@ -1,0 +1,88 @@
+"""Finds and loads ``libquench_kernels`` and declares its functions. The library is beside this module, in the wheel's
+``kernels`` folder, or where ``QUENCH_KERNELS_LIBRARY`` points (sanitizer builds)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+ABI = 1
+
+_SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+_FILE = f"libquench_kernels{_SUFFIX}"
+
+OK, BAD_BACKEND, BAD_TYPE, BAD_SHAPE, BAD_BUFFER, BAD_IMPORTANCE, BAD_FLAGS, NOT_FINITE, OVERFLOW = range(9)
+ALLOW_NONFINITE = 1
+
+
+class KernelError(ValueError):
+    """A call that the kernels refuse. ``code`` is stable, ``message`` a sentence.
+
+    ``row`` and ``column`` are set for ``not_finite`` and ``overflow`` (the first offending weight, or the first weight
+    of the offending block) and ``column`` for ``bad_importance``; otherwise they are None.
+    """
+
+    def __init__(self, code: str, message: str, *, row: int | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.row = row
+        self.column = column
+
+
+class Report(ctypes.Structure):
+    """``quench_report``: where the first offending value is."""
+
+    _fields_ = (("row", ctypes.c_int64), ("column", ctypes.c_int64))
+
+
+def _candidates() -> list[Path]:
+    forced = os.environ.get("QUENCH_KERNELS_LIBRARY")
+    if forced:
+        return [Path(forced)]
+    return [Path(__file__).parent / _FILE, Path(sysconfig.get_path("platlib")) / "kernels" / _FILE]
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    i32, i64, size, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t, ctypes.c_void_p
+    signatures: dict[str, tuple[type, list[type]]] = {
+        "quench_backend": (ctypes.c_char_p, [i32]),
+        "quench_cpu": (i32, [ctypes.c_char_p, size]),
+        "quench_block": (i32, [i32, ctypes.POINTER(i32), ctypes.POINTER(i32)]),
+        "quench_quantize": (
+            i32,
+            [i32, i32, i32, pointer, i64, i64, i64, pointer, ctypes.c_uint32, pointer, size, pointer, pointer],
+        ),
+        "quench_dequantize": (i32, [i32, i32, pointer, size, i64, i64, pointer, size]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded library. Raises :class:`KernelError` with code ``no_library`` or ``bad_library``."""
+    candidates = _candidates()
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        places = ", ".join(str(path) for path in candidates)
+        build = "cmake -S kernels -B kernels/_build -DQUENCH_INPLACE=ON && cmake --build kernels/_build"
+        raise KernelError(
+            "no_library",
+            f"The kernel library is not at {places}. Install Quench, or in its source tree: {build}",
+        )
+    try:
+        loaded = ctypes.CDLL(str(path))
+        abi = loaded.quench_abi()
+    except (OSError, AttributeError) as error:
+        raise KernelError("bad_library", f"The kernel library {path} cannot be loaded: {error}") from error
+    if abi != ABI:
+        raise KernelError("bad_library", f"The kernel library {path} has interface {abi}; this program needs {ABI}.")
+    _declare(loaded)
+    return loaded

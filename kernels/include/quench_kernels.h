@@ -1,0 +1,100 @@
+/* Quench kernels: the whole C ABI.
+ *
+ * Rows of weights become GGUF blocks and back. Every call is a pure function of its arguments: nothing is allocated,
+ * no thread is started, no state is kept. Callers split rows over threads as they like; the bytes do not depend on it.
+ *
+ * Types are named by their GGUF numbers. Sizes are bytes, strides are bytes between the starts of two rows.
+ * A call returns a status; on QUENCH_OK everything was written, on any other status nothing useful was.
+ */
+#ifndef QUENCH_KERNELS_H
+#define QUENCH_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#  if defined(QUENCH_BUILD)
+#    define QUENCH_API __declspec(dllexport)
+#  else
+#    define QUENCH_API __declspec(dllimport)
+#  endif
+#else
+#  define QUENCH_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised whenever a function's arguments or a number below change meaning. */
+#define QUENCH_ABI 1
+
+enum quench_type {
+    QUENCH_F32 = 0,
+    QUENCH_F16 = 1,
+    QUENCH_Q4_0 = 2,
+    QUENCH_Q4_1 = 3,
+    QUENCH_Q5_0 = 6,
+    QUENCH_Q5_1 = 7,
+    QUENCH_Q8_0 = 8,
+    QUENCH_Q2_K = 10,
+    QUENCH_Q3_K = 11,
+    QUENCH_Q4_K = 12,
+    QUENCH_Q5_K = 13,
+    QUENCH_Q6_K = 14,
+    QUENCH_IQ4_NL = 20,
+    QUENCH_BF16 = 30,
+    QUENCH_TYPE_LIMIT = 31
+};
+
+enum quench_status {
+    QUENCH_OK = 0,
+    QUENCH_BAD_BACKEND = 1,    /* no such backend, or this processor cannot run it */
+    QUENCH_BAD_TYPE = 2,       /* no such block type, or no such row type */
+    QUENCH_BAD_SHAPE = 3,      /* negative or overflowing counts, or columns that are not whole blocks */
+    QUENCH_BAD_BUFFER = 4,     /* a null pointer, or a buffer of another size than the shape needs */
+    QUENCH_BAD_IMPORTANCE = 5, /* importance that is negative or not finite; the report has the column */
+    QUENCH_BAD_FLAGS = 6,
+    QUENCH_NOT_FINITE = 7,     /* a weight is NaN or infinite; the report has row and column */
+    QUENCH_OVERFLOW = 8        /* weights too large for the type's 16-bit scale; the report has row and first column */
+};
+
+/* Write blocks that hold NaN or infinity instead of refusing them. The sign of such a NaN is the processor's own:
+ * these are the only bytes that may differ between machines. */
+#define QUENCH_ALLOW_NONFINITE 1u
+
+typedef struct quench_report {
+    int64_t row;
+    int64_t column;
+} quench_report;
+
+QUENCH_API int32_t quench_abi(void);
+
+/* Backends that this processor can run, best first, from 0; NULL behind the last one. The reference is always last. */
+QUENCH_API const char *quench_backend(int32_t index);
+
+/* Processor name and the instruction sets that matter here, cut to `size` bytes with the final zero. */
+QUENCH_API int32_t quench_cpu(char *text, size_t size);
+
+/* Weights and bytes of one block. */
+QUENCH_API int32_t quench_block(int32_t type, int32_t *weights, int32_t *bytes);
+
+/* Quantize `n_rows` rows of `n_cols` weights of `row_type` (F32, F16 or BF16) into contiguous blocks of `type`.
+ *
+ * importance: n_cols non-negative weights of the squared error, or NULL.
+ * squared_error: n_rows sums of (weight - decoded weight)^2 in double, or NULL.
+ * report: where the first offending value is, or NULL. Blocks before it may have been written, never its own.
+ */
+QUENCH_API int32_t quench_quantize(int32_t backend, int32_t type, int32_t row_type, const void *rows,
+                                   int64_t row_stride, int64_t n_rows, int64_t n_cols, const float *importance,
+                                   uint32_t flags, void *blocks, size_t blocks_size, double *squared_error,
+                                   quench_report *report);
+
+/* Decode contiguous blocks of `type` into n_rows * n_cols contiguous floats. Any bytes are valid blocks. */
+QUENCH_API int32_t quench_dequantize(int32_t backend, int32_t type, const void *blocks, size_t blocks_size,
+                                     int64_t n_rows, int64_t n_cols, float *out, size_t out_size);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,22 @@
+/* The reference's codecs by family. */
+#ifndef QUENCH_CODECS_H
+#define QUENCH_CODECS_H
+
+#include "../backend.h"
+
+encode_fn quench_encode_f32, quench_encode_f16, quench_encode_bf16;
+decode_fn quench_decode_f32, quench_decode_f16, quench_decode_bf16;
+
+encode_fn quench_encode_q4_0, quench_encode_q4_1, quench_encode_q5_0, quench_encode_q5_1, quench_encode_q8_0;
+decode_fn quench_decode_q4_0, quench_decode_q4_1, quench_decode_q5_0, quench_decode_q5_1, quench_decode_q8_0;
+
+encode_fn quench_encode_q2_k, quench_encode_q4_k, quench_encode_q5_k;
+decode_fn quench_decode_q2_k, quench_decode_q4_k, quench_decode_q5_k;
+
+encode_fn quench_encode_q3_k, quench_encode_q6_k;
+decode_fn quench_decode_q3_k, quench_decode_q6_k;
+
+encode_fn quench_encode_iq4_nl;
+decode_fn quench_decode_iq4_nl;
+
+#endif

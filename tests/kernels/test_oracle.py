@@ -1,0 +1,135 @@
+"""The bytes are llama.cpp's: every type, kind of data, importance and shape of the case table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import kernels
+from tests.kernels import oracle
+from tests.kernels.cases import IMPORTANCE, KINDS, Case, Floats, bf16_bits, cases, from_bf16
+
+TYPES = list(kernels.TYPES)
+
+
+def assert_same_bytes(case: Case, seed: int = 0) -> int:
+    """Quantize the case with every backend, compare with the oracle, and return the number of weights."""
+    rows, importance = case.data(seed)
+    wanted = oracle.quantize(case.qtype, rows, importance)
+    for backend in kernels.backends():
+        found = kernels.quantize(case.qtype, rows, importance, finite="allow", backend=backend)
+        if not np.array_equal(found, wanted):
+            size = kernels.block_size(case.qtype).bytes
+            differing = np.flatnonzero((found != wanted).reshape(-1, size).any(axis=1))
+            raise AssertionError(f"{backend} {case}: {len(differing)} blocks differ, the first is {differing[0]}")
+    return rows.size
+
+
+@pytest.mark.parametrize("qtype", TYPES)
+def test_block_sizes_are_the_engines(qtype: str) -> None:
+    name, weights, size = oracle.traits(qtype)
+    assert name.upper() == qtype
+    assert kernels.block_size(qtype) == (weights, size)
+    assert kernels.row_bytes(qtype, 7 * weights) == 7 * size
+
+
+@pytest.mark.parametrize("qtype", TYPES)
+def test_bytes_equal_the_oracle(qtype: str) -> None:
+    checked = [assert_same_bytes(case) for case in cases(qtype, 2_000)]
+    assert len(checked) == 6 * len(KINDS) * len(IMPORTANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("qtype", TYPES)
+def test_bytes_equal_the_oracle_over_ten_million_weights(qtype: str) -> None:
+    seed, total = 1, 0
+    while total < 10_000_000:
+        total += sum(assert_same_bytes(case, seed) for case in cases(qtype, 100_000))
+        seed += 1
+    assert total >= 10_000_000
+
+
+def trained_tensors(folder: Path) -> Iterator[npt.NDArray[np.uint16]]:
+    """The matrices of the bundled model as bfloat16 bits: header length, JSON header, data, as safetensors has it."""
+    content = (folder / "model.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    for name, entry in header.items():
+        if name != "__metadata__" and len(entry["shape"]) == 2:
+            assert entry["dtype"] == "BF16"
+            start, stop = (8 + length + offset for offset in entry["data_offsets"])
+            yield np.frombuffer(content[start:stop], np.uint16).reshape(entry["shape"])
+
+
+@pytest.mark.parametrize("qtype", TYPES)
+def test_trained_weights_give_the_oracles_bytes(qtype: str, pocket: Path) -> None:
+    count = 0
+    for bits in trained_tensors(pocket):
+        rows = bits[:64]
+        weight: Floats = np.random.default_rng(count).random(rows.shape[1:], np.float32)
+        choices: tuple[Floats | None, ...] = (None, weight)
+        for importance in choices:
+            found = kernels.quantize(qtype, rows, importance, source="bf16")
+            assert np.array_equal(found, oracle.quantize(qtype, from_bf16(rows), importance))
+        count += 1
+    assert count > 10
+
+
+@pytest.mark.parametrize("importance", ["none", "heavy"])
+@pytest.mark.parametrize("qtype", TYPES)
+def test_half_rows_give_the_bytes_of_their_floats(qtype: str, importance: str) -> None:
+    rows, weight = Case(qtype, "gaussian", importance, 3, max(5, 5120 // kernels.block_size(qtype).weights)).data()
+    half = rows.astype(np.float16)
+    assert np.array_equal(
+        kernels.quantize(qtype, half, weight), oracle.quantize(qtype, half.astype(np.float32), weight)
+    )
+    brain = bf16_bits(rows)
+    assert np.array_equal(
+        kernels.quantize(qtype, brain, weight, source="bf16"), oracle.quantize(qtype, from_bf16(brain), weight)
+    )
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "mixed_blocks", "huge", "denormal"])
+@pytest.mark.parametrize("qtype", TYPES)
+def test_decoded_floats_equal_the_oracle(qtype: str, kind: str) -> None:
+    rows, _ = Case(qtype, kind, "none", 5, max(3, 768 // kernels.block_size(qtype).weights)).data()
+    blocks = oracle.quantize(qtype, rows)
+    for backend in kernels.backends():
+        found = kernels.dequantize(qtype, blocks, rows.shape[1], backend=backend)
+        assert np.array_equal(found, oracle.dequantize(qtype, blocks, rows.shape[1]), equal_nan=True)
+
+
+@pytest.mark.parametrize("qtype", TYPES)
+def test_arbitrary_bytes_decode_as_the_oracle_decodes_them(qtype: str) -> None:
+    n_cols = 64 * kernels.block_size(qtype).weights
+    blocks = np.random.default_rng(5).integers(0, 256, (40, kernels.row_bytes(qtype, n_cols)), np.uint8)
+    found = kernels.dequantize(qtype, blocks, n_cols)
+    assert np.array_equal(found, oracle.dequantize(qtype, blocks, n_cols), equal_nan=True)
+
+
+def test_every_half_float_decodes_and_encodes_exactly() -> None:
+    bits = np.arange(65536, dtype=np.uint16).reshape(64, 1024)
+    values = kernels.dequantize("F16", bits.view(np.uint8), 1024)
+    assert np.array_equal(values, bits.view(np.float16).astype(np.float32), equal_nan=True)
+    back = kernels.quantize("F16", values, finite="allow").view(np.uint16)
+    number = ~np.isnan(values)
+    assert np.array_equal(back[number], bits[number])
+    assert np.isnan(back[~number].view(np.float16)).all()
+
+
+@pytest.mark.parametrize("qtype", ["F16", "BF16"])
+def test_rounding_of_floats_over_the_whole_range(qtype: str) -> None:
+    """Random bit patterns, and the neighbourhood of every tie between two half floats."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    middles = ((halves[1:].astype(np.float64) + halves[:-1]) / 2).astype(np.float32)
+    near = np.concatenate([middles, np.nextafter(middles, np.float32(9e9)), np.nextafter(middles, np.float32(0))])
+    patterns = np.random.default_rng(6).integers(0, 1 << 32, 200_000, np.uint32).view(np.float32)
+    values = np.concatenate([near, -near, patterns])[None, :]
+    found = kernels.quantize(qtype, values, finite="allow")
+    assert np.array_equal(found, oracle.quantize(qtype, values))

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -32,7 +33,7 @@ class Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole grammar of the command line."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object on stdout")
     common.add_argument("--home", default=argparse.SUPPRESS, metavar="DIR", help="keep all data in this folder")
     parser = Parser(prog="quench", description="Local language models: convert, chat, and see what quantizing cost.")
@@ -41,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
-    def add(name: str, text: str, run: Callable[[argparse.Namespace], Any]) -> argparse.ArgumentParser:
+    def add(name: str, text: str, run: Callable[[argparse.Namespace], Any]) -> Parser:
         command = commands.add_parser(name, help=text, description=text, parents=[common])
         command.set_defaults(run=run)
         return command
@@ -165,6 +166,14 @@ def main(arguments: list[str]) -> int:
         # The reader of our output has left (head, less); there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if not as_json:
+            raise
+        # A script that asked for JSON gets JSON even for our own mistakes; the traceback stays on stderr.
+        traceback.print_exc()
+        mistake = QuenchError("internal", "Something went wrong that should not.", repr(error), exit_status=1)
+        show_error(mistake, as_json)
+        return 1
     if as_json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(result.data), indent=1).decode() + "\n")
     elif result.text:
@@ -310,6 +319,7 @@ def _files_table(files: list[tuple[str, str, int, float]]) -> str:
 def run_quality(options: argparse.Namespace) -> Result:
     from app.child import run_job
     from app.protocol import MeasureQuality, QualityResult, QualityUpdate, Status
+    from app.quality.texts import BUNDLED
 
     progress = console.Progress()
 
@@ -321,7 +331,7 @@ def run_quality(options: argparse.Namespace) -> Result:
             label = f"{event.result.type}: KLD {kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
-    texts = tuple(part.strip() for part in options.text.split(",")) if options.text else ()
+    texts = tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else tuple(BUNDLED)
     command = MeasureQuality(
         reference=_absolute(options.reference),
         candidates=tuple(_absolute(path) for path in options.candidates),
@@ -331,14 +341,18 @@ def run_quality(options: argparse.Namespace) -> Result:
         minutes=options.minutes,
         tasks=options.tasks,
         threads=options.threads,
+        report=_absolute(options.report) if options.report else None,
     )
     result = _finished(run_job("measure", command, show), QualityResult)
     progress.clear()
-    if options.report:
-        from app.quality import report
-
-        report.write(options.report, quality=result)
     return Result(quality_data(result), quality_table(result))
+
+
+def _text(name: str) -> str:
+    """A bundled slice by its name, else a file."""
+    from app.quality.texts import BUNDLED
+
+    return name if name in BUNDLED else _absolute(name)
 
 
 def quality_data(result: Any) -> dict[str, Any]:
@@ -519,22 +533,51 @@ def run_compare(options: argparse.Namespace) -> Result:
 
 
 def run_library(options: argparse.Namespace) -> Result:
-    from app import library
+    from app import library, paths, settings
+    from app.store import Store
 
-    if options.action in ("add", "remove") and not options.paths:
-        raise QuenchError("usage", "Which model?", "No path was given.", "quench library add PATH", exit_status=2)
-    models = library.command(options.action, [_absolute(path) for path in options.paths])
+    chosen = [_absolute(path) for path in options.paths]
+    if options.action in ("add", "remove") and not chosen:
+        usage = f"quench library {options.action} PATH"
+        raise QuenchError("usage", "Which model?", "No path was given.", usage, exit_status=2)
+    store = Store(paths.database())
+    try:
+        for path in chosen:
+            if options.action == "add":
+                _check_usable(path)
+                store.add_model(path)
+            elif options.action == "remove":
+                store.remove_model(path)
+        looked_at = [*library.default_folders(), *settings.load().folders, *store.known_models()]
+    finally:
+        store.close()
+    if options.action == "verify" and chosen:
+        looked_at = chosen
+    # "verify" reads every header again, which is what a listing does too; a broken file has its reason in "problems".
+    models: list[dict[str, Any]] = [
+        {
+            "path": info.path,
+            "base": library.base_name(info),
+            "type": library.type_label(info),
+            "bytes": info.bytes,
+            "architecture": info.architecture,
+            "problems": list(info.problems),
+        }
+        for info in map(library.describe, library.candidates(looked_at))
+    ]
     rows = [
-        (
-            entry["path"],
-            entry["type"],
-            console.size(entry["bytes"]),
-            entry["architecture"],
-            "; ".join(entry["problems"]),
-        )
-        for entry in models
+        (item["path"], item["type"], console.size(item["bytes"]), item["architecture"], "; ".join(item["problems"]))
+        for item in sorted(models, key=lambda item: item["path"])
     ]
     return Result({"models": models}, console.table(("model", "type", "size", "architecture", "problems"), rows))
+
+
+def _check_usable(path: str) -> None:
+    """Refuse to add what is no model, with the reader's own reason."""
+    import converter
+
+    with converter.open_model(path):
+        return
 
 
 def run_kernels(options: argparse.Namespace) -> Result:
@@ -544,7 +587,11 @@ def run_kernels(options: argparse.Namespace) -> Result:
     lines = [f"cpu       {data['cpu']}", f"backends  {', '.join(data['backends'])}", f"active    {data['active']}"]
     if options.action == "selftest":
         data["results"] = kernels.selftest()
-        lines += [f"{entry['type']:6}  {entry['backend']:10}  ok" for entry in data["results"]]
+        passed = {True: "ok", False: "WRONG BYTES"}
+        lines += [
+            f"{entry['kernel']:10}  {entry['type']:6}  {entry['backend']:10}  {passed[entry['passed']]}"
+            for entry in data["results"]
+        ]
     elif options.action == "bench":
         data["results"] = kernels.bench(oracle=_engine_base_library())
         rows = [

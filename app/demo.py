@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import msgspec
 
 import converter
 import resources
-from app import comparison, console
+from app import comparison, console, measurements
 from app.child import run_job
+from app.files import write_atomically
 from app.protocol import BenchResult, Event, MeasureBench, MeasureQuality, QualityResult, Status
+from app.quality import report, tasks, texts
 from app.store import Store
 from converter.spec import Cancelled, ConversionResult, Progress
 
@@ -49,11 +52,11 @@ def run(out: str, *, window: bool) -> tuple[dict[str, Any], str]:
     quality = _quality(models, progress)
 
     progress.say("4/5  the same questions to each")
-    questions = demo_questions()
+    questions = texts.questions()["demo"]
     answers = comparison.compare(models, questions, max_tokens=64, on_step=progress.update)
 
     progress.clear()
-    _remember(models, bench, quality)
+    _remember(models, bench, quality, str(folder / "report.html"))
     data: dict[str, Any] = {
         "outputs": msgspec.to_builtins(conversion.outputs),
         "quality": _without_tag(quality),
@@ -62,28 +65,26 @@ def run(out: str, *, window: bool) -> tuple[dict[str, Any], str]:
             {"question": question, "columns": msgspec.to_builtins(columns)}
             for question, columns in zip(questions, answers, strict=True)
         ],
+        "report": str(folder / "report.html"),
     }
-    data["report"] = str(_write_report(folder, data, quality, bench))
+    page = report.render(
+        quality, bench, _replies(questions, answers), conversion.outputs, _facts(bench), title="Pocket, quantized"
+    )
+    write_atomically(folder / "report.html", page.encode())
 
     progress.say("5/5  pictures of the window")
     from app.ui import pictures
 
-    shots = pictures.take(folder / "screenshots", models, questions[0])
+    shots = pictures.take(folder / "screenshots", models, questions)
     data["screenshots"] = [str(path) for path in shots]
     data["seconds"] = time.monotonic() - start
-    (folder / "report.json").write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
+    write_atomically(folder / "report.json", msgspec.json.format(msgspec.json.encode(data), indent=1))
     text = _summary(data, quality, conversion)
     if window and pictures.has_display():
         print(text)
         pictures.open_window()
         text = ""
     return data, text
-
-
-def demo_questions() -> list[str]:
-    """The three questions of the demo, from the bundled resources."""
-    questions: list[str] = msgspec.json.decode(resources.path("texts/questions.json").read_bytes())["demo"]
-    return questions
 
 
 def _convert(folder: Path, progress: console.Progress) -> ConversionResult:
@@ -116,14 +117,14 @@ def _bench(models: list[str], progress: console.Progress) -> BenchResult:
 
 
 def _quality(models: list[str], progress: console.Progress) -> QualityResult:
-    command = MeasureQuality(models[0], tuple(models[1:]), texts=(), tasks="pocket")
+    command = MeasureQuality(models[0], tuple(models[1:]), texts=tuple(texts.BUNDLED), tasks=tasks.POCKET)
     result = run_job("measure", command, _show_status(progress))
     if not isinstance(result, QualityResult):
         raise Cancelled
     return result
 
 
-def _remember(models: list[str], bench: BenchResult, quality: QualityResult) -> None:
+def _remember(models: list[str], bench: BenchResult, quality: QualityResult, page: str) -> None:
     """Put models and measurements where the window looks for them."""
     from app import paths
 
@@ -131,20 +132,27 @@ def _remember(models: list[str], bench: BenchResult, quality: QualityResult) -> 
     try:
         for path in models:
             store.add_model(path)
-        for model in bench.models:
-            store.add_measurement(model.path, "bench", msgspec.to_builtins(model))
-        for candidate in (quality.reference, *quality.candidates):
-            store.add_measurement(candidate.path, "quality", msgspec.to_builtins(candidate))
+        measurements.keep_bench(store, bench)
+        measurements.keep_quality(store, quality, page)
     finally:
         store.close()
 
 
-def _write_report(folder: Path, data: dict[str, Any], quality: QualityResult, bench: BenchResult) -> Path:
-    from app.quality import report
+def _replies(questions: list[str], answers: list[list[comparison.Column]]) -> list[report.Answers]:
+    return [
+        report.Answers(
+            question,
+            tuple(report.Reply(Path(each.path).stem, each.text, each.tokens_per_second) for each in columns),
+        )
+        for question, columns in zip(questions, answers, strict=True)
+    ]
 
-    path = folder / "report.html"
-    report.write(str(path), quality=quality, bench=bench, answers=data["answers"], outputs=data["outputs"])
-    return path
+
+def _facts(bench: BenchResult) -> report.Facts:
+    import kernels
+
+    lines = (("Processor", bench.cpu), ("Kernels", kernels.active()), ("Quench", version("quench-studio")))
+    return report.Facts(lines, time.strftime("%Y-%m-%d"))
 
 
 def _without_tag(result: msgspec.Struct) -> dict[str, Any]:

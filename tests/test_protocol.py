@@ -13,7 +13,7 @@ from app import protocol
 from converter.spec import QuenchError
 
 COMMANDS = typing.get_args(protocol.Command)
-EVENTS = [part for part in typing.get_args(protocol.Event)]
+EVENTS = list(typing.get_args(protocol.Event))
 
 
 def example(kind: Any) -> Any:

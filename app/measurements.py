@@ -1,0 +1,33 @@
+"""Results of the lab as they are kept in the store: one payload a model, with what it was measured against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from app.protocol import BenchResult, QualityResult
+from app.store import Store
+
+
+def keep_quality(store: Store, result: QualityResult, report: str = "") -> None:
+    """Store the figures of the reference and of every candidate. ``report`` is the HTML file of this run, if any."""
+    for figures in (result.reference, *result.candidates):
+        payload: dict[str, Any] = msgspec.to_builtins(figures)
+        payload |= {
+            "reference": result.reference.path,
+            "tokens": result.tokens,
+            "context": result.context,
+            "texts": list(result.texts),
+            "seconds": result.seconds,
+            "report": report,
+        }
+        store.add_measurement(figures.path, "quality", payload)
+
+
+def keep_bench(store: Store, result: BenchResult) -> None:
+    """Store the speed and memory of every model of one run."""
+    for model in result.models:
+        payload: dict[str, Any] = msgspec.to_builtins(model)
+        payload |= {"cpu": result.cpu, "seconds": result.seconds}
+        store.add_measurement(model.path, "bench", payload)

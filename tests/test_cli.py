@@ -1,0 +1,261 @@
+"""The headless contract, through the program itself: keys, exit statuses, one JSON object on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+Pocket = Callable[[str], Path]
+
+
+def quench(*arguments: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app", *map(str, arguments)]
+    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def quench_json(*arguments: str | Path) -> Any:
+    """The JSON object of a command that must succeed; stdout must hold nothing else."""
+    result = quench(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def quench_error(status: int, *arguments: str | Path) -> dict[str, str]:
+    """The error object of a command that must fail with ``status``."""
+    result = quench(*arguments, "--json")
+    assert result.returncode == status, (result.returncode, result.stdout, result.stderr)
+    data = json.loads(result.stdout)
+    assert list(data) == ["error"]
+    assert set(data["error"]) == {"code", "title", "detail", "hint"}
+    assert "Traceback" not in result.stderr
+    error: dict[str, str] = data["error"]
+    return error
+
+
+def test_inspect_tells_what_a_folder_is(pocket: Path) -> None:
+    data = quench_json("inspect", pocket)
+    assert data["kind"] == "hf"
+    assert data["architecture"] == "llama"
+    assert data["parameters"] == 5_246_208
+    assert data["layers"] == 6
+    assert data["context_length"] == 1024
+    assert data["vocabulary"] == 2048
+    assert data["pre_tokenizer"] == "qwen2"
+    assert data["types"] == {"BF16": 56}
+    assert sum(tensor["bytes"] for tensor in data["tensors"]) == 2 * 5_246_208
+    assert data["problems"] == []
+    assert {"tokenizer", "bytes", "metadata"} <= set(data)
+
+
+def test_convert_makes_several_files_in_one_pass(pocket: Path, tmp_path: Path) -> None:
+    out = tmp_path / "näme with spaces"
+    data = quench_json("convert", pocket, "-o", out, "--type", "Q8_0,Q4_K_M")
+    assert [output["type"] for output in data["outputs"]] == ["Q8_0", "Q4_K_M"]
+    assert sorted(path.name for path in out.iterdir()) == ["pocket-Q4_K_M.gguf", "pocket-Q8_0.gguf"]
+    for output in data["outputs"]:
+        assert Path(output["path"]).stat().st_size == output["bytes"]
+        assert output["tensors"]["token_embd.weight"] in ("Q8_0", "Q6_K")
+        assert output["error"]["token_embd.weight"] > 0
+    assert 8 < data["outputs"][0]["bpw"] < 9
+    assert 4 < data["outputs"][1]["bpw"] < 5
+    source = (pocket / "model.safetensors").stat().st_size
+    assert 0.9 * source < data["read_bytes"] < 1.1 * source
+    assert data["seconds"] > 0 and data["peak_rss"] > 0 and data["kernels"]
+
+
+def test_a_dry_run_knows_the_exact_size_and_writes_nothing(pocket: Path, tmp_path: Path) -> None:
+    target = tmp_path / "p.gguf"
+    plan = quench_json("convert", pocket, "-o", target, "--type", "Q3_K_M", "--dry-run")
+    assert list(tmp_path.glob("*.gguf*")) == []
+    made = quench_json("convert", pocket, "-o", target, "--type", "Q3_K_M")
+    assert plan["outputs"][0]["bytes"] == made["outputs"][0]["bytes"] == target.stat().st_size
+    assert plan["outputs"][0]["tensors"] == made["outputs"][0]["tensors"]
+
+
+def test_tensor_rules_reach_the_file(pocket: Path, tmp_path: Path) -> None:
+    arguments = ("--type", "Q4_K_M", "--tensor-type", r"ffn_down=Q6_K", "--output-type", "Q8_0")
+    data = quench_json("convert", pocket, "-o", tmp_path / "p.gguf", *arguments)
+    tensors = data["outputs"][0]["tensors"]
+    assert {kind for name, kind in tensors.items() if "ffn_down" in name} == {"Q6_K"}
+
+
+def test_chat_answers(pocket_gguf: Pocket) -> None:
+    arguments = ("-p", "What is the capital of France?", "--temperature", "0", "--max-tokens", "24")
+    data = quench_json("chat", pocket_gguf("Q8_0"), *arguments)
+    assert "Paris" in data["text"]
+    assert data["stop"] == "end"
+    assert 0 < data["tokens"] <= 24
+    assert data["tokens_per_second"] > 0 and data["first_token"] > 0
+    assert data["memory"]["anonymous"] > 1 << 20
+    plain = quench("chat", pocket_gguf("Q8_0"), *arguments)
+    assert plain.stdout.strip() == data["text"].strip()
+
+
+def test_a_terminal_chat_remembers_what_was_said(pocket_gguf: Pocket) -> None:
+    command = [sys.executable, "-m", "app", "chat", str(pocket_gguf("Q8_0")), "--temperature", "0"]
+    questions = "What is the capital of France?\nWhat is 2 plus 2?\n\n"
+    result = subprocess.run(
+        command, check=False, cwd=ROOT, input=questions, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Paris" in result.stdout and "4" in result.stdout
+
+
+def test_quality_orders_the_files_as_their_bits_do(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    report = tmp_path / "report.html"
+    files = [pocket_gguf(name) for name in ("BF16", "Q8_0", "Q2_K")]
+    text = ROOT / "tests" / "data" / "heldout-technical.txt"
+    data = quench_json("quality", *files, "--text", f"prose,{text}", "--chunks", "2", "--report", report)
+    high, low = data["candidates"]
+    assert 0 < high["kld"]["mean"]["value"] < low["kld"]["mean"]["value"]
+    assert high["top1"]["value"] > low["top1"]["value"]
+    assert set(data["reference"]["perplexity"]) == {"value", "error"}
+    assert set(low["slices"]) == {"prose", "heldout-technical"}
+    assert data["tokens"] == 4 * 255
+    for key in ("path", "bytes", "perplexity", "ln_ratio", "rms_dp", "tasks", "tokens_per_second", "verdict", "reason"):
+        assert key in low
+    assert {"mean", "error", "median", "p95", "p99", "p99_9", "max"} <= set(low["kld"])
+    assert "Q2_K" in report.read_text()
+
+
+def test_bench_measures_speed_and_memory(pocket_gguf: Pocket) -> None:
+    sizes = ("--prompt", "64", "--generate", "16", "--depth", "0,128", "--repeat", "2")
+    data = quench_json("bench", pocket_gguf("Q4_K_M"), *sizes)
+    (model,) = data["models"]
+    assert {point["depth"] for point in model["prompt"]} == {0, 128}
+    for point in (*model["prompt"], *model["generate"]):
+        speed = point["tokens_per_second"]
+        assert 0 < speed["p10"] <= speed["median"] <= speed["p90"]
+    assert model["load_warm"] > 0 and model["first_token"] > 0
+    assert model["memory"]["weights"] > 1 << 20 and model["memory"]["kv"] > 0 and model["memory"]["peak"] > 0
+    line = model["roofline"]
+    expected = line["bytes_per_token"] / line["bandwidth"]
+    assert line["fraction"] == pytest.approx(expected * model["generate"][0]["tokens_per_second"]["median"], rel=0.5)
+
+
+def test_compare_finds_where_answers_part(pocket_gguf: Pocket) -> None:
+    files = [pocket_gguf(name) for name in ("BF16", "Q8_0", "Q2_K")]
+    data = quench_json("compare", *files, "-p", "Tell me a story about a fox.", "--max-tokens", "48")
+    reference, high, low = data["columns"]
+    assert reference["text"].strip()
+    assert (reference["kld"], reference["first_divergence"]) == (0, -1)
+    assert 0 <= high["kld"] < low["kld"]
+    assert 0 < low["top1"] <= 1
+    assert low["tokens_per_second"] > 0 and low["memory"]["anonymous"] > 0
+
+
+def test_kernels_are_listed_and_pass_their_selftest() -> None:
+    data = quench_json("kernels", "selftest")
+    assert "reference" in data["backends"]
+    assert data["active"] in data["backends"]
+    assert data["cpu"]
+    assert {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0"} <= {entry["type"] for entry in data["results"]}
+    assert all(entry["passed"] for entry in data["results"])
+
+
+def test_the_library_keeps_what_was_added(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    copy = tmp_path / "mödel.gguf"
+    shutil.copy(pocket_gguf("Q2_K"), copy)
+    added = quench_json("library", "add", copy)
+    assert [model["path"] for model in added["models"]] == [str(copy)]
+    assert added["models"][0]["type"] == "Q2_K"
+    copy.write_bytes(copy.read_bytes()[:1000])
+    (listed,) = quench_json("library", "verify")["models"]
+    assert listed["problems"]
+    assert quench_json("library", "remove", copy)["models"] == []
+    assert copy.exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "arguments"),
+    [
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q9_Z")),
+        (2, ("convert", "POCKET", "--type", "Q8_0")),
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q8_0", "--tensor-type", "nonsense")),
+        (2, ("dance",)),
+        (2, ("bench", "POCKET", "--repeat", "-1")),
+        (3, ("inspect", "missing")),
+        (3, ("inspect", "EMPTY")),
+        (3, ("chat", "missing.gguf", "-p", "x")),
+        (3, ("chat", "TEXT", "-p", "x")),
+        (3, ("quality", "TEXT", "TEXT")),
+        (3, ("quality", "missing.gguf", "missing.gguf")),
+        (3, ("compare", "TEXT", "TEXT", "-p", "x")),
+        (3, ("bench", "TEXT")),
+        (3, ("library", "add", "TEXT")),
+        (2, ("library", "add")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
+)
+def test_bad_input_has_its_status_and_words(
+    status: int, arguments: tuple[str, ...], pocket: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.gguf").write_text("this is not a model")
+    places = {"POCKET": str(pocket), "EMPTY": str(tmp_path / "empty"), "TEXT": str(tmp_path / "text.gguf")}
+    words = [places.get(word, word) for word in arguments]
+    words = [str(tmp_path / word) if word == "x.gguf" else word for word in words]
+    error = quench_error(status, *words)
+    assert error["title"][-1] in ".?"
+    assert not list(tmp_path.glob("x.gguf*"))
+
+
+def test_no_space_is_said_before_any_work(pocket: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a small file system needs root and mount")
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=False).returncode != 0:
+        pytest.skip("this system does not let root mount a file system")
+    try:
+        error = quench_error(4, "convert", pocket, "-o", small / "p.gguf", "--type", "Q8_0")
+        assert error["code"] == "no_space"
+        assert list(small.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_killed_engine_is_status_5(pocket_gguf: Pocket) -> None:
+    command = [sys.executable, "-m", "app", "quality", str(pocket_gguf("BF16")), str(pocket_gguf("Q8_0")), "--json"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    process.stderr.readline()  # the first progress line: the worker is at work
+    (worker,) = psutil.Process(process.pid).children()
+    worker.kill()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert json.loads(out)["error"]["code"] == "engine_died"
+
+
+def test_ctrl_c_is_status_130_and_leaves_no_worker(pocket_gguf: Pocket) -> None:
+    command = [sys.executable, "-m", "app", "quality", str(pocket_gguf("BF16")), str(pocket_gguf("Q8_0")), "--json"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    process.stderr.readline()
+    (worker,) = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert json.loads(out)["error"]["code"] == "interrupted"
+    assert not worker.is_running()
+
+
+def test_a_command_needs_no_qt(pocket: Path) -> None:
+    program = (
+        "import sys; sys.modules['PySide6'] = None\n"
+        "from app.__main__ import main; sys.exit(main(['inspect', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", program, str(pocket)]
+    result = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr

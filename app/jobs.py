@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from app import paths, protocol
 from app.files import write_atomically
@@ -13,15 +16,19 @@ _BAD_NAME = set('/\\:*?"<>|')
 
 
 class Record(msgspec.Struct, frozen=True):
-    """One job's pinned arguments: ``kind`` names the worker, ``command`` is the start message for it."""
+    """One job's pinned arguments: ``kind`` names the worker, ``command`` is the start message for it.
+
+    ``owner`` is the process id of the program that runs the job.
+    """
 
     id: str
     kind: str
     title: str
     command: Any
+    owner: int = 0
 
 
-def _file(identifier: str) -> Any:
+def _file(identifier: str) -> Path:
     if not identifier or _BAD_NAME & set(identifier) or identifier.startswith("."):
         raise ValueError(identifier)
     return paths.jobs() / f"{identifier}.json"
@@ -30,7 +37,7 @@ def _file(identifier: str) -> Any:
 def remember(record: Record) -> None:
     """Write the record; ``OSError`` if the disk refuses."""
     command = msgspec.json.decode(protocol.encode(record.command))
-    data = {"id": record.id, "kind": record.kind, "title": record.title, "command": command}
+    data = {"id": record.id, "kind": record.kind, "title": record.title, "command": command, "owner": os.getpid()}
     write_atomically(_file(record.id), msgspec.json.encode(data))
 
 
@@ -40,13 +47,19 @@ def forget(identifier: str) -> None:
 
 
 def remembered() -> list[Record]:
-    """Every record left on disk, oldest first. One that cannot be read (another version wrote it) is removed."""
+    """Records that nobody works on any more, oldest first.
+
+    Those of another running Quench are left out; one that cannot be read (another version wrote it) is removed.
+    """
     found = []
     for file in sorted(paths.jobs().glob("*.json"), key=lambda path: path.stat().st_mtime):
         try:
             raw = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
             command = protocol.decode_command(msgspec.json.encode(raw["command"]))
-            found.append(Record(str(raw["id"]), str(raw["kind"]), str(raw["title"]), command))
-        except (msgspec.DecodeError, KeyError):
+            record = Record(str(raw["id"]), str(raw["kind"]), str(raw["title"]), command, int(raw["owner"]))
+        except (msgspec.DecodeError, KeyError, ValueError):
             file.unlink(missing_ok=True)
+            continue
+        if record.owner == os.getpid() or not psutil.pid_exists(record.owner):
+            found.append(record)
     return found

@@ -1,0 +1,20 @@
+"""One conversion, in a process of its own: a crash or a kill costs the window one red card and a retry."""
+
+from __future__ import annotations
+
+from app.protocol import Convert
+from app.workers.runtime import Connection
+
+
+def serve(connection: Connection) -> None:
+    """Answer one :class:`Convert`: ``Planned``, ``TensorDone`` and ``Progress`` events, then ``ConversionResult``.
+
+    A cancel raises ``converter.spec.Cancelled`` out of here, a refusal ``QuenchError``: the runtime turns them into
+    the last message. Either way the converter has left nothing behind.
+    """
+    for command in connection.commands():
+        if isinstance(command, Convert):
+            from converter.pipeline import convert
+
+            convert(command.spec, connection.send, connection.cancelled.is_set)
+            return

@@ -1,0 +1,113 @@
+"""From a slab of a source's rows to the bytes of an output: the converter's only use of the kernels."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import kernels
+from converter.spec import QuenchError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from converter.sources.base import SourceTensor
+
+BYTES_PER_WEIGHT = 20
+"""Memory that one weight of a slab may take while it is worked on: read, gathered, widened and encoded."""
+
+_NATIVE: dict[str, tuple[str, kernels.Source]] = {
+    "F32": ("<f4", "float32"),
+    "F16": ("<f2", "float16"),
+    "BF16": ("<u2", "bf16"),
+}
+
+_PROBE_WEIGHTS = 1 << 15
+
+
+def writable() -> frozenset[str]:
+    """Types that can be made from numbers."""
+    return frozenset(kernels.TYPES)
+
+
+def load(tensor: SourceTensor, start: int, stop: int) -> tuple[npt.NDArray[Any], kernels.Source]:
+    """Rows of a tensor as the kernels take them: in their own 16 or 32 bits where they have them, else widened."""
+    if tensor.type in _NATIVE:
+        dtype, source = _NATIVE[tensor.type]
+        return tensor.raw(start, stop).view(dtype), source
+    return tensor.rows(start, stop), "float32"
+
+
+def encode(
+    kind: str,
+    slab: tuple[npt.NDArray[Any], kernels.Source],
+    tensor: SourceTensor,
+    start: int,
+    *,
+    importance: npt.NDArray[np.float32] | None,
+    refined: bool,
+    errors: npt.NDArray[np.float64],
+) -> npt.NDArray[np.uint8]:
+    """A slab from :func:`load` as blocks of ``kind``, uint8 ``(rows, row bytes)``.
+
+    ``errors`` (float64, one a row) receives the sums of squared errors. ``QuenchError`` ``not_finite`` or
+    ``overflow`` names tensor, row and column; ``start`` is the slab's first row.
+    """
+    rows, source = slab
+    try:
+        return kernels.quantize(kind, rows, importance, refined=refined, source=source, squared_error=errors)
+    except kernels.KernelError as error:
+        raise _explained(error, kind, tensor, start) from error
+
+
+def _explained(error: kernels.KernelError, kind: str, tensor: SourceTensor, start: int) -> QuenchError:
+    where = f"{tensor.source_name} in {tensor.source_file}"
+    if error.row is not None and error.column is not None:
+        where += f", row {start + error.row}, column {error.column}"
+    if error.code == "not_finite":
+        return QuenchError(
+            "not_finite",
+            "The model has a weight that is not a number.",
+            f"{where}: NaN or infinite.",
+            "The file is damaged or the training failed; download it again or take another model.",
+        )
+    if error.code == "overflow":
+        return QuenchError(
+            "overflow",
+            f"A weight is too large for {kind}.",
+            f"{where}: beyond what 16-bit numbers hold.",
+            "Choose BF16 or F32, or take another model.",
+        )
+    return _refused(error, f"{where}, to {kind}")
+
+
+def _refused(error: kernels.KernelError, where: str) -> QuenchError:
+    return QuenchError(
+        error.code, "The quantizer refused the weights.", f"{where}: {error}", "Choose another type or option."
+    )
+
+
+def seconds_per_weight(kind: str, refined: bool) -> float:
+    """Measured cost of one weight of ``kind`` on one thread, in seconds; a few milliseconds at the first call.
+
+    ``QuenchError`` ``no_refined`` where the kernels have no refined mode.
+    """
+    try:
+        return _probed(kind, refined, kernels.active())
+    except kernels.KernelError as error:
+        raise _refused(error, kind) from error
+
+
+@functools.cache
+def _probed(kind: str, refined: bool, backend: str) -> float:
+    rows = np.random.default_rng(1).standard_normal((_PROBE_WEIGHTS // 1024, 1024), np.float32)
+    errors = np.empty(len(rows))
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        kernels.quantize(kind, rows, refined=refined, squared_error=errors)
+        times.append(time.perf_counter() - started)
+    return min(times) / rows.size

@@ -1,0 +1,166 @@
+"""Importance matrices: how much each input column of a matrix matters, measured on a text by llama-imatrix or Quench.
+
+Two formats are read: GGUF (``<tensor>.in_sum2`` sums of squared activations and ``<tensor>.counts``, one count an
+expert) and the older ``.dat``. Both become the mean squared activation of every column, as llama-quantize uses it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from converter.sources.files import ByteFile
+from converter.sources.gguf_header import read_header
+from converter.spec import QuenchError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from converter.sources.gguf_header import Header
+
+_LONGEST_NAME = 4096
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+
+
+@dataclass(frozen=True, slots=True)
+class Imatrix:
+    """Weights by tensor name (float32, ``matrices * columns``), and what the file says of its origin.
+
+    ``file`` is the bare name, never a path. ``dataset`` is a bare name too, or empty; ``chunks`` 0 if unknown.
+    """
+
+    file: str
+    entries: dict[str, npt.NDArray[np.float32]]
+    dataset: str
+    chunks: int
+
+    def for_tensor(self, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
+        """Weights of a tensor as ``(matrices, columns)``, or ``None`` without an entry.
+
+        ``QuenchError`` ``bad_imatrix`` if the entry has another size; embeddings are excused, as in llama-quantize.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            return None
+        columns = shape[-1]
+        matrices = int(np.prod(shape[:-2], dtype=np.int64)) if len(shape) > 2 else 1
+        if entry.size != matrices * columns:
+            if name in {"token_embd.weight", "per_layer_token_embd.weight"}:
+                return None
+            raise _bad(self.file, f"{name} has {entry.size} weights, the tensor needs {matrices * columns}.")
+        return entry.reshape(matrices, columns)
+
+
+def _bad(file: str, detail: str) -> QuenchError:
+    return QuenchError(
+        "bad_imatrix",
+        "The importance matrix does not fit or is damaged.",
+        f"{file}: {detail}",
+        "Use one that was made from this model, or go on without it.",
+    )
+
+
+def read(path: str | Path) -> Imatrix:
+    """Reads an importance matrix in either format. ``QuenchError`` ``bad_imatrix`` if it is none."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+        found = _read_gguf(path) if magic == b"GGUF" else _read_legacy(path)
+    except OSError as error:
+        raise _bad(path.name, f"{error.strerror or error}.") from error
+    if not found.entries:
+        raise _bad(path.name, "it has no entries.")
+    for name, values in found.entries.items():
+        if not np.isfinite(values).all():
+            raise _bad(path.name, f"{name} has weights that are not finite numbers.")
+    return found
+
+
+def _read_gguf(path: Path) -> Imatrix:
+    file = ByteFile(path)
+    try:
+        header = read_header(file)
+        sums, counts = _pairs(file, header)
+        keys = {key: header.value(key) for key in header.values if key.startswith("imatrix.")}
+    finally:
+        file.close()
+    if not {"imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"} <= keys.keys():
+        raise _bad(path.name, "it says nothing of how it was made (imatrix.chunk_count and others are missing).")
+    entries = {}
+    for name, total in sums.items():
+        count = np.rint(counts[name]).astype(np.float32).reshape(-1, 1)
+        if total.size % count.size:
+            raise _bad(path.name, f"{name} has {total.size} sums for {count.size} counts.")
+        seen = count > 0  # an expert that the text never reached gets equal weights
+        means = np.where(seen, total.reshape(count.size, -1) / np.where(seen, count, 1), np.float32(1))
+        entries[name] = means.astype(np.float32).ravel()
+    datasets = [str(item) for item in keys["imatrix.datasets"]]
+    return Imatrix(path.name, entries, bare_name(datasets[0]) if datasets else "", int(keys["imatrix.chunk_count"]))
+
+
+def _pairs(
+    file: ByteFile, header: Header
+) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, npt.NDArray[np.float32]]]:
+    halves: dict[str, dict[str, npt.NDArray[np.float32]]] = {_SUMS: {}, _COUNTS: {}}
+    for entry in header.tensors:
+        for suffix, half in halves.items():
+            if entry.name.endswith(suffix):
+                if entry.type != "F32":
+                    raise _bad(file.path.name, f"{entry.name} is {entry.type}, not F32.")
+                data = np.empty(entry.n_bytes, np.uint8)
+                file.read_into(entry.offset, data.data)
+                half[entry.name.removesuffix(suffix)] = data.view(np.float32)
+    if odd := halves[_SUMS].keys() ^ halves[_COUNTS].keys():
+        raise _bad(file.path.name, f"{min(odd)} has sums without counts or counts without sums.")
+    return halves[_SUMS], halves[_COUNTS]
+
+
+class _Reader:
+    """Takes numbers and bytes off the front of a buffer; running off its end is an error."""
+
+    def __init__(self, file: str, data: bytes) -> None:
+        self.file, self.data, self.at = file, data, 0
+
+    @property
+    def left(self) -> int:
+        return len(self.data) - self.at
+
+    def take(self, count: int) -> bytes:
+        if not 0 <= count <= self.left:
+            raise _bad(self.file, f"it ends in the middle of an entry (byte {self.at}).")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def number(self) -> int:
+        return int(struct.unpack("<i", self.take(4))[0])
+
+
+def _read_legacy(path: Path) -> Imatrix:
+    reader = _Reader(path.name, path.read_bytes())
+    entries = {}
+    for _ in range(reader.number()):
+        length = reader.number()
+        if not 0 < length <= _LONGEST_NAME:
+            raise _bad(path.name, "it is no importance matrix.")
+        name = reader.take(length).split(b"\0")[0].decode("utf-8", "replace")
+        calls, count = reader.number(), reader.number()
+        if count < 1:
+            raise _bad(path.name, f"{name} has no weights.")
+        values = np.frombuffer(reader.take(4 * count), "<f4").astype(np.float32)
+        entries[name] = values / np.float32(calls) if calls > 0 else values
+    chunks, dataset = 0, ""
+    if reader.left >= 4:
+        chunks = reader.number()
+        if reader.left >= 4:
+            dataset = reader.take(min(max(reader.number(), 0), reader.left)).decode("utf-8", "replace")
+    return Imatrix(path.name, entries, bare_name(dataset), max(chunks, 0))
+
+
+def bare_name(path: str) -> str:
+    """The last part of a path of any system: what may go into a file that is shared."""
+    return path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]

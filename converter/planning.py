@@ -1,0 +1,372 @@
+"""Everything about a conversion that is known before its first byte: files, types, sizes, memory, time, refusals.
+
+:func:`prepare` is the one place that decides; the preview and the conversion both call it, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from converter import imatrix as imatrices
+from converter import recipes, writer
+from converter.encode import BYTES_PER_WEIGHT, seconds_per_weight, writable
+from converter.sources import open_model
+from converter.sources.base import MetaEntry, SourceModel, SourceTensor
+from converter.spec import ConversionSpec, Plan, PlannedOutput, PlannedTensor, QuenchError
+
+MEBIBYTE = 1 << 20
+_LARGEST_CAP = 2048 * MEBIBYTE
+_BASE_MEMORY = 64 * MEBIBYTE
+"""What the interpreter, numpy and the kernels take before any weight is read: 45 MiB on Linux, and some to spare."""
+_CHUNK_WEIGHTS = 1 << 18
+"""Weights that one thread works on at a time: small enough to stay near the core, large enough to pay for the call."""
+_COPY_RATE = 1e9
+"""Bytes a second that reading and writing are assumed to take, for the time estimate only."""
+
+_SHARED_NAMES = {"quantize.imatrix.file", "quantize.imatrix.dataset"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One output: its recipe, its file, a (type, reason) for each tensor of the source, and the file's layout."""
+
+    recipe: recipes.Recipe
+    path: Path
+    choices: list[tuple[str, str]]
+    layout: writer.Layout
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A decided conversion. ``chunk_weights`` is the slab size; ``folder`` must exist or be made before writing."""
+
+    model: SourceModel
+    spec: ConversionSpec
+    targets: list[Target]
+    importance: imatrices.Imatrix | None
+    threads: int
+    chunk_weights: int
+    folder: Path
+    plan: Plan
+
+
+@contextmanager
+def opened(model: SourceModel | str | os.PathLike[str]) -> Iterator[SourceModel]:
+    """The model itself, left open, or the one at a path, closed at the end."""
+    if isinstance(model, SourceModel):
+        yield model
+    else:
+        with open_model(Path(model)) as fresh:
+            yield fresh
+
+
+def plan(model: SourceModel | str | os.PathLike[str], spec: ConversionSpec) -> Plan:
+    """Exact sizes, types with reasons, disk, memory and time of a conversion, without writing anything.
+
+    ``model`` is an opened source or its path. Raises ``QuenchError`` for whatever makes the conversion impossible in
+    itself (``unknown_type``, ``requantize``, ``needs_imatrix`` ...); what the disk says now (existing files, free
+    space) is checked when it starts.
+    """
+    with opened(model) as source:
+        return prepare(source, spec).plan
+
+
+def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
+    """Decides a conversion. See :func:`plan`."""
+    if not model.tensors:
+        raise QuenchError("no_weights", "The source has no weights.", str(model.info.path), "Choose a whole model.")
+    importance = imatrices.read(spec.imatrix) if spec.imatrix else None
+    overrides = recipes.checked(
+        recipes.Overrides(
+            spec.tensor_types,
+            spec.output_type,
+            spec.embedding_type,
+            spec.pure,
+            spec.leave_output,
+            importance is not None,
+        )
+    )
+    chosen = _recipes(spec, model)
+    paths, folder = _paths(spec, model, chosen)
+    shared = _Shared(_carried(model.metadata, importance))
+    targets = [_target(model, recipe, path, overrides, shared) for recipe, path in zip(chosen, paths, strict=True)]
+    for target in targets:
+        _refuse_requantizing(model, target, spec)
+        _refuse_missing_importance(model, target, importance)
+    threads, chunk_weights, memory = _memory(model, spec, targets, importance)
+    return Prepared(
+        model,
+        spec,
+        targets,
+        importance,
+        threads,
+        chunk_weights,
+        folder,
+        Plan(
+            source=model.info,
+            outputs=tuple(_planned(model.tensors, target) for target in targets),
+            read_bytes=sum(tensor.n_bytes for tensor in model.tensors),
+            disk_needed=sum(target.layout.size for target in targets),
+            disk_free=free_bytes(folder),
+            memory_needed=memory,
+            seconds=_seconds(model.tensors, targets, threads, spec.refined),
+        ),
+    )
+
+
+def preflight(prepared: Prepared) -> None:
+    """What the disk must say before the first byte. Raises ``QuenchError``; ``no_space`` names the numbers."""
+    spec, folder = prepared.spec, prepared.folder
+    parent = folder if folder.exists() else folder.parent
+    if not parent.is_dir():
+        raise QuenchError(
+            "no_folder",
+            "The output folder does not exist.",
+            f"{folder} is not a folder, and neither is the one above it.",
+            "Create it, or choose another.",
+        )
+    if not os.access(parent, os.W_OK):
+        raise QuenchError(
+            "read_only", "The output folder cannot be written to.", f"{parent}.", "Choose another folder."
+        )
+    _refuse_overwriting_source(prepared.model, prepared.targets)
+    for target in prepared.targets:
+        if target.path.is_dir():
+            raise QuenchError("exists", "A folder has the output's name.", f"{target.path}.", "Choose another name.")
+        if target.path.exists() and not spec.overwrite:
+            raise QuenchError(
+                "exists",
+                "The output is there already.",
+                f"{target.path}.",
+                "Allow overwriting, or choose another name.",
+            )
+    needed = prepared.plan.disk_needed
+    free = free_bytes(folder) + sum(_left_behind(target.path) for target in prepared.targets)
+    if needed > free:
+        raise QuenchError(
+            "no_space",
+            "There is not enough free space on the disk.",
+            f"The outputs need {needed:,} bytes, {free:,} are free in {parent}.",
+            f"Free {needed - free:,} bytes, make fewer types at once, or choose another disk.",
+            exit_status=4,
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes where ``folder`` is or would be."""
+    for place in (folder, *folder.parents):
+        if place.is_dir():
+            return shutil.disk_usage(place).free
+    return 0
+
+
+def _left_behind(path: Path) -> int:
+    """Blocks of a ``.part`` that a killed run left and that this one will take over."""
+    try:
+        return getattr(path.with_name(path.name + ".part").stat(), "st_blocks", 0) * 512
+    except OSError:
+        return 0
+
+
+def _recipes(spec: ConversionSpec, model: SourceModel) -> list[recipes.Recipe]:
+    if not spec.types:
+        raise QuenchError(
+            "unknown_type", "No type was chosen.", "The list of types is empty.", "Choose one.", exit_status=2
+        )
+    found = [recipes.resolve(name, model.tensors) for name in spec.types]
+    return list({recipe.name: recipe for recipe in found}.values())
+
+
+def _paths(spec: ConversionSpec, model: SourceModel, chosen: Sequence[recipes.Recipe]) -> tuple[list[Path], Path]:
+    """Every output's file and the folder they go into."""
+    output = Path(spec.output)
+    ends_as_folder = spec.output.endswith(("/", os.sep))
+    if len(spec.types) == 1 and not ends_as_folder and not output.is_dir():
+        return [output.absolute()], output.absolute().parent
+    if not output.is_dir() and (output.exists() or output.suffix.lower() == ".gguf"):
+        raise QuenchError(
+            "not_a_folder",
+            "Several types need a folder, not a file.",
+            f"{output} was given for {', '.join(recipe.name for recipe in chosen)}.",
+            "Name a folder; each type gets its own file in it.",
+            exit_status=2,
+        )
+    folder = output.absolute()
+    base = re.sub(r'[/\\:*?"<>|\x00-\x1f]+', "-", model.info.name).strip(" .") or "model"
+    return [folder / f"{base}-{recipe.name}.gguf" for recipe in chosen], folder
+
+
+def _carried(metadata: Sequence[MetaEntry], importance: imatrices.Imatrix | None) -> list[MetaEntry]:
+    """The source's metadata for every output, without names of folders on somebody's disk."""
+    kept = []
+    for entry in metadata:
+        if importance is not None and entry.key.startswith("quantize.imatrix."):
+            continue
+        if entry.key in _SHARED_NAMES and isinstance(entry.value, str):
+            kept.append(MetaEntry(entry.key, imatrices.bare_name(entry.value), entry.type))
+        else:
+            kept.append(entry)
+    if importance is not None:
+        kept.append(MetaEntry("quantize.imatrix.file", importance.file, "STRING"))
+        if importance.dataset:
+            kept.append(MetaEntry("quantize.imatrix.dataset", importance.dataset, "STRING"))
+        kept.append(MetaEntry("quantize.imatrix.entries_count", len(importance.entries), "UINT32"))
+        if importance.chunks:
+            kept.append(MetaEntry("quantize.imatrix.chunks_count", importance.chunks, "UINT32"))
+    return kept
+
+
+class _Shared:
+    """Metadata that all outputs have in common, packed once."""
+
+    def __init__(self, entries: Sequence[MetaEntry]) -> None:
+        self.packed = writer.pack_metadata(entries)
+        self.keys = len(entries)
+        self.alignment = writer.alignment_of(entries)
+
+
+def _target(
+    model: SourceModel,
+    recipe: recipes.Recipe,
+    path: Path,
+    overrides: recipes.Overrides,
+    shared: _Shared,
+) -> Target:
+    choices = recipes.types(model.hparams, model.tensors, recipe, overrides, model.info.kind)
+    _refuse_unwritable(model.tensors, choices)
+    own = [
+        MetaEntry("general.quantization_version", recipes.QUANTIZATION_VERSION, "UINT32"),
+        MetaEntry("general.file_type", recipe.file_type, "UINT32"),
+    ]
+    tensors = [(t.name, t.shape, kind) for t, (kind, _) in zip(model.tensors, choices, strict=True)]
+    packed = (shared.packed, writer.pack_metadata(own))
+    return Target(recipe, path, choices, writer.layout(packed, shared.keys + len(own), tensors, shared.alignment))
+
+
+def _planned(tensors: Sequence[SourceTensor], target: Target) -> PlannedOutput:
+    places = target.layout.tensors
+    weights = sum(tensor.n_elements for tensor in tensors)
+    return PlannedOutput(
+        type=target.recipe.name,
+        path=str(target.path),
+        bytes=target.layout.size,
+        bpw=8 * sum(place.bytes for place in places) / max(weights, 1),
+        tensors=tuple(
+            PlannedTensor(place.name, place.shape, place.type, place.bytes, why)
+            for place, (_, why) in zip(places, target.choices, strict=True)
+        ),
+    )
+
+
+def _refuse_unwritable(tensors: Sequence[SourceTensor], choices: Sequence[tuple[str, str]]) -> None:
+    for tensor, (kind, _) in zip(tensors, choices, strict=True):
+        if kind == tensor.type:
+            continue
+        if not tensor.readable:
+            raise QuenchError(
+                "unsupported_type",
+                "These weights are stored in a type that Quench cannot read as numbers.",
+                f"{tensor.source_name} in {tensor.source_file} is {tensor.type}.",
+                "Start from a full-precision model (F16, BF16 or F32) instead.",
+            )
+        if kind not in writable():
+            raise QuenchError(
+                "unsupported_type",
+                "The recipe needs a type that this build cannot write.",
+                f"{tensor.name} would be {kind}.",
+                "Choose another type.",
+            )
+
+
+def _refuse_requantizing(model: SourceModel, target: Target, spec: ConversionSpec) -> None:
+    if spec.allow_requantize:
+        return
+    for tensor, (kind, _) in zip(model.tensors, target.choices, strict=True):
+        block = recipes.BLOCK_WEIGHTS.get(tensor.type, 256 if tensor.readable else 1)
+        if kind != tensor.type and block > 1:
+            raise QuenchError(
+                "requantize",
+                "The source is quantized already.",
+                f"{tensor.name} is {tensor.type} and would become {kind}: its rounding errors would be rounded again, "
+                "and the result is worse than the same type made from the original.",
+                "Start from the original model, or allow requantizing if there is none.",
+            )
+
+
+def _refuse_missing_importance(model: SourceModel, target: Target, importance: imatrices.Imatrix | None) -> None:
+    for tensor, (kind, _) in zip(model.tensors, target.choices, strict=True):
+        found = importance.for_tensor(tensor.name, tensor.shape) if importance else None
+        if found is None and kind != tensor.type and recipes.needs_imatrix(target.recipe, tensor.name, kind):
+            raise QuenchError(
+                "needs_imatrix",
+                f"{target.recipe.name} needs an importance matrix.",
+                f"{tensor.name} in {kind} would be unusable without one"
+                + (f", and {importance.file} has no entry for it." if importance else "."),
+                "Make one from a calibration text, or choose a larger type.",
+            )
+
+
+def _refuse_overwriting_source(model: SourceModel, targets: Sequence[Target]) -> None:
+    source = Path(model.info.path).resolve()
+    inputs = {source}
+    if source.is_dir():
+        inputs |= {entry.resolve() for entry in source.iterdir() if entry.suffix != ".gguf"}
+    for target in targets:
+        if target.path.resolve() in inputs:
+            raise QuenchError(
+                "output_is_source",
+                "The output would replace the source.",
+                f"{target.path}.",
+                "Choose another name.",
+                exit_status=2,
+            )
+
+
+def _memory(
+    model: SourceModel, spec: ConversionSpec, targets: Sequence[Target], importance: imatrices.Imatrix | None
+) -> tuple[int, int, int]:
+    """Threads, weights a chunk and bytes needed, within the cap. A chunk is never less than one row."""
+    cap = spec.memory_mib * MEBIBYTE or min(psutil.virtual_memory().available // 4, _LARGEST_CAP)
+    threads = spec.threads if spec.threads > 0 else cores()
+    longest = max(tensor.n_cols for tensor in model.tensors)
+    fixed = 4 * sum(map(len, targets[0].layout.header))  # the vocabulary as objects, and packed
+    fixed += sum(entry.nbytes for entry in importance.entries.values()) if importance else 0
+    room = (cap - fixed) // BYTES_PER_WEIGHT
+    threads = max(1, min(threads, room // max(longest, _CHUNK_WEIGHTS // 16)))
+    chunk = max(longest, min(_CHUNK_WEIGHTS, room // threads))
+    needed = threads * chunk * BYTES_PER_WEIGHT + fixed
+    if needed > cap:
+        raise QuenchError(
+            "no_memory",
+            "The memory limit is too low.",
+            f"One row at a time needs {needed:,} bytes, the limit is {cap:,}.",
+            "Raise the limit or close other programs.",
+            exit_status=4,
+        )
+    return threads, chunk, needed + _BASE_MEMORY
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _seconds(tensors: Sequence[SourceTensor], targets: Sequence[Target], threads: int, refined: bool) -> float | None:
+    """A rough time from a short probe of the kernels. Equal types of several outputs are made once."""
+    work = 0.0
+    moved = 0
+    for index, tensor in enumerate(tensors):
+        kinds = {target.choices[index][0] for target in targets}
+        moved += tensor.n_bytes + sum(target.layout.tensors[index].bytes for target in targets)
+        work += tensor.n_elements * sum(seconds_per_weight(kind, refined) for kind in kinds if kind != tensor.type)
+    return work / min(threads, cores()) + moved / _COPY_RATE

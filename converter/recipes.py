@@ -1,0 +1,579 @@
+"""The K-quant mixes as data, and the choice of a type for every tensor.
+
+A recipe names one base type and, for a few kinds of tensors, rules that give some layers more bits. The rules and
+their order follow llama.cpp's ``llama-quantize`` (release bundled with llama-cpp-python 0.3.36), so that a file made
+here has the same type for every tensor. :func:`types` is pure: names, shapes and a few hyperparameters in, a type and
+a sentence for every tensor out. Nothing here touches numpy or a file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from converter.spec import QuenchError
+
+QUANTIZATION_VERSION = 2
+"""``general.quantization_version``: the revision of the block formats that the kernels write."""
+
+BLOCK_WEIGHTS: Mapping[str, int] = {
+    "F32": 1, "F16": 1, "BF16": 1,
+    "Q4_0": 32, "Q4_1": 32, "Q5_0": 32, "Q5_1": 32, "Q8_0": 32, "IQ4_NL": 32,
+    "Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256,
+}  # fmt: skip
+"""Weights in one block of every type that can be written. A row must be a whole number of blocks."""
+
+PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
+"""Types without blocks: a recipe with such a base runs no mix."""
+
+_NARROWER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+"""Where a row is no whole number of 256-weight blocks: the 32-weight type that takes its place."""
+
+
+class TensorLike(Protocol):
+    """What the choice needs of a tensor. ``shape`` is row-major, ``type`` its type in the source."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def type(self) -> str: ...
+
+
+class Hints(Protocol):
+    """Hyperparameters the mixes depend on (``converter.sources.base.RecipeHints``)."""
+
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def experts(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What the user asked for beside the recipe. ``tensor_types`` are (regular expression, type), first match wins."""
+
+    tensor_types: tuple[tuple[str, str], ...] = ()
+    output_type: str | None = None
+    embedding_type: str | None = None
+    pure: bool = False
+    leave_output: bool = False
+    has_imatrix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor stands: the ``index``-th of ``count`` of its kind, in what sort of model."""
+
+    index: int
+    count: int
+    queries_per_kv: int
+    experts: int
+    falcon: bool
+    imatrix: bool
+
+
+_When = Callable[[_Place], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    type: str
+    when: _When
+    why: str
+
+
+def _always(place: _Place) -> bool:
+    return True
+
+
+def _first(count: int) -> _When:
+    return lambda place: place.index < count
+
+
+def _first_part(parts: int) -> _When:
+    return lambda place: place.index < place.count // parts
+
+
+def _spread(place: _Place) -> bool:
+    """The first and last eighth of the layers and every third between (integer division, as llama.cpp has it)."""
+    eighth = place.count // 8
+    return place.index < eighth or place.index >= 7 * place.count // 8 or (place.index - eighth) % 3 == 2
+
+
+def _shared_values(place: _Place) -> bool:
+    return place.queries_per_kv >= 4
+
+
+def _eight_experts(place: _Place) -> bool:
+    return place.experts == 8
+
+
+def _falcon(place: _Place) -> bool:
+    return place.falcon
+
+
+def _not(condition: _When) -> _When:
+    return lambda place: not condition(place)
+
+
+def _both(one: _When, other: _When) -> _When:
+    return lambda place: one(place) and other(place)
+
+
+def _imatrix(place: _Place) -> bool:
+    return place.imatrix
+
+
+_SPREAD_WHY = "more bits for the first and last eighth of the layers and every third between"
+_EIGHT_WHY = "attention is small beside eight experts, so it gets more bits"
+_SHARED_WHY = "four or more query heads share these values"
+_VALUE_WHY = "attention values suffer most from few bits"
+_DOWN_WHY = "the feed-forward's last matrix suffers from few bits"
+_FIRST_WHY = "more bits for the first layers"
+_MIX_WHY = "this mix gives attention output more bits"
+
+_EIGHT_OUTPUT = _Rule("Q5_K", _both(_eight_experts, _not(_falcon)), _EIGHT_WHY)
+
+Mix = Mapping[str, tuple[_Rule, ...]]
+
+_NO_MIX: Mix = {}
+
+_MIXES: Mapping[str, Mix] = {
+    "Q2_K": {
+        "attn_v": (_Rule("Q4_K", _shared_values, _SHARED_WHY), _Rule("Q3_K", _always, _VALUE_WHY)),
+        "ffn_down": (_Rule("Q3_K", _always, _DOWN_WHY),),
+        "attn_output": (_EIGHT_OUTPUT, _Rule("Q3_K", _not(_falcon), _MIX_WHY)),
+    },
+    "Q2_K_S": {
+        "attn_v": (_Rule("Q4_K", _shared_values, _SHARED_WHY),),
+        "ffn_down": (_Rule("Q4_K", _first_part(8), _FIRST_WHY),),
+    },
+    "Q3_K_S": {"attn_output": (_EIGHT_OUTPUT,)},
+    "Q3_K_M": {
+        "attn_v": (_Rule("Q5_K", _first(2), _FIRST_WHY), _Rule("Q4_K", _always, _VALUE_WHY)),
+        "ffn_down": (
+            _Rule("Q5_K", _first_part(16), _FIRST_WHY),
+            _Rule("Q4_K", _not(_both(_falcon, _not(_spread))), _DOWN_WHY),
+        ),
+        "attn_output": (_EIGHT_OUTPUT, _Rule("Q4_K", _not(_falcon), _MIX_WHY)),
+    },
+    "Q3_K_L": {
+        "attn_v": (_Rule("Q5_K", _always, _VALUE_WHY),),
+        "ffn_down": (_Rule("Q4_K", _falcon, _DOWN_WHY), _Rule("Q5_K", _always, _DOWN_WHY)),
+        "attn_output": (
+            _Rule("Q4_K", _falcon, _MIX_WHY),
+            _Rule("Q5_K", _not(_eight_experts), _MIX_WHY),
+        ),
+    },
+    "Q4_K_S": {
+        "attn_v": (_Rule("Q5_K", _first(4), _FIRST_WHY),),
+        "ffn_down": (_Rule("Q5_K", _both(_first_part(8), _not(_falcon)), _FIRST_WHY),),
+        "attn_output": (_EIGHT_OUTPUT,),
+    },
+    "Q4_K_M": {
+        "attn_v": (_Rule("Q6_K", _spread, _SPREAD_WHY),),
+        "ffn_down": (
+            _Rule("Q6_K", _both(_falcon, _first_part(16)), _FIRST_WHY),
+            _Rule("Q5_K", _both(_falcon, _spread), _SPREAD_WHY),
+            _Rule("Q6_K", _both(_not(_falcon), _spread), _SPREAD_WHY),
+        ),
+        "attn_output": (_EIGHT_OUTPUT,),
+    },
+    "Q5_K_M": {
+        "attn_v": (_Rule("Q6_K", _spread, _SPREAD_WHY),),
+        "ffn_down": (_Rule("Q6_K", _spread, _SPREAD_WHY),),
+    },
+    "Q4_0": {"ffn_down": (_Rule("Q4_1", _both(_imatrix, _first_part(8)), _FIRST_WHY),)},
+    "Q5_0": {"ffn_down": (_Rule("Q5_1", _both(_imatrix, _first_part(8)), _FIRST_WHY),)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One choice in the list of types.
+
+    ``base`` is the type of every tensor that no rule names (``auto``: the 16-bit type of the source), ``bits`` the
+    usual bits per weight of a whole file (a hint; a plan gives the exact number), ``file_type`` the number that goes
+    into ``general.file_type``. ``title`` and ``sentence`` are for people.
+    """
+
+    name: str
+    base: str
+    bits: float
+    file_type: int
+    title: str
+    sentence: str
+    needs_imatrix: bool = False
+
+    @property
+    def mix(self) -> Mix:
+        return _MIXES.get(self.name, _NO_MIX)
+
+
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("Q4_K_M", "Q4_K", 4.89, 15, "4-bit, medium mix",
+               "The usual choice: under a third of the full size, and the loss is hard to notice."),
+        Recipe("Q8_0", "Q8_0", 8.5, 7, "8-bit",
+               "Practically the original at half its size."),
+        Recipe("Q6_K", "Q6_K", 6.56, 18, "6-bit",
+               "Very close to the original; takes four tenths of its size."),
+        Recipe("Q5_K_M", "Q5_K", 5.7, 17, "5-bit, medium mix",
+               "High quality at about a third of the full size."),
+        Recipe("Q5_K_S", "Q5_K", 5.57, 16, "5-bit, small",
+               "A little smaller than the medium 5-bit mix, and nearly as good."),
+        Recipe("Q4_K_S", "Q4_K", 4.67, 14, "4-bit, small",
+               "A little smaller than the usual 4-bit mix, with slightly more loss."),
+        Recipe("Q3_K_L", "Q3_K", 4.3, 13, "3-bit, large mix",
+               "The best of the 3-bit mixes; the loss shows in careful work."),
+        Recipe("Q3_K_M", "Q3_K", 4.0, 12, "3-bit, medium mix",
+               "For when 4-bit does not fit: answers get visibly weaker."),
+        Recipe("Q3_K_S", "Q3_K", 3.64, 11, "3-bit, small",
+               "Very small; expect clear mistakes, most of all in small models."),
+        Recipe("Q2_K", "Q2_K", 3.16, 10, "2-bit mix",
+               "The smallest: only for large models that would not fit otherwise."),
+        Recipe("Q2_K_S", "Q2_K", 2.97, 21, "2-bit, small",
+               "Smaller still; only with an importance matrix.", needs_imatrix=True),
+        Recipe("Q5_0", "Q5_0", 5.5, 8, "5-bit, plain blocks",
+               "An older 5-bit format for programs that know no K-quants."),
+        Recipe("Q4_0", "Q4_0", 4.5, 2, "4-bit, plain blocks",
+               "An older 4-bit format: quick on phones, less exact than the 4-bit mixes."),
+        Recipe("auto", "auto", 16.0, 0, "16-bit, as the source",
+               "Keeps the source's own 16-bit numbers: BF16 where it has them, else F16."),
+        Recipe("BF16", "BF16", 16.0, 32, "16-bit, bfloat",
+               "The full model as most are published; the reference for measuring quality."),
+        Recipe("F16", "F16", 16.0, 1, "16-bit, half precision",
+               "The full model in half precision; runs faster than BF16 on older processors."),
+        Recipe("F32", "F32", 32.0, 0, "32-bit",
+               "Every number in full; twice the size of the 16-bit file and seldom worth it."),
+    )
+}  # fmt: skip
+"""All recipes by name, in the order in which a list should show them."""
+
+_ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "FP16": "F16", "FP32": "F32", "AUTO": "auto"}
+
+_LARGE_LLAMAS = {"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
+"""Architectures whose model of that many layers counts as a 70B one (for ``llama``: with grouped-query attention)."""
+
+_NEVER = (
+    ("_norm.weight", "norms stay exact"),
+    ("ffn_gate_inp.weight", "the expert router stays exact"),
+    ("ffn_gate_tid2eid.weight", "the expert table stays exact"),
+    ("altup", "tiny"),
+    ("laurel", "tiny"),
+    ("per_layer_model_proj", "small and sensitive"),
+    ("ssm_conv1d", "small convolution weights stay exact"),
+    ("shortconv.conv.weight", "small convolution weights stay exact"),
+    ("indexer.k_proj.weight", "tiny"),
+    ("indexer.q_proj.weight", "tiny"),
+    *(
+        (f"time_mix_{part}.weight", "small and sensitive")
+        for part in ("first", "w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2", "g1", "g2",
+                     "decay_w1", "decay_w2", "lerp_fused")
+    ),
+    ("attn_rel_b.weight", "position biases stay exact"),
+    (".position_embd", "positions stay exact"),
+    ("sam.pos_embd", "positions stay exact"),
+    ("sam.neck.", "vision weights stay exact"),
+    ("sam.net_", "vision weights stay exact"),
+    (".rel_pos", "positions stay exact"),
+    (".patch_embd", "vision weights stay exact"),
+    (".patch_merger", "vision weights stay exact"),
+    ("a.rvq.codebook", "audio weights stay exact"),
+    ("mm.a.code_embd", "audio weights stay exact"),
+)  # fmt: skip
+"""(part of a name, why): tensors that are never quantized."""
+
+_NEVER_WHOLE = {"position_embd.weight": "positions stay exact", "token_types.weight": "token types stay exact"}
+
+_NEVER_GLM5_NEXT = ("hc_", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate",
+                    "indexer_compressor_ape", "ssm_f_a.weight", "ssm_f_b.weight", "ssm_g_a.weight", "ssm_g_b.weight",
+                    "ssm_beta.weight", "attn_kv_a_mqa.weight", "attn_k_b.weight", "attn_v_b.weight")  # fmt: skip
+_EIGHT_BITS_GLM5_NEXT = ("attn_q_a", "attn_q_b", "nextn.eh_proj")
+
+_FULL_PRECISION = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d", "shortconv.conv",
+                   "time_mix_first", "time_mix_w1", "time_mix_w2", "time_mix_decay_w1", "time_mix_decay_w2",
+                   "time_mix_lerp_fused", "position_embd.weight", "token_types.weight", "altup_correct_coef",
+                   "altup_predict_coef", "posnet", "indexer.proj")  # fmt: skip
+"""Parts of names that a 16-bit conversion keeps in 32 bits."""
+
+_ROLES = (
+    ("attn_qkv.weight", "attn_v"),  # fused projections follow the values' rule
+    ("attn_kv_b.weight", "attn_v"),
+    ("attn_v.weight", "attn_v"),
+    ("attn_k.weight", "attn_k"),
+    ("attn_q.weight", "attn_q"),
+    ("attn_output.weight", "attn_output"),
+    ("ffn_up", "ffn_up"),
+    ("ffn_gate", "ffn_gate"),
+    ("ffn_down", "ffn_down"),
+)
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called ``name`` (any case; ``Q4_K`` means ``Q4_K_M``). ``QuenchError`` ``unknown_type`` otherwise."""
+    upper = name.strip().upper()
+    found = RECIPES.get(_ALIASES.get(upper, upper))
+    if found is None:
+        raise QuenchError(
+            "unknown_type",
+            f"There is no type called {name!r}.",
+            f"Known types: {', '.join(RECIPES)}.",
+            "Choose one of the known types.",
+            exit_status=2,
+        )
+    return found
+
+
+def tensor_type(name: str) -> str:
+    """A GGML type name that can be written (any case), for rules and options; ``unknown_type`` otherwise."""
+    upper = name.strip().upper()
+    if upper not in BLOCK_WEIGHTS:
+        raise QuenchError(
+            "unknown_type",
+            f"There is no tensor type called {name!r}.",
+            f"Known tensor types: {', '.join(BLOCK_WEIGHTS)}. (Q4_K_M and its like are mixes, not tensor types.)",
+            "Choose one of the known tensor types.",
+            exit_status=2,
+        )
+    return upper
+
+
+def checked(overrides: Overrides) -> Overrides:
+    """The same overrides with canonical type names; ``QuenchError`` for an unknown type or a broken expression."""
+    rules = []
+    for pattern, kind in overrides.tensor_types:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise QuenchError(
+                "bad_pattern",
+                "A tensor rule is not a valid regular expression.",
+                f"{pattern!r}: {error}.",
+                "Correct the rule, for example ffn_down=Q6_K.",
+                exit_status=2,
+            ) from error
+        rules.append((pattern, tensor_type(kind)))
+    return Overrides(
+        tuple(rules),
+        tensor_type(overrides.output_type) if overrides.output_type else None,
+        tensor_type(overrides.embedding_type) if overrides.embedding_type else None,
+        overrides.pure,
+        overrides.leave_output,
+        overrides.has_imatrix,
+    )
+
+
+def sixteen_bit(tensors: Sequence[TensorLike]) -> str:
+    """``BF16`` or ``F16``: the type of the first matrix that has one of them, else ``F16`` (llama.cpp's ``auto``)."""
+    for tensor in tensors:
+        if len(tensor.shape) >= 2 and tensor.type in {"BF16", "F16"}:
+            return tensor.type
+    return "F16"
+
+
+def resolve(name: str, tensors: Sequence[TensorLike]) -> Recipe:
+    """The recipe called ``name``, with ``auto`` replaced by the 16-bit recipe it stands for."""
+    found = recipe(name)
+    return RECIPES[sixteen_bit(tensors)] if found.base == "auto" else found
+
+
+def converted_type(tensor: TensorLike, target: str) -> tuple[str, str]:
+    """Type and reason of a tensor in a plain conversion of a model folder to ``target`` (F32, F16 or BF16).
+
+    Vectors, norms, anything that is not called ``.weight`` and a few sensitive matrices are kept in 32 bits.
+    """
+    name = tensor.name
+    if len(tensor.shape) <= 1:
+        return "F32", "vectors stay in 32 bits"
+    if name.endswith("_norm.weight"):
+        return "F32", "norms stay in 32 bits"
+    if not name.endswith((".weight", ".lora_a", ".lora_b")):
+        return "F32", "not a weight matrix"
+    if any(part in name for part in _FULL_PRECISION):
+        return "F32", "small and sensitive: stays in 32 bits"
+    return target, ""
+
+
+def _dimensions(shape: tuple[int, ...]) -> int:
+    """Dimensions as GGML counts them: leading ones of length 1 do not count."""
+    count = len(shape)
+    while count > 1 and shape[len(shape) - count] == 1:
+        count -= 1
+    return count
+
+
+def unquantizable(architecture: str, tensor: TensorLike) -> str:
+    """Why a tensor must not be quantized, or an empty string if it may."""
+    name = tensor.name
+    if _dimensions(tensor.shape) < 2:
+        return "vectors stay exact"
+    if not name.endswith("weight"):
+        return "not a weight matrix"
+    if name in _NEVER_WHOLE:
+        return _NEVER_WHOLE[name]
+    for part, why in _NEVER:
+        if part in name:
+            return why
+    if architecture == "glm5-next" and any(part in name for part in _NEVER_GLM5_NEXT):
+        return "small and sensitive"
+    return ""
+
+
+def role(name: str) -> str:
+    """The kind of a tensor as the mixes see it: ``output``, ``token_embd``, ``attn_v``, ``ffn_down`` and so on."""
+    if name == "output.weight":
+        return "output"
+    if name in {"token_embd.weight", "per_layer_token_embd.weight"}:
+        return "token_embd"
+    return next((kind for part, kind in _ROLES if part in name), "other")
+
+
+def _order(name: str) -> tuple[int, str]:
+    """llama.cpp's order of tensors: those outside the layers first, then layer by layer, each by name."""
+    layer = _LAYER.match(name)
+    return (int(layer[1]) if layer else -1, name)
+
+
+def fitting(kind: str, columns: int) -> str:
+    """``kind``, or the nearest type whose blocks divide a row of ``columns`` weights (``F16`` when none does)."""
+    if columns % BLOCK_WEIGHTS[kind] == 0:
+        return kind
+    narrower = _NARROWER.get(kind, kind)
+    return narrower if columns % BLOCK_WEIGHTS[narrower] == 0 else "F16"
+
+
+class _Chooser:
+    """Walks the tensors in llama.cpp's order and keeps its counters.
+
+    The counters advance only where the mix itself decides. A rule of the user's takes a tensor out of the count, and
+    so shifts which of the other layers get more bits: llama.cpp does this, and so do we.
+    """
+
+    def __init__(self, hints: Hints, tensors: Sequence[TensorLike], chosen: Recipe, overrides: Overrides) -> None:
+        self.hints = hints
+        self.recipe = chosen
+        self.overrides = overrides
+        self.rules = [(re.compile(pattern, re.IGNORECASE), kind) for pattern, kind in overrides.tensor_types]
+        roles = [role(tensor.name) for tensor in tensors]
+        self.tied = "output" not in roles
+        self.values = roles.count("attn_v")
+        self.counters = {"attn_v": 0, "ffn_down": 0}
+        large = _LARGE_LLAMAS.get(hints.architecture) == hints.layers
+        if hints.architecture == "llama":
+            large = large and hints.heads != hints.kv_heads
+        self.large = large
+
+    def choose(self, tensor: TensorLike) -> tuple[str, str]:
+        """Type and reason of a tensor that may be quantized."""
+        base, overrides, kind = self.recipe.base, self.overrides, role(tensor.name)
+        rule = next((target for pattern, target in self.rules if pattern.search(tensor.name)), None)
+        named = tensor.name == "per_layer_token_embd.weight" and rule is not None
+        if overrides.embedding_type and kind == "token_embd" and not named:
+            return self._fit(tensor, overrides.embedding_type, "the chosen type for embeddings")
+        if overrides.output_type and kind == "output":
+            return self._fit(tensor, overrides.output_type, "the chosen type for the output")
+        if base in PLAIN_TYPES:
+            return base, "" if rule is None else "tensor rules apply to quantized recipes only"
+        if rule is not None:
+            return self._fit(tensor, rule, "a tensor rule")
+        if overrides.pure:
+            return self._fit(tensor, base, "one type everywhere")
+        return self._fit(tensor, *self._mixed(tensor, kind))
+
+    def _mixed(self, tensor: TensorLike, kind: str) -> tuple[str, str]:
+        hints, base = self.hints, self.recipe.base
+        if hints.architecture == "glm5-next" and any(part in tensor.name for part in _EIGHT_BITS_GLM5_NEXT):
+            return "Q8_0", "sensitive in this architecture"
+        if kind == "output" or (self.tied and kind == "token_embd"):
+            return self._output(tensor, base)
+        place = self._place(tensor, kind)
+        target, why = base, ""
+        for rule in self.recipe.mix.get(kind, ()):
+            if rule.when(place):
+                target, why = rule.type, rule.why
+                break
+        if kind == "attn_v" and self.large and target in {"Q3_K", "Q4_K"}:
+            target, why = "Q5_K", "eight query heads share these values in a model of this size"
+        if kind in {"attn_v", "attn_k"} and hints.experts == 8:
+            target, why = "Q8_0", _EIGHT_WHY
+        if kind in self.counters:
+            self.counters[kind] += 1
+        return target, why
+
+    def _output(self, tensor: TensorLike, base: str) -> tuple[str, str]:
+        if self.overrides.output_type:
+            return self.overrides.output_type, "the chosen type for the output (shared with the embeddings)"
+        if self.hints.architecture == "falcon" or tensor.shape[-1] % BLOCK_WEIGHTS[base]:
+            return "Q8_0", "the output layer in 8 bits: its rows do not fit the mix"
+        if base == "Q8_0":
+            return base, ""
+        return "Q6_K", "the output layer always gets six bits" + (", shared with the embeddings" if self.tied else "")
+
+    def _place(self, tensor: TensorLike, kind: str) -> _Place:
+        hints = self.hints
+        index = self.counters.get(kind, 0)
+        if kind == "ffn_down" and hints.experts > 1:
+            layer = _LAYER.match(tensor.name)
+            index = int(layer[1]) if layer else index
+        count = self.values if kind == "attn_v" else hints.layers
+        shared = hints.heads // hints.kv_heads if hints.kv_heads else 0
+        falcon = hints.architecture == "falcon"
+        return _Place(index, count, shared, hints.experts, falcon, self.overrides.has_imatrix)
+
+    @staticmethod
+    def _fit(tensor: TensorLike, target: str, why: str) -> tuple[str, str]:
+        columns = tensor.shape[-1]
+        fitted = fitting(target, columns)
+        if fitted == target:
+            return target, why
+        return fitted, f"rows of {columns} weights do not fit {target}'s blocks of {BLOCK_WEIGHTS[target]}"
+
+
+def types(
+    hints: Hints, tensors: Sequence[TensorLike], chosen: Recipe, overrides: Overrides | None = None, kind: str = "hf"
+) -> list[tuple[str, str]]:
+    """The type of every tensor, in the order given, each with the reason in words (empty: the recipe's base type).
+
+    ``kind`` is the source's: in a folder (``hf``) a tensor that must not be quantized gets what a 16-bit conversion
+    gives it; in a GGUF it keeps the type that it has. ``overrides`` must have passed :func:`checked`. Equal to
+    llama.cpp's choice, with one difference: a type chosen for the output or the embeddings falls back too where its
+    blocks do not fit.
+    """
+    overrides = overrides or Overrides()
+    if chosen.base == "auto":
+        chosen = RECIPES[sixteen_bit(tensors)]
+    plain = chosen.base if chosen.base in PLAIN_TYPES else sixteen_bit(tensors)
+    chooser = _Chooser(hints, tensors, chosen, overrides)
+    result: dict[int, tuple[str, str]] = {}
+    for index in sorted(range(len(tensors)), key=lambda i: _order(tensors[i].name)):
+        tensor = tensors[index]
+        why = unquantizable(hints.architecture, tensor)
+        if overrides.leave_output and tensor.name == "output.weight":
+            why = "left as it is, as chosen"
+        kept = converted_type(tensor, plain) if kind == "hf" else (tensor.type, why)
+        if why:
+            result[index] = (kept[0], kept[1] or why)
+        elif chosen.base in PLAIN_TYPES and kind == "hf" and kept[0] != chosen.base:
+            result[index] = kept
+        else:
+            result[index] = chooser.choose(tensor)
+    return [result[index] for index in range(len(tensors))]
+
+
+def needs_imatrix(chosen: Recipe, name: str, kind: str) -> bool:
+    """Whether a tensor of type ``kind`` in this recipe is garbage without an importance matrix (llama.cpp's rule)."""
+    return chosen.needs_imatrix and kind == chosen.base and role(name) not in {"output", "token_embd"}

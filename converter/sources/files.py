@@ -1,0 +1,145 @@
+"""Bounded reading: bytes at an offset, and small JSON files that strangers wrote.
+
+Weights are read with positioned reads into a buffer of ours instead of through a memory map. A map that loses its
+file (truncated by another program, a disk that went away) kills the process with SIGBUS; a short read is an error we
+can name. Positioned reads also keep the model out of the process's resident size, need no seek lock between threads,
+and cost one copy out of the page cache, which is far cheaper than the conversion that follows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING, Any
+
+from converter.spec import QuenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MEBIBYTE = 1 << 20
+CONFIG_LIMIT = 4 * MEBIBYTE
+INDEX_LIMIT = 64 * MEBIBYTE
+
+
+def cannot_read(path: Path, error: OSError) -> QuenchError:
+    """The error for a file or folder that the system will not give us."""
+    reason = error.strerror or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return QuenchError("not_found", "The file is not there.", f"{path}", "Check the path, or download it again.")
+    return QuenchError(
+        "unreadable", "The file cannot be read.", f"{path}: {reason}", "Check its permissions and the disk."
+    )
+
+
+class ByteFile:
+    """A regular file opened for positioned reads from any thread. ``size`` is its length in bytes when opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        try:
+            # Looked at before opening: opening a pipe would wait for a writer for ever.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise QuenchError("not_a_file", "This is not a regular file.", f"{path}", "Choose a model file.")
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        except OSError as error:
+            raise cannot_read(path, error) from error
+        except ValueError as error:  # a NUL in the name
+            raise QuenchError("not_found", "This is no file name.", f"{path!r}", "Check the path.") from error
+        self._open = True
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fills ``view`` (contiguous bytes) from ``offset``; ``QuenchError`` ``truncated`` when the file ends early."""
+        done = 0
+        while done < len(view):
+            try:
+                count = self._read_some(offset + done, view[done:])
+            except OSError as error:
+                raise cannot_read(self.path, error) from error
+            if count == 0:
+                raise QuenchError(
+                    "truncated",
+                    "The file ends too early.",
+                    f"{self.path.name} should hold bytes {offset} to {offset + len(view)}, "
+                    f"but ends at {offset + done}.",
+                    "Download or copy it again; it may still be on its way.",
+                )
+            done += count
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Exactly ``count`` bytes from ``offset``."""
+        buffer = bytearray(count)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._open:
+                self._open = False
+                os.close(self._descriptor)
+
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        if not self._open:
+            raise QuenchError("closed", "The model was closed.", f"{self.path}", "Open it again.")
+        if hasattr(os, "preadv"):
+            return os.preadv(self._descriptor, [view], offset)
+        if hasattr(os, "pread"):
+            data = os.pread(self._descriptor, min(len(view), 16 * MEBIBYTE), offset)
+        else:  # Windows has no positioned read: one reader at a time
+            with self._lock:
+                os.lseek(self._descriptor, offset, os.SEEK_SET)
+                data = os.read(self._descriptor, min(len(view), 16 * MEBIBYTE))
+        view[: len(data)] = data
+        return len(data)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """The whole of a small file; ``QuenchError`` ``too_large`` above ``limit`` bytes."""
+    file = ByteFile(path)
+    try:
+        if file.size > limit:
+            raise QuenchError(
+                "too_large",
+                f"{path.name} is too large to be what it should be.",
+                f"{path} has {file.size} bytes; at most {limit} are read.",
+                "Download the file again.",
+            )
+        return file.read(0, file.size)
+    finally:
+        file.close()
+
+
+def read_text(path: Path, limit: int) -> str:
+    """A small UTF-8 file; ``QuenchError`` ``bad_text`` for other bytes."""
+    try:
+        return read_bounded(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise QuenchError(
+            "bad_text", f"{path.name} is not UTF-8 text.", f"{path}: {error}", "Download the file again."
+        ) from error
+
+
+def parse_json(
+    data: bytes, what: str, code: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> dict[str, Any]:
+    """``data`` as a JSON object. Any failure (syntax, nesting, encoding, absurd numbers) is a ``QuenchError``."""
+    hint = "Download the file again; if it stays so, the model's folder is damaged."
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=pairs)
+    except RecursionError as error:
+        raise QuenchError(code, f"{what} is nested too deeply.", f"{len(data)} bytes of brackets.", hint) from error
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, numbers of thousands of digits
+        raise QuenchError(code, f"{what} is not valid JSON.", str(error), hint) from error
+    if not isinstance(value, dict):
+        raise QuenchError(code, f"{what} is not a JSON object.", f"It is a {type(value).__name__}.", hint)
+    return value
+
+
+def read_json(path: Path, *, limit: int = CONFIG_LIMIT, code: str = "bad_config") -> dict[str, Any]:
+    """A JSON object from a file of at most ``limit`` bytes."""
+    return parse_json(read_bounded(path, limit), path.name, code)

@@ -1,0 +1,168 @@
+"""A GGUF file as a source of weights and of metadata that is carried over."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from converter.sources.base import MetaEntry, RecipeHints, SourceModel
+from converter.sources.files import ByteFile
+from converter.sources.gguf_header import ARRAY, STRING, VALUE_TYPES, Header, read_header
+from converter.sources.tensors import FileTensor
+from converter.spec import ModelInfo, QuenchError, TensorInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from converter.sources.base import SourceTensor
+
+# These belong to an output, not to its source.
+_OWN_KEYS = frozenset({"general.file_type", "general.quantization_version", "general.alignment"})
+_TYPE_SUFFIX = re.compile(r"[-._](?:I?Q\d\w*|TQ\d\w*|B?F(?:P)?(?:16|32)|MXFP4\w*|NVFP4)$", re.IGNORECASE)
+_SPLIT_SUFFIX = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+def open_gguf(path: Path) -> SourceModel:
+    """Opens a GGUF file; reads its header only. Raises ``QuenchError`` for anything that does not add up."""
+    file = ByteFile(path)
+    try:
+        header = read_header(file)
+        tensors: list[SourceTensor] = [
+            FileTensor(file, t.offset, name=t.name, source_name=t.name, shape=t.shape, stored=t.type)
+            for t in header.tensors
+        ]
+        info = _info(path, file.size, header)
+        hints = RecipeHints(
+            architecture=info.architecture,
+            layers=info.layers,
+            heads=info.heads,
+            kv_heads=info.kv_heads,
+            experts=info.experts,
+        )
+    except QuenchError:
+        file.close()
+        raise
+    return SourceModel(info, tensors, hints, lambda: _metadata(header), file.close)
+
+
+def base_name(path: Path) -> str:
+    """The file's name without its type: ``Pocket-Q4_K_M.gguf`` -> ``Pocket``."""
+    stem = _SPLIT_SUFFIX.sub("", path.stem)
+    return _TYPE_SUFFIX.sub("", stem) or stem or "model"
+
+
+def _metadata(header: Header) -> list[MetaEntry]:
+    return [
+        MetaEntry(
+            key,
+            header.value(key),
+            VALUE_TYPES[entry.type][0],
+            None if entry.item_type is None else VALUE_TYPES[entry.item_type][0],
+        )
+        for key, entry in header.values.items()
+        if key not in _OWN_KEYS and not key.startswith("split.")
+    ]
+
+
+def _info(path: Path, size: int, header: Header) -> ModelInfo:
+    architecture = _string(header, "general.architecture")
+    if not architecture:
+        raise QuenchError(
+            "bad_header",
+            "The GGUF file does not say what kind of model it is.",
+            f"{path.name} has no general.architecture.",
+            "It may be a data file of another program; choose a model.",
+        )
+    tensors = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for t in header.tensors)
+
+    def number(key: str) -> int:
+        return _number(header, f"{architecture}.{key}")
+
+    heads = number("attention.head_count")
+    embedding = number("embedding_length")
+    head_size = embedding // heads if heads else 0
+    tokens = header.values.get("tokenizer.ggml.tokens")
+    template = _string(header, "tokenizer.chat_template")
+    names = {t.name for t in tensors}
+    return ModelInfo(
+        path=str(path),
+        kind="gguf",
+        name=base_name(path),
+        architecture=architecture,
+        parameters=sum(_elements(t.shape) for t in tensors),
+        layers=number("block_count"),
+        context_length=number("context_length"),
+        embedding_length=embedding,
+        heads=heads,
+        kv_heads=number("attention.head_count_kv") or heads,
+        key_length=number("attention.key_length") or head_size,
+        value_length=number("attention.value_length") or head_size,
+        experts=number("expert_count"),
+        vocabulary=tokens.count if tokens is not None and tokens.type == ARRAY else number("vocab_size"),
+        tokenizer=_string(header, "tokenizer.ggml.model"),
+        pre_tokenizer=_string(header, "tokenizer.ggml.pre"),
+        types=count_types(tensors),
+        bytes=size,
+        tensors=tensors,
+        metadata={key: header.preview(key) for key in header.values},
+        problems=tuple(_problems(header, architecture, tensors)),
+        chat_template=template or None,
+        tied_embeddings="token_embd.weight" in names and "output.weight" not in names,
+    )
+
+
+def count_types(tensors: Sequence[TensorInfo]) -> dict[str, int]:
+    """How many tensors there are of each type, the most frequent first."""
+    counts: dict[str, int] = {}
+    for tensor in tensors:
+        counts[tensor.type] = counts.get(tensor.type, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _problems(header: Header, architecture: str, tensors: Sequence[TensorInfo]) -> list[str]:
+    problems = []
+    if not tensors:
+        problems.append("The file has no weights, only metadata.")
+    count = _number(header, "split.count")
+    if count > 1:
+        number = _number(header, "split.no") + 1
+        problems.append(f"This is part {number} of {count}: alone it is not the whole model.")
+    if _string(header, "general.type") not in ("", "model"):
+        problems.append(f"The file says that it is no model but: {_string(header, 'general.type')}.")
+    if "tokenizer.ggml.tokens" not in header.values:
+        problems.append("The file has no vocabulary, so that it cannot be chatted with.")
+    elif not _string(header, "tokenizer.chat_template"):
+        problems.append("The file has no chat template; a simple one will be used.")
+    if tensors and not _number(header, f"{architecture}.block_count"):
+        problems.append(f"{architecture}.block_count is missing.")
+    return problems
+
+
+def _string(header: Header, key: str) -> str:
+    entry = header.values.get(key)
+    if entry is None or entry.type != STRING:
+        return ""
+    value = header.value(key)
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
+def _number(header: Header, key: str) -> int:
+    """A whole number, or the largest of an array (some models have a value a layer); 0 where there is none."""
+    entry = header.values.get(key)
+    if entry is None or STRING in (entry.type, entry.item_type):
+        return 0
+    value: Any = header.value(key)
+    if isinstance(value, list):
+        value = max(value, default=0)
+    try:
+        return max(0, int(value))
+    except (ValueError, OverflowError):  # not a number, or infinite
+        return 0
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    elements = 1
+    for dim in shape:
+        elements *= dim
+    return elements

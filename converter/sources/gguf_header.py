@@ -1,0 +1,330 @@
+"""The header of a GGUF file (version 2 and 3, little-endian), read without trusting a single number of it.
+
+Values stay bytes until somebody asks for them: walking past a vocabulary of 150,000 strings costs some tens of
+milliseconds, building it as Python objects several times that. The limits follow what the engine accepts, so that a
+file that passes here does not abort there.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from converter.sources.types import BY_ID
+from converter.spec import QuenchError
+
+if TYPE_CHECKING:
+    from converter.sources.files import ByteFile
+
+MAX_KEYS = 1 << 16
+MAX_TENSORS = 1 << 20
+MAX_KEY_BYTES = 1 << 16
+MAX_STRING_BYTES = 64 << 20
+MAX_HEADER_BYTES = 1 << 30
+MAX_NAME_BYTES = 63
+MAX_DIMENSIONS = 4
+MAX_ALIGNMENT = 1 << 20
+DEFAULT_ALIGNMENT = 32
+
+STRING, ARRAY, BOOL = 8, 9, 7
+# Number in the file -> name and struct code; strings and arrays have no code.
+VALUE_TYPES = {
+    0: ("UINT8", "B"), 1: ("INT8", "b"), 2: ("UINT16", "H"), 3: ("INT16", "h"), 4: ("UINT32", "I"), 5: ("INT32", "i"),
+    6: ("FLOAT32", "f"), 7: ("BOOL", "?"), 8: ("STRING", ""), 9: ("ARRAY", ""), 10: ("UINT64", "Q"),
+    11: ("INT64", "q"), 12: ("FLOAT64", "d"),
+}  # fmt: skip
+_SIZES = {number: struct.calcsize("<" + code) for number, (_, code) in VALUE_TYPES.items() if code}
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderValue:
+    """One key: ``count`` items (1 unless an array) whose bytes are ``data[start:stop]`` of the header."""
+
+    key: str
+    type: int
+    item_type: int | None
+    count: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderTensor:
+    """``shape`` is row-major (the file lists it the other way round); ``offset`` counts from the start of the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    offset: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """A checked header. ``data`` holds its bytes."""
+
+    version: int
+    alignment: int
+    data: bytearray
+    values: dict[str, HeaderValue]
+    tensors: list[HeaderTensor]
+
+    def value(self, key: str) -> Any:
+        """The value of ``key`` as Python objects, or None. Text that is no UTF-8 comes as bytes."""
+        entry = self.values.get(key)
+        if entry is None:
+            return None
+        if entry.item_type is not None:
+            return self._array(entry, entry.count)
+        if entry.type == STRING:
+            return _text(bytes(self.data[entry.start : entry.stop]))
+        return struct.unpack_from("<" + VALUE_TYPES[entry.type][1], self.data, entry.start)[0]
+
+    def preview(self, key: str, items: int = 8, length: int = 2000) -> Any:
+        """As :meth:`value`, but a long array gives a short list and a string is cut at ``length`` characters."""
+        entry = self.values[key]
+        if entry.item_type is not None:
+            return self._array(entry, min(entry.count, items))
+        if entry.type == STRING:
+            return self.data[entry.start : min(entry.stop, entry.start + 4 * length)].decode("utf-8", "replace")[
+                :length
+            ]
+        return self.value(key)
+
+    def _array(self, entry: HeaderValue, count: int) -> list[Any]:
+        if entry.item_type == STRING:
+            result = []
+            position = entry.start
+            for _ in range(count):
+                length = _U64.unpack_from(self.data, position)[0]
+                position += 8
+                result.append(_text(bytes(self.data[position : position + length])))
+                position += length
+            return result
+        assert entry.item_type is not None
+        code = VALUE_TYPES[entry.item_type][1]
+        dtype = np.dtype("?" if code == "?" else "<" + code)
+        values: list[Any] = np.frombuffer(self.data, dtype, count, entry.start).tolist()
+        return values
+
+
+def read_header(file: ByteFile) -> Header:
+    """Reads and checks everything before the weights; ``QuenchError`` ``bad_header``, ``truncated`` or
+    ``unsupported_version``."""
+    return _Reader(file).header()
+
+
+def _text(data: bytes) -> str | bytes:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+
+
+class _Reader:
+    """A cursor over the file's beginning, which it fetches in growing pieces."""
+
+    def __init__(self, file: ByteFile) -> None:
+        self.file = file
+        self.data = bytearray()
+        self.position = 0
+
+    def header(self) -> Header:
+        version = self._version()
+        n_tensors, n_values = self._u64(), self._u64()
+        left = self.file.size - self.position
+        # The shortest key takes 8 + 1 + 4 + 1 bytes, the shortest tensor 8 + 1 + 4 + 8 + 4 + 8.
+        if n_values > min(MAX_KEYS, left // 14):
+            self._bad(f"it claims {n_values} metadata keys in {self.file.size} bytes")
+        if n_tensors > min(MAX_TENSORS, left // 33):
+            self._bad(f"it claims {n_tensors} tensors in {self.file.size} bytes")
+        values: dict[str, HeaderValue] = {}
+        for _ in range(n_values):
+            value = self._value()
+            if value.key in values:
+                self._bad(f"the key {value.key} is there twice")
+            values[value.key] = value
+        alignment = self._alignment(values)
+        stubs = [self._tensor(alignment) for _ in range(n_tensors)]
+        data_start = -(-self.position // alignment) * alignment
+        return Header(version, alignment, self.data, values, self._placed(stubs, data_start, alignment))
+
+    def _version(self) -> int:
+        if self.file.size < 24:
+            self._bad(f"it has {self.file.size} bytes, which is too short for a header", code="truncated")
+        self._need(24)
+        if self.data[:4] != b"GGUF":
+            self._bad(f"it begins with {bytes(self.data[:4])!r} instead of 'GGUF'", code="not_gguf")
+        version = _U32.unpack_from(self.data, 4)[0]
+        self.position = 8
+        if version in (2, 3):
+            return int(version)
+        if version & 0xFFFF == 0 and version:
+            self._bad("it was written for big-endian machines", code="unsupported_version")
+        self._bad(f"it is version {version}; 2 and 3 can be read", code="unsupported_version")
+
+    def _value(self) -> HeaderValue:
+        key = self._string(MAX_KEY_BYTES, "a key").decode("utf-8", "replace")
+        if not key or "\0" in key or "�" in key:
+            self._bad(f"it has the key {key[:40]!r}")
+        kind = self._u32()
+        item: int | None = None
+        count = 1
+        if kind == ARRAY:
+            item, count = self._u32(), self._u64()
+            if item not in VALUE_TYPES or item == ARRAY:
+                self._bad(f"{key} is an array of the unknown type {item}")
+        elif kind not in VALUE_TYPES:
+            self._bad(f"{key} has the unknown type {kind}")
+        start = self.position
+        plain = kind if item is None else item
+        if plain == STRING:
+            if item is None:
+                self._string(MAX_STRING_BYTES, key)
+                start += 8
+            else:
+                self._skip_strings(count, key)
+        else:
+            self._skip_numbers(plain, count, key)
+        return HeaderValue(key, kind, item, count, start, self.position)
+
+    def _skip_numbers(self, kind: int, count: int, key: str) -> None:
+        if count > self.file.size:
+            self._bad(f"{key} claims {count} items")
+        start, n_bytes = self.position, count * _SIZES[kind]
+        self._need(n_bytes)
+        self.position += n_bytes
+        if kind == BOOL and max(self.data[start : self.position], default=0) > 1:
+            self._bad(f"{key} holds a truth value that is neither 0 nor 1")
+
+    def _skip_strings(self, count: int, key: str) -> None:
+        if count > self.file.size // 8:
+            self._bad(f"{key} claims {count} strings")
+        data, position, unpack = self.data, self.position, _U64.unpack_from
+        for _ in range(count):
+            if position + 8 > len(data):
+                self.position = position
+                self._need(8)
+            length = unpack(data, position)[0]
+            if length > MAX_STRING_BYTES:
+                self._bad(f"{key} has a string of {length} bytes")
+            position += 8 + length
+            if position > len(data):
+                self.position = position - length
+                self._need(length)
+        self.position = position
+
+    def _alignment(self, values: dict[str, HeaderValue]) -> int:
+        entry = values.get("general.alignment")
+        if entry is None:
+            return DEFAULT_ALIGNMENT
+        if entry.type != 4:
+            self._bad("general.alignment is not a 32-bit number")
+        alignment = int(_U32.unpack_from(self.data, entry.start)[0])
+        if not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+            self._bad(f"general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}")
+        return alignment
+
+    def _tensor(self, alignment: int) -> tuple[str, tuple[int, ...], int, int, int]:
+        """Name, row-major shape, type id, offset from the data's start, bytes."""
+        raw = self._string(MAX_NAME_BYTES, "a tensor's name")
+        name = raw.decode("utf-8", "replace")
+        if not name or not name.isprintable() or "�" in name:
+            self._bad(f"it has a tensor with the name {name!r}")
+        n_dims = self._u32()
+        if not 1 <= n_dims <= MAX_DIMENSIONS:
+            self._bad(f"{name} has {n_dims} dimensions")
+        dims = [self._u64() for _ in range(n_dims)]
+        type_id, offset = self._u32(), self._u64()
+        kind = BY_ID.get(type_id)
+        if kind is None:
+            self._bad(f"{name} has the unknown type {type_id}", code="unsupported_type")
+        if min(dims) == 0:
+            self._bad(f"{name} has no elements")
+        elements = 1
+        for dim in dims:
+            elements *= dim
+            if elements >= 1 << 62:
+                self._bad(f"{name} claims more elements than can be counted")
+        if dims[0] % kind.block:
+            self._bad(f"{name} has rows of {dims[0]} weights, which are no whole blocks of {kind.name}")
+        n_bytes = elements // kind.block * kind.bytes
+        if offset % alignment:
+            self._bad(f"{name} lies at {offset}, which is not a multiple of {alignment}")
+        return name, tuple(reversed(dims)), type_id, offset, n_bytes
+
+    def _placed(
+        self, stubs: list[tuple[str, tuple[int, ...], int, int, int]], data_start: int, alignment: int
+    ) -> list[HeaderTensor]:
+        names: set[str] = set()
+        expected = 0
+        tensors = []
+        for name, shape, type_id, offset, n_bytes in stubs:
+            if name in names:
+                self._bad(f"the tensor {name} is there twice")
+            names.add(name)
+            # The engine insists on this order too; it also rules out overlap.
+            if offset != expected:
+                self._bad(f"{name} lies at {offset}, but the tensors before it end at {expected}")
+            begin = data_start + offset
+            if begin + n_bytes > self.file.size:
+                behind = begin + n_bytes - self.file.size
+                self._bad(f"{name} ends {behind} bytes behind the end of the file", code="truncated")
+            expected += -(-n_bytes // alignment) * alignment
+            tensors.append(HeaderTensor(name, shape, BY_ID[type_id].name, begin, n_bytes))
+        return tensors
+
+    def _u32(self) -> int:
+        self._need(4)
+        self.position += 4
+        return int(_U32.unpack_from(self.data, self.position - 4)[0])
+
+    def _u64(self) -> int:
+        self._need(8)
+        self.position += 8
+        return int(_U64.unpack_from(self.data, self.position - 8)[0])
+
+    def _string(self, limit: int, what: str) -> bytes:
+        length = self._u64()
+        if length > limit:
+            self._bad(f"{what} has {length} bytes; at most {limit} are read")
+        self._need(length)
+        self.position += length
+        return bytes(self.data[self.position - length : self.position])
+
+    def _need(self, count: int) -> None:
+        """Makes sure that ``count`` bytes from the cursor on are in memory."""
+        end = self.position + count
+        have = len(self.data)
+        if end <= have:
+            return
+        if end > self.file.size:
+            self._bad(f"its header needs {end} bytes, but the file has {self.file.size}", code="truncated")
+        if end > MAX_HEADER_BYTES:
+            self._bad(f"its header has more than {MAX_HEADER_BYTES} bytes")
+        target = min(self.file.size, max(end, 2 * have, 1 << 16))
+        self.data += self.file.read(have, target - have)
+
+    def _bad(self, reason: str, *, code: str = "bad_header") -> NoReturn:
+        titles = {
+            "truncated": "The GGUF file is cut short.",
+            "not_gguf": "This is not a GGUF file.",
+            "unsupported_version": "This kind of GGUF file cannot be read.",
+            "unsupported_type": "The GGUF file uses a type that is not known here.",
+        }
+        hints = {
+            "not_gguf": "Choose a .gguf file or a model folder.",
+            "unsupported_version": "Convert the model again from its original, or find a newer file.",
+            "unsupported_type": "It may come from a newer or a changed program; start from a full-precision file.",
+        }
+        raise QuenchError(
+            code,
+            titles.get(code, "The GGUF file is damaged."),
+            f"{self.file.path.name}: {reason}.",
+            hints.get(code, "Download or convert it again."),
+        )

@@ -1,0 +1,277 @@
+"""``general.*`` keys: what a model is called, as far as its folder says.
+
+A repository name such as ``Qwen2.5-0.5B-Instruct`` is taken apart into base name, version, size and fine-tune by the
+conventions of GGUF file names; the front matter of README.md adds licence, tags and languages.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from converter.sources.base import MetaEntry
+from converter.sources.files import read_json, read_text
+from converter.spec import QuenchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_CARD_LIMIT = 4 << 20
+_VERSION = re.compile(r"(v|iter)?\d+([.]\d+)*", re.IGNORECASE)
+_TYPE = re.compile(r"i?q\d(_\w)*|b?fp?(16|32)", re.IGNORECASE)
+_SIZE = re.compile(r"(([A]|\d+[x])?\d+([._]\d+)?[KMBT][\d]?|small|mini|medium|large|x?xl)", re.IGNORECASE)
+_FINETUNE = re.compile(r"chat|instruct|vision|lora", re.IGNORECASE)
+_LOWER_VERSION = re.compile(r"(v\d+(?:\.\d+)*|\d.*)")
+_CACHE_FOLDER = re.compile(r"models--(.+?)--(.+)")
+_FACTORS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+# generation_config.json -> GGUF, in the order in which they are written. The first source that is there counts.
+_SAMPLING = (
+    ("top_k", ("top_k",), "INT32"),
+    ("top_p", ("top_p",), "FLOAT32"),
+    ("min_p", ("min_p",), "FLOAT32"),
+    ("xtc_probability", ("xtc_probability",), "FLOAT32"),
+    ("xtc_threshold", ("xtc_threshold",), "FLOAT32"),
+    ("temp", ("temperature",), "FLOAT32"),
+    ("penalty_last_n", ("penalty_last_n",), "INT32"),
+    ("penalty_repeat", ("penalty_repeat", "repetition_penalty"), "FLOAT32"),
+    ("mirostat", ("mirostat",), "INT32"),
+    ("mirostat_tau", ("mirostat_tau",), "FLOAT32"),
+    ("mirostat_eta", ("mirostat_eta",), "FLOAT32"),
+)
+
+
+class NameParts(NamedTuple):
+    """A model's name in parts; None where the name says nothing."""
+
+    full: str | None = None
+    organization: str | None = None
+    base: str | None = None
+    finetune: str | None = None
+    version: str | None = None
+    size: str | None = None
+
+
+def repository_id(folder: Path) -> str:
+    """``organization/name`` for a snapshot in the Hugging Face cache, else the folder's name."""
+    for parent in (folder, *folder.parents)[:3]:
+        match = _CACHE_FOLDER.fullmatch(parent.name)
+        if match:
+            return f"{match[1]}/{match[2]}"
+    return folder.name or "model"
+
+
+def general_entries(folder: Path, config: dict[str, Any], parameters: int) -> list[MetaEntry]:
+    """``general.*`` and ``general.sampling.*`` keys for a folder whose model has ``parameters`` weights."""
+    card = read_card(folder)
+    parts = _merged(card, config, repository_id(folder), parameters)
+    fields: list[tuple[str, Any]] = [
+        ("name", parts.full or repository_id(folder)),
+        ("author", _text(card, "author", "model_author", "model_creator")),
+        ("version", parts.version),
+        ("organization", parts.organization),
+        ("finetune", parts.finetune),
+        ("basename", parts.base),
+        ("description", _text(card, "description", "model_description")),
+        ("size_label", parts.size or size_label(parameters)),
+        ("license", ",".join(_texts(card, "license")) or None),
+        ("license_name", _text(card, "license_name")),
+        ("license_link", _text(card, "license_link")),
+    ]
+    entries = [MetaEntry("general.type", "model", "STRING"), *_sampling(folder)]
+    entries += [MetaEntry(f"general.{key}", value, "STRING") for key, value in fields if value]
+    tags = _texts(card, "tags") + _texts(card, "pipeline_tag")
+    languages = _texts(card, "languages") + _texts(card, "language")
+    for key, values in (("tags", tags), ("languages", languages)):
+        if values:
+            entries.append(MetaEntry(f"general.{key}", values, "ARRAY", "STRING"))
+    return entries
+
+
+def size_label(parameters: int) -> str:
+    """``5246208`` -> ``5.2M``: two digits at least, the unit below the number."""
+    scale, unit = next(((f, u) for u, f in reversed(_FACTORS.items()) if parameters > f), (1e3, "K"))
+    scaled = parameters / scale
+    digits = max(2 - len(str(round(scaled)).lstrip("0")), 0)
+    return f"{scaled:.{digits}f}{unit}"
+
+
+def title(name: str) -> str:
+    """``my-tiny-model-v2`` -> ``My Tiny Model v2``: words capitalised, versions and acronyms left alone."""
+    words = name.strip().replace("-", " ").split()
+    return " ".join(w.title() if w.islower() and not _LOWER_VERSION.fullmatch(w) else w for w in words)
+
+
+def take_apart(identifier: str, parameters: int) -> NameParts:
+    """Splits a repository name into its parts. ``parameters`` tells a size from a context length."""
+    if " " in identifier:
+        return NameParts(full=identifier)
+    organization, _, full = identifier.rpartition("/") if "/" in identifier else ("", "", identifier)
+    parts = [part for part in full.split("-") if part]
+    kinds: list[set[str]] = [set() for _ in parts]
+    for i, part in enumerate(parts):
+        parts[i] = _annotate(part, i, kinds[i], parameters)
+    _drop_word_sizes(parts, kinds)
+    _mark_base(parts, kinds)
+
+    def joined(kind: str, but: str = "") -> str | None:
+        chosen = [p for p, k in zip(parts, kinds, strict=True) if kind in k and not (but and but in k)]
+        return "-".join(dict.fromkeys(chosen) if kind == "size" else chosen) or None
+
+    base, finetune, size = joined("base"), joined("finetune"), joined("size")
+    version = joined("version", but="base")
+    if size is None and finetune is None and version is None:
+        base = None
+    organization = "" if organization.startswith(".") else organization
+    return NameParts(full, organization or None, base, finetune, version, size)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The front matter of README.md: plain ``key: value`` pairs and lists of plain values, nothing nested."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return {}
+    try:
+        lines = read_text(path, _CARD_LIMIT).splitlines()
+    except QuenchError:
+        # The card only adds labels; a broken one is no reason to refuse the model.
+        return {}
+    card: dict[str, Any] = {}
+    if not lines or lines[0] != "---":
+        return {}
+    key = ""
+    for line in lines[1:]:
+        if line == "---":
+            return card
+        item = re.fullmatch(r"\s*-\s+(.+)", line)
+        pair = re.fullmatch(r"([A-Za-z_][\w-]*):\s*(.*)", line)
+        if item and key and isinstance(card.get(key), list):
+            card[key].append(_plain(item[1]))
+        elif pair:
+            key, value = pair[1], pair[2].strip()
+            card[key] = _values(value)
+    return {}
+
+
+def _values(value: str) -> Any:
+    if not value:
+        return []
+    if value.startswith("[") and value.endswith("]"):
+        return [_plain(part) for part in value[1:-1].split(",") if part.strip()]
+    return _plain(value)
+
+
+def _plain(value: str) -> str:
+    value = value.strip()
+    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
+        return value[1:-1]
+    return value.split(" #")[0].strip()
+
+
+def _text(card: dict[str, Any], *keys: str) -> str | None:
+    return next((card[key] for key in keys if isinstance(card.get(key), str) and card[key]), None)
+
+
+def _texts(card: dict[str, Any], key: str) -> list[str]:
+    value = card.get(key)
+    values = value if isinstance(value, list) else [value]
+    return [
+        item for item in values if isinstance(item, str) and item and not item.startswith(("{", "&", "*", "|", ">"))
+    ]
+
+
+def _merged(card: dict[str, Any], config: dict[str, Any], folder_id: str, parameters: int) -> NameParts:
+    """The card wins over ``_name_or_path`` of the config (if that is a repository), which wins over the folder."""
+    found = NameParts(
+        _text(card, "name", "model_name"),
+        _text(card, "organization", "model_organization"),
+        _text(card, "basename", "model_basename", "model_type"),
+        _text(card, "finetune", "model_finetune"),
+        _text(card, "version", "model_version"),
+        _text(card, "size_label", "model_size_label"),
+    )
+    identifiers = [folder_id]
+    declared = config.get("_name_or_path")
+    if isinstance(declared, str) and declared and declared.count("/") <= 1:
+        identifiers.insert(0, declared)
+    for identifier in identifiers:
+        parts = take_apart(identifier, parameters)
+        parts = parts._replace(
+            full=title(parts.full) if parts.full else None,
+            organization=title(parts.organization) if parts.organization else None,
+        )
+        found = NameParts(*(a if a is not None else b for a, b in zip(found, parts, strict=True)))
+    return found
+
+
+def _annotate(part: str, index: int, kinds: set[str], parameters: int) -> str:
+    if _VERSION.fullmatch(part):
+        kinds.add("version")
+    elif _TYPE.fullmatch(part):
+        kinds.add("type")
+        return part.upper()
+    elif index and _SIZE.fullmatch(part):
+        return _annotate_size(part.replace("_", "."), kinds, parameters)
+    elif index and _FINETUNE.fullmatch(part):
+        kinds.add("finetune")
+    return part
+
+
+def _annotate_size(part: str, kinds: set[str], parameters: int) -> str:
+    if part[-1].isdecimal():  # 7b1 means 7.1b
+        part = f"{part[:-2]}.{part[-1]}{part[-2]}"
+    if len(part) > 1 and part[-2].isdecimal() and part[-1] in "kmbt":
+        part = part[:-1] + part[-1].upper()
+    try:
+        claimed = float(part[:-1]) * _FACTORS.get(part[-1], 1.0)
+    except ValueError:
+        claimed = None
+    if claimed is not None and parameters and abs(claimed - parameters) > 7 * parameters // 8:
+        # Too far from the model's size: a context length, as in "128k".
+        kinds.add("finetune")
+        return part[:-1] + part[-1].lower()
+    kinds.add("size")
+    return part
+
+
+def _drop_word_sizes(parts: Sequence[str], kinds: Sequence[set[str]]) -> None:
+    sizes = [p for p, k in zip(parts, kinds, strict=True) if "size" in k]
+    if any(c.isdecimal() for size in sizes for c in size):
+        for part, kind in zip(parts, kinds, strict=True):
+            if "size" in kind and part.isalpha():
+                kind.discard("size")
+
+
+def _mark_base(parts: Sequence[str], kinds: Sequence[set[str]]) -> None:
+    at_start = True
+    for part, kind in zip(parts, kinds, strict=True):
+        if at_start and ((not kind and part[0].isalpha()) or "version" in kind):
+            kind.add("base")
+        else:
+            at_start = False
+            if not kind:
+                kind.add("finetune")
+    for kind in reversed(kinds):
+        if "base" not in kind or len(kind) == 1:
+            break
+        kind.discard("base")
+
+
+def _sampling(folder: Path) -> list[MetaEntry]:
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return []
+    try:
+        config = read_json(path)
+    except QuenchError:
+        # Recommendations only: a damaged file leaves the engine's defaults.
+        return []
+    entries = []
+    for key, sources, kind in _SAMPLING:
+        value: Any = next((config[s] for s in sources if config.get(s) is not None), None)
+        if type(value) not in (int, float) or not abs(value) < (1 << 31 if kind == "INT32" else 3e38):
+            continue
+        number = int(value) if kind == "INT32" else float(value)
+        entries.append(MetaEntry(f"general.sampling.{key}", number, kind))
+    return entries

@@ -1,0 +1,67 @@
+"""Records of jobs: what was asked survives the program that asked it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from app import jobs, paths
+from app.protocol import Convert
+from converter.spec import ConversionSpec
+
+COMMAND = Convert(
+    ConversionSpec("/models/größe ☕", "/out/x.gguf", ("Q4_K_M", "Q8_0"), tensor_types=(("ffn", "Q6_K"),))
+)
+
+
+def record(identifier: str) -> jobs.Record:
+    return jobs.Record(identifier, "convert", "Pocket to Q4_K_M", COMMAND)
+
+
+def test_the_arguments_come_back_as_they_were(quench_home: Path) -> None:
+    jobs.remember(record("one"))
+    found = jobs.remembered()
+    assert [(job.id, job.kind, job.title, job.command) for job in found] == [
+        ("one", "convert", "Pocket to Q4_K_M", COMMAND)
+    ]
+    assert found[0].owner == os.getpid()
+    assert list(quench_home.glob("jobs/*")) == [quench_home / "jobs" / "one.json"]
+    jobs.forget("one")
+    jobs.forget("one")
+    assert jobs.remembered() == []
+
+
+def test_jobs_of_another_running_program_are_left_alone() -> None:
+    jobs.remember(record("mine"))
+    jobs.remember(record("theirs"))
+    jobs.remember(record("orphan"))
+    for name, owner in (("theirs", os.getppid()), ("orphan", unused_pid())):
+        file = paths.jobs() / f"{name}.json"
+        data = msgspec.json.decode(file.read_bytes())
+        file.write_bytes(msgspec.json.encode({**data, "owner": owner}))
+    assert sorted(job.id for job in jobs.remembered()) == ["mine", "orphan"]
+    assert (paths.jobs() / "theirs.json").exists()
+
+
+def unused_pid() -> int:
+    return next(number for number in range(60_000, 2, -1) if not psutil.pid_exists(number))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"{}", b'{"id":"x","kind":"convert","title":"t","command":{},"owner":1}']
+)
+def test_a_record_that_cannot_be_read_is_removed(data: bytes) -> None:
+    file = paths.jobs() / "broken.json"
+    file.write_bytes(data)
+    assert jobs.remembered() == []
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a\\b"])
+def test_identifiers_are_no_paths(name: str) -> None:
+    with pytest.raises(ValueError):
+        jobs.remember(record(name))

@@ -109,7 +109,7 @@ def verdict(terminal: Event | None, exit_code: int | None, signal: int | None, l
     reason = _last_native_error(log_tail)
     if reason:
         facts.append(reason)
-    tail = "\n".join(log_tail.strip().splitlines()[-_TAIL_LINES:])
+    tail = _readable_tail(log_tail)
     if tail and tail != reason:
         facts.append("End of the log:\n" + tail)
     return Verdict(error=QuenchError("engine_died", title, "\n".join(facts), hint, exit_status=5))
@@ -146,9 +146,12 @@ _OUT_OF_MEMORY = re.compile(
     r"out of memory|bad_alloc|MemoryError|cannot allocate memory|(failed|unable) to allocate|insufficient memory",
     re.IGNORECASE,
 )
-_NATIVE_ERROR = re.compile(
-    r"GGML_ASSERT|GGML_ABORT|terminate called|what\(\):|\berror\b.*:|Fatal Python error", re.IGNORECASE
+# The first kind says more than the second, wherever it stands.
+_NATIVE_ERRORS = (
+    re.compile(r"GGML_ASSERT|GGML_ABORT|terminate called|what\(\):"),
+    re.compile(r"\berror\b.*:", re.IGNORECASE),
 )
+_FAULT_DUMP = "Fatal Python error:"
 
 
 def _kind_of_death(exit_code: int | None, signal: int | None, log_tail: str) -> str:
@@ -182,8 +185,19 @@ def _status_text(exit_code: int | None, signal: int | None) -> str:
 
 
 def _last_native_error(log_tail: str) -> str:
-    lines = [line.strip() for line in log_tail.splitlines() if _NATIVE_ERROR.search(line)]
-    return lines[-1] if lines else ""
+    lines = [line.strip() for line in log_tail.splitlines() if _FAULT_DUMP not in line]
+    for pattern in _NATIVE_ERRORS:
+        found = [line for line in lines if pattern.search(line)]
+        if found:
+            return found[-1]
+    return ""
+
+
+def _readable_tail(log_tail: str) -> str:
+    """The last lines before the interpreter's own report of a crash, or the beginning of that if there are none."""
+    before, mark, dump = log_tail.partition(_FAULT_DUMP)
+    lines = before.strip().splitlines()[-_TAIL_LINES:]
+    return "\n".join(lines or (mark + dump).splitlines()[:_TAIL_LINES])
 
 
 class Child:

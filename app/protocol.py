@@ -151,7 +151,10 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     """Compare candidates with a reference (worker ``measure``).
 
     ``texts`` are files (``.txt`` plain, ``.jsonl`` one conversation a line) or names of bundled slices; ``tasks`` a
-    JSONL file or ``pocket``. ``chunks`` 0 means all windows; ``minutes`` 0 no limit. ``bench`` also measures speed.
+    JSONL file or ``pocket``. ``chunks`` is the number of windows of each text, 0 means all; ``minutes`` 0 no limit.
+    ``memory_mib`` limits what the models may take together (0: what is free); above it they are loaded in turn.
+    The ``pass_``/``fail_`` fields are the limits of the verdict: mean KLD in nats, and agreement on the first choice.
+    ``report`` is an ``.html`` file to write at the end, with its ``.json`` twin beside it.
     """
 
     reference: str
@@ -162,6 +165,11 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     minutes: float = 0.0
     tasks: str | None = None
     threads: int = 0
+    memory_mib: int = 0
+    pass_kld: float = 0.03
+    fail_kld: float = 0.2
+    pass_top1: float = 0.95
+    report: str | None = None
 
 
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
@@ -375,8 +383,22 @@ class QualityUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     result: CandidateQuality
 
 
+class CandidateFailure(msgspec.Struct, frozen=True):
+    """A candidate that could not be measured; ``index`` is its place in :class:`MeasureQuality`."""
+
+    index: int
+    path: str
+    code: str
+    title: str
+    detail: str
+    hint: str
+
+
 class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quality_result"):
-    """The end of a quality measurement."""
+    """The end of a quality measurement. ``candidates`` are those that were measured, in the order of the command.
+
+    The others are in ``failures``; each was also announced by a :class:`Failed` whose ``request`` is its index + 1.
+    """
 
     reference: CandidateQuality
     candidates: tuple[CandidateQuality, ...]
@@ -384,6 +406,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     context: int
     texts: tuple[str, ...]
     seconds: float
+    failures: tuple[CandidateFailure, ...] = ()
 
 
 class Spread(msgspec.Struct, frozen=True):

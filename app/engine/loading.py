@@ -1,0 +1,264 @@
+"""Opening a model file in the engine: what can be refused is refused in words before native code sees it."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app import hardware
+from app.engine import native
+from app.engine.native import lib
+from app.protocol import LoadOptions
+from converter.sources.files import ByteFile
+from converter.sources.gguf_header import Header, read_header
+from converter.spec import Cancelled, QuenchError
+
+DEFAULT_CONTEXT = 8192
+"""Tokens of context unless told otherwise; the trained length if that is less."""
+
+BATCH = 512
+"""Tokens a decode call takes at most, physical and logical. More gains nothing on a CPU and costs memory."""
+
+_MAX_BATCH = 8192
+_MAX_LAYERS = 512  # as many as the engine has room for
+_UNSUPPORTED = re.compile(r"unknown model architecture: '([^']*)'")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Native pointers of a loaded model, and the bytes of its buffers."""
+
+    model: Any
+    context: Any
+    kv: int
+    compute: int
+    threads: int
+    batch: int
+    outputs: int
+
+
+def open_native(
+    path: str, options: LoadOptions, on_progress: Callable[[float], bool] | None, outputs: int, sequences: int
+) -> Opened:
+    """Load ``path`` and make a context. See :meth:`app.engine.model.Model.load` for the meaning and the errors."""
+    check_options(options)
+    check_file(path)
+    native.start()
+    native.log.clear()
+    model = _load(path, options, on_progress)
+    try:
+        _check_generative(model, path)
+        threads = options.threads or hardware.default_threads()
+        tokens = options.context or min(DEFAULT_CONTEXT, int(lib.llama_model_n_ctx_train(model)) or DEFAULT_CONTEXT)
+        _check_memory(model, tokens * sequences, options.kv_type)
+        params = _context_params(options, tokens, threads, outputs, sequences)
+        context = lib.llama_init_from_model(model, params)
+        if not context:
+            raise _no_context(tokens, options)
+    except BaseException:
+        lib.llama_model_free(model)
+        raise
+    sizes = native.log.buffers()
+    return Opened(
+        model, context, sizes["kv"], sizes["compute"], threads, int(params.n_batch), int(params.n_outputs_max)
+    )
+
+
+def check_file(path: str) -> None:
+    """Refuse what is no whole GGUF file, and numbers that the engine answers with an abort instead of an error.
+
+    Raises:
+        QuenchError: ``not_found``, ``unreadable``, ``not_a_file``, ``not_gguf``, ``bad_header``, ``truncated``,
+            ``unsupported_version``; ``load_failed`` for a folder.
+    """
+    if Path(path).is_dir():
+        raise QuenchError(
+            "load_failed",
+            "This is a folder, not a GGUF file.",
+            path,
+            "Convert the folder first, then chat with the GGUF file.",
+        )
+    file = ByteFile(Path(path))
+    try:
+        header = read_header(file)
+    except QuenchError as error:
+        if error.code == "unsupported_type":
+            return  # unknown to the converter, perhaps not to the engine, which decides
+        raise
+    finally:
+        file.close()
+    _check_numbers(header, path)
+
+
+def _check_numbers(header: Header, path: str) -> None:
+    architecture = header.value("general.architecture")
+    if not isinstance(architecture, str) or not architecture:
+        raise _damaged(path, "general.architecture is missing.")
+    layers = header.value(f"{architecture}.block_count")
+    if isinstance(layers, int) and not 0 < layers <= _MAX_LAYERS:
+        raise _damaged(path, f"{architecture}.block_count is {layers}.")
+    for key in (f"{architecture}.attention.layer_norm_rms_epsilon", f"{architecture}.attention.layer_norm_epsilon"):
+        epsilon = header.value(key)
+        if isinstance(epsilon, float) and not 0 <= epsilon < 1:
+            raise _damaged(path, f"{key} is {epsilon}.")
+
+
+def _damaged(path: str, detail: str) -> QuenchError:
+    return QuenchError(
+        "bad_header", "The GGUF file is damaged.", f"{Path(path).name}: {detail}", "Download or convert it again."
+    )
+
+
+def check_options(options: LoadOptions) -> None:
+    """Refuse options that the engine would answer with NULL or an abort; QuenchError ``bad_options``."""
+    problem = ""
+    if options.kv_type not in native.KV_TYPES:
+        problem = f"There is no cache type {options.kv_type!r}. Known: {', '.join(native.KV_TYPES)}."
+    elif options.flash_attention not in native.FLASH_ATTENTION:
+        problem = f"Flash attention is auto, on or off, not {options.flash_attention!r}."
+    elif options.flash_attention == "off" and options.kv_type not in {"f32", "f16", "bf16"}:
+        problem = f"A {options.kv_type} cache needs flash attention."
+    elif not 0 <= options.context <= 1 << 24:
+        problem = f"A context of {options.context} tokens is out of range."
+    elif not 0 <= options.threads <= 512:
+        problem = f"{options.threads} threads are out of range."
+    if problem:
+        raise QuenchError("bad_options", "The model cannot be loaded this way.", problem, "", exit_status=2)
+
+
+def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] | None) -> Any:
+    raised: list[BaseException] = []
+    stopped = False
+
+    def progress(fraction: float, _data: int | None) -> bool:
+        nonlocal stopped
+        if on_progress is None:
+            return True
+        try:
+            stopped = not on_progress(float(fraction))
+        except BaseException as error:  # noqa: BLE001 - nothing may cross native code; it is raised again below
+            raised.append(error)
+            stopped = True
+        return not stopped
+
+    params = lib.llama_model_default_params()
+    params.n_gpu_layers = options.gpu_layers
+    callback = lib.llama_progress_callback(progress)
+    params.progress_callback = callback
+    model = lib.llama_model_load_from_file(path.encode(), params)
+    if raised:
+        _free(model)
+        raise raised[0]
+    if stopped:
+        _free(model)
+        raise Cancelled
+    if not model:
+        raise _load_error(path)
+    return model
+
+
+def _free(model: Any) -> None:
+    if model:
+        lib.llama_model_free(model)
+
+
+def _load_error(path: str) -> QuenchError:
+    reasons = native.log.errors()
+    unsupported = _UNSUPPORTED.search(reasons)
+    if unsupported:
+        return QuenchError(
+            "unsupported_architecture",
+            "The engine does not know this kind of model.",
+            f"Architecture {unsupported[1]!r} in {path}.",
+            "A newer version of the program may know it.",
+        )
+    return QuenchError(
+        "load_failed",
+        "The model file could not be loaded.",
+        f"{path}\n{reasons}".strip(),
+        "The file may be incomplete or damaged. Download or convert it again.",
+    )
+
+
+def _check_generative(model: Any, path: str) -> None:
+    architecture = native.metadata(model, "general.architecture") or ""
+    causal = native.metadata(model, f"{architecture}.attention.causal")
+    if causal == "false" or not lib.llama_model_has_decoder(model):
+        raise QuenchError(
+            "not_generative",
+            "This model does not write text.",
+            f"{path} is an embedding model ({architecture}).",
+            "Choose a model that is made for chatting.",
+        )
+
+
+def _check_memory(model: Any, tokens: int, kv_type: str) -> None:
+    """The cache is cleared when it is made, so one that is too large ends in a kill, not in an error."""
+    needed = _cache_bytes(model, tokens, kv_type)
+    available = hardware.memory_available()
+    if needed > available:
+        raise QuenchError(
+            "no_memory",
+            "There is not enough memory for this context.",
+            f"{tokens} tokens need {needed} bytes of cache; {available} bytes are free.",
+            "Choose a smaller context or a smaller cache type, or close other programs.",
+            exit_status=4,
+        )
+
+
+def _cache_bytes(model: Any, tokens: int, kv_type: str) -> int:
+    """Upper estimate of the attention cache from metadata; 0 where the architecture does not say."""
+    architecture = native.metadata(model, "general.architecture") or ""
+    if lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model) or lib.llama_model_n_swa(model) > 0:
+        return 0
+    heads, kv_heads = int(lib.llama_model_n_head(model)), int(lib.llama_model_n_head_kv(model))
+    usual = int(lib.llama_model_n_embd(model)) / max(1, heads)
+    key = native.metadata_number(model, f"{architecture}.attention.key_length") or usual
+    value = native.metadata_number(model, f"{architecture}.attention.value_length") or usual
+    layers = int(lib.llama_model_n_layer(model))
+    return int(tokens * layers * kv_heads * (key + value) * hardware.kv_bytes(kv_type))
+
+
+def _context_params(options: LoadOptions, tokens: int, threads: int, outputs: int, sequences: int) -> Any:
+    params = lib.llama_context_default_params()
+    batch = min(BATCH * sequences, _MAX_BATCH) if sequences > 1 else BATCH
+    params.n_ctx = tokens * sequences
+    params.n_batch = batch
+    params.n_ubatch = BATCH
+    params.n_seq_max = sequences
+    params.n_outputs_max = min(outputs, batch) if outputs else batch
+    params.n_threads = threads
+    params.n_threads_batch = threads
+    params.type_k = params.type_v = native.KV_TYPES[options.kv_type]
+    params.flash_attn_type = native.FLASH_ATTENTION[options.flash_attention]
+    params.offload_kqv = options.gpu_layers != 0
+    params.op_offload = options.gpu_layers != 0
+    return params
+
+
+def _no_context(tokens: int, options: LoadOptions) -> QuenchError:
+    return QuenchError(
+        "context_failed",
+        "The model could not be started with these options.",
+        f"Context {tokens}, cache {options.kv_type}.\n{native.log.errors()}".strip(),
+        "Choose a smaller context, or the f16 cache.",
+        exit_status=4,
+    )
+
+
+def text_of(function: Callable[[Any, int], int]) -> bytes:
+    """Call a native function that fills a buffer and says the length, negative when the buffer was too small."""
+    size = 128
+    while True:
+        buffer = ctypes.create_string_buffer(size)
+        length = int(function(buffer, size))
+        if length >= 0:
+            return buffer.raw[:length]
+        size = -length
+
+
+__all__ = ["BATCH", "DEFAULT_CONTEXT", "Opened", "check_file", "check_options", "open_native", "text_of"]

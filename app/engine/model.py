@@ -1,0 +1,544 @@
+"""A model in the engine: text to tokens and back, replies, logits, speed. The low-level API throughout.
+
+One object serves one thread; only :meth:`Model.interrupt` may be called from another one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, NamedTuple, NoReturn, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from app import hardware
+from app.engine import native
+from app.engine.loading import BATCH, open_native, text_of
+from app.engine.native import DECODE_ABORTED, DECODE_NO_SLOT, DECODE_OK, lib
+from app.engine.sampling import defaults_of, sampler_chain
+from app.engine.template import ChatTemplate
+from app.engine.text import TextStream
+from app.protocol import ChatMessage, LoadOptions, Memory, Sampling
+from converter.spec import Cancelled, QuenchError
+
+Logits = npt.NDArray[np.float32]
+
+_SWEEP_BELOW = 128 << 20  # bytes of weights
+_SWEEP_TOKENS = 8
+_SENTENCEPIECE = 1  # enum llama_vocab_type
+
+
+class Stats(NamedTuple):
+    """How a reply went. ``stop`` as in :class:`app.protocol.Replied`; seconds; ``rate`` in tokens/s."""
+
+    stop: str
+    tokens: int
+    prompt_tokens: int
+    prompt_reused: int
+    prompt_seconds: float
+    first_token: float
+    rate: float
+
+
+class Generated(NamedTuple):
+    """One step of a reply: text to show (may be empty), tokens so far, and at the very end the statistics."""
+
+    text: str
+    tokens: int
+    stats: Stats | None = None
+
+
+def never() -> bool:
+    """A ``cancelled`` that never is."""
+    return False
+
+
+class Model:
+    """A loaded model with one context. Make it with :meth:`load`, end it with :meth:`close`.
+
+    Attributes:
+        context: tokens that fit; ``context_trained``: tokens that the model was trained on.
+        vocabulary: number of tokens, which is the width of the logits.
+        template: the model's own chat template or None.
+        defaults: sampling from the model's metadata, ours where it says nothing.
+        bos, eos: token numbers, -1 if there is none; ``adds_bos``: a text begins with ``bos``.
+    """
+
+    def __init__(self, path: str, options: LoadOptions, opened: Any, sequences: int) -> None:
+        self.path = path
+        self.options = options
+        self.sequences = sequences
+        self._model, self._context = opened.model, opened.context
+        self._kv, self._compute = opened.kv, opened.compute
+        self._memory = lib.llama_get_memory(self._context)
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.threads: int = opened.threads
+        self.description = text_of(lambda buffer, size: lib.llama_model_desc(self._model, buffer, size)).decode()
+        self.parameters = int(lib.llama_model_n_params(self._model))
+        self.context = int(lib.llama_n_ctx_seq(self._context))
+        self.context_trained = int(lib.llama_model_n_ctx_train(self._model))
+        self.vocabulary = int(lib.llama_vocab_n_tokens(self._vocab))
+        self.bos = self._named_token("bos", lib.llama_vocab_bos)
+        self.eos = self._named_token("eos", lib.llama_vocab_eos)
+        self.adds_bos = bool(lib.llama_vocab_get_add_bos(self._vocab))
+        self.defaults = defaults_of(self._model)
+        raw = lib.llama_model_chat_template(self._model, None)
+        self.template: str | None = raw.decode("utf-8", "replace") if raw else None
+        self._outputs: int = opened.outputs
+        self._batch = native.Batch(opened.batch)
+        self._interrupt = native.Interrupt()
+        self._interrupt.attach(self._context)
+        self._chat: ChatTemplate | None = None
+        self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._cached: list[int] = []
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        path: str,
+        options: LoadOptions | None = None,
+        on_progress: Callable[[float], bool] | None = None,
+        *,
+        outputs: int = 0,
+        sequences: int = 1,
+    ) -> Self:
+        """Load a GGUF file.
+
+        Args:
+            on_progress: called with 0..1 while weights are read; False stops the loading.
+            outputs: most logits rows a decode may give (fewer need less memory); 0: as many as a batch has tokens.
+            sequences: texts that :meth:`windows_logits` may put into one decode; each has the whole context.
+
+        Raises:
+            QuenchError: the codes of :func:`app.engine.loading.check_file`, ``bad_options``, ``load_failed`` (the
+                detail says why), ``unsupported_architecture``, ``not_generative``, ``no_memory``, ``context_failed``.
+            converter.spec.Cancelled: ``on_progress`` said no.
+        """
+        options = options or LoadOptions()
+        model = cls(path, options, open_native(path, options, on_progress, outputs, sequences), sequences)
+        if options.threads == 0 and int(lib.llama_model_size(model._model)) < _SWEEP_BELOW:
+            model._sweep_threads()
+        return model
+
+    # ---- text ------------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, special: bool, add_special: bool) -> list[int]:
+        """Tokens of ``text``. ``special``: texts of special tokens become these; ``add_special``: BOS and EOS as the
+        model wants them."""
+        data = text.encode("utf-8", "replace")
+        size = len(data) + 8
+        while True:
+            tokens = (ctypes.c_int32 * size)()
+            count = int(lib.llama_tokenize(self._vocab, data, len(data), tokens, size, add_special, special))
+            if count >= 0:
+                return tokens[:count]
+            size = -count
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes of one token; control tokens are empty unless ``special``."""
+        key = (token, special)
+        piece = self._pieces.get(key)
+        if piece is None:
+            if not 0 <= token < self.vocabulary:
+                raise ValueError(f"token {token} of {self.vocabulary}")
+            piece = text_of(lambda buffer, size: lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, special))
+            self._pieces[key] = piece
+        return piece
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """The text of ``tokens``; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(self.piece(token, special=special) for token in tokens).decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """Whether ``token`` ends a reply (end of text, of turn, of message)."""
+        return bool(lib.llama_vocab_is_eog(self._vocab, token))
+
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+        """The prompt for a conversation by the model's template, or ChatML; errors as in :class:`ChatTemplate`."""
+        if self._chat is None:
+            names = {"bos_token": self.bos, "eos_token": self.eos}
+            special = {name: self.detokenize([token], special=True) for name, token in names.items() if token >= 0}
+            self._chat = ChatTemplate(self.template, special)
+        return self._chat.render(messages, add_generation_prompt=add_generation_prompt)
+
+    def prompt_tokens(self, prompt: str) -> list[int]:
+        """Tokens of a rendered prompt: special tokens parsed, BOS once if the model wants it, no EOS.
+
+        Raises:
+            QuenchError: ``context_full`` for a text that cannot fit by its length alone: splitting ten megabytes into
+                tokens takes seconds that nothing could interrupt.
+        """
+        if len(prompt) > 16 * self.context and len(prompt) > 4 * self.context * self._longest_piece():
+            raise _context_full(f"The prompt has {len(prompt)} characters, the context {self.context} tokens.")
+        tokens = self.tokenize(prompt, special=True, add_special=False)
+        if self.adds_bos and self.bos >= 0 and tokens[:1] != [self.bos]:
+            tokens.insert(0, self.bos)
+        return tokens
+
+    def _named_token(self, name: str, ask: Callable[[Any], int]) -> int:
+        """The token that the file itself names; where it names none the library answers with a customary number."""
+        if native.metadata(self._model, f"tokenizer.ggml.{name}_token_id") is None:
+            return -1
+        token = int(ask(self._vocab))
+        return token if 0 <= token < self.vocabulary else -1
+
+    def _longest_piece(self) -> int:
+        return max(len(self.piece(token, special=True)) for token in range(self.vocabulary))
+
+    def continuation_tokens(self, text: str) -> list[int]:
+        """Tokens of ``text`` as it stands after a prompt. It is plain text: nothing in it becomes a special token.
+
+        Vocabularies that put a space before a text's first word would put one into the middle here: a line feed
+        before the text takes it, and is taken away again.
+        """
+        if int(lib.llama_vocab_type(self._vocab)) != _SENTENCEPIECE:
+            return self.tokenize(text, special=False, add_special=False)
+        feed = self.tokenize("\n", special=False, add_special=False)
+        tokens = self.tokenize("\n" + text, special=False, add_special=False)
+        if tokens[: len(feed)] == feed:
+            return tokens[len(feed) :]
+        return self.tokenize(text, special=False, add_special=False)
+
+    # ---- replies ---------------------------------------------------------------------------------------------
+
+    @property
+    def used(self) -> int:
+        """Tokens in the context now."""
+        return len(self._cached)
+
+    def generate(
+        self, tokens: Sequence[int], sampling: Sampling, *, cancelled: Callable[[], bool] = never
+    ) -> Iterator[Generated]:
+        """Answer the prompt ``tokens``, one item a token; the last item has the statistics.
+
+        What the context still holds of an earlier prompt is not computed again. ``cancelled`` is asked between
+        tokens; to stop inside a long prompt make it true, then call :meth:`interrupt`.
+
+        Raises:
+            QuenchError: ``empty_prompt``, ``context_full`` (the prompt does not fit), ``bad_sampling``,
+                ``decode_failed``.
+        """
+        start = time.perf_counter()
+        self._interrupt.clear()
+        self._check_prompt(tokens)
+        stream = TextStream(sampling.stop)
+        with sampler_chain(self.vocabulary, sampling, tokens) as sampler:
+            reused = self._reuse(tokens)
+            count, stop = 0, "cancelled"
+            first = last = start
+            prompt_seconds = 0.0
+            if self._feed(tokens[reused:], cancelled):
+                prompt_seconds = time.perf_counter() - start
+                one = (ctypes.c_int32 * 1)()
+                batch = lib.llama_batch_get_one(one, 1)
+                while True:
+                    token = lib.llama_sampler_sample(sampler, self._context, -1)
+                    last = time.perf_counter()
+                    if count == 0:
+                        first = last
+                    if lib.llama_vocab_is_eog(self._vocab, token):
+                        stop = "end"
+                        break
+                    count += 1
+                    yield Generated(stream.push(self.piece(token)), count)
+                    reason = self._must_stop(stream, count, sampling, cancelled)
+                    if reason:
+                        stop = reason
+                        break
+                    one[0] = token
+                    code = lib.llama_decode(self._context, batch)
+                    if code == DECODE_ABORTED:
+                        self._forget_after(len(self._cached))
+                        break
+                    if code != DECODE_OK:
+                        self._decode_failed(code)
+                    self._cached.append(token)
+        rate = (count - 1) / (last - first) if count > 1 and last > first else 0.0
+        stats = Stats(stop, count, len(tokens), reused, prompt_seconds, first - start, rate)
+        yield Generated(stream.finish(), count, stats)
+
+    def interrupt(self) -> None:
+        """Make the decode call in progress return. May be called from any thread; the next reply starts afresh."""
+        self._interrupt.set()
+
+    def _must_stop(self, stream: TextStream, count: int, sampling: Sampling, cancelled: Callable[[], bool]) -> str:
+        if stream.stopped:
+            return "stop_string"
+        if cancelled():
+            return "cancelled"
+        if count >= sampling.max_tokens:
+            return "max_tokens"
+        return "context" if len(self._cached) >= self.context else ""
+
+    def _check_prompt(self, tokens: Sequence[int]) -> None:
+        if not tokens:
+            raise QuenchError("empty_prompt", "There is nothing to answer.", "The prompt has no tokens.", "")
+        if len(tokens) >= self.context:
+            raise _context_full(f"The prompt has {len(tokens)} tokens, the context {self.context}.")
+
+    def _reuse(self, tokens: Sequence[int]) -> int:
+        """Keep what the context has in common with ``tokens`` (never all of it: the last one gives the logits)."""
+        common = 0
+        for ours, theirs in zip(self._cached, tokens[:-1], strict=False):
+            if ours != theirs:
+                break
+            common += 1
+        window = int(lib.llama_model_n_swa(self._model))
+        if window > 0 and int(lib.llama_memory_seq_pos_min(self._memory, 0)) > max(0, common - window):
+            common = 0  # cells that a sliding window still needs are gone
+        self._forget_after(common)
+        return len(self._cached)
+
+    def _forget_after(self, count: int) -> None:
+        """Keep the first ``count`` tokens of the context; all are dropped where the model cannot go back."""
+        if count == 0 or not lib.llama_memory_seq_rm(self._memory, 0, count, -1):
+            self._clear()
+        else:
+            del self._cached[count:]
+
+    def _clear(self) -> None:
+        lib.llama_memory_clear(self._memory, True)
+        self._cached.clear()
+
+    def _feed(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> bool:
+        """Compute a prompt, logits for its last token; False when it was cancelled on the way."""
+        for at in range(0, len(tokens), BATCH):
+            if cancelled():
+                return False
+            part = tokens[at : at + BATCH]
+            array = (ctypes.c_int32 * len(part))(*part)
+            code = lib.llama_decode(self._context, lib.llama_batch_get_one(array, len(part)))
+            if code == DECODE_ABORTED:
+                self._forget_after(len(self._cached))
+                return False
+            if code != DECODE_OK:
+                self._decode_failed(code)
+            self._cached.extend(part)
+        return True
+
+    def _decode_failed(self, code: int) -> NoReturn:
+        self._clear()
+        if code == DECODE_ABORTED:
+            raise Cancelled
+        if code == DECODE_NO_SLOT:
+            raise _context_full(f"The context has {self.context} tokens.")
+        raise QuenchError(
+            "decode_failed",
+            "The engine could not compute this.",
+            f"Code {code}. {native.log.errors()}".strip(),
+            "Load the model again. If it happens again, the file may be damaged.",
+        )
+
+    # ---- logits ----------------------------------------------------------------------------------------------
+
+    def window_logits(self, tokens: Sequence[int], first: int) -> Logits:
+        """Logits after each of the positions ``first`` ... of ``tokens``, from a clean context.
+
+        Returns:
+            float32 (len(tokens) - first, vocabulary), valid until the next call of the model.
+
+        Raises:
+            QuenchError: ``context_full``, ``decode_failed``.
+            converter.spec.Cancelled: :meth:`interrupt` was called.
+        """
+        self._check_window(tokens, first)
+        self._clear()
+        return self._logits(tokens, 0, first)
+
+    def windows_logits(self, windows: Sequence[Sequence[int]], first: int) -> Iterator[Logits]:
+        """:meth:`window_logits` of each window, several in one decode if the model was loaded with ``sequences``.
+
+        Each array is valid until the next one is asked for.
+        """
+        for window in windows:
+            self._check_window(window, first)
+        for at in range(0, len(windows), self.sequences):
+            group = windows[at : at + self.sequences]
+            rows = [len(window) - first for window in group]
+            fits = sum(map(len, group)) <= self._batch.capacity and sum(rows) <= self._outputs
+            if len(group) == 1 or not fits:
+                for window in group:
+                    yield self.window_logits(window, first)
+                continue
+            self._clear()
+            self._batch.clear()
+            for sequence, window in enumerate(group):
+                self._batch.add(window, 0, sequence, first)
+            self._decode_batch()
+            logits = native.logits(self._context, sum(rows), self.vocabulary)
+            for sequence, count in enumerate(rows):
+                start = sum(rows[:sequence])
+                yield logits[start : start + count]
+            self._clear()
+
+    def answer_logits(
+        self, prompt: Sequence[int], answer: Sequence[int], *, cancelled: Callable[[], bool] = never
+    ) -> Iterator[tuple[int, Logits]]:
+        """Logits that predict each token of ``answer`` after ``prompt``: (index of the first, rows), in order.
+
+        The rows are views, valid until the next step. The prompt's common beginning with the context is reused.
+
+        Raises:
+            QuenchError: ``empty_prompt``, ``context_full``, ``decode_failed``.
+            converter.spec.Cancelled: ``cancelled`` became true.
+        """
+        self._interrupt.clear()
+        self._check_prompt([*prompt, *answer[:-1]] if prompt else [])
+        self._reuse(prompt)
+        if not self._feed(prompt[len(self._cached) : -1], cancelled):
+            raise Cancelled
+        inputs = [prompt[-1], *answer[:-1]]
+        step = min(self._outputs, self._batch.capacity)
+        for at in range(0, len(inputs) if answer else 0, step):
+            if cancelled():
+                raise Cancelled
+            yield at, self._logits(inputs[at : at + step], len(self._cached), 0)
+
+    def _check_window(self, tokens: Sequence[int], first: int) -> None:
+        if not 0 <= first < len(tokens):
+            raise ValueError(f"first position {first} of {len(tokens)} tokens")
+        if len(tokens) > self.context:
+            raise QuenchError(
+                "context_full",
+                "The text is longer than the model's context.",
+                f"{len(tokens)} tokens, the context has {self.context}.",
+                "Choose a smaller window.",
+            )
+
+    def _logits(self, tokens: Sequence[int], position: int, first: int) -> Logits:
+        """Append ``tokens`` to sequence 0; one decode if they fit into a batch, else copies put together."""
+        parts: list[Logits] = []
+        at = 0
+        while at < len(tokens):
+            skipped = max(0, min(first, len(tokens)) - at)  # tokens whose logits nobody wants
+            stop = min(len(tokens), at + min(self._batch.capacity, skipped + self._outputs))
+            part = tokens[at:stop]
+            self._batch.clear()
+            self._batch.add(part, position + at, 0, min(skipped, len(part)))
+            rows = self._batch.wanted()
+            self._decode_batch()
+            self._cached.extend(part)
+            if rows:
+                view = native.logits(self._context, rows, self.vocabulary)
+                parts.append(view if stop == len(tokens) and not parts else view.copy())
+            at = stop
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _decode_batch(self) -> None:
+        code = self._batch.decode(self._context)
+        if code != DECODE_OK:
+            self._decode_failed(code)
+
+    # ---- speed and memory ------------------------------------------------------------------------------------
+
+    def set_threads(self, threads: int, prompt_threads: int = 0) -> None:
+        """Change the number of threads for replies and for prompts (0: the same), at once."""
+        for count in (threads, prompt_threads or threads):
+            if not 1 <= count <= 512:
+                raise ValueError(f"{count} threads")
+        lib.llama_set_n_threads(self._context, threads, prompt_threads or threads)
+        self.threads = threads
+
+    def _sweep_threads(self) -> None:
+        """Take the number of threads that writes fastest here and now.
+
+        In a small model waking the other threads costs more than they help with (five times over for the smallest).
+        In a large one the cores always help, and measuring would take long.
+        """
+        full = self.threads
+        if full == 1 or self.context < _SWEEP_TOKENS:
+            return
+        speeds: dict[int, float] = {}
+        for threads in sorted({1, max(1, full // 2), full}):
+            self.set_threads(threads, full)
+            self.bench_generate(2)
+            speeds[threads] = self.bench_generate(_SWEEP_TOKENS)
+        self.set_threads(min(speeds, key=lambda threads: speeds[threads]), full)
+
+    def bench_prompt(self, tokens: int, depth: int = 0) -> float:
+        """Seconds to compute a prompt of ``tokens`` random tokens after ``depth`` others (not timed).
+
+        Raises:
+            QuenchError: ``context_full``; converter.spec.Cancelled after :meth:`interrupt`.
+        """
+        text = self._random_tokens(tokens, depth)
+        start = time.perf_counter()
+        self._feed_or_cancel(text)
+        lib.llama_synchronize(self._context)
+        return time.perf_counter() - start
+
+    def bench_generate(self, tokens: int, depth: int = 0) -> float:
+        """Seconds to compute ``tokens`` random tokens one by one, without sampling, after ``depth`` others."""
+        text = self._random_tokens(tokens, depth)
+        one = (ctypes.c_int32 * 1)()
+        batch = lib.llama_batch_get_one(one, 1)
+        start = time.perf_counter()
+        for token in text:
+            one[0] = token
+            code = lib.llama_decode(self._context, batch)
+            if code != DECODE_OK:
+                self._decode_failed(code)
+            lib.llama_synchronize(self._context)
+        seconds = time.perf_counter() - start
+        self._clear()
+        return seconds
+
+    def _random_tokens(self, tokens: int, depth: int) -> list[int]:
+        """Clear the context, fill ``depth`` of it, and return ``tokens`` random tokens."""
+        if tokens < 1 or depth < 0:
+            raise ValueError(f"{tokens} tokens at depth {depth}")
+        if tokens + depth > self.context:
+            raise QuenchError(
+                "context_full",
+                "The measurement is longer than the model's context.",
+                f"{tokens} tokens after {depth}, the context has {self.context}.",
+                "Choose a smaller depth, or load the model with a larger context.",
+                exit_status=2,
+            )
+        drawn: list[int] = np.random.default_rng(1).integers(0, self.vocabulary, tokens + depth).tolist()
+        self._clear()
+        self._feed_or_cancel(drawn[:depth])
+        return drawn[depth:]
+
+    def _feed_or_cancel(self, tokens: Sequence[int]) -> None:
+        if not self._feed(tokens, self._interrupt.is_set):
+            raise Cancelled
+
+    def memory(self) -> Memory:
+        """True memory of this process now, and the engine's parts of it."""
+        process = hardware.process_memory()
+        weights = int(lib.llama_model_size(self._model))
+        return Memory(process.anonymous, process.share, process.peak, weights, self._kv, self._compute)
+
+    def close(self) -> None:
+        """Free everything native. The object is of no use afterwards; closing twice is no error."""
+        if self._closed:
+            return
+        self._closed = True
+        self._batch.free()
+        lib.llama_free(self._context)
+        lib.llama_model_free(self._model)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _context_full(detail: str) -> QuenchError:
+    return QuenchError(
+        "context_full",
+        "The conversation is longer than the model's context.",
+        detail,
+        "Load the model with a larger context, or start a new conversation.",
+    )
+
+
+__all__ = ["Generated", "Logits", "Model", "Stats", "never"]

@@ -1,0 +1,273 @@
+"""The worker of one loaded model: it answers conversations and scores answers. One request at a time, in order.
+
+``Stop`` and ``Cancel`` act at once, also while a long prompt is computed: the reading thread sees them first and
+interrupts the engine. A request that comes while another one is served waits for its turn.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from app import hardware
+from app.engine import scoring
+from app.engine.model import Generated, Model, Stats
+from app.protocol import (
+    Cancel,
+    Command,
+    Generate,
+    Load,
+    Loaded,
+    Loading,
+    Replied,
+    Score,
+    Scored,
+    Stop,
+    Tokens,
+    failed,
+)
+from app.workers.runtime import Connection, Throttle
+from converter.spec import Cancelled, QuenchError
+
+TOKENS_PER_SECOND = 30
+"""Most Tokens events a second."""
+
+_OUTPUTS = 64  # rows of logits at once; scoring goes in such steps
+_HEARTBEAT = 1.0  # seconds without a Tokens event after which one comes anyway, with the memory
+_LOADING_PER_SECOND = 10
+
+
+def serve(connection: Connection) -> None:
+    """Serve until the parent says Cancel or goes away. Errors of one request are answered, the next one works."""
+    worker = _Worker(connection)
+    connection.intercept(worker.urgent)
+    try:
+        for command in connection.commands():
+            worker.handle(command)
+    finally:
+        worker.close()
+
+
+class _Worker:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._model: Model | None = None
+        self._lock = threading.Lock()
+        self._stopped: set[int] = set()
+        self._current: int | None = None
+
+    def close(self) -> None:
+        if self._model is not None:
+            self._model.close()
+            self._model = None
+
+    # ---- in the reading thread
+
+    def urgent(self, command: Command) -> bool:
+        """Stop and Cancel; True if the command is used up."""
+        if isinstance(command, Stop):
+            with self._lock:
+                self._stopped.add(command.request)
+                if self._current == command.request:
+                    self._interrupt()
+            return True
+        if isinstance(command, Cancel):
+            self._connection.cancelled.set()
+            with self._lock:
+                self._interrupt()
+        return False
+
+    def _interrupt(self) -> None:
+        if self._model is not None:
+            self._model.interrupt()
+
+    # ---- in the serving thread
+
+    def handle(self, command: Command) -> None:
+        if isinstance(command, Load):
+            self._load(command)
+            return
+        if not isinstance(command, (Generate, Score)):
+            raise QuenchError("usage", "The chat worker cannot do this.", type(command).__name__, "", exit_status=2)
+        with self._lock:
+            self._current = command.request
+        try:
+            if isinstance(command, Generate):
+                self._generate(command)
+            else:
+                self._score(command)
+        except QuenchError as error:
+            self._connection.send(failed(error, command.request))
+        except Cancelled:
+            if not self._connection.cancelled.is_set():
+                self._connection.send(failed(_cancelled(), command.request))
+        finally:
+            with self._lock:
+                self._current = None
+                self._stopped.discard(command.request)
+
+    def _load(self, command: Load) -> None:
+        """A model that cannot be loaded ends the worker: there is nothing that it could do without one."""
+        start = time.perf_counter()
+        self.close()
+        throttle = Throttle(_LOADING_PER_SECOND)
+
+        def progress(fraction: float) -> bool:
+            if throttle.ready():
+                self._connection.send(Loading(fraction))
+            return not self._connection.cancelled.is_set()
+
+        model = Model.load(command.path, command.options, progress, outputs=_OUTPUTS)
+        with self._lock:
+            self._model = model
+        seconds = time.perf_counter() - start
+        self._connection.send(Loading(1.0))
+        self._connection.send(
+            Loaded(
+                command.path,
+                model.description,
+                model.parameters,
+                model.context,
+                model.context_trained,
+                model.threads,
+                seconds,
+                model.memory(),
+                model.template is not None,
+                model.defaults,
+            )
+        )
+
+    def _loaded(self) -> Model:
+        if self._model is None:
+            raise QuenchError("not_loaded", "No model is loaded.", "", "Load a model first.", exit_status=2)
+        return self._model
+
+    def _cancelled(self, request: int) -> bool:
+        return request in self._stopped or self._connection.cancelled.is_set()
+
+    def _generate(self, command: Generate) -> None:
+        model = self._loaded()
+        start = time.perf_counter()
+        messages = command.messages
+        if command.continue_last:
+            if not messages or messages[-1].role != "assistant":
+                raise QuenchError("usage", "There is no answer to go on with.", "", "", exit_status=2)
+            prompt = model.prompt_tokens(model.render(messages[:-1]) + messages[-1].content)
+        else:
+            prompt = model.prompt_tokens(model.render(messages))
+        before = time.perf_counter() - start
+        reporter = _Reporter(self._connection, model, command.request)
+        last: Generated | None = None
+        with reporter:
+            for last in model.generate(prompt, command.sampling, cancelled=lambda: self._cancelled(command.request)):
+                reporter.add(last)
+        assert last is not None and last.stats is not None
+        self._connection.send(_replied(command.request, last.stats, before, model))
+
+    def _score(self, command: Score) -> None:
+        model = self._loaded()
+        if (command.write is None) == (command.against is None):
+            raise QuenchError("usage", "Exactly one of write and against is needed.", "", "", exit_status=2)
+        prompt = model.prompt_tokens(model.render(command.messages))
+        answer = model.continuation_tokens(command.answer)
+        blocks = model.answer_logits(prompt, answer, cancelled=lambda: self._cancelled(command.request))
+
+        def text(token: int) -> str:
+            return model.detokenize([token], special=True)
+
+        if command.write is not None:
+            tokens = scoring.write_reference(command.write, answer, blocks, model.vocabulary, text)
+        else:
+            assert command.against is not None
+            tokens = scoring.compare(command.against, answer, blocks, model.vocabulary, text)
+        count = max(1, len(tokens))
+        self._connection.send(
+            Scored(
+                command.request,
+                tokens,
+                sum(token.kld for token in tokens) / count,
+                sum(token.agree for token in tokens) / count if tokens else 1.0,
+                scoring.first_divergence(tokens),
+            )
+        )
+
+
+class _Reporter:
+    """Tokens events of one reply: coalesced, with the live rate, and at least one a second even when none come."""
+
+    def __init__(self, connection: Connection, model: Model, request: int) -> None:
+        self._connection = connection
+        self._model = model
+        self._request = request
+        self._throttle = Throttle(TOKENS_PER_SECOND)
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._text = ""
+        self._tokens = 0
+        self._sent = time.monotonic()
+        self._times: deque[tuple[float, int]] = deque()
+        self._thread = threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_exception: object) -> None:
+        self._done.set()
+        self._thread.join()
+        if self._text:
+            self._send()
+
+    def add(self, step: Generated) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._text += step.text
+            self._tokens = step.tokens
+            self._times.append((now, step.tokens))
+            while now - self._times[0][0] > 1.0 and len(self._times) > 2:
+                self._times.popleft()
+            if self._text and self._throttle.ready():
+                self._send()
+
+    def _heartbeat(self) -> None:
+        while not self._done.wait(_HEARTBEAT / 4):
+            with self._lock:
+                if time.monotonic() - self._sent >= _HEARTBEAT:
+                    self._send()
+
+    def _send(self) -> None:
+        self._sent = time.monotonic()
+        text, self._text = self._text, ""
+        self._connection.send(
+            Tokens(self._request, text, self._tokens, self._rate(), self._model.used, hardware.anonymous_memory())
+        )
+
+    def _rate(self) -> float:
+        if len(self._times) < 2:
+            return 0.0
+        (first, before), (last, after) = self._times[0], self._times[-1]
+        return (after - before) / (last - first) if last > first else 0.0
+
+
+def _replied(request: int, stats: Stats, before: float, model: Model) -> Replied:
+    """``before``: seconds for template and tokens, which a person waits for like for everything else."""
+    computed = stats.prompt_tokens - stats.prompt_reused
+    return Replied(
+        request,
+        stats.stop,
+        stats.tokens,
+        stats.rate,
+        before + stats.first_token,
+        stats.prompt_tokens,
+        stats.prompt_reused,
+        computed / stats.prompt_seconds if stats.prompt_seconds > 0 else 0.0,
+        model.used,
+        model.memory(),
+    )
+
+
+def _cancelled() -> QuenchError:
+    return QuenchError("cancelled", "Stopped.", "", "", exit_status=130)
+
+
+__all__ = ["TOKENS_PER_SECOND", "serve"]

@@ -1,0 +1,140 @@
+"""Files that are not what they should be: words, never a hang. Each in a worker of its own, as in real life."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from app.child import Child
+from app.engine.loading import check_file
+from app.engine.model import Model
+from app.protocol import ChatMessage, Load, Loaded, LoadOptions, Sampling
+from converter.spec import QuenchError
+from tests.workers.small import small_worker
+
+
+def load_in_worker(path):
+    """The error that a person sees after asking a worker for ``path``, or None if it loaded."""
+    with Child("chat") as process:
+        process.send(Load(str(path), LoadOptions(threads=1)))
+        for event in process.events():
+            if isinstance(event, Loaded):
+                return None
+        return process.wait(60).error
+
+
+@pytest.fixture(scope="module")
+def data(pocket_gguf):
+    return pocket_gguf("Q8_0").read_bytes()
+
+
+def replaced(data, key, old, new):
+    """``data`` with the bytes ``old`` right after the metadata key ``key`` replaced."""
+    at = data.index(key.encode()) + len(key)
+    assert data[at : at + len(old)] == old
+    return data[:at] + new + data[at + len(new) :]
+
+
+U32 = struct.pack("<I", 4)
+DAMAGES = {
+    "empty": lambda data: b"",
+    "four bytes": lambda data: data[:4],
+    "header cut": lambda data: data[:40],
+    "vocabulary cut": lambda data: data[:20_000],
+    "half": lambda data: data[: len(data) // 2],
+    "last byte": lambda data: data[:-1],
+    "another magic": lambda data: b"GGML" + data[4:],
+    "version 99": lambda data: data[:4] + struct.pack("<I", 99) + data[8:],
+    "no tensors": lambda data: data[:8] + struct.pack("<Q", 0) + data[16:],
+    "absurd number of tensors": lambda data: data[:8] + struct.pack("<Q", 1 << 60) + data[16:],
+    "no layers": lambda data: replaced(data, "llama.block_count", U32, U32 + struct.pack("<I", 0)),
+    "too many layers": lambda data: replaced(data, "llama.block_count", U32, U32 + struct.pack("<I", 1 << 30)),
+    "no heads": lambda data: replaced(data, "llama.attention.head_count", U32, U32 + struct.pack("<I", 0)),
+    "negative epsilon": lambda data: replaced(
+        data, "llama.attention.layer_norm_rms_epsilon", struct.pack("<I", 6), struct.pack("<If", 6, -1.0)
+    ),
+    "a tensor under another name": lambda data: data.replace(b"output_norm.weight", b"output_nrom.weight"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_an_error_in_words(name, data, tmp_path):
+    path = tmp_path / "damaged ü.gguf"
+    path.write_bytes(DAMAGES[name](data))
+    error = load_in_worker(path)
+    assert error is not None
+    assert error.title
+    assert error.hint
+    assert error.detail
+    # Known damage costs not even the worker; unknown damage may, and is a verdict then.
+    assert error.code != "engine_died"
+    assert error.exit_status == 3
+
+
+def test_damage_that_kills_the_engine_is_a_verdict(data, tmp_path):
+    """Without our own look at the header the engine meets a model of no layers, and stops itself."""
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(DAMAGES["no layers"](data))
+    worker = small_worker(
+        tmp_path,
+        """
+        from app.engine import loading
+        from app.workers import chat
+        loading.check_file = lambda path: None
+        chat.serve(connection)
+        """,
+    )
+    with Child("chat", worker) as process:
+        process.send(Load(str(path), LoadOptions(threads=1)))
+        assert not [event for event in process.events() if isinstance(event, Loaded)]
+        error = process.wait(60).error
+    assert error.code == "engine_died"
+    assert "SIG" in error.detail
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("tokenizer.ggml.eos_token_id", 999_999), ("llama.context_length", 0)], ids=["eos", "context"]
+)
+def test_numbers_that_do_no_harm_are_lived_with(data, tmp_path, key, value):
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(replaced(data, key, U32, U32 + struct.pack("<I", value)))
+    with Model.load(str(path), LoadOptions(threads=1)) as model:
+        tokens = model.prompt_tokens(model.render([ChatMessage("user", "What is the capital of France?")]))
+        steps = model.generate(tokens, Sampling(temperature=0, max_tokens=10))
+        assert "".join(step.text for step in steps).startswith("The capital of France is Paris")
+        assert model.context >= 1024
+
+
+def test_the_engine_says_why(data, tmp_path):
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(DAMAGES["a tensor under another name"](data))
+    error = load_in_worker(path)
+    assert error.code == "load_failed"
+    assert "output_norm.weight" in error.detail
+
+
+def test_an_unknown_architecture_is_named(data, tmp_path):
+    path = tmp_path / "strange.gguf"
+    length = struct.pack("<IQ", 8, 5)
+    changed = replaced(data, "general.architecture", length + b"llama", length + b"krill")
+    path.write_bytes(changed.replace(b"llama.", b"krill."))
+    error = load_in_worker(path)
+    assert error.code == "unsupported_architecture"
+    assert "krill" in error.detail
+
+
+def test_names_with_spaces_and_other_letters_load(data, tmp_path):
+    folder = tmp_path / "mes modèles 模型"
+    folder.mkdir()
+    path = folder / "ein Bär 😀.gguf"
+    path.write_bytes(data)
+    assert load_in_worker(path) is None
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    for path, code in ((tmp_path, "load_failed"), (tmp_path / "nothing.gguf", "not_found")):
+        with pytest.raises(QuenchError) as caught:
+            check_file(str(path))
+        assert caught.value.code == code

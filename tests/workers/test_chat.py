@@ -1,0 +1,294 @@
+"""The chat worker as the window sees it: a real process, real Pocket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from app.child import Child
+from app.protocol import (
+    Cancel,
+    Cancelled,
+    ChatMessage,
+    Convert,
+    Failed,
+    Generate,
+    Load,
+    Loaded,
+    Loading,
+    LoadOptions,
+    Replied,
+    Sampling,
+    Score,
+    Scored,
+    Stop,
+    Tokens,
+)
+from converter.spec import ConversionSpec
+
+GREEDY = Sampling(temperature=0, max_tokens=300)
+STORY = (ChatMessage("user", "Tell me a story about a bear."),)
+FRANCE = (ChatMessage("user", "What is the capital of France?"),)
+LONG = (ChatMessage("user", "bear and lamp " * 4000),)
+
+
+class Chat:
+    """A chat worker with a loaded model."""
+
+    def __init__(self, path, options):
+        self.process = Child("chat")
+        self.events = self.process.events()
+        self.process.send(Load(str(path), options))
+        self.loading = []
+        for event in self.events:
+            if isinstance(event, Loaded):
+                self.loaded = event
+                return
+            self.loading.append(event)
+
+    def send(self, command):
+        self.process.send(command)
+
+    def until(self, *kinds):
+        """Events up to the first one of these kinds, which is the last of the list."""
+        seen = []
+        for event in self.events:
+            seen.append(event)
+            if isinstance(event, kinds):
+                return seen
+        raise AssertionError(f"the worker ended: {self.process.wait(10)} after {seen}")
+
+    def reply(self, request, messages, sampling=GREEDY, **options):
+        """(text, Tokens events, the end)."""
+        self.send(Generate(request, messages, sampling, **options))
+        *tokens, end = self.until(Replied, Failed)
+        return "".join(event.text for event in tokens), tokens, end
+
+
+@pytest.fixture
+def start(pocket_gguf):
+    """``start(options)``: chat workers that are ended after the test."""
+    chats = []
+
+    def make(options=None, type_name="Q8_0"):
+        chat = Chat(pocket_gguf(type_name), options or LoadOptions(threads=1))
+        chats.append(chat)
+        return chat
+
+    yield make
+    for chat in chats:
+        chat.process.kill()
+        chat.process.close()
+
+
+def test_loads_answers_and_leaves(start):
+    chat = start()
+    assert all(isinstance(event, Loading) for event in chat.loading)
+    assert chat.loading[-1].fraction == 1.0
+    assert chat.loaded.parameters == 5_246_208
+    assert chat.loaded.context == 1024
+    assert chat.loaded.has_template
+    assert chat.loaded.memory.anonymous > 0
+    text, tokens, end = chat.reply(7, FRANCE)
+    assert text == "The capital of France is Paris."
+    assert end.stop == "end"
+    assert end.tokens == tokens[-1].tokens == 10
+    assert {event.request for event in [*tokens, end]} == {7}
+    assert end.prompt_tokens == 16
+    assert end.context_used == 26
+    assert 0 < end.first_token < 10
+    assert end.tokens_per_second > 0
+    chat.send(Cancel())
+    assert list(chat.events) == [Cancelled()]
+    assert chat.process.wait(10).cancelled
+
+
+def test_tokens_are_coalesced_and_carry_live_figures(start):
+    chat = start()
+    begin = time.monotonic()
+    text, tokens, end = chat.reply(1, STORY)
+    seconds = time.monotonic() - begin
+    assert text.startswith("Once upon a time")
+    assert end.tokens > 40
+    assert len(tokens) <= 30 * seconds + 2
+    assert [event.tokens for event in tokens] == sorted(event.tokens for event in tokens)
+    assert tokens[-1].rate > 0
+    assert tokens[-1].memory > 1 << 20
+    assert tokens[-1].context_used <= end.context_used
+
+
+def test_the_second_turn_reuses_the_first(start):
+    chat = start()
+    text, _, first = chat.reply(1, STORY)
+    _, _, second = chat.reply(2, (*STORY, ChatMessage("assistant", text), ChatMessage("user", "Thanks!")))
+    assert second.prompt_reused >= first.prompt_tokens
+    assert second.prompt_reused + 30 > second.prompt_tokens
+
+
+def test_continuing_the_last_answer_goes_on_where_it_stopped(start):
+    chat = start()
+    full, _, _ = chat.reply(1, STORY)
+    begun = full[: full.index(",")]
+    rest, _, _ = chat.reply(2, (*STORY, ChatMessage("assistant", begun)), continue_last=True)
+    assert begun + rest == full
+    _, _, end = chat.reply(3, STORY, continue_last=True)
+    assert end.code == "usage"
+
+
+def test_stop_ends_a_reply_at_once(start):
+    chat = start(LoadOptions(threads=1, context=16384))
+    endless = Sampling(temperature=100, top_k=0, top_p=1, min_p=0, seed=1, max_tokens=100_000)
+    delays = []
+    for request in (1, 2, 3):
+        chat.send(Generate(request, STORY, endless))
+        chat.until(Tokens)
+        begin = time.monotonic()
+        chat.send(Stop(request))
+        end = chat.until(Replied)[-1]
+        delays.append(time.monotonic() - begin)
+        assert end.stop == "cancelled"
+        assert end.request == request
+    assert min(delays) < 0.2
+    assert chat.reply(4, FRANCE)[0] == "The capital of France is Paris."
+
+
+def test_stop_ends_a_long_prompt_at_once_and_the_heartbeat_goes_on(start):
+    chat = start(LoadOptions(threads=1, context=32768))
+    delays = []
+    for request in (1, 2):
+        chat.send(Generate(request, LONG, GREEDY))
+        beat = chat.until(Tokens)[-1]
+        assert beat.text == ""
+        assert beat.tokens == 0
+        assert beat.memory > 0
+        begin = time.monotonic()
+        chat.send(Stop(request))
+        end = chat.until(Replied)[-1]
+        delays.append(time.monotonic() - begin)
+        assert (end.stop, end.tokens) == ("cancelled", 0)
+    assert min(delays) < 0.2
+
+
+def test_requests_wait_for_their_turn_and_waiting_ones_can_be_stopped(start):
+    chat = start()
+    for request in (1, 2, 3):
+        chat.send(Generate(request, STORY if request == 1 else FRANCE, GREEDY))
+    chat.send(Stop(2))
+    ends = [chat.until(Replied)[-1] for _ in range(3)]
+    assert [end.request for end in ends] == [1, 2, 3]
+    assert [end.stop for end in ends] == ["end", "cancelled", "end"]
+    assert ends[1].tokens == 0
+
+
+def test_cancel_in_the_middle_of_a_reply_ends_the_worker(start):
+    chat = start(LoadOptions(threads=1, context=32768))
+    chat.send(Generate(1, LONG, GREEDY))
+    chat.until(Tokens)
+    begin = time.monotonic()
+    chat.send(Cancel())
+    assert isinstance(list(chat.events)[-1], Cancelled)
+    assert chat.process.wait(10).cancelled
+    assert time.monotonic() - begin < 3
+
+
+def test_a_failed_request_is_answered_and_the_next_one_works(start):
+    chat = start()
+    _, _, end = chat.reply(1, LONG)
+    assert isinstance(end, Failed)
+    assert (end.request, end.code) == (1, "context_full")
+    assert "1024" in end.detail
+    _, _, end = chat.reply(2, FRANCE, Sampling(top_p=7))
+    assert (end.request, end.code) == (2, "bad_sampling")
+    assert chat.reply(3, FRANCE)[0] == "The capital of France is Paris."
+
+
+def test_seeds_repeat(start):
+    chat = start()
+    hot = Sampling(temperature=1.5, seed=5, max_tokens=40, top_k=0, top_p=1, min_p=0)
+    assert chat.reply(1, STORY, hot)[0] == chat.reply(2, STORY, hot)[0]
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGABRT, "SIGABRT")])
+def test_a_killed_worker_is_a_verdict(start, number, word):
+    chat = start()
+    chat.send(Generate(1, STORY, GREEDY))
+    chat.until(Tokens)
+    os.kill(chat.process.pid, number)
+    assert all(isinstance(event, Tokens) for event in chat.events)
+    error = chat.process.wait(10).error
+    assert error.code == "engine_died"
+    assert word in error.detail
+    assert error.exit_status == 5
+
+
+def test_before_loading_only_an_error_comes_and_other_jobs_are_refused(pocket):
+    with Child("chat") as process:
+        process.send(Generate(1, FRANCE, GREEDY))
+        events = process.events()
+        assert next(events).code == "not_loaded"
+        process.send(Convert(ConversionSpec(str(pocket), "x", ("F16",))))
+        assert [event.code for event in events] == ["usage"]
+
+
+def test_a_file_that_cannot_be_loaded_ends_the_worker_with_the_reason(tmp_path):
+    path = tmp_path / "no model.gguf"
+    path.write_text("hello, this is no model at all")
+    with Child("chat") as process:
+        process.send(Load(str(path)))
+        events = list(process.events())
+        error = process.wait(10).error
+    assert [event.code for event in events] == ["not_gguf"]
+    assert error.code == "not_gguf"
+    assert error.exit_status == 3
+
+
+def test_another_model_can_be_loaded_into_the_same_worker(start, pocket_gguf):
+    chat = start()
+    chat.send(Load(str(pocket_gguf("F16")), LoadOptions(threads=1)))
+    assert "F16" in chat.until(Loaded)[-1].description
+    assert chat.reply(1, FRANCE)[0] == "The capital of France is Paris."
+
+
+def test_an_answer_is_scored_against_the_reference(start, tmp_path):
+    answer = "The capital of France is Paris."
+    path = str(tmp_path / "reference.bin")
+    reference, candidate = start(type_name="F16"), start(type_name="Q8_0")
+    reference.send(Score(1, FRANCE, answer, write=path))
+    own = reference.until(Scored, Failed)[-1]
+    assert "".join(token.text for token in own.tokens) == answer
+    assert (own.mean_kld, own.top1, own.first_divergence) == (0, 1, -1)
+    assert all(token.probability > 0.5 for token in own.tokens)
+
+    reference.send(Score(2, FRANCE, answer, against=path))
+    same = reference.until(Scored, Failed)[-1]
+    assert same.mean_kld < 1e-6
+
+    candidate.send(Score(3, FRANCE, answer, against=path))
+    other = candidate.until(Scored, Failed)[-1]
+    assert 1e-9 < other.mean_kld < 0.01
+    assert other.mean_kld == pytest.approx(sum(token.kld for token in other.tokens) / len(other.tokens))
+    for token, mine in zip(other.tokens, own.tokens, strict=True):
+        assert token.reference_top[0].text == mine.top[0].text
+        assert token.reference_top[0].probability == pytest.approx(mine.top[0].probability, rel=1e-6)
+
+    candidate.send(Score(4, FRANCE, "It is Madrid.", against=path))
+    assert candidate.until(Scored, Failed)[-1].code == "different_tokens"
+    candidate.send(Score(5, FRANCE, "x", write=path, against=path))
+    assert candidate.until(Scored, Failed)[-1].code == "usage"
+
+
+def test_scoring_in_steps_is_scoring_at_once(start, tmp_path):
+    """An answer longer than one step of logits; the reference of itself is then still itself."""
+    chat = start()
+    text, _, end = chat.reply(1, STORY)
+    assert end.tokens > 64
+    path = str(tmp_path / "reference.bin")
+    chat.send(Score(2, STORY, text, write=path))
+    own = chat.until(Scored, Failed)[-1]
+    assert "".join(token.text for token in own.tokens) == text
+    assert sum(token.top[0].text == token.text for token in own.tokens) > 0.95 * len(own.tokens)
+    chat.send(Score(3, STORY, text, against=path))
+    assert chat.until(Scored, Failed)[-1].mean_kld < 1e-6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -11,13 +11,17 @@ from converter.sources.types import BY_NAME
 from converter.spec import QuenchError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy.typing as npt
 
     from converter.sources.files import ByteFile
 
 # Bytes read at once while widening: stays in the second-level cache between the read and the conversion.
 _PIECE = 1 << 20
-_PLAIN = {"F32", "F16", "BF16", "F64"}
+_PLAIN = frozenset({"F32", "F64"})
+
+T = TypeVar("T", np.float32, np.uint8)
 
 
 class FileTensor(SourceTensor):
@@ -65,45 +69,51 @@ class FileTensor(SourceTensor):
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         self._check(start, stop)
-        if self._heads and len(self.shape) == 1:
-            return self._widened(0, 1)[:, self._row_order(0, self.n_cols, self.n_cols)]
-        if self._heads:
-            first, last, order = self._head_blocks(start, stop)
-            return self._widened(first, last)[order - first]
-        return self._widened(start, stop)
+        if not self._heads:
+            return self._widened(start, stop)
+        if len(self.shape) == 1:
+            return self._paired_elements(self._widened(0, 1).reshape(-1, 1)).reshape(1, -1)[start:stop]
+        return self._paired_rows(start, stop, self._widened, np.float32, self.n_cols)
 
     def raw(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         if self._stored == "F64":
             return self.rows(start, stop).view(np.uint8)
         self._check(start, stop)
-        if self._heads and len(self.shape) == 1:
-            item = BY_NAME[self._stored].bytes
-            order = self._row_order(0, self.n_cols, self.n_cols)
-            return self._bytes(0, 1).reshape(self.n_cols, item)[order].reshape(1, -1)
-        if self._heads:
-            first, last, order = self._head_blocks(start, stop)
-            return self._bytes(first, last)[order - first]
-        return self._bytes(start, stop)
+        if not self._heads:
+            return self._bytes(start, stop)
+        if len(self.shape) == 1:
+            items = self._bytes(0, 1).reshape(self.n_cols, -1)
+            return self._paired_elements(items).reshape(1, -1)[start:stop]
+        return self._paired_rows(start, stop, self._bytes, np.uint8, self._stored_row_bytes)
 
     def _check(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.n_rows:
             raise IndexError(f"rows {start}:{stop} of {self.name}, which has {self.n_rows}")
 
-    def _row_order(self, start: int, stop: int, total: int) -> npt.NDArray[np.int64]:
-        """Stored index for each output index ``start`` to ``stop`` of ``total``."""
-        per_head = total // self._heads
-        index = np.arange(start, stop)
-        head, inside = np.divmod(index, per_head)
-        pair, half = np.divmod(inside, 2)
-        order: npt.NDArray[np.int64] = head * per_head + half * (per_head // 2) + pair
-        return order
+    def _paired_elements(self, items: npt.NDArray[T]) -> npt.NDArray[T]:
+        """A bias, one element a row, from halves to pairs."""
+        halves = items.reshape(self._heads, 2, self.n_cols // self._heads // 2, -1)
+        return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(items.shape)
 
-    def _head_blocks(self, start: int, stop: int) -> tuple[int, int, npt.NDArray[np.int64]]:
-        """The whole heads that hold output rows ``start`` to ``stop``, and where in them."""
+    def _paired_rows(
+        self, start: int, stop: int, read: Callable[[int, int], npt.NDArray[T]], dtype: type[T], width: int
+    ) -> npt.NDArray[T]:
+        """Output rows ``start`` to ``stop``: in each head that they touch, two runs of stored rows, interleaved."""
         per_head = self.n_rows // self._heads
-        first = start // per_head * per_head
-        last = -(-stop // per_head) * per_head
-        return first, last, self._row_order(start, stop, self.n_rows)
+        # Whole pairs, of which the first and the last may be asked for by half.
+        begin, end = start // 2 * 2, -(-stop // 2) * 2
+        out = np.empty((end - begin, width), dtype)
+        position = begin
+        while position < end:
+            head, inside = divmod(position, per_head)
+            until = min(end, (head + 1) * per_head)
+            pairs = (until - position) // 2
+            target = out[position - begin : until - begin].reshape(pairs, 2, width)
+            for half in (0, 1):
+                first = head * per_head + half * (per_head // 2) + inside // 2
+                target[:, half] = read(first, first + pairs)
+            position = until
+        return out[start - begin : stop - begin]
 
     def _bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         out = np.empty((stop - start, self._stored_row_bytes), np.uint8)
@@ -127,12 +137,7 @@ class FileTensor(SourceTensor):
         return out
 
     def _widen(self, blocks: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]) -> None:
-        if self._stored == "BF16":
-            # A bfloat16 is the upper half of a float32.
-            np.left_shift(blocks.view("<u2"), 16, out=out.view(np.uint32), dtype=np.uint32)
-        elif self._stored == "F16":
-            out[:] = blocks.view("<f2")
-        elif self._stored == "F64":
+        if self._stored == "F64":
             with np.errstate(over="ignore"):  # beyond float32 becomes infinite, as in any cast
                 out[:] = blocks.view("<f8")
         else:
@@ -152,10 +157,10 @@ class FileTensor(SourceTensor):
             kernels.dequantize(self._stored, blocks, self.n_cols, out=out)
         except kernels.KernelError as error:
             raise QuenchError(
-                "bad_weights",
-                "The weights cannot be read as numbers.",
+                "kernels_failed",
+                "The bundled library for reading weights does not work.",
                 f"{self.source_name} in {self.source_file}: {error}",
-                "Download or convert the file again.",
+                "Run 'quench kernels selftest', or install Quench again.",
             ) from error
 
 

@@ -13,8 +13,12 @@ from typing import Any
 
 import msgspec
 
+import resources
 from app import paths
 from converter.spec import ModelInfo, QuenchError
+
+BUNDLED = "Pocket"
+"""The name of the model that comes with Quench; its folder is written small."""
 
 MAX_DEPTH = 6
 MAX_ENTRIES = 200_000
@@ -122,7 +126,7 @@ def describe(path: str | Path) -> ModelInfo:
 
     try:
         with converter.open_model(path) as model:
-            return shorten(model.info)
+            return msgspec.structs.replace(shorten(model.info), path=str(path))
     except QuenchError as error:
         return broken(path, error)
     except OSError as error:
@@ -177,10 +181,17 @@ def type_label(info: ModelInfo) -> str:
 
 def base_name(info: ModelInfo) -> str:
     """The name that files made from one model share: the model's own, without type and part number."""
-    name = info.name or Path(info.path).stem
+    path = Path(info.path)
+    if path == resources.path("pocket"):
+        return BUNDLED
+    repository = path.parent.parent.name
+    if info.kind == "hf" and path.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.split("--")[-1]  # in the cache the folder itself is called like a commit
+    name = info.name or path.stem
     name = _PART.sub("", name + ".gguf").removesuffix(".gguf")
     found = _TYPE_IN_NAME.search(name)
-    return (name[: found.start()] if found else name).strip(" -_.") or name
+    name = (name[: found.start()] if found else name).strip(" -_.") or name
+    return BUNDLED if name.lower() == BUNDLED.lower() else name
 
 
 def in_folder(path: str, folders: Iterable[str]) -> bool:

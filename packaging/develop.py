@@ -39,6 +39,9 @@ QT_LIBRARIES = {
     "libgomp.so.1": "libgomp1",
 }
 
+# A virtual screen, and the mouse and keyboard on it.
+TEST_PROGRAMS = {"Xvfb": "xvfb", "xdotool": "xdotool"}
+
 # llama.cpp's shared libraries only: its multimodal library, tools, server and tests are not used.
 ENGINE_CMAKE = (
     "-DLLAVA_BUILD=OFF",
@@ -75,8 +78,8 @@ def install_system_packages(tests: bool) -> None:
     wanted = missing_libraries()
     if not any(Path("/usr/share/fonts").rglob("*.[to]tf")):
         wanted.append("fonts-dejavu-core")
-    if tests and shutil.which("Xvfb") is None:
-        wanted.append("xvfb")
+    if tests:
+        wanted += [package for program, package in TEST_PROGRAMS.items() if shutil.which(program) is None]
     if not wanted:
         return
     if shutil.which("apt-get") is None:

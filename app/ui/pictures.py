@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QEventLoop, QTimer
+from PySide6.QtCore import QCoreApplication, QEvent, QEventLoop, QTimer
 from PySide6.QtWidgets import QWidget
 
 import resources
@@ -62,7 +62,7 @@ def take(folder: Path, models: list[str], questions: list[str]) -> list[Path]:
     context.library.rescan()
     shots: list[Path] = []
     try:
-        for key, prepare in _scenes(models, questions).items():
+        for key, prepare in _scenes(context, models, questions).items():
             page = window.page(key)
             window.show_page(key)
             prepare(page)
@@ -78,24 +78,25 @@ def take(folder: Path, models: list[str], questions: list[str]) -> list[Path]:
             window.resize(*SIZES[""])
     finally:
         window.close()
+        window.deleteLater()
+        QCoreApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete.value)
         context.close()
-        _settle()
     return shots
 
 
-def _scenes(models: list[str], questions: list[str]) -> dict[str, Callable[[Any], None]]:
+def _scenes(context: Any, models: list[str], questions: list[str]) -> dict[str, Callable[[Any], None]]:
     """What each page should show: a function that brings it there and returns when it is."""
     reference, small = models[0], models[-1]
     middle = next((path for path in models if "Q4_K_M" in path), models[len(models) // 2])
 
     def library(page: Any) -> None:
         wanted = set(models)
-        _until(lambda: wanted <= {entry.path for entry in page.context.library.entries}, "the library lists the models")
+        _until(lambda: wanted <= {entry.path for entry in context.library.entries}, "the library lists the models")
         page.select(middle)
 
     def convert(page: Any) -> None:
         page.receive({"source": str(resources.path("pocket")), "types": ["Q8_0", "Q4_K_M", "Q2_K"]})
-        _until(lambda: page.convert_button.isEnabled(), "the plan is made")
+        _until(page.convert_button.isEnabled, "the plan is made")
         page.convert_button.click()
         _until(lambda: page.job is not None and not page.job.is_active, "the conversion is done")
 

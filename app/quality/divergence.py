@@ -1,0 +1,327 @@
+"""How far a candidate's next-token odds are from a reference's: numpy alone, streaming over windows.
+
+Logits go in a window at a time and are never kept; five numbers a scored token stay (40 bytes), so that quantiles are
+exact and every error can respect that the tokens of one window go together. All divergences are in nats.
+
+Conventions (they are llama-perplexity's, so that figures can be set beside its own):
+
+- a window of ``n`` tokens is scored in its second half: the logits of positions ``n // 2 .. n - 2`` predict the tokens
+  ``n // 2 + 1 .. n - 1``, which is 255 of 512;
+- perplexity is ``exp(mean nll)`` and its error ``ppl * sqrt((E[nll^2] - E[nll]^2) / (N - 1))``, as if tokens were
+  independent, so that it equals the figure that the tool prints;
+- KL is ``sum p_ref (ln p_ref - ln p_cand)`` over the whole vocabulary, nothing clipped or rounded to 16 bits.
+
+Errors of everything that compares (ln ratio, KL, top-1, delta-p) do not pretend that tokens are independent: they are
+the cluster-robust ("sandwich") error of a mean, with the windows as clusters (Liang and Zeger 1986; factor G/(G-1)),
+and never less than the independent-token error, since few clusters can underestimate by luck. Quantiles get the
+standard deviation over a bootstrap of whole windows. With fewer than ``MIN_CLUSTERS`` windows, each is cut into equal
+runs of tokens so that there are enough clusters to speak of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from app.protocol import HISTOGRAM_EDGES, Estimate, Kld, SliceQuality
+from converter.spec import QuenchError
+
+Floats = npt.NDArray[np.float64]
+Logits = npt.NDArray[np.float32]
+Tokens = npt.NDArray[np.int64]
+
+BLOCK_ELEMENTS = 1 << 18
+"""Logits worked on at once: 1 MiB of float32, so that a block stays in the processor's cache."""
+
+MIN_CLUSTERS = 8
+POSITION_PARTS = 8
+QUANTILES = (0.5, 0.95, 0.99, 0.999)
+BOOTSTRAP_ELEMENTS = 1 << 22
+
+
+def first_scored(context: int) -> int:
+    """The position whose logits are the first to be scored in a window of ``context`` tokens."""
+    return context // 2
+
+
+def scored_per_window(context: int) -> int:
+    """How many tokens of a window count: 255 of 512."""
+    return context - 1 - first_scored(context)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Logits of some positions made ready for comparing: shapes ``(n, vocabulary)`` and ``(n,)``.
+
+    ``log_sum`` is ln(sum(exp(logits))), ``top`` the most likely token, ``nll`` the right token's -ln(probability).
+    """
+
+    logits: Logits
+    log_sum: Floats
+    top: Tokens
+    nll: Floats
+
+
+@dataclass(frozen=True)
+class TokenValues:
+    """What is kept of each scored token of one window, arrays of shape ``(n,)``.
+
+    ``dp`` is the right token's probability under the candidate less that under the reference.
+    """
+
+    reference_nll: Floats
+    nll: Floats
+    kld: Floats
+    agree: npt.NDArray[np.bool_]
+    dp: Floats
+
+    def __len__(self) -> int:
+        return len(self.nll)
+
+
+def _blocks(rows: int, columns: int) -> list[slice]:
+    step = max(1, BLOCK_ELEMENTS // max(1, columns))
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def score(logits: Logits, targets: Sequence[int] | Tokens, *, keep: bool = True) -> Rows:
+    """Log-softmax facts of ``logits`` (n, vocabulary) whose right next tokens are ``targets`` (n,).
+
+    exp in float32, sums in float64. With ``keep`` the logits are copied, else the array is referenced (an engine's
+    view that lives until its next decode). Raises QuenchError ``not_finite`` if the model's output is not numbers.
+    """
+    right = np.asarray(targets, dtype=np.int64)
+    if logits.ndim != 2 or right.shape != (logits.shape[0],):
+        raise ValueError(f"logits {logits.shape} do not go with {right.shape} targets")
+    rows = logits.shape[0]
+    log_sum = np.empty(rows, dtype=np.float64)
+    top = np.empty(rows, dtype=np.int64)
+    for part in _blocks(*logits.shape):
+        block = logits[part]
+        top[part] = block.argmax(axis=1)
+        peak = block[np.arange(len(block)), top[part]]
+        total = np.exp(block - peak[:, None]).sum(axis=1, dtype=np.float64)
+        log_sum[part] = peak + np.log(total)
+    if not np.isfinite(log_sum).all():
+        raise QuenchError(
+            "not_finite",
+            "The model's output is not numbers.",
+            f"{int((~np.isfinite(log_sum)).sum())} of {rows} scored positions gave infinity or NaN.",
+            "The file is damaged or was made by a faulty conversion: make or download it again.",
+        )
+    nll = log_sum - logits[np.arange(rows), right]
+    return Rows(logits.copy() if keep else logits, log_sum, top, nll)
+
+
+def compare(reference: Rows, candidate: Rows) -> TokenValues:
+    """Per-token divergence of ``candidate`` from ``reference`` at the same positions.
+
+    With a and b the logits less their row's greatest, KL = sum(exp(a) (a - b)) / sum(exp(a)) - (ln sum(exp(a)) -
+    ln sum(exp(b))): a shift that all logits of a row share costs no digits, and dividing by the same sum cancels the
+    rounding of float32. What rounding leaves below zero is lifted to zero.
+    """
+    if reference.logits.shape != candidate.logits.shape:
+        raise ValueError(f"logits of shape {candidate.logits.shape} against {reference.logits.shape}")
+    kld = np.empty(len(reference.nll), dtype=np.float64)
+    for part in _blocks(*reference.logits.shape):
+        shifted, log_sum = _shifted(reference, part)
+        other, other_log_sum = _shifted(candidate, part)
+        weight = np.exp(shifted)
+        total = weight.sum(axis=1, dtype=np.float64)
+        np.subtract(shifted, other, out=shifted)
+        weight *= shifted
+        kld[part] = weight.sum(axis=1, dtype=np.float64) / total - (log_sum - other_log_sum)
+    return TokenValues(
+        reference_nll=reference.nll,
+        nll=candidate.nll,
+        kld=np.maximum(kld, 0.0),
+        agree=reference.top == candidate.top,
+        dp=np.exp(-candidate.nll) - np.exp(-reference.nll),
+    )
+
+
+def _shifted(rows: Rows, part: slice) -> tuple[Logits, Floats]:
+    """Logits of a block less the greatest of each row, and ln(sum(exp)) of these."""
+    block = rows.logits[part]
+    peak = block[np.arange(len(block)), rows.top[part]]
+    return block - peak[:, None], rows.log_sum[part] - peak
+
+
+def same(reference: Rows) -> TokenValues:
+    """The reference compared with itself: its own perplexity beside zero divergence."""
+    zero = np.zeros(len(reference.nll), dtype=np.float64)
+    return TokenValues(reference.nll, reference.nll, zero, np.ones(len(zero), dtype=np.bool_), zero)
+
+
+# ---- statistics ------------------------------------------------------------------------------------------------
+
+
+def token_error(values: Floats) -> float:
+    """Standard error of a mean as if all values were independent, by llama-perplexity's formula."""
+    n = len(values)
+    if n < 2:
+        return 0.0
+    spread = float(np.mean(values * values) - np.mean(values) ** 2)
+    return math.sqrt(max(0.0, spread) / (n - 1))
+
+
+def cluster_starts(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Where each cluster begins in the concatenation of windows of these lengths (see the module's text)."""
+    parts = 1 if len(lengths) >= MIN_CLUSTERS else -(-MIN_CLUSTERS // max(1, len(lengths)))
+    starts: list[int] = []
+    at = 0
+    for length in lengths:
+        cuts = {at + length * part // parts for part in range(parts)}
+        starts.extend(sorted(cuts) if length else [])
+        at += length
+    return np.asarray(starts, dtype=np.int64)
+
+
+def mean_estimate(values: Floats, starts: npt.NDArray[np.int64]) -> Estimate:
+    """Mean and the larger of its cluster-robust and independent-token standard error."""
+    n = len(values)
+    mean = float(np.mean(values))
+    groups = len(starts)
+    clustered = 0.0
+    if groups > 1:
+        sums = np.add.reduceat(values - mean, starts)
+        clustered = math.sqrt(groups / (groups - 1) * float(np.sum(sums * sums))) / n
+    return Estimate(mean, max(clustered, token_error(values)))
+
+
+def quantile_estimates(values: Floats, starts: npt.NDArray[np.int64], replicates: int) -> list[Estimate]:
+    """``QUANTILES`` and the maximum of ``values``, with errors from ``replicates`` resamples of whole clusters.
+
+    The sample is sorted once; a resample only changes how often each cluster's values count. The random numbers are
+    seeded, so that the same values always give the same errors.
+    """
+    n, groups = len(values), len(starts)
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    exact = [float(np.quantile(ordered, q)) for q in QUANTILES] + [float(ordered[-1])]
+    if groups < 2 or replicates < 2:
+        return [Estimate(value, 0.0) for value in exact]
+    cluster = (np.searchsorted(starts, np.arange(n), side="right") - 1)[order]
+    random = np.random.default_rng(512)
+    times = random.multinomial(groups, np.full(groups, 1.0 / groups), size=replicates).astype(np.int32)
+    drawn = np.empty((replicates, len(exact)), dtype=np.float64)
+    step = max(1, BOOTSTRAP_ELEMENTS // n)
+    for start in range(0, replicates, step):
+        counts = np.cumsum(times[start : start + step][:, cluster], axis=1)
+        total = counts[:, -1]
+        for column, q in enumerate(QUANTILES):
+            position = (counts <= (q * (total - 1))[:, None]).sum(axis=1)
+            drawn[start : start + step, column] = ordered[position]
+        drawn[start : start + step, -1] = ordered[(counts < total[:, None]).sum(axis=1)]
+    errors = drawn.std(axis=0, ddof=1)
+    return [Estimate(value, float(error)) for value, error in zip(exact, errors, strict=True)]
+
+
+def perplexity_estimate(nll: Floats) -> Estimate:
+    """Perplexity and its error as llama-perplexity prints them."""
+    value = math.exp(float(np.mean(nll)))
+    return Estimate(value, value * token_error(nll))
+
+
+def root_mean_square(values: Floats, starts: npt.NDArray[np.int64]) -> Estimate:
+    """sqrt(mean(values^2)) and its error by propagation through the square root."""
+    square = mean_estimate(values * values, starts)
+    value = math.sqrt(square.value)
+    return Estimate(value, 0.5 * square.error / value if value > 0 else 0.0)
+
+
+def histogram(kld: Floats) -> tuple[int, ...]:
+    """Counts of log10(kld) between ``HISTOGRAM_EDGES``; what lies outside, zeros too, goes into the outer bins."""
+    low, high = HISTOGRAM_EDGES[0], HISTOGRAM_EDGES[-1]
+    logs = np.log10(np.maximum(kld, 10.0**low))
+    counts, _ = np.histogram(np.clip(logs, low, high), bins=np.asarray(HISTOGRAM_EDGES))
+    return tuple(int(count) for count in counts)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All figures of one candidate over the windows seen so far; fields as in ``CandidateQuality``."""
+
+    tokens: int
+    windows: int
+    perplexity: Estimate
+    ln_ratio: Estimate
+    kld: Kld
+    top1: Estimate
+    rms_dp: Estimate
+    slices: dict[str, SliceQuality]
+    histogram: tuple[int, ...]
+    by_position: tuple[float, ...]
+
+
+class Divergence:
+    """Gathers :class:`TokenValues` window by window; :meth:`summary` may be asked at any time."""
+
+    def __init__(self) -> None:
+        self._windows: list[tuple[str, TokenValues]] = []
+        self._last: tuple[int, int, Summary] | None = None
+
+    @property
+    def windows(self) -> int:
+        return len(self._windows)
+
+    def add(self, name: str, values: TokenValues) -> None:
+        """One more window of the slice ``name``. Windows without a scored token are not counted."""
+        if len(values):
+            self._windows.append((name, values))
+
+    def summary(self, replicates: int = 256) -> Summary:
+        """Figures so far. ``replicates`` is how many bootstrap samples the quantiles' errors are worth."""
+        if not self._windows:
+            raise ValueError("no window was scored yet")
+        if self._last is None or self._last[:2] != (self.windows, replicates):
+            self._last = (self.windows, replicates, self._summary(replicates))
+        return self._last[2]
+
+    def _summary(self, replicates: int) -> Summary:
+        windows = [values for _, values in self._windows]
+        starts = cluster_starts([len(values) for values in windows])
+        nll, kld, dp = (_joined(windows, field) for field in ("nll", "kld", "dp"))
+        quantiles = quantile_estimates(kld, starts, replicates)
+        return Summary(
+            tokens=len(nll),
+            windows=len(windows),
+            perplexity=perplexity_estimate(nll),
+            ln_ratio=mean_estimate(nll - _joined(windows, "reference_nll"), starts),
+            kld=Kld(mean_estimate(kld, starts), *quantiles),
+            top1=mean_estimate(_joined(windows, "agree"), starts),
+            rms_dp=root_mean_square(dp, starts),
+            slices={name: self._slice(name) for name in dict.fromkeys(name for name, _ in self._windows)},
+            histogram=histogram(kld),
+            by_position=_by_position(windows),
+        )
+
+    def _slice(self, name: str) -> SliceQuality:
+        windows = [values for label, values in self._windows if label == name]
+        starts = cluster_starts([len(values) for values in windows])
+        nll = _joined(windows, "nll")
+        return SliceQuality(
+            tokens=len(nll),
+            perplexity=perplexity_estimate(nll),
+            kld=mean_estimate(_joined(windows, "kld"), starts),
+            top1=mean_estimate(_joined(windows, "agree"), starts),
+        )
+
+
+def _joined(windows: Sequence[TokenValues], field: str) -> Floats:
+    return np.concatenate([getattr(values, field) for values in windows]).astype(np.float64, copy=False)
+
+
+def _by_position(windows: Sequence[TokenValues]) -> tuple[float, ...]:
+    """Mean KL in equal parts of the scored half; windows of all lengths count by their relative position."""
+    sums = np.zeros(POSITION_PARTS)
+    counts = np.zeros(POSITION_PARTS)
+    for values in windows:
+        part = np.arange(len(values)) * POSITION_PARTS // len(values)
+        sums += np.bincount(part, weights=values.kld, minlength=POSITION_PARTS)
+        counts += np.bincount(part, minlength=POSITION_PARTS)
+    return tuple(float(value) for value in sums / np.maximum(counts, 1))

@@ -1,0 +1,464 @@
+"""One HTML file that shows whether the quantized models are still good, and its JSON twin.
+
+The page needs nothing beside itself: styles and charts are inside, light or dark follows the reader's system, and it
+prints. Everything that came from a model, a file name or a person is escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+
+from app.protocol import HISTOGRAM_EDGES, BenchResult, CandidateQuality, Estimate, ModelBench, QualityResult, SpeedPoint
+from app.quality import numbers, svg
+from converter.spec import OutputDone
+from resources import path as resource
+
+VERDICTS = {"pass": ("good", "✓", "Pass"), "review": ("warn", "?", "Review"), "fail": ("bad", "✕", "Fail")}
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What one model (by name) answered to a question."""
+
+    model: str
+    text: str
+    tokens_per_second: float = 0.0
+
+
+class Answers(msgspec.Struct, frozen=True):
+    """One question and every model's answer to it, the reference's first."""
+
+    question: str
+    replies: tuple[Reply, ...]
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """Where the figures come from: lines such as ``("Processor", "...")`` for the foot of the report."""
+
+    lines: tuple[tuple[str, str], ...] = ()
+    date: str = ""
+
+
+def document(
+    result: QualityResult,
+    bench: BenchResult | None = None,
+    answers: Sequence[Answers] = (),
+    outputs: Sequence[OutputDone] = (),
+    facts: Facts | None = None,
+) -> dict[str, Any]:
+    """The same data as :func:`render` shows, ready for ``json.dumps``."""
+    return {
+        "quality": msgspec.to_builtins(result),
+        "bench": msgspec.to_builtins(bench),
+        "answers": msgspec.to_builtins(list(answers)),
+        "outputs": msgspec.to_builtins(list(outputs)),
+        "facts": msgspec.to_builtins(facts or Facts()),
+    }
+
+
+def render(
+    result: QualityResult,
+    bench: BenchResult | None = None,
+    answers: Sequence[Answers] = (),
+    outputs: Sequence[OutputDone] = (),
+    facts: Facts | None = None,
+    *,
+    title: str = "",
+) -> str:
+    """The report as one HTML document. ``result`` decides its order; all else is shown where it is given."""
+    facts = facts or Facts()
+    reference, candidates = result.reference, result.candidates
+    heading = title or f"How much quality did {_base(reference)} lose?"
+    sections = [
+        _verdicts(result),
+        _section("Size against quality", _pareto(result), _PARETO_NOTE),
+        _section("All figures", _main_table(result), _TABLE_NOTE),
+        _section("Tasks solved", _tasks(result), _TASK_NOTE),
+        _section("By kind of text", _slices(result), ""),
+        _section("How the divergence is spread", _spread(candidates), _SPREAD_NOTE),
+        _section("Along the window", _positions(candidates), ""),
+        _section("Speed", _speed(result, bench), _speed_note(bench)),
+        _section("The same questions", _answers(answers), "Greedy answers: always the most likely token."),
+        _section("Files", _files(outputs), ""),
+        _section("How it was measured", _method(result, facts), ""),
+    ]
+    style = resource("report.css").read_text("utf-8")
+    about = " · ".join(
+        words
+        for words in (
+            f"Reference {_name(reference)}",
+            f"{result.tokens:,} scored tokens" if result.tokens else "",
+            f"texts: {', '.join(result.texts)}",
+            facts.date,
+        )
+        if words
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{escape(heading)}</title><style>{style}</style></head><body><main>"
+        f'<header><p class="brand">Quench</p><h1>{escape(heading)}</h1><p class="muted">{escape(about)}</p></header>'
+        + "".join(sections)
+        + "</main></body></html>\n"
+    )
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------
+
+
+def _section(title: str, content: str, note: str) -> str:
+    if not content:
+        return ""
+    foot = f'<p class="note">{note}</p>' if note else ""
+    return f'<section><h2>{escape(title)}</h2><div class="card">{content}{foot}</div></section>'
+
+
+def _verdicts(result: QualityResult) -> str:
+    cards = []
+    for each in result.candidates:
+        css, mark, word = VERDICTS.get(each.verdict, ("warn", "?", each.verdict))
+        share = each.bytes / result.reference.bytes if result.reference.bytes else 0.0
+        smaller = f" · {100 * share:.0f} % of the reference" if share else ""
+        cards.append(
+            f'<article class="verdict"><div class="row">{_badge(each.type)}'
+            f'<span class="pill {css}"><span aria-hidden="true">{mark}</span> {escape(word)}</span></div>'
+            f'<p class="big">{escape(numbers.interval(each.kld.mean))}<span class="unit"> nats KLD</span></p>'
+            f'<p class="muted">{numbers.size(each.bytes)}{smaller}</p><p>{escape(each.reason)}</p></article>'
+        )
+    cards.extend(
+        f'<article class="verdict"><div class="row"><strong>{escape(PurePath(failure.path).name)}</strong>'
+        f'<span class="pill bad"><span aria-hidden="true">!</span> Not measured</span></div>'
+        f"<p>{escape(failure.title)}</p>"
+        f'<p class="muted">{escape(failure.detail)} {escape(failure.hint)}</p></article>'
+        for failure in result.failures
+    )
+    return f'<section aria-label="Verdicts"><div class="verdicts">{"".join(cards)}</div></section>' if cards else ""
+
+
+_PARETO_NOTE = (
+    "Down and to the left is better. The line joins the files that no other beats in both size and divergence. "
+    "Bars are 95 % intervals."
+)
+
+
+def _pareto(result: QualityResult) -> str:
+    points = [
+        svg.Point(_label(each), each.type, each.bytes, each.kld.mean.value, numbers.Z95 * each.kld.mean.error)
+        for each in result.candidates
+    ]
+    reference = result.reference
+    return svg.pareto(points, (f"{_label(reference)} (reference)", reference.bytes) if reference.bytes else None)
+
+
+_TABLE_NOTE = (
+    "KLD: how far the next-token odds are from the reference's, in nats; 0 is equal. Perplexity: how surprised the "
+    "model is by the text; lower is better. ln ratio: the logarithm of its perplexity over the reference's; 0 is no "
+    "change. First choice: how often both put the same token first. Δp RMS: the usual change of the right token's "
+    "probability. Values are shown with half of their 95 % interval; that of the perplexity itself treats tokens as "
+    "independent, as llama-perplexity does."
+)
+
+
+def _main_table(result: QualityResult) -> str:
+    head = (
+        "Model",
+        "Size",
+        "KLD mean",
+        "KLD median",
+        "KLD 99 %",
+        "KLD max",
+        "First choice",
+        "Perplexity",
+        "ln ratio",
+        "Δp RMS",
+        "Tasks",
+        "Tokens/s",
+        "Memory",
+        "Verdict",
+    )
+    rows = [_main_row(each, each is result.reference) for each in (result.reference, *result.candidates)]
+    return _table(head, rows)
+
+
+def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
+    n = sum(score.n for score in each.tasks.values())
+    solved = f"{100 * sum(score.correct for score in each.tasks.values()) / n:.1f} %" if n else numbers.NONE
+    css, _, word = VERDICTS.get(each.verdict, ("", "", each.verdict))
+    memory = each.memory.anonymous + each.memory.weights
+
+    def against(text: str) -> str:
+        return "" if reference else text
+
+    return [
+        _badge(each.type) + ('<br><span class="half">reference</span>' if reference else ""),
+        numbers.size(each.bytes),
+        against(f"<strong>{_stacked(numbers.interval(each.kld.mean))}</strong>"),
+        against(_stacked(numbers.interval(each.kld.median))),
+        against(_stacked(numbers.interval(each.kld.p99))),
+        against(numbers.number(each.kld.max.value)),
+        against(_stacked(numbers.percent(each.top1))),
+        _stacked(numbers.interval(each.perplexity)),
+        against(_stacked(_signed(each.ln_ratio))),
+        against(_stacked(numbers.percent(each.rms_dp))),
+        solved,
+        numbers.rate(each.tokens_per_second),
+        numbers.size(memory) if memory else numbers.NONE,
+        "" if reference else f'<span class="{css}">{escape(word)}</span>',
+    ]
+
+
+def _stacked(interval: str) -> str:
+    """``value ± half`` on two lines, the interval quieter."""
+    value, _, half = escape(interval).partition(" ± ")
+    if not half:
+        return value
+    unit = " %" if half.endswith(" %") else ""
+    return f'{value}{unit}<br><span class="half">± {half.removesuffix(" %")}</span>'
+
+
+def _signed(estimate: Estimate) -> str:
+    text = numbers.interval(estimate)
+    return text if text.startswith("-") else f"+{text}"
+
+
+_TASK_NOTE = "Share of questions answered right, greedily. Bars are 95 % Wilson intervals."
+
+
+def _tasks(result: QualityResult) -> str:
+    models = [each for each in (result.reference, *result.candidates) if each.tasks]
+    if not models:
+        return ""
+    groups = list(dict.fromkeys(name for each in models for name in each.tasks))
+    series = []
+    for each in models:
+        counts = [(each.tasks[g].correct, each.tasks[g].n) if g in each.tasks else (0, 0) for g in groups]
+        ends = [numbers.wilson(correct, n) for correct, n in counts]
+        shares = [correct / n if n else 0.0 for correct, n in counts]
+        series.append(svg.Series(_label(each), each.type, shares, [low for low, _ in ends], [high for _, high in ends]))
+    head = ("Model", *groups, "all")
+    rows = []
+    for each in models:
+        scores = [each.tasks.get(group) for group in groups]
+        total = sum(score.correct for score in scores if score), sum(score.n for score in scores if score)
+        rows.append(
+            [_badge(each.type)]
+            + [f"{score.correct} of {score.n}" if score else numbers.NONE for score in scores]
+            + [f"{total[0]} of {total[1]}"]
+        )
+    chart = svg.grouped_bars(groups, series, "Share of tasks solved, by category and model")
+    return _legend(models) + chart + _table(head, rows)
+
+
+def _slices(result: QualityResult) -> str:
+    names = list(dict.fromkeys(name for each in result.candidates for name in each.slices))
+    if not names:
+        return ""
+    head = (
+        "Text",
+        "Tokens",
+        f"Perplexity of {_label(result.reference)}",
+        *(_label(each) for each in result.candidates),
+    )
+    rows = []
+    for name in names:
+        before = result.reference.slices.get(name)
+        row = [
+            escape(name),
+            f"{before.tokens:,}" if before else "",
+            numbers.interval(before.perplexity) if before else "",
+        ]
+        for each in result.candidates:
+            part = each.slices.get(name)
+            row.append(
+                f'{_stacked(numbers.interval(part.kld))}<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
+                if part
+                else numbers.NONE
+            )
+        rows.append(row)
+    note = '<p class="note">Mean KL divergence in nats, below it the share of equal first choices.</p>'
+    return _table(head, rows) + note
+
+
+_SPREAD_NOTE = (
+    "How many tokens have which divergence, on a log scale; each row has its own height. A good file has its hill far "
+    "to the left and no shoulder at the right."
+)
+
+
+def _spread(candidates: Sequence[CandidateQuality]) -> str:
+    series = [svg.Series(_label(each), each.type, each.histogram) for each in candidates if each.histogram]
+    return svg.ridges(series, HISTOGRAM_EDGES, "Histogram of the KL divergence of single tokens")
+
+
+def _positions(candidates: Sequence[CandidateQuality]) -> str:
+    series = [svg.Series(_label(each), each.type, each.by_position) for each in candidates if each.by_position]
+    if not series:
+        return ""
+    labels = [str(part + 1) for part in range(len(series[0].values))]
+    return svg.lines(
+        series, labels, "Mean KL divergence by position", "part of the scored half of the window, start to end"
+    )
+
+
+def _speed_note(bench: BenchResult | None) -> str:
+    if bench is None:
+        return "Tokens a second while answering, measured briefly when each model was loaded."
+    return (
+        "Median of the runs with the number of threads that is fastest; thin lines span the 10th to the 90th "
+        f"percentile. A small model can stay in the processor's caches and pass 100 %. {escape(bench.cpu)}"
+    )
+
+
+def _speed(result: QualityResult, bench: BenchResult | None) -> str:
+    types = {each.path: each.type for each in (result.reference, *result.candidates)}
+    if bench is None:
+        series = [
+            svg.Series(_label(each), each.type, [each.tokens_per_second])
+            for each in (result.reference, *result.candidates)
+            if each.tokens_per_second > 0
+        ]
+        return svg.horizontal_bars(series, "Tokens a second while answering", "tokens/s")
+    series = []
+    for model in bench.models:
+        point = _fastest(model.generate)
+        if point is not None:
+            speed, kind = point.tokens_per_second, types.get(model.path, "")
+            label = kind or PurePath(model.path).stem
+            series.append(svg.Series(label, kind, [speed.median], [speed.p10], [speed.p90]))
+    chart = svg.horizontal_bars(series, "Tokens a second while answering", "tokens/s")
+    return chart + _bench_table(bench, types)
+
+
+def _fastest(points: Sequence[SpeedPoint]) -> SpeedPoint | None:
+    """The number of threads that is fastest at the smallest depth."""
+    return max(points, key=lambda point: (-point.depth, point.tokens_per_second.median), default=None)
+
+
+def _bench_table(bench: BenchResult, types: dict[str, str]) -> str:
+    head = (
+        "Model",
+        "Load, cold",
+        "Load, warm",
+        "First token",
+        "Prompt, tokens/s",
+        "Answer, tokens/s",
+        "Memory, peak",
+        "Of the memory bandwidth",
+    )
+    return _table(head, [_bench_row(model, types) for model in bench.models])
+
+
+def _bench_row(model: ModelBench, types: dict[str, str]) -> list[str]:
+    def median(points: Sequence[SpeedPoint]) -> str:
+        best = _fastest(points)
+        return numbers.rate(best.tokens_per_second.median) if best else numbers.NONE
+
+    name = types.get(model.path, "")
+    return [
+        _badge(name) if name else escape(PurePath(model.path).name),
+        numbers.seconds(model.load_cold),
+        numbers.seconds(model.load_warm),
+        numbers.seconds(model.first_token),
+        median(model.prompt),
+        median(model.generate),
+        numbers.size(model.memory.peak),
+        f"{100 * model.roofline.fraction:.0f} %" if model.roofline.fraction > 0 else numbers.NONE,
+    ]
+
+
+def _answers(answers: Sequence[Answers]) -> str:
+    blocks = []
+    for each in answers:
+        first = each.replies[0].text.strip() if each.replies else ""
+        replies = "".join(
+            f'<div class="reply"><p class="row"><strong>{escape(reply.model)}</strong>{_same(index, reply, first)}</p>'
+            f"<blockquote>{escape(reply.text.strip()) or '<em>no answer</em>'}</blockquote></div>"
+            for index, reply in enumerate(each.replies)
+        )
+        blocks.append(f'<h3>{escape(each.question)}</h3><div class="replies">{replies}</div>')
+    return "".join(blocks)
+
+
+def _same(index: int, reply: Reply, first: str) -> str:
+    if index == 0:
+        return '<span class="muted">reference</span>'
+    if reply.text.strip() == first:
+        return '<span class="good">same words</span>'
+    return '<span class="warn">other words</span>'
+
+
+def _files(outputs: Sequence[OutputDone]) -> str:
+    head = ("File", "Type", "Size", "Bits a weight", "Largest error")
+    rows = []
+    for output in outputs:
+        worst = max(output.error.items(), key=lambda item: item[1], default=("", 0.0))
+        error = f"{numbers.number(worst[1], 2)} in {escape(worst[0])}" if worst[1] > 0 else "none"
+        rows.append(
+            [
+                escape(PurePath(output.path).name),
+                _badge(output.type),
+                numbers.size(output.bytes),
+                f"{output.bpw:.2f}",
+                error,
+            ]
+        )
+    return _table(head, rows) if rows else ""
+
+
+def _method(result: QualityResult, facts: Facts) -> str:
+    half = result.context // 2
+    lines = [
+        ("Windows", f"{result.context} tokens each; tokens {half + 1} to {result.context - 1} of a window are scored."),
+        (
+            "Errors",
+            "Windows, not tokens, are taken as independent: cluster-robust errors for means, a bootstrap over windows "
+            "for quantiles.",
+        ),
+        ("Texts", ", ".join(result.texts)),
+        ("Time", numbers.seconds(result.seconds)),
+        *facts.lines,
+    ]
+    items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in lines)
+    return f"<dl>{items}</dl>"
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are HTML already; the head is text."""
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    body = "".join(
+        "<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _legend(models: Sequence[CandidateQuality]) -> str:
+    return f'<p class="legend">{"".join(_badge(each.type or _label(each)) for each in models)}</p>'
+
+
+def _badge(type_name: str) -> str:
+    return (
+        f'<span class="badge"><span class="swatch" style="background:{svg.type_color(type_name)}"></span>'
+        f"{escape(type_name)}</span>"
+    )
+
+
+def _label(each: CandidateQuality) -> str:
+    return each.type or _name(each)
+
+
+def _name(each: CandidateQuality) -> str:
+    return PurePath(each.path).name
+
+
+def _base(each: CandidateQuality) -> str:
+    stem = PurePath(each.path).stem
+    return stem.removesuffix(f"-{each.type}") if each.type else stem

@@ -1,0 +1,149 @@
+"""A model under measurement: its file, its loaded engine for a while, and everything found out about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import library
+from app.engine.model import Model
+from app.protocol import CandidateQuality, LoadOptions, Memory
+from app.quality import tasks as graded
+from app.quality import verdict
+from app.quality.divergence import Divergence
+from app.quality.footprint import Footprint, solo_speed
+from converter import open_model
+from converter.spec import ModelInfo, QuenchError
+
+SAMPLED_TOKENS = 4096
+PROBE = (
+    "The quick brown fox jumps over 13 lazy dogs; déjà vu, naïve — Straße, 北京, Москва!\n"
+    "\tfor (int i = 0; i < 10; i++) { x[i] += 3.14; }\n\n<|im_start|>user"
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What tells two vocabularies apart: size, the bytes of a sample of tokens, and how a probe text is cut."""
+
+    size: int
+    pieces: tuple[bytes, ...]
+    probe: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Model) -> Vocabulary:
+        step = max(1, model.vocabulary // SAMPLED_TOKENS)
+        pieces = tuple(model.piece(token, special=True) for token in range(0, model.vocabulary, step))
+        return cls(model.vocabulary, pieces, tuple(model.tokenize(PROBE, special=True, add_special=False)))
+
+    def check(self, model: Model, name: str) -> None:
+        """QuenchError ``other_vocabulary`` unless ``model`` has the same tokens: divergence means nothing then."""
+        other = Vocabulary.of(model)
+        if other == self:
+            return
+        if other.size != self.size:
+            detail = f"{name} has {other.size} tokens, the reference {self.size}."
+        else:
+            differing = sum(ours != theirs for ours, theirs in zip(self.pieces, other.pieces, strict=True))
+            detail = f"{name} has as many tokens as the reference, but other ones ({differing} of a sample differ)."
+        raise QuenchError(
+            "other_vocabulary",
+            "The model has another vocabulary than the reference.",
+            detail,
+            "Compare files that were made from the same model.",
+        )
+
+
+def read_header(path: str) -> ModelInfo:
+    """What the file says about itself. A damaged header is refused here, before anything native reads it."""
+    with open_model(path) as source:
+        return source.info
+
+
+class Subject:
+    """One file in a quality run; ``index`` is its place among the candidates, -1 for the reference."""
+
+    def __init__(self, path: str, index: int) -> None:
+        self.path = path
+        self.index = index
+        self.name = Path(path).name
+        self.model: Model | None = None
+        self.vocabulary: Vocabulary | None = None
+        self.divergence = Divergence()
+        self.right: list[bool] = []
+        self.tokens_per_second = 0.0
+        self.memory = Memory(0, 0, 0)
+        self.load_seconds = 0.0
+        self.type = ""
+        self.error: QuenchError | None = None
+        self.next_update = 0.0
+
+    @property
+    def bytes(self) -> int:
+        """Size of the file, 0 if it is not there."""
+        file = Path(self.path)
+        return file.stat().st_size if file.is_file() else 0
+
+    @property
+    def open_model(self) -> Model:
+        """The loaded model."""
+        if self.model is None:
+            raise RuntimeError(f"{self.name} is not loaded")
+        return self.model
+
+    def open(
+        self,
+        options: LoadOptions,
+        outputs: int,
+        sequences: int,
+        on_progress: Callable[[float], bool],
+        on_model: Callable[[Model], None],
+    ) -> Model:
+        """Load the model; the first time also measure its speed and memory, before another model is loaded."""
+        start = time.monotonic()
+        self.type = self.type or library.type_label(read_header(self.path))
+        footprint = Footprint()
+        self.model = model = Model.load(self.path, options, on_progress, outputs=outputs, sequences=sequences)
+        on_model(model)
+        self.load_seconds = time.monotonic() - start
+        if not self.tokens_per_second:
+            self.tokens_per_second = solo_speed(model)
+            self.memory = footprint.memory(model)
+        return model
+
+    def close(self) -> None:
+        """Free the engine; what was found out stays."""
+        if self.model is not None:
+            self.model.close()
+            self.model = None
+
+    def quality(
+        self, reference: Subject, tasks: Sequence[graded.Task], thresholds: verdict.Thresholds, replicates: int
+    ) -> CandidateQuality:
+        """The figures so far; the reference's own verdict is ``pass``."""
+        found = self.divergence.summary(replicates)
+        if self is reference:
+            level, reason = verdict.PASS, "This is the reference."
+        else:
+            change = graded.change(reference.right, self.right)
+            level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds)
+        return CandidateQuality(
+            path=self.path,
+            type=self.type,
+            bytes=self.bytes,
+            perplexity=found.perplexity,
+            ln_ratio=found.ln_ratio,
+            kld=found.kld,
+            top1=found.top1,
+            rms_dp=found.rms_dp,
+            tasks=graded.scores(tasks, self.right),
+            slices=found.slices,
+            tokens_per_second=self.tokens_per_second,
+            memory=self.memory,
+            verdict=level,
+            reason=reason,
+            histogram=found.histogram,
+            by_position=found.by_position,
+        )

@@ -1,0 +1,214 @@
+"""Texts to measure on: the bundled slices and a person's own files, cut into windows of tokens.
+
+A text is plain (``.txt``, ``.md``; control words in it stay letters) or a list of conversations (``.jsonl``, one a
+line), which the reference's own chat template renders and whose special tokens are parsed as such. The windows are
+llama-perplexity's: the whole text is tokenized once, cut into pieces of ``context`` tokens, a rest is left out, and
+the first token of a window becomes the beginning-of-text token if the model wants one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.protocol import ChatMessage
+from converter.spec import QuenchError
+from resources import path as resource
+
+BUNDLED: dict[str, str] = {
+    "prose": "texts/prose.txt",
+    "technical": "texts/technical.txt",
+    "code": "texts/code.txt",
+    "mathematics": "texts/mathematics.txt",
+    "dialogue": "texts/dialogue.jsonl",
+}
+"""Slices that come with the program, in the order in which they are shown."""
+
+MAX_BYTES = 64 << 20
+MAX_LINE = 1 << 20
+MIN_WINDOWS = 2
+ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
+
+Conversation = tuple[ChatMessage, ...]
+
+
+class Tokenizer(Protocol):
+    """What is needed of a model to cut a text (``app.engine.model.Model`` has it)."""
+
+    @property
+    def bos(self) -> int: ...
+    @property
+    def adds_bos(self) -> bool: ...
+    def tokenize(self, text: str, *, special: bool, add_special: bool) -> list[int]: ...
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str: ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text ready to be tokenized; exactly one of ``plain`` and ``conversations`` is not empty."""
+
+    name: str
+    plain: str = ""
+    conversations: tuple[Conversation, ...] = ()
+
+
+@dataclass(frozen=True)
+class Window:
+    """``context`` tokens of one text. ``tokens`` begin with the beginning-of-text token where the model wants one."""
+
+    text: str
+    tokens: tuple[int, ...]
+
+
+def questions() -> dict[str, list[str]]:
+    """``demo``: the questions that reference and candidates answer in a report; ``suggestions``: for an empty chat."""
+    data: dict[str, list[str]] = json.loads(resource("texts/questions.json").read_text("utf-8"))
+    return data
+
+
+def load(names: Iterable[str]) -> list[Text]:
+    """Read bundled slices by name and files by path; names of files are made unique. QuenchError for a bad one."""
+    texts: list[Text] = []
+    taken: set[str] = set()
+    for name in names:
+        text = _load_one(name)
+        label, number = text.name, 2
+        while label in taken:
+            label, number = f"{text.name} ({number})", number + 1
+        taken.add(label)
+        texts.append(Text(label, text.plain, text.conversations))
+    if not texts:
+        raise QuenchError(
+            "no_text", "There is no text to measure on.", "", "Choose a bundled text or a file of your own."
+        )
+    return texts
+
+
+def _load_one(name: str) -> Text:
+    if name in BUNDLED:
+        return _parse(name, resource(BUNDLED[name]))
+    return _parse(Path(name).stem, Path(name))
+
+
+def _parse(label: str, file: Path) -> Text:
+    content = read_text(file)
+    if file.suffix.lower() == ".jsonl":
+        return Text(label, conversations=_conversations(file, content))
+    if not content.strip():
+        raise QuenchError("empty_text", "The text is empty.", str(file), "Choose a file with text in it.")
+    return Text(label, plain=content)
+
+
+def read_text(file: Path) -> str:
+    """The whole of a UTF-8 file of at most ``MAX_BYTES``; QuenchError that says what is wrong with it."""
+    try:
+        if file.is_dir():
+            raise QuenchError("bad_text", "This is a folder, not a text.", str(file), "Choose a .txt or .jsonl file.")
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise QuenchError(
+                "text_too_large",
+                "The text is too large.",
+                f"{file} has {size} bytes; the limit is {MAX_BYTES}.",
+                "Cut a part out of it: a few hundred thousand characters are plenty.",
+            )
+        data = file.read_bytes()
+    except OSError as error:
+        raise QuenchError(
+            "text_unreadable",
+            "The text could not be read.",
+            f"{file}: {error.strerror or error}",
+            f"Check the path. The bundled texts are called {', '.join(BUNDLED)}.",
+        ) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise QuenchError(
+            "text_not_utf8",
+            "The text is not UTF-8.",
+            f"{file}, line {line}: byte 0x{data[error.start]:02x} at {error.start} does not belong to UTF-8.",
+            "Save it as UTF-8 in a text editor. Binary files and PDFs cannot be measured on.",
+        ) from error
+
+
+def _conversations(file: Path, content: str) -> tuple[Conversation, ...]:
+    found = [
+        _conversation(file, number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()
+    ]
+    if not found:
+        raise QuenchError("empty_text", "The file has no conversation in it.", str(file), _LINE_HINT)
+    return tuple(found)
+
+
+_LINE_HINT = 'Each line is one conversation: {"messages": [{"role": "user", "content": "..."}, ...]}.'
+
+
+def _conversation(file: Path, number: int, line: str) -> Conversation:
+    def bad(reason: str) -> QuenchError:
+        return QuenchError(
+            "bad_conversation", "A line is no conversation.", f"{file}, line {number}: {reason}", _LINE_HINT
+        )
+
+    if len(line) > MAX_LINE:
+        raise bad(f"it has {len(line)} characters; the limit is {MAX_LINE}")
+    try:
+        value: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise bad(f"not JSON ({error})") from error
+    if isinstance(value, dict):
+        value = value.get("messages", value.get("conversations"))
+    if not isinstance(value, list) or not value:
+        raise bad("there is no list of messages")
+    messages: list[ChatMessage] = []
+    for entry in value:
+        if not isinstance(entry, dict):
+            raise bad("a message is not an object")
+        role = entry.get("role", entry.get("from"))
+        words = entry.get("content", entry.get("value"))
+        if not isinstance(role, str) or role not in ROLES:
+            raise bad(f"the role {role!r} is not one of system, user, assistant")
+        if not isinstance(words, str):
+            raise bad("a message has no text")
+        messages.append(ChatMessage(ROLES[role], words))
+    return tuple(messages)
+
+
+def tokenize(text: Text, model: Tokenizer) -> list[int]:
+    """All tokens of ``text`` in ``model``'s vocabulary, as the model would see it."""
+    if not text.conversations:
+        return model.tokenize(text.plain, special=False, add_special=True)
+    rendered = "".join(model.render(talk, add_generation_prompt=False) for talk in text.conversations)
+    return model.tokenize(rendered, special=True, add_special=True)
+
+
+def windows(text: Text, model: Tokenizer, context: int = 512, chunks: int = 0) -> list[Window]:
+    """Windows of ``text``: all that are whole, or the first ``chunks``.
+
+    Raises QuenchError ``text_too_short`` below ``MIN_WINDOWS * context`` tokens (the reference tool's own minimum).
+    """
+    tokens = tokenize(text, model)
+    needed = MIN_WINDOWS * context
+    if len(tokens) < needed:
+        raise QuenchError(
+            "text_too_short",
+            "The text is too short to measure on.",
+            f"“{text.name}” has {len(tokens)} tokens for this model; {needed} are needed with windows of {context}.",
+            "Take a longer text (about four characters make a token), add more files, or use a smaller window.",
+        )
+    count = len(tokens) // context
+    if chunks > 0:
+        count = min(count, chunks)
+    cut = [tokens[index * context : (index + 1) * context] for index in range(count)]
+    if model.adds_bos:
+        cut = [[model.bos, *window[1:]] for window in cut]
+    return [Window(text.name, tuple(window)) for window in cut]
+
+
+def interleave(groups: Sequence[Sequence[Window]]) -> list[Window]:
+    """Windows of all texts in turns, so that a part of the run is a fair sample of the whole."""
+    return [window for turn in zip_longest(*groups) for window in turn if window is not None]

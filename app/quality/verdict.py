@@ -1,0 +1,118 @@
+"""Pass, review or fail, with one plain sentence that says why. Pure.
+
+The KL divergence comes first and perplexity is no part of it: two errors can cancel in a perplexity, never in a
+divergence. A figure decides only when it is two standard errors clear of its limit; else the answer is ``review``,
+because with this much text it cannot be told. The default limits lie in the steps of llama.cpp's published Llama-3-8B
+table (Q6_K 0.0055, Q4_K_M 0.0313, Q3_K_M 0.102, Q2_K 0.445 nats).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from app.protocol import Estimate
+
+PASS, REVIEW, FAIL = "pass", "review", "fail"
+
+CLEAR = 2.0
+"""Standard errors that make a difference clear (about 95 %)."""
+
+SIGNIFICANCE = 0.05
+
+TASK_REVIEW = 0.02
+TASK_FAIL = 0.10
+"""Falls in the share of solved tasks that are worth a look, and too much; only where they are clear."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Limits: mean KL divergence in nats, agreement on the first choice as a fraction."""
+
+    pass_kld: float = 0.03
+    fail_kld: float = 0.2
+    pass_top1: float = 0.95
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """The same ``n`` tasks by both models: ``lost`` only the reference solved, ``gained`` only the candidate."""
+
+    n: int
+    reference: int
+    candidate: int
+    lost: int
+    gained: int
+
+    @property
+    def drop(self) -> float:
+        """Fall of the share of solved tasks; negative for a rise."""
+        return (self.reference - self.candidate) / self.n
+
+    @property
+    def clear(self) -> bool:
+        """Whether the fall is more than chance: else each change is a fair coin (McNemar's exact test at 5 %)."""
+        changed = self.lost + self.gained
+        as_few = sum(math.comb(changed, count) for count in range(self.gained + 1))
+        return self.lost > self.gained and 2 * as_few <= SIGNIFICANCE * 2**changed
+
+
+def judge(
+    kld: Estimate, top1: Estimate, tasks: TaskChange | None = None, thresholds: Thresholds | None = None
+) -> tuple[str, str]:
+    """``(verdict, reason)`` of one candidate against its reference; the worst of its parts decides."""
+    limits = thresholds or Thresholds()
+    level, words = _by_kld(kld, limits)
+    facts = [words, f"the first choice is the same for {_percent(top1.value)} of the tokens"]
+    if top1.value + CLEAR * top1.error < limits.pass_top1:
+        level = _worse(level, REVIEW)
+        facts[-1] += f" (limit {_percent(limits.pass_top1)})"
+    if tasks is not None and tasks.n:
+        task_level = _by_tasks(tasks)
+        level = _worse(level, task_level)
+        solved, before = _percent(tasks.candidate / tasks.n), _percent(tasks.reference / tasks.n)
+        facts.append(f"it solves {'only ' if task_level != PASS else ''}{solved} of the tasks (reference {before})")
+    return level, ", ".join(facts) + f": {_ADVICE[level]}."
+
+
+_ADVICE = {
+    PASS: "it answers nearly like the reference",
+    REVIEW: "read some of its answers beside the reference's",
+    FAIL: "it often answers differently, so take a larger type",
+}
+
+
+def _by_kld(kld: Estimate, limits: Thresholds) -> tuple[str, str]:
+    low, high = kld.value - CLEAR * kld.error, kld.value + CLEAR * kld.error
+    figure = f"KL divergence {nats(kld.value)}"
+    if high <= limits.pass_kld:
+        return PASS, f"{figure} is within the limit of {limits.pass_kld:g}"
+    if low > limits.fail_kld:
+        return FAIL, f"{figure} is over the limit of {limits.fail_kld:g}"
+    for limit in (limits.pass_kld, limits.fail_kld):
+        if low <= limit < high:
+            return REVIEW, f"{figure} is too close to the limit of {limit:g} to call with this much text"
+    return REVIEW, f"{figure} is between the limits of {limits.pass_kld:g} and {limits.fail_kld:g}"
+
+
+def _by_tasks(tasks: TaskChange) -> str:
+    if not tasks.clear or tasks.drop < TASK_REVIEW:
+        return PASS
+    return FAIL if tasks.drop >= TASK_FAIL else REVIEW
+
+
+def _worse(one: str, other: str) -> str:
+    order = (PASS, REVIEW, FAIL)
+    return order[max(order.index(one), order.index(other))]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
+
+
+def nats(value: float) -> str:
+    """A divergence for people: two digits that count, never in scientific notation."""
+    if value < 0.00005:
+        return "under 0.0001 nats" if value > 0 else "0 nats"
+    digits = max(0, 1 - math.floor(math.log10(value)))
+    return f"{value:.{digits}f} nats"

@@ -1,0 +1,444 @@
+"""The right side of the Chat page: which model, how it draws its words, and what it does and takes right now."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QPlainTextEdit,
+    QProgressBar,
+    QScrollArea,
+    QSizePolicy,
+    QSpinBox,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app.protocol import LoadOptions, Replied, Sampling, Tokens
+from app.ui import format as fmt
+from app.ui.charts import TimeChart
+from app.ui.context import Context
+from app.ui.engines import BUSY, DEAD, LOADING, READY, STARTING, Engine
+from app.ui.status_bar import memory_parts
+from app.ui.theme import set_role
+from app.ui.widgets import ModelPicker, button, label
+
+KV_TYPES = ("f16", "q8_0", "q4_0")
+
+
+class Field(NamedTuple):
+    """One row of the sampling form: a field of :class:`Sampling` and its limits."""
+
+    name: str
+    low: float
+    high: float
+    step: float
+    digits: int
+
+
+FIELDS = (
+    Field("temperature", 0, 5, 0.05, 2),
+    Field("top_k", 0, 1000, 1, 0),
+    Field("top_p", 0, 1, 0.01, 2),
+    Field("min_p", 0, 1, 0.01, 2),
+    Field("repeat_penalty", 0.5, 2, 0.01, 2),
+    Field("max_tokens", 1, 1_000_000, 64, 0),
+    Field("seed", -1, 2_147_483_647, 1, 0),
+)
+
+PRESETS: tuple[tuple[str, dict[str, float]], ...] = (
+    ("exact", {"temperature": 0.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}),
+    ("careful", {"temperature": 0.3, "top_k": 40, "top_p": 0.9, "min_p": 0.05}),
+    ("balanced", {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}),
+    ("inventive", {"temperature": 1.2, "top_k": 0, "top_p": 1.0, "min_p": 0.05}),
+)
+
+
+class Inspector(QWidget):
+    """``model_picked`` when a person chose another model, ``options_applied`` to load it again with other options,
+
+    ``system_changed`` when the system prompt was edited. :meth:`follow` ties it to an engine.
+    """
+
+    model_picked = Signal()
+    options_applied = Signal()
+    system_changed = Signal()
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._engine: Engine | None = None
+        self._quiet = False
+        self.setMinimumWidth(280)
+        self.picker = ModelPicker(context, {"gguf"})
+        self.picker.changed.connect(self._picked)
+        self._state = label("", "small", wrap=True)
+        self.tabs = QTabWidget()
+        self.tabs.setAccessibleName(self.tr("Inspector"))
+        self.tabs.addTab(self._make_live(), self.tr("Live"))
+        self.tabs.addTab(_scroll(self._make_settings()), self.tr("Settings"))
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(12, 12, 12, 12)
+        layout.setSpacing(8)
+        layout.addWidget(self.picker)
+        layout.addWidget(self._state)
+        layout.addWidget(self.tabs, 1)
+        context.settings_changed.connect(self._read_settings)
+        self._read_settings()
+        self.follow(None)
+
+    # ---- building ----------------------------------------------------------------------------------------------
+
+    def _make_live(self) -> QWidget:
+        page = QWidget()
+        theme = self._context.theme
+        empty = self.tr("Figures appear with the next answer.")
+        self.speed = TimeChart(theme, self.tr("Speed"), "tokens/s", [self.tr("tokens/s")], empty=empty)
+        self.memory = TimeChart(theme, self.tr("Memory of the engine"), "B", [self.tr("process")], empty=empty)
+        for chart in (self.speed, self.memory):
+            chart.setMinimumHeight(120)
+            chart.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
+        self.fill = QProgressBar()
+        self.fill.setTextVisible(False)
+        self.fill.setRange(0, 1000)
+        self.fill.setAccessibleName(self.tr("Context in use"))
+        self._fill_text = label("", "number")
+        self._fill_text.setFont(theme.mono(12))
+        head = QHBoxLayout()
+        head.addWidget(label(self.tr("Context"), ""), 1)
+        head.addWidget(self._fill_text)
+        self._parts = QGridLayout()
+        self._parts.setHorizontalSpacing(8)
+        self._parts.setVerticalSpacing(4)
+        self._parts.setColumnStretch(0, 1)
+        layout = QVBoxLayout(page)
+        layout.setContentsMargins(0, 8, 0, 0)
+        layout.setSpacing(8)
+        layout.addLayout(head)
+        layout.addWidget(self.fill)
+        layout.addWidget(self.speed, 1)
+        layout.addWidget(self.memory, 1)
+        layout.addLayout(self._parts)
+        return page
+
+    def _make_settings(self) -> QWidget:
+        page = QWidget()
+        set_role(page, "page")
+        layout = QVBoxLayout(page)
+        layout.setContentsMargins(0, 8, 8, 0)
+        layout.setSpacing(8)
+        self.system = QPlainTextEdit()
+        self.system.setAccessibleName(self.tr("System prompt"))
+        self.system.setPlaceholderText(self.tr("None. Say here who the model is and how it should answer."))
+        self.system.setTabChangesFocus(True)
+        self.system.setFixedHeight(84)
+        self.system.textChanged.connect(self._system_edited)
+        layout.addWidget(label(self.tr("System prompt"), "heading"))
+        layout.addWidget(self.system)
+        layout.addSpacing(8)
+        layout.addWidget(label(self.tr("Sampling"), "heading"))
+        layout.addLayout(self._make_sampling())
+        layout.addSpacing(8)
+        layout.addWidget(label(self.tr("Loading"), "heading"))
+        layout.addLayout(self._make_loading())
+        layout.addStretch(1)
+        return page
+
+    def _make_sampling(self) -> QGridLayout:
+        form = _form()
+        self.preset = QComboBox()
+        self.preset.setAccessibleName(self.tr("Sampling preset"))
+        self.preset.addItem(self.tr("The model's own"), "")
+        for key, _ in PRESETS:
+            self.preset.addItem(self._preset_names()[key], key)
+        self.preset.addItem(self.tr("Own values"), "own")
+        self.preset.activated.connect(self._preset_chosen)
+        _row(form, self.tr("Preset"), self.tr("Ready-made values; editing one makes them your own."), self.preset)
+        words = self._field_words()
+        self.spins: dict[str, Any] = {}
+        for entry in FIELDS:
+            spin: Any = QDoubleSpinBox() if entry.digits else QSpinBox()
+            if entry.digits:
+                spin.setDecimals(entry.digits)
+            spin.setRange(entry.low, entry.high)
+            spin.setSingleStep(entry.step)
+            name, why = words[entry.name]
+            spin.setAccessibleName(name)
+            spin.setToolTip(why)
+            if entry.name == "seed":
+                spin.setSpecialValueText(self.tr("new each time"))
+            spin.valueChanged.connect(self._sampling_edited)
+            _row(form, name, why, spin)
+            self.spins[entry.name] = spin
+        self.reset_button = button(self.tr("Reset to the model's own"), self.reset_sampling)
+        form.addWidget(self.reset_button, form.rowCount(), 0, 1, 2)
+        return form
+
+    def _make_loading(self) -> QGridLayout:
+        form = _form()
+        self.context_spin = QSpinBox()
+        self.context_spin.setRange(0, 1 << 20)
+        self.context_spin.setSingleStep(1024)
+        self.context_spin.setSpecialValueText(self.tr("automatic"))
+        self.kv_combo = QComboBox()
+        for name in KV_TYPES:
+            self.kv_combo.addItem(name, name)
+        self.threads_spin = QSpinBox()
+        self.threads_spin.setRange(0, 256)
+        self.threads_spin.setSpecialValueText(self.tr("automatic"))
+        rows = (
+            (self.tr("Context"), self.context_spin, self.tr("Tokens the model can look back on. Automatic: 8192, or "
+             "what the model was trained for.")),
+            (self.tr("KV cache"), self.kv_combo, self.tr("How the conversation is kept in memory: q8_0 takes half of "
+             "f16 and loses next to nothing.")),
+            (self.tr("Threads"), self.threads_spin, self.tr("Processor threads. Automatic: one for each real core.")),
+        )  # fmt: skip
+        for name, widget, why in rows:
+            widget.setAccessibleName(name)
+            widget.setToolTip(why)
+            _row(form, name, why, widget)
+        for spin in (self.context_spin, self.threads_spin):
+            spin.valueChanged.connect(self._options_edited)
+        self.kv_combo.activated.connect(self._options_edited)
+        self.apply_button = button(self.tr("Load again with these"), self.options_applied.emit, "primary")
+        form.addWidget(self.apply_button, form.rowCount(), 0, 1, 2)
+        return form
+
+    def _preset_names(self) -> dict[str, str]:
+        return {
+            "exact": self.tr("Exact (always the likeliest)"),
+            "careful": self.tr("Careful"),
+            "balanced": self.tr("Balanced"),
+            "inventive": self.tr("Inventive"),
+        }
+
+    def _field_words(self) -> dict[str, tuple[str, str]]:
+        return {
+            "temperature": (self.tr("Temperature"), self.tr("How daring the choice of the next token is; 0 takes the "
+                            "likeliest.")),
+            "top_k": (self.tr("Top-k"), self.tr("Only the k likeliest tokens are considered; 0 means all.")),
+            "top_p": (self.tr("Top-p"), self.tr("Only the likeliest tokens that together have this probability.")),
+            "min_p": (self.tr("Min-p"), self.tr("Tokens less likely than this share of the likeliest are left out.")),
+            "repeat_penalty": (self.tr("Repeat penalty"), self.tr("Above 1, tokens used before become less likely.")),
+            "max_tokens": (self.tr("Max tokens"), self.tr("The longest answer.")),
+            "seed": (self.tr("Seed"), self.tr("The same seed gives the same answer again; -1 draws a new one.")),
+        }  # fmt: skip
+
+    # ---- for the page ------------------------------------------------------------------------------------------
+
+    def sampling(self) -> Sampling | None:
+        """What was set by hand, or None for the model's own values."""
+        if self.preset.currentData() == "":
+            return None
+        return Sampling(**{entry.name: self.spins[entry.name].value() for entry in FIELDS})
+
+    def options(self) -> LoadOptions:
+        """How the model is to be loaded."""
+        return LoadOptions(
+            context=self.context_spin.value(), threads=self.threads_spin.value(), kv_type=self.kv_combo.currentData()
+        )
+
+    def set_system(self, text: str) -> None:
+        """Show a conversation's system prompt."""
+        if text != self.system.toPlainText():
+            self._quiet = True
+            self.system.setPlainText(text)
+            self._quiet = False
+
+    def set_model(self, path: str | None) -> None:
+        """Show a model without asking for it to be loaded."""
+        self._quiet = True
+        self.picker.set_path(path)
+        self._quiet = False
+
+    def follow(self, engine: Engine | None) -> None:
+        """Show this engine's state and figures from now on."""
+        if self._engine is not None:
+            self._engine.state_changed.disconnect(self._show_state)
+            self._engine.tokens.disconnect(self._show_tokens)
+            self._engine.replied.disconnect(self._show_reply)
+        self._engine = engine
+        if engine is not None:
+            engine.state_changed.connect(self._show_state)
+            engine.tokens.connect(self._show_tokens)
+            engine.replied.connect(self._show_reply)
+            self.speed.clear()
+            self.memory.clear()
+        self._show_state()
+
+    def reset_sampling(self) -> None:
+        """Back to the model's own values."""
+        self.preset.setCurrentIndex(0)
+        self._show_values(self._defaults())
+        self._save_sampling()
+
+    # ---- showing -----------------------------------------------------------------------------------------------
+
+    def _show_state(self) -> None:
+        engine = self._engine
+        loaded = engine.loaded if engine is not None else None
+        if engine is None or engine.state == DEAD:
+            text = self.tr("Not loaded") if self.picker.path() else self.tr("Choose a model to chat with.")
+        elif engine.state in (STARTING, LOADING) or loaded is None:
+            text = self.tr("Loading")
+        else:
+            one = {READY: self.tr("Ready"), BUSY: self.tr("Answering")}[engine.state]
+            count = loaded.threads
+            threads = self.tr("1 thread") if count == 1 else self.tr("{0} threads").format(count)
+            text = self.tr("{0} · loaded in {1} · {2}").format(one, fmt.seconds(loaded.seconds), threads)
+        self._state.setText(text)
+        if self.preset.currentData() == "":
+            self._show_values(self._defaults())
+        self._show_fill(engine.context_used if engine is not None else 0)
+        self._show_parts()
+        self._options_edited()
+
+    def _show_tokens(self, event: Tokens) -> None:
+        if event.rate > 0:
+            self.speed.append(self.speed.series[0], event.rate)
+        self.memory.append(self.memory.series[0], float(event.memory))
+        self._show_fill(event.context_used)
+
+    def _show_reply(self, event: Replied) -> None:
+        self._show_fill(event.context_used)
+        self._show_parts()
+
+    def _show_fill(self, used: int) -> None:
+        loaded = self._engine.loaded if self._engine is not None else None
+        if loaded is None or not loaded.context:
+            self.fill.setValue(0)
+            self._fill_text.setText(fmt.DASH)
+            return
+        share = used / loaded.context
+        self.fill.setValue(round(min(share, 1.0) * 1000))
+        set_role(self.fill, "bad" if share > 0.9 else "")
+        text = self.tr("{0} of {1} · {2}").format(fmt.number(used), fmt.number(loaded.context), fmt.percent(share, 0))
+        self._fill_text.setText(text)
+        self._fill_text.setToolTip(
+            self.tr("Tokens in use, of what is loaded. The model was trained for {0}.").format(
+                fmt.number(loaded.context_trained)
+            )
+        )
+
+    def _show_parts(self) -> None:
+        parts = memory_parts(self._engine) if self._engine is not None else []
+        rows = self._parts.count() // 2
+        for row in range(rows, len(parts)):
+            self._parts.addWidget(label("", "small"), row, 0)
+            number = label("", "number")
+            number.setFont(self._context.theme.mono(12))
+            number.setAlignment(Qt.AlignmentFlag.AlignRight)
+            self._parts.addWidget(number, row, 1)
+        for row in range(max(rows, len(parts))):
+            name, count = parts[row] if row < len(parts) else ("", None)
+            self._parts.itemAtPosition(row, 0).widget().setText(name)
+            self._parts.itemAtPosition(row, 1).widget().setText(fmt.size(count) if count is not None else "")
+
+    def _show_values(self, sampling: Sampling) -> None:
+        self._quiet = True
+        for entry in FIELDS:
+            self.spins[entry.name].setValue(getattr(sampling, entry.name))
+        self._quiet = False
+
+    def _defaults(self) -> Sampling:
+        loaded = self._engine.loaded if self._engine is not None else None
+        return loaded.defaults if loaded is not None else Sampling()
+
+    # ---- editing -----------------------------------------------------------------------------------------------
+
+    def _picked(self) -> None:
+        self._show_state()
+        if not self._quiet:
+            self.model_picked.emit()
+
+    def _system_edited(self) -> None:
+        if not self._quiet:
+            self.system_changed.emit()
+
+    def _preset_chosen(self) -> None:
+        key = self.preset.currentData()
+        if key == "":
+            self.reset_sampling()
+            return
+        values = dict(PRESETS).get(key)
+        if values is not None:
+            now = Sampling(**{entry.name: self.spins[entry.name].value() for entry in FIELDS})
+            self._show_values(msgspec.structs.replace(now, repeat_penalty=1.0, **values))
+        self._save_sampling()
+
+    def _sampling_edited(self) -> None:
+        if self._quiet:
+            return
+        self._match_preset(Sampling(**{entry.name: self.spins[entry.name].value() for entry in FIELDS}))
+        self._save_sampling()
+
+    def _match_preset(self, values: Sampling) -> None:
+        key = next(
+            (key for key, preset in PRESETS
+             if all(abs(getattr(values, name) - wanted) < 1e-9 for name, wanted in preset.items())
+             and values.repeat_penalty == 1.0),
+            "own",
+        )  # fmt: skip
+        self.preset.setCurrentIndex(self.preset.findData(key))
+
+    def _save_sampling(self) -> None:
+        self._context.update_settings(sampling=self.sampling() or Sampling())
+
+    def _options_edited(self) -> None:
+        engine = self._engine
+        differs = engine is not None and engine.state != DEAD and engine.options != self.options()
+        self.apply_button.setVisible(differs)
+        if not self._quiet:
+            now = self.options()
+            self._context.update_settings(context=now.context, kv_type=now.kv_type, threads=now.threads)
+
+    def _read_settings(self) -> None:
+        settings = self._context.settings
+        if self._quiet:
+            return
+        self._quiet = True
+        self.context_spin.setValue(settings.context)
+        self.threads_spin.setValue(settings.threads)
+        self.kv_combo.setCurrentIndex(max(0, self.kv_combo.findData(settings.kv_type)))
+        if settings.sampling != Sampling():
+            self._show_values(settings.sampling)
+            self._match_preset(settings.sampling)
+        self._quiet = False
+
+
+def _form() -> QGridLayout:
+    form = QGridLayout()
+    form.setHorizontalSpacing(12)
+    form.setVerticalSpacing(8)
+    form.setColumnStretch(1, 1)
+    return form
+
+
+def _row(form: QGridLayout, text: str, why: str, widget: QWidget) -> None:
+    """A caption and its field; the field takes the width that is left and never asks for more."""
+    caption = label(text, "muted")
+    caption.setToolTip(why)
+    widget.setToolTip(why)
+    widget.setMinimumWidth(96)
+    widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    row = form.rowCount()
+    form.addWidget(caption, row, 0)
+    form.addWidget(widget, row, 1)
+
+
+def _scroll(page: QWidget) -> QScrollArea:
+    area = QScrollArea()
+    area.setWidget(page)
+    area.setWidgetResizable(True)
+    area.setFrameShape(QFrame.Shape.NoFrame)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    return area

@@ -1,0 +1,266 @@
+"""Where a question is written: grows with its text, takes files, becomes the Stop button while an answer comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtCore import QEvent, QSize, Qt, Signal
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
+from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QPlainTextEdit, QSizePolicy, QVBoxLayout, QWidget
+
+from app.ui import format as fmt
+from app.ui.context import Context
+from app.ui.theme import set_role
+from app.ui.widgets import button, drop_paths, icon_button, label
+from converter.spec import QuenchError
+
+MAX_FILE = 1 << 20
+MAX_LINES = 8
+
+
+def fenced(name: str, content: str) -> str:
+    """A file as part of a question: a code block with a fence that its content cannot close."""
+    fence = "```"
+    while fence in content:
+        fence += "`"
+    kind = Path(name).suffix.lstrip(".") or "text"
+    body = content if content.endswith("\n") else content + "\n"
+    return f"{fence}{kind} {name}\n{body}{fence}\n"
+
+
+class _Field(QPlainTextEdit):
+    """The text itself. ``submitted`` when the key that sends was pressed."""
+
+    submitted = Signal()
+    files = Signal(list)
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self._context = context
+        set_role(self, "plain")
+        self.setTabChangesFocus(True)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.document().setDocumentMargin(8)
+        self.document().documentLayout().documentSizeChanged.connect(lambda size: self._fit())
+        self._fit()
+
+    def _fit(self) -> None:
+        """As high as the text, up to ``MAX_LINES``."""
+        needed = int(self.document().size().height())
+        lines = max(1, min(needed, MAX_LINES))
+        bar = Qt.ScrollBarPolicy.ScrollBarAsNeeded if needed > MAX_LINES else Qt.ScrollBarPolicy.ScrollBarAlwaysOff
+        self.setVerticalScrollBarPolicy(bar)
+        self.setFixedHeight(lines * self.fontMetrics().lineSpacing() + 16)
+
+    def resizeEvent(self, event: object) -> None:
+        super().resizeEvent(event)
+        self._fit()
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.FontChange:
+            self._fit()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        if event.key() in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
+            held = event.modifiers() & ~Qt.KeyboardModifier.KeypadModifier
+            control = held == Qt.KeyboardModifier.ControlModifier
+            bare = held == Qt.KeyboardModifier.NoModifier
+            if control or (bare and self._context.settings.enter_sends):
+                self.submitted.emit()
+                return
+            if control or bare or held == Qt.KeyboardModifier.ShiftModifier:
+                self.insertPlainText("\n")
+                self.ensureCursorVisible()
+                return
+        if event.key() == Qt.Key.Key_Escape:
+            event.ignore()
+            return
+        super().keyPressEvent(event)
+
+    def insertFromMimeData(self, source: object) -> None:
+        self.insertPlainText(source.text())
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if drop_paths(event):
+            event.acceptProposedAction()
+        else:
+            super().dragEnterEvent(event)
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        paths = drop_paths(event)
+        if paths:
+            event.acceptProposedAction()
+            self.files.emit(paths)
+        else:
+            super().dropEvent(event)
+
+
+class Composer(QFrame):
+    """``sent(text)`` with the files in front of the words; ``stopped`` when Stop was pressed; ``edit_left`` when an
+    edit was given up."""
+
+    sent = Signal(str)
+    stopped = Signal()
+    edit_left = Signal()
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._busy = False
+        self._files: list[tuple[str, str]] = []
+        set_role(self, "card")
+        self.field = _Field(context)
+        self.field.setAccessibleName(self.tr("Message"))
+        self.field.submitted.connect(self._submit)
+        self.field.files.connect(self.attach_all)
+        self.field.textChanged.connect(self._refresh)
+        self.attach_button = icon_button(context.theme, "attach", self.tr("Attach a text file"), self._ask_file)
+        self.send_button = button(self.tr("Send"), self._submit, "primary")
+        context.theme.set_icon(self.send_button, "send", "on_accent")
+        self.send_button.setIconSize(QSize(16, 16))
+        self.stop_button = button(self.tr("Stop"), self.stopped.emit)
+        context.theme.set_icon(self.stop_button, "stop")
+        self.stop_button.setIconSize(QSize(16, 16))
+        self.stop_button.setToolTip(self.tr("Stop the answer (Esc)"))
+        self._banner = self._make_banner()
+        self._chips = QWidget()
+        self._chip_row = QHBoxLayout(self._chips)
+        self._chip_row.setContentsMargins(8, 0, 8, 0)
+        self._chip_row.setSpacing(8)
+        self._chips.hide()
+        row = QHBoxLayout()
+        row.setContentsMargins(8, 4, 8, 8)
+        row.setSpacing(8)
+        row.addWidget(self.attach_button, 0, Qt.AlignmentFlag.AlignBottom)
+        row.addWidget(self.field, 1, Qt.AlignmentFlag.AlignBottom)
+        row.addWidget(self.send_button, 0, Qt.AlignmentFlag.AlignBottom)
+        row.addWidget(self.stop_button, 0, Qt.AlignmentFlag.AlignBottom)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 4, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(self._banner)
+        layout.addWidget(self._chips)
+        layout.addLayout(row)
+        context.settings_changed.connect(self._show_hint)
+        self._show_hint()
+        self.set_busy(False)
+
+    def _make_banner(self) -> QWidget:
+        banner = QWidget()
+        row = QHBoxLayout(banner)
+        row.setContentsMargins(12, 0, 8, 0)
+        row.addWidget(label(self.tr("Editing a question: sending it replaces what came after."), "small"), 1)
+        row.addWidget(button(self.tr("Cancel edit"), self.leave_edit, "link"))
+        banner.hide()
+        return banner
+
+    # ---- for the page
+
+    def text(self) -> str:
+        return self.field.toPlainText()
+
+    def set_text(self, text: str) -> None:
+        self.field.setPlainText(text)
+        self.field.moveCursor(self.field.textCursor().MoveOperation.End)
+
+    def set_busy(self, busy: bool) -> None:
+        """While an answer comes the button stops it."""
+        self._busy = busy
+        self.send_button.setVisible(not busy)
+        self.stop_button.setVisible(busy)
+        self._refresh()
+
+    def begin_edit(self, text: str) -> None:
+        """Put an earlier question into the field."""
+        self._banner.show()
+        self.set_text(text)
+        self.field.setFocus()
+
+    def editing(self) -> bool:
+        return not self._banner.isHidden()
+
+    def leave_edit(self) -> None:
+        """Give the edit up."""
+        if self.editing():
+            self._banner.hide()
+            self.field.clear()
+            self.edit_left.emit()
+
+    def clear(self) -> None:
+        self._banner.hide()
+        self.field.clear()
+        self._files.clear()
+        self._show_chips()
+
+    def attach(self, path: str) -> None:
+        """Take a text file with the next question; one that is none, or too long, is refused with a reason."""
+        try:
+            size = Path(path).stat().st_size
+            if size > MAX_FILE:
+                raise self._refusal(path, self.tr("It has {0}; at most {1} can go into a question.").format(
+                    fmt.size(size), fmt.size(MAX_FILE)))  # fmt: skip
+            content = Path(path).read_bytes().decode("utf-8")
+        except OSError as error:
+            self._context.notify.error(self._refusal(path, error.strerror or str(error)))
+            return
+        except UnicodeDecodeError:
+            self._context.notify.error(self._refusal(path, self.tr("It is not a UTF-8 text.")))
+            return
+        except QuenchError as error:
+            self._context.notify.error(error)
+            return
+        self._files.append((Path(path).name, content))
+        self._show_chips()
+        self.field.setFocus()
+
+    def attach_all(self, paths: list[str]) -> None:
+        for path in paths:
+            self.attach(path)
+
+    # ---- inside
+
+    def _refusal(self, path: str, why: str) -> QuenchError:
+        title = self.tr("{0} cannot be attached.").format(Path(path).name)
+        return QuenchError("bad_attachment", title, why, self.tr("Attach a text file, or paste the part you need."))
+
+    def _submit(self) -> None:
+        words = self.text().strip()
+        if self._busy or not (words or self._files):
+            return
+        self.sent.emit("\n".join([*(fenced(name, content) for name, content in self._files), words]).strip())
+
+    def _ask_file(self) -> None:
+        chosen, _ = QFileDialog.getOpenFileNames(self, self.tr("Attach text files"))
+        self.attach_all(chosen)
+
+    def _show_chips(self) -> None:
+        while self._chip_row.count():
+            item = self._chip_row.takeAt(0)
+            if item.widget() is not None:
+                item.widget().deleteLater()
+        for position, (name, content) in enumerate(self._files):
+            text = self.tr("{0} · {1}  ✕").format(name, fmt.size(len(content.encode())))
+            chip = button(text, lambda position=position: self._drop(position), "quiet")
+            chip.setToolTip(self.tr("Remove {0}").format(name))
+            chip.setAccessibleName(chip.toolTip())
+            self._chip_row.addWidget(chip)
+        self._chip_row.addStretch(1)
+        self._chips.setVisible(bool(self._files))
+        self._refresh()
+
+    def _drop(self, position: int) -> None:
+        del self._files[position]
+        self._show_chips()
+
+    def _refresh(self) -> None:
+        self.send_button.setEnabled(not self._busy and bool(self.text().strip() or self._files))
+
+    def _show_hint(self) -> None:
+        if self._context.settings.enter_sends:
+            hint, keys = self.tr("Ask anything"), self.tr("Enter sends, Shift+Enter begins a new line.")
+        else:
+            hint, keys = self.tr("Ask anything"), self.tr("Ctrl+Enter sends, Enter begins a new line.")
+        self.field.setPlaceholderText(hint)
+        self.field.setToolTip(keys)
+        self.send_button.setToolTip(keys)

@@ -1,0 +1,79 @@
+"""What every page is given: settings, store, theme, jobs, engines, scout, library and the message board."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from PySide6.QtCore import QObject, Signal
+
+from app import paths, settings
+from app.settings import Settings
+from app.store import Store
+from app.ui.engines import EnginePool
+from app.ui.job_center import JobCenter
+from app.ui.library_model import LibraryModel
+from app.ui.notify import Notify
+from app.ui.scout import Scout
+from app.ui.theme import Theme
+from converter.spec import QuenchError
+
+
+class Context(QObject):
+    """One a window. ``navigate(page key, request)`` opens a page and hands it the request."""
+
+    navigate = Signal(str, dict)
+    settings_changed = Signal()
+
+    def __init__(self, parent: QObject | None = None, *, theme: Theme | None = None) -> None:
+        super().__init__(parent)
+        self._settings = settings.load()
+        self.store = Store(paths.database())
+        self.theme = theme or Theme(self._settings.theme, self)
+        self.notify = Notify(self)
+        self.scout = Scout(self)
+        self.engines = EnginePool(self)
+        self.jobs = JobCenter(self)
+        self.library = LibraryModel(self, self)
+        self._closed = False
+
+    @property
+    def settings(self) -> Settings:
+        """The settings now: a frozen struct; change them with :meth:`update_settings`."""
+        return self._settings
+
+    def update_settings(self, **changes: Any) -> None:
+        """Replace fields, save, and tell everybody. Unknown names are a ``TypeError``; a full disk becomes a notice."""
+        changed = msgspec.structs.replace(self._settings, **changes)
+        if changed == self._settings:
+            return
+        self._settings = changed
+        try:
+            settings.save(changed)
+        except OSError as error:
+            self.notify.error(
+                QuenchError(
+                    "settings_not_saved",
+                    self.tr("The settings could not be saved."),
+                    str(error),
+                    self.tr("They hold until you quit. Free some disk space, then change a setting again."),
+                    exit_status=4,
+                )
+            )
+        if "theme" in changes:
+            self.theme.set_mode(changed.theme)
+        self.settings_changed.emit()
+
+    def close(self, grace_ms: int = 2000) -> None:
+        """End every worker (asked first, killed after ``grace_ms``) and close the store. Blocks that long at most."""
+        if self._closed:
+            return
+        self._closed = True
+        processes = [*self.jobs.processes(), *self.engines.processes(), *self.scout.processes()]
+        for process in processes:
+            process.stop(grace_ms)
+        for process in processes:
+            if not process.wait(grace_ms):
+                process.kill()
+                process.wait(1000)
+        self.store.close()

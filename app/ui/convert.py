@@ -1,0 +1,339 @@
+"""The Convert page: a source, the types to make of it, and the result. One pass over the source makes all files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from PySide6.QtCore import Qt, QTimer
+from PySide6.QtGui import QDragEnterEvent, QDropEvent
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLineEdit,
+    QScrollArea,
+    QSplitter,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app import hardware, paths
+from app.protocol import Convert
+from app.ui import format as fmt
+from app.ui.convert_advanced import AdvancedPane
+from app.ui.convert_recipes import RecipeList
+from app.ui.convert_result import ResultPane
+from app.ui.convert_source import SourcePane, is_quantized
+from app.ui.library_table import FitWords, fit_words
+from app.ui.theme import set_role
+from app.ui.widgets import ErrorCard, button, drop_paths, label
+from converter.recipes import RECIPES
+from converter.spec import ConversionSpec, ModelInfo, Plan, PlannedOutput, QuenchError
+
+if TYPE_CHECKING:
+    from app.ui.context import Context
+    from app.ui.job_center import Job
+
+PLAN_DELAY_MS = 250
+NEEDS_IMATRIX = frozenset(name for name, recipe in RECIPES.items() if recipe.needs_imatrix)
+
+
+class ConvertPage(QWidget):
+    """See the module. ``receive({"source": path, "types": [...]})`` fills it in."""
+
+    key = "convert"
+    title = "Convert"
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.context = context
+        self.job: Job | None = None
+        self._planned: dict[str, PlannedOutput] = {}
+        self._disk_free: int | None = None
+        self._asked = 0
+        self.setAcceptDrops(True)
+        self._plan_timer = QTimer(self, singleShot=True, interval=PLAN_DELAY_MS)
+        self._plan_timer.timeout.connect(self._ask_plan)
+        self._build()
+        self.source.changed.connect(self._on_source)
+        self.recipes.model.changed.connect(self._on_ticks)
+        self.advanced.changed.connect(self._on_advanced)
+        self.output.textChanged.connect(self._update)
+        self.requantize.toggled.connect(self._update)
+        self.result.retried.connect(self._follow)
+        context.jobs.added.connect(self._on_job_added)
+        self._on_advanced()
+
+    # ---- faces
+
+    def receive(self, request: dict[str, Any]) -> None:
+        if request.get("types"):
+            self.recipes.model.set_ticked(request["types"])
+        if request.get("source"):
+            self.source.open(str(request["source"]))
+
+    def help_text(self) -> str:
+        return self.tr(
+            "Choose a model on the left: a Hugging Face folder or a GGUF file. Tick the types to make; each shows the "
+            "exact size of its file before anything is written. Convert makes all of them in one pass. The tensor map "
+            "shows layers across and tensors down, in the colour of each tensor's type. Arrow keys move over it."
+        )
+
+    def spec(self) -> ConversionSpec | None:
+        """What Convert would start now, or None while something is missing."""
+        info, types, choices = self.source.info, self.recipes.model.ticked_names(), self.advanced.choices()
+        folder = self.output.text().strip()
+        if info is None or not types or not folder or choices.problem:
+            return None
+        target = str(Path(folder) / f"{info.name}-{types[0]}.gguf") if len(types) == 1 else folder
+        quantized = is_quantized(info)
+        return self._spec(target, types, overwrite=bool(self._existing()), requantize=quantized)
+
+    # ---- building
+
+    def _build(self) -> None:
+        self.source = SourcePane(self.context)
+        self.result = ResultPane(self.context)
+        self.splitter = QSplitter(Qt.Orientation.Horizontal)
+        self.splitter.setChildrenCollapsible(False)
+        self.splitter.setHandleWidth(1)
+        for pane, least in ((self.source, 190), (self._build_middle(), 280), (self.result, 320)):
+            pane.setMinimumWidth(least)
+        for number, (pane, stretch) in enumerate(((self.source, 4), (self._middle, 6), (self.result, 9))):
+            self.splitter.addWidget(self._scrolled(pane) if number == 0 else pane)
+            self.splitter.setStretchFactor(number, stretch)
+        self.splitter.setSizes([215, 465, 510])
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(16, 12, 16, 12)
+        layout.setSpacing(8)
+        head = QHBoxLayout()
+        head.setSpacing(12)
+        head.addWidget(label(self.tr("Convert"), "title"))
+        head.addWidget(label(self.tr("Make a model smaller, and see what it costs"), "muted"), 1)
+        layout.addLayout(head)
+        layout.addWidget(self.splitter, 1)
+
+    def _scrolled(self, pane: QWidget) -> QScrollArea:
+        area = QScrollArea()
+        area.setWidget(pane)
+        area.setWidgetResizable(True)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        area.setMinimumWidth(200)
+        pane.setProperty("role", "page")
+        return area
+
+    def _build_middle(self) -> QWidget:
+        self.recipes = RecipeList(self.context)
+        self.advanced = AdvancedPane()
+        self.plan_error = ErrorCard()
+        self.output = QLineEdit(str(paths.models()))
+        self.output.setAccessibleName(self.tr("Output folder"))
+        self.output.setToolTip(self.tr("The folder for the new files"))
+        folder = QHBoxLayout()
+        folder.setSpacing(6)
+        folder.addWidget(label(self.tr("Into"), "muted"))
+        folder.addWidget(self.output, 1)
+        folder.addWidget(button(self.tr("Folder…"), self._ask_output))
+        self.requantize = QCheckBox(self.tr("Quantize again all the same"))
+        self.requantize.setAccessibleName(self.requantize.text())
+        self.note = label("", "warn", wrap=True)
+        self.sum = label("", "muted", wrap=True)
+        self.convert_button = button(self.tr("Convert"), self._convert, "primary")
+        scroll_body = QWidget()
+        scroll_body.setProperty("role", "page")
+        upper = QVBoxLayout(scroll_body)
+        upper.setContentsMargins(0, 0, 0, 0)
+        upper.setSpacing(6)
+        upper.addWidget(self.recipes, 1)
+        upper.addWidget(self.advanced)
+        area = QScrollArea()
+        area.setWidget(scroll_body)
+        area.setWidgetResizable(True)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._middle = QWidget()
+        layout = QVBoxLayout(self._middle)
+        layout.setContentsMargins(12, 0, 12, 0)
+        layout.setSpacing(8)
+        layout.addWidget(label(self.tr("2  Types to make"), "heading"))
+        layout.addWidget(self.plan_error)
+        layout.addWidget(area, 1)
+        layout.addLayout(folder)
+        layout.addWidget(self.note)
+        layout.addWidget(self.requantize)
+        row = QHBoxLayout()
+        row.setSpacing(12)
+        row.addWidget(self.sum, 1)
+        row.addWidget(self.convert_button, 0, Qt.AlignmentFlag.AlignBottom)
+        layout.addLayout(row)
+        return self._middle
+
+    # ---- the plan
+
+    def _spec(self, target: str, types: tuple[str, ...], *, overwrite: bool, requantize: bool) -> ConversionSpec:
+        choices, info = self.advanced.choices(), self.source.info
+        return ConversionSpec(
+            source=info.path if info is not None else "",
+            output=target,
+            types=types,
+            imatrix=choices.imatrix,
+            tensor_types=choices.tensor_types,
+            output_type=choices.output_type,
+            embedding_type=choices.embedding_type,
+            pure=choices.pure,
+            leave_output=choices.leave_output,
+            threads=choices.threads,
+            overwrite=overwrite,
+            allow_requantize=requantize,
+        )
+
+    def _on_source(self) -> None:
+        self._planned, self._disk_free = {}, None
+        self.plan_error.clear()
+        self.requantize.setChecked(False)
+        self._plan_timer.start()
+        self._on_ticks()
+
+    def _on_advanced(self) -> None:
+        missing = NEEDS_IMATRIX if self.advanced.choices().imatrix is None else frozenset()
+        self.recipes.model.set_blocked(set(missing))
+        self._plan_timer.start()
+        self._update()
+
+    def _on_ticks(self) -> None:
+        ticked = [self._planned[name] for name in self.recipes.model.ticked_names() if name in self._planned]
+        self.result.show_plan(ticked)
+        self._update()
+
+    def _ask_plan(self) -> None:
+        """Plan every type at once: the list, the map and the sum come from the same answer."""
+        choices = self.advanced.choices()
+        if self.source.info is None or choices.problem:
+            return
+        types = tuple(r.name for r in self.recipes.model.recipes if r.name not in self.recipes.model.blocked)
+        folder = self.output.text().strip() or str(paths.models())
+        self._asked += 1
+        asked = self._asked
+        spec = self._spec(folder, types, overwrite=True, requantize=True)
+        self.context.scout.plan(spec, lambda answer: self._on_plan(asked, answer))
+
+    def _on_plan(self, asked: int, answer: Plan | QuenchError) -> None:
+        if asked != self._asked or self.source.info is None:
+            return
+        if isinstance(answer, QuenchError):
+            self._planned, self._disk_free = {}, None
+            self.plan_error.show_error(answer, [(self.tr("Retry"), self._ask_plan)])
+        else:
+            self.plan_error.clear()
+            self._planned = {output.type: output for output in answer.outputs}
+            self._disk_free = answer.disk_free
+        info = self.source.info
+        free = hardware.memory_available()
+        fits = {name: self._fit_words(info, output, free) for name, output in self._planned.items()}
+        self.recipes.model.set_plan(self._planned, fits)
+        self._on_ticks()
+
+    def _fit_words(self, info: ModelInfo, output: PlannedOutput, free: int) -> FitWords:
+        """Judged as the library will judge the finished file."""
+        made = msgspec.structs.replace(info, kind="gguf", tensors=(), bytes=output.bytes)
+        return fit_words(made, self.context.settings, free, self.tr)
+
+    # ---- what the footer says
+
+    def _existing(self) -> list[str]:
+        """Names of ticked files that are in the folder already."""
+        info, folder = self.source.info, self.output.text().strip()
+        if info is None or not folder:
+            return []
+        names = [f"{info.name}-{name}.gguf" for name in self.recipes.model.ticked_names()]
+        return [name for name in names if (Path(folder) / name).exists()]
+
+    def _update(self, *_: object) -> None:
+        ticked = [self._planned[name] for name in self.recipes.model.ticked_names() if name in self._planned]
+        total = sum(output.bytes for output in ticked)
+        short = self._disk_free is not None and total > self._disk_free
+        info = self.source.info
+        again = info is not None and is_quantized(info)
+        self.requantize.setVisible(again)
+        notes = [self.advanced.choices().problem]
+        if again:
+            notes.append(self.tr("This file is quantized already; squeezing it again adds to its loss."))
+        existing = self._existing()
+        if existing:
+            words = self.tr("Replaces %1") if len(existing) == 1 else self.tr("Replaces %1 files of the same name")
+            notes.append(words.replace("%1", existing[0] if len(existing) == 1 else str(len(existing))))
+        if short:
+            notes.append(self.tr("There is not enough room on this disk."))
+        self.note.setText("\n".join(filter(None, notes)))
+        self.note.setVisible(any(notes))
+        self.sum.setText(self._sum_words(ticked, total))
+        set_role(self.sum, "bad" if short else "muted")
+        running = self.job is not None and self.job.is_active
+        ready = self.spec() is not None and not running and not short and (not again or self.requantize.isChecked())
+        self.convert_button.setEnabled(ready)
+        self.convert_button.setText(self.tr("Converting…") if running else self.tr("Convert"))
+
+    def _sum_words(self, ticked: list[PlannedOutput], total: int) -> str:
+        if self.source.info is None:
+            return self.tr("Choose a source first.") if not self.source.reading else ""
+        if not self.recipes.model.ticked_names():
+            return self.tr("Tick at least one type.")
+        if not ticked:
+            return ""
+        files = self.tr("1 file") if len(ticked) == 1 else self.tr("%1 files").replace("%1", str(len(ticked)))
+        free = self.tr("%1 free").replace("%1", fmt.size(self._disk_free))
+        return f"{files}, {fmt.size(total)} · {free}"
+
+    # ---- work
+
+    def _convert(self) -> None:
+        spec = self.spec()
+        info = self.source.info
+        if spec is None or info is None:
+            return
+        folder = Path(self.output.text().strip())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.disk_usage(folder)
+        except OSError as problem:
+            title = self.tr("The output folder cannot be used.")
+            hint = self.tr("Choose another folder.")
+            self.result.show_error(QuenchError("bad_output", title, str(problem), hint), self._convert)
+            return
+        title = f"{info.name} → {', '.join(spec.types)}"
+        self._follow(self.context.jobs.submit("convert", title, Convert(spec)))
+
+    def _on_job_added(self, job: Job) -> None:
+        """A conversion begun elsewhere (resumed at the start, retried in the drawer) is shown if nothing else is."""
+        if job.kind == "convert" and isinstance(job.command, Convert) and (self.job is None or not self.job.is_active):
+            self._follow(job)
+
+    def _follow(self, job: Job) -> None:
+        if self.job is job:
+            return
+        self.job = job
+        source = job.command.spec.source
+        self.result.watch(job, source if source.lower().endswith(".gguf") else "")
+        job.finished.connect(self._update)
+        self._update()
+
+    def _ask_output(self) -> None:
+        chosen = QFileDialog.getExistingDirectory(self, self.tr("Output folder"), self.output.text())
+        if chosen:
+            self.output.setText(chosen)
+
+    # ---- drops
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if drop_paths(event):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        dropped = drop_paths(event)
+        if dropped:
+            event.acceptProposedAction()
+            self.source.open(dropped[0])

@@ -1,0 +1,255 @@
+"""Loaded models. Each lives in a worker of its own; pages talk to :class:`Engine` and survive its death."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from app import protocol
+from app.child import Verdict
+from app.protocol import ChatMessage, Loaded, LoadOptions, Memory, Sampling
+from app.ui.process import WorkerProcess
+from converter.spec import QuenchError
+
+STARTING, LOADING, READY, BUSY, DEAD = "starting", "loading", "ready", "busy", "dead"
+
+
+class Engine(QObject):
+    """One model in one process.
+
+    ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
+    ``tokens``, ``replied`` and ``scored`` carry the protocol's messages, ``loading`` a fraction 0..1. ``failed``
+    carries a :class:`Failed` (its ``request`` says what failed; the engine lives on) or, when the worker has died or
+    could not load, a QuenchError (its attribute ``request`` is the request that was running, or 0; state is ``dead``).
+    """
+
+    state_changed = Signal()
+    loading = Signal(float)
+    tokens = Signal(object)
+    replied = Signal(object)
+    scored = Signal(object)
+    failed = Signal(object)
+
+    def __init__(self, path: str, options: LoadOptions, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.path = path
+        self.options = options
+        self.state = STARTING
+        self.loaded: Loaded | None = None
+        self.memory: Memory | None = None
+        self.rate = 0.0
+        self.context_used = 0
+        self.error: QuenchError | None = None
+        self.owners: set[str] = set()
+        self._process: WorkerProcess | None = None
+        self._last = 0
+        self._open: list[int] = []
+        self._leaving = False
+
+    def start(self) -> None:
+        """Start the worker and load the model; called by the pool and by :meth:`reload`."""
+        self.loaded, self.error, self.rate, self.context_used = None, None, 0.0, 0
+        self._open.clear()
+        self._leaving = False
+        process = WorkerProcess("chat", self)
+        self._process = process
+        process.event.connect(self._heard)
+        process.finished.connect(lambda verdict: self._died(process, verdict))
+        self._set_state(STARTING)
+        process.start()
+        process.send(protocol.Load(self.path, self.options))
+
+    def generate(
+        self,
+        messages: list[ChatMessage] | tuple[ChatMessage, ...],
+        sampling: Sampling | None = None,
+        continue_last: bool = False,
+    ) -> int:
+        """Answer a conversation; returns the request id. ``sampling`` None means the model's own defaults."""
+        chosen = sampling or (self.loaded.defaults if self.loaded else Sampling())
+        return self._request(lambda number: protocol.Generate(number, tuple(messages), chosen, continue_last))
+
+    def score(
+        self,
+        messages: list[ChatMessage] | tuple[ChatMessage, ...],
+        answer: str,
+        write: str | None = None,
+        against: str | None = None,
+    ) -> int:
+        """Teacher-force ``answer``; give exactly one of ``write`` and ``against``. Returns the request id."""
+        return self._request(lambda number: protocol.Score(number, tuple(messages), answer, write, against))
+
+    def stop(self, request: int) -> None:
+        """Stop a reply; it ends with ``replied`` whose ``stop`` is ``cancelled``."""
+        if self._process is not None and request in self._open:
+            self._process.send(protocol.Stop(request))
+
+    def reload(self) -> None:
+        """Load again: after it died, or with other ``options`` set on it before."""
+        if self._process is not None:
+            self._leaving = True
+            process, self._process = self._process, None
+            process.stop()
+        self.start()
+
+    def pid(self) -> int:
+        """Process id of its worker, 0 when dead."""
+        return self._process.pid() if self._process is not None else 0
+
+    def process(self) -> WorkerProcess | None:
+        return self._process
+
+    def _request(self, make: Any) -> int:
+        self._last += 1
+        self._open.append(self._last)
+        if self._process is None:
+            number = self._last
+            QTimer.singleShot(0, self, lambda: self._refuse(number))
+            return number
+        self._process.send(make(self._last))
+        if self.state == READY:
+            self._set_state(BUSY)
+        return self._last
+
+    def _refuse(self, number: int) -> None:
+        """A request to a dead engine fails like one that it died of, but only after the caller has its number."""
+        if number not in self._open:
+            return
+        self._open.remove(number)
+        error = QuenchError(
+            "engine_died",
+            self.tr("The model is not loaded any more."),
+            self.path,
+            self.tr("Load it again."),
+            exit_status=5,
+        )
+        error.request = number
+        self.failed.emit(error)
+
+    def _heard(self, message: object) -> None:
+        if isinstance(message, protocol.Tokens):
+            self.rate = message.rate
+            self.context_used = message.context_used
+            self.tokens.emit(message)
+        elif isinstance(message, protocol.Loading):
+            if self.state != LOADING:
+                self._set_state(LOADING)
+            self.loading.emit(message.fraction)
+        elif isinstance(message, protocol.Loaded):
+            self.loaded, self.memory = message, message.memory
+            self._set_state(BUSY if self._open else READY)
+        elif isinstance(message, protocol.Replied):
+            self.memory, self.rate, self.context_used = message.memory, 0.0, message.context_used
+            self._close(message.request)
+            self.replied.emit(message)
+        elif isinstance(message, protocol.Scored):
+            self._close(message.request)
+            self.scored.emit(message)
+        elif isinstance(message, protocol.Failed) and message.request:
+            self._close(message.request)
+            self.failed.emit(message)
+
+    def _close(self, request: int) -> None:
+        if request in self._open:
+            self._open.remove(request)
+        self.rate = 0.0
+        self._set_state(BUSY if self._open else READY)
+
+    def _died(self, process: WorkerProcess, verdict: Verdict) -> None:
+        process.deleteLater()
+        if process is not self._process:
+            return
+        self._process = None
+        self.memory, self.rate = None, 0.0
+        requests, self._open = self._open, []
+        self._set_state(DEAD)
+        if self._leaving or (verdict.error is None and verdict.cancelled):
+            return
+        self.error = verdict.error or QuenchError(
+            "engine_died",
+            self.tr("The engine process ended."),
+            self.path,
+            self.tr("Load the model again."),
+            exit_status=5,
+        )
+        self.error.request = requests[0] if requests else 0
+        self.failed.emit(self.error)
+
+    def leave(self) -> None:
+        """End the worker; no ``failed`` comes for it."""
+        self._leaving = True
+        if self._process is not None:
+            self._process.stop()
+
+    def _set_state(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self.state_changed.emit()
+
+
+class EnginePool(QObject):
+    """The loaded models. An engine stays as long as somebody holds it; ``changed`` comes when any engine changed."""
+
+    changed = Signal()
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.engines: list[Engine] = []
+        self._leaving: list[Engine] = []
+        self._closing = False
+
+    def get(self, path: str, options: LoadOptions | None = None, owner: str = "") -> Engine:
+        """The engine for ``path``: the running one, or a new one that starts to load.
+
+        ``options`` None takes the model however it is loaded. Other options than it has load it again (which ends what
+        it was doing). ``owner`` names the holder; asking twice with one name counts once.
+        """
+        engine = self.find(path)
+        if engine is None:
+            engine = Engine(path, options or LoadOptions(), self)
+            engine.state_changed.connect(self.changed)
+            self.engines.append(engine)
+            engine.owners.add(owner)
+            engine.start()
+            self.changed.emit()
+            return engine
+        engine.owners.add(owner)
+        if engine.state == DEAD or (options is not None and options != engine.options):
+            engine.options = options or engine.options
+            engine.reload()
+        return engine
+
+    def find(self, path: str) -> Engine | None:
+        """The engine for ``path`` if there is one, dead or alive; starts nothing."""
+        return next((engine for engine in self.engines if engine.path == path), None)
+
+    def release(self, path: str, owner: str = "") -> None:
+        """Give an engine back; with its last holder gone the worker ends and its memory is free."""
+        engine = self.find(path)
+        if engine is None:
+            return
+        engine.owners.discard(owner)
+        if engine.owners:
+            return
+        self.engines.remove(engine)
+        if engine.process() is None:
+            engine.deleteLater()
+        else:
+            self._leaving.append(engine)
+            engine.state_changed.connect(self._tidy)
+            engine.leave()
+        self.changed.emit()
+
+    def processes(self) -> list[WorkerProcess]:
+        """Running workers (used at the end of the program)."""
+        everyone = [*self.engines, *self._leaving]
+        for engine in everyone:
+            engine._leaving = True
+        # Also workers that a reload has left behind: they are children of their engine until they are gone.
+        return [process for engine in everyone for process in engine.findChildren(WorkerProcess)]
+
+    def _tidy(self) -> None:
+        for engine in [engine for engine in self._leaving if engine.state == DEAD]:
+            self._leaving.remove(engine)
+            engine.deleteLater()

@@ -1,0 +1,529 @@
+"""The Library page: what is on this machine, whether it fits, how good and how fast it is, and what to do with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QDir, QFile, QItemSelectionModel, QModelIndex, QPoint, QStandardPaths, Qt, QTimer, QUrl
+from PySide6.QtGui import (
+    QAction,
+    QDesktopServices,
+    QDragEnterEvent,
+    QDragLeaveEvent,
+    QDropEvent,
+    QGuiApplication,
+    QKeySequence,
+    QShowEvent,
+)
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QHeaderView,
+    QLineEdit,
+    QMenu,
+    QMessageBox,
+    QPushButton,
+    QStackedLayout,
+    QToolButton,
+    QTreeView,
+    QVBoxLayout,
+    QWidget,
+)
+
+import resources
+from app.ui import format as fmt
+from app.ui.context import Context
+from app.ui.first_start import FindDialog, FirstStartCard, PocketStart
+from app.ui.inspect import InspectDialog
+from app.ui.library_table import NAME, LibraryDelegate, LibraryTable, Row, make_rows
+from app.ui.theme import set_role
+from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, drop_paths, icon_button, label
+from converter.spec import QuenchError
+
+WIDTHS = {1: 96, 2: 104, 3: 88, 4: 120, 5: 80, 6: 88}
+REFRESH_MS = 100
+
+
+class LibraryPage(QWidget):
+    """Requests: ``{"add": path}`` takes a folder or file in and selects it."""
+
+    key = "library"
+    title = "Library"
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._wanted: str | None = None
+        self._collapsed: set[str] = set()
+        self.setAcceptDrops(True)
+        self.table = LibraryTable(context.theme, self)
+        self.pocket = PocketStart(context)
+        self.pocket.ready.connect(lambda path: context.navigate.emit("chat", {"model": path}))
+        self.first = FirstStartCard(context)
+        self.error = ErrorCard()
+        self.scanning = ProgressLine()
+        self.scanning.set_cancellable(False)
+        self.view = self._make_view()
+        self.empty = EmptyState(
+            "library",
+            self.tr("No models yet"),
+            self.tr("Drop a model folder or a .gguf file here, or open one."),
+            [(self.tr("Open a GGUF file"), self.open_file), (self.tr("Open a folder"), self.open_folder)],
+            theme=context.theme,
+        )
+        self.nothing = EmptyState("search", self.tr("Nothing matches the filter"), theme=context.theme)
+        self._stack = QStackedLayout()
+        for part in (self.view, self.empty, self.nothing):
+            self._stack.addWidget(part)
+        self._make_actions()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(24, 20, 24, 12)
+        layout.setSpacing(12)
+        layout.addLayout(self._make_head())
+        layout.addWidget(self.first)
+        layout.addWidget(self.pocket)
+        layout.addWidget(self.error)
+        layout.addWidget(self.scanning)
+        layout.addLayout(self._make_bar())
+        layout.addLayout(self._stack, 1)
+        layout.addWidget(self._make_detail())
+        self._drop = label(self.tr("Drop to add to the library"), "heading", parent=self)
+        self._drop_frame = QFrame(self)
+        set_role(self._drop_frame, "drop")
+        self._drop.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self._drop_frame.hide()
+        self._drop.hide()
+        self._soon = QTimer(self, singleShot=True, interval=REFRESH_MS)
+        self._soon.timeout.connect(self.refresh)
+        self._connect()
+        self.refresh()
+
+    def receive(self, request: dict[str, Any]) -> None:
+        """``{"add": path}``."""
+        if request.get("add"):
+            self.add(str(request["add"]))
+
+    def help_text(self) -> str:
+        return self.tr(
+            "Every model that Quench knows on this machine: files it made, the Hugging Face cache, and folders that "
+            "you opened. Models made from the same original stand together. **Fits?** compares weights, KV cache and "
+            "compute buffer with the memory that is free now; hold the mouse over it for the sum. **KLD** and "
+            "**Tokens/s** are measured on this machine: choose *Measure* to fill them in.\n\nDouble-click a GGUF file "
+            "to chat with it, a model folder to convert it. Drop files and folders anywhere on this page."
+        )
+
+    # ---- what the person does ----------------------------------------------------------------------------------
+
+    def add(self, path: str) -> None:
+        """Take a path into the library and select it when it is there."""
+        self._wanted = str(Path(path).expanduser().absolute())
+        self._context.library.add(path)
+        self._dismiss()
+
+    def open_file(self) -> None:
+        paths, _ = QFileDialog.getOpenFileNames(self, self.tr("Open models"), "", self.tr("GGUF models (*.gguf)"))
+        for path in paths:
+            self.add(path)
+
+    def open_folder(self) -> None:
+        path = QFileDialog.getExistingDirectory(self, self.tr("Open a model folder"))
+        if path:
+            self.add(path)
+
+    def find(self) -> None:
+        FindDialog(self).show()
+
+    def selected(self) -> list[Row]:
+        """The selected models; a group stands for all of its models."""
+        found: dict[str, Row] = {}
+        for index in self.view.selectionModel().selectedRows():
+            for row in self.table.rows_at(index):
+                found.setdefault(row.info.path, row)
+        return list(found.values())
+
+    def select(self, path: str) -> bool:
+        """Select a model and scroll to it; False if it is not shown."""
+        index = self.table.index_of(path)
+        if not index.isValid():
+            return False
+        flags = QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
+        self.view.selectionModel().setCurrentIndex(index, flags)
+        self.view.scrollTo(index)
+        return True
+
+    def chat(self) -> None:
+        rows = [row for row in self.selected() if row.info.kind == "gguf"]
+        if rows:
+            self._context.navigate.emit("chat", {"model": rows[0].info.path})
+
+    def convert(self) -> None:
+        if rows := self.selected():
+            self._context.navigate.emit("convert", {"source": rows[0].info.path})
+
+    def compare(self) -> None:
+        reference, others = self._reference_and_others()
+        if reference is not None:
+            paths = [row.info.path for row in others]
+            self._context.navigate.emit("compare", {"reference": reference.info.path, "models": paths})
+
+    def measure(self) -> None:
+        reference, others = self._reference_and_others()
+        if reference is not None:
+            paths = [row.info.path for row in others]
+            self._context.navigate.emit("quality", {"reference": reference.info.path, "candidates": paths})
+
+    def bench(self) -> None:
+        paths = [row.info.path for row in self.selected() if row.info.kind == "gguf"]
+        if paths:
+            self._context.navigate.emit("bench", {"models": paths})
+
+    def inspect(self) -> InspectDialog | None:
+        rows = self.selected()
+        if not rows:
+            return None
+        dialog = InspectDialog(self._context, rows[0].info.path, self)
+        dialog.show()
+        return dialog
+
+    def show_in_files(self) -> None:
+        for row in self.selected()[:1]:
+            QDesktopServices.openUrl(QUrl.fromLocalFile(str(Path(row.info.path).parent)))
+
+    def copy_path(self) -> None:
+        QGuiApplication.clipboard().setText("\n".join(row.info.path for row in self.selected()))
+
+    def remove(self) -> None:
+        """Take the selection off the list; the files stay."""
+        for row in self.selected():
+            self._context.library.remove(row.info.path)
+
+    def delete(self) -> None:
+        """Move the selection to the wastebasket, after asking."""
+        rows = [row for row in self.selected() if not _is_bundled(row.info.path)]
+        if rows and self.confirm_delete(rows):
+            for row in rows:
+                self._trash(row)
+
+    def confirm_delete(self, rows: list[Row]) -> bool:
+        """Ask before files go to the wastebasket."""
+        box = QMessageBox(self)
+        box.setIcon(QMessageBox.Icon.Question)
+        box.setWindowTitle(self.tr("Delete"))
+        box.setTextFormat(Qt.TextFormat.PlainText)
+        one, many = self.tr("Move {0} to the wastebasket?"), self.tr("Move {0} models to the wastebasket?")
+        box.setText(one.format(Path(rows[0].info.path).name) if len(rows) == 1 else many.format(len(rows)))
+        box.setInformativeText("\n".join(str(_on_disk(row.info.path)) for row in rows[:8]))
+        yes = box.addButton(self.tr("Move to the wastebasket"), QMessageBox.ButtonRole.DestructiveRole)
+        box.addButton(QMessageBox.StandardButton.Cancel)
+        box.exec()
+        return box.clickedButton() is yes
+
+    # ---- showing -----------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Fill the table from the library and the store; selection and open groups stay."""
+        context = self._context
+        chosen = [row.info.path for row in self.selected()] if self.view.selectionModel() else []
+        place = self.view.verticalScrollBar().value()
+        self.table.set_rows(make_rows(context.library.entries, context.store, context.settings, self.tr))
+        self._expand()
+        self._select_again(chosen)
+        self.view.verticalScrollBar().setValue(place)
+        if self._wanted and self.select(self._wanted):
+            self._wanted = None
+        self._show_state()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._soon.start()  # memory and measurements may have changed meanwhile
+
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if drop_paths(event):
+            event.acceptProposedAction()
+            for part in (self._drop_frame, self._drop):
+                part.setGeometry(self.rect().adjusted(8, 8, -8, -8))
+                part.raise_()
+                part.show()
+
+    def dragLeaveEvent(self, event: QDragLeaveEvent) -> None:
+        self._hide_drop()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        self._hide_drop()
+        for path in drop_paths(event):
+            self.add(path)
+        event.acceptProposedAction()
+
+    def _hide_drop(self) -> None:
+        self._drop.hide()
+        self._drop_frame.hide()
+
+    def _show_state(self) -> None:
+        library, settings = self._context.library, self._context.settings
+        if library.error is None:
+            self.error.clear()
+        elif library.error is not self.error.error:
+            self.error.show_error(library.error, [(self.tr("Look again"), library.rescan)])
+        count, shown = len(library.entries), len(self.table.shown())
+        one, many = self.tr("1 model"), self.tr("{0} models")
+        self._count.setText("" if not count else one if count == 1 else many.format(count))
+        self.first.setVisible(settings.first_start)
+        self.scanning.setVisible(library.scanning)
+        self.scanning.set_progress(None, self.tr("Looking for models"))
+        self._stack.setCurrentWidget(self.view if shown else self.nothing if count else self.empty)
+        for part in self._bar_buttons.values():
+            part.setVisible(count > 0)
+        self._selection_changed()
+
+    def _selection_changed(self) -> None:
+        rows = self.selected()
+        usable = [row for row in rows if not row.is_broken]
+        files = [row for row in usable if row.info.kind == "gguf"]
+        allowed = {
+            "chat": len(files) > 0 and len(rows) == 1,
+            "convert": len(usable) == 1,
+            "compare": len(files) >= 1,
+            "measure": len(files) >= 1,
+            "bench": len(files) >= 1,
+            "inspect": len(usable) == 1,
+            "show": len(rows) == 1,
+            "path": len(rows) >= 1,
+            "remove": len(rows) >= 1,
+            "delete": any(not _is_bundled(row.info.path) for row in rows),
+        }
+        for name, action in self.actions_by_name.items():
+            action.setEnabled(allowed[name])
+        self._show_detail(rows)
+
+    def _show_detail(self, rows: list[Row]) -> None:
+        self._detail.setVisible(bool(rows))
+        if not rows:
+            return
+        row = rows[0]
+        if len(rows) > 1:
+            self._facts.setText(self.tr("{0} models selected").format(len(rows)))
+            self._facts.setToolTip("")
+            set_role(self._facts, "muted")
+            self._path.setText("")
+            return
+        self._path.setText(row.info.path)
+        if row.is_broken:
+            self._facts.setText(row.info.problems[0])
+            set_role(self._facts, "bad")
+            return
+        set_role(self._facts, "muted")
+        facts = [row.info.architecture, self.tr("{0} layers").format(row.info.layers)]
+        facts.append(self.tr("trained for a context of {0} tokens").format(fmt.number(row.info.context_length)))
+        if row.fit is not None:
+            facts.append(row.fit.why.splitlines()[1])
+        self._facts.setText(" · ".join(fact for fact in facts if fact))
+
+    def _expand(self) -> None:
+        for number in range(self.table.rowCount()):
+            index = self.table.index(number, 0)
+            if self.table.rowCount(index):
+                self.view.setExpanded(index, str(index.data()).lower() not in self._collapsed)
+
+    def _select_again(self, paths: list[str]) -> None:
+        selection = self.view.selectionModel()
+        for path in paths:
+            index = self.table.index_of(path)
+            if index.isValid():
+                flags = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows
+                selection.select(index, flags)
+
+    def _reference_and_others(self) -> tuple[Row | None, list[Row]]:
+        """Of the selected files the most precise one is the reference; with one file its own group has it."""
+        rows = [row for row in self.selected() if row.info.kind == "gguf" and not row.is_broken]
+        if len(rows) == 1:
+            family = [row for row in self.table.shown() if row.base.lower() == rows[0].base.lower()]
+            rows += [row for row in family if row.info.kind == "gguf" and not row.is_broken and row not in rows]
+            best = max(rows, key=lambda row: row.info.bytes)
+            return best, [rows[0]] if rows[0] is not best else []
+        rows.sort(key=lambda row: -row.info.bytes)
+        return (rows[0], rows[1:]) if rows else (None, [])
+
+    def _trash(self, row: Row) -> None:
+        place = _on_disk(row.info.path)
+        engine = self._context.engines.find(row.info.path)
+        for owner in list(engine.owners) if engine is not None else ():
+            self._context.engines.release(row.info.path, owner)
+        # Qt makes the wastebasket where there is none yet, but not the folder that it belongs into.
+        QDir().mkpath(QStandardPaths.writableLocation(QStandardPaths.StandardLocation.GenericDataLocation))
+        if not QFile(str(place)).moveToTrash():
+            self._context.notify.error(
+                QuenchError(
+                    "not_deleted",
+                    self.tr("The model could not be moved to the wastebasket."),
+                    str(place),
+                    self.tr("Its disk may have no wastebasket, or be write-protected. Delete it in your file manager."),
+                )
+            )
+            return
+        self._context.library.remove(row.info.path)
+        self._context.notify.info(self.tr("Moved to the wastebasket: {0}").format(place.name))
+
+    def _dismiss(self) -> None:
+        self._context.update_settings(first_start=False)
+
+    def _activated(self, index: QModelIndex) -> None:
+        rows = self.table.rows_at(index)
+        if len(rows) != 1 or rows[0].is_broken:
+            return
+        page, name = ("chat", "model") if rows[0].info.kind == "gguf" else ("convert", "source")
+        self._context.navigate.emit(page, {name: rows[0].info.path})
+
+    def _menu(self, where: QPoint) -> None:
+        if not self.selected():
+            return
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        for name, action in self.actions_by_name.items():
+            if name in ("inspect", "remove"):
+                menu.addSeparator()
+            menu.addAction(action)
+        menu.popup(self.view.viewport().mapToGlobal(where))
+
+    # ---- parts -------------------------------------------------------------------------------------------------
+
+    def _make_view(self) -> QTreeView:
+        view = QTreeView()
+        view.setModel(self.table)
+        view.setItemDelegate(LibraryDelegate(self._context.theme, view))
+        view.setAccessibleName(self.tr("Models"))
+        view.setUniformRowHeights(True)
+        view.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        view.setAllColumnsShowFocus(True)
+        view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        view.setExpandsOnDoubleClick(False)
+        view.setIndentation(16)
+        view.setSortingEnabled(True)
+        view.sortByColumn(NAME, Qt.SortOrder.AscendingOrder)
+        header = view.header()
+        header.setStretchLastSection(False)
+        header.setSectionsMovable(False)
+        header.setMinimumSectionSize(72)
+        for column, width in WIDTHS.items():
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
+            view.setColumnWidth(column, width)
+        header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
+        return view
+
+    def _make_actions(self) -> None:
+        table = (
+            ("chat", self.tr("Chat"), self.chat, "chat", ""),
+            ("convert", self.tr("Convert"), self.convert, "convert", ""),
+            ("compare", self.tr("Compare"), self.compare, "compare", ""),
+            ("measure", self.tr("Measure"), self.measure, "quality", ""),
+            ("bench", self.tr("Bench"), self.bench, "bench", ""),
+            ("inspect", self.tr("Inspect"), self.inspect, "inspect", "Ctrl+I"),
+            ("show", self.tr("Show in files"), self.show_in_files, "folder", ""),
+            ("path", self.tr("Copy path"), self.copy_path, "copy", "Ctrl+C"),
+            ("remove", self.tr("Remove from the list"), self.remove, "close", ""),
+            ("delete", self.tr("Delete…"), self.delete, "trash", "Del"),
+        )
+        self.actions_by_name: dict[str, QAction] = {}
+        for name, text, run, icon, keys in table:
+            action = QAction(text, self)
+            action.setIconText(f" {text.rstrip('…')}")  # tool buttons put the icon right against the text
+            self._context.theme.set_icon(action, icon)
+            action.triggered.connect(lambda checked=False, run=run: run())
+            if keys:
+                action.setShortcut(QKeySequence(keys))
+                action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
+            self.view.addAction(action)
+            self.actions_by_name[name] = action
+
+    def _make_head(self) -> QHBoxLayout:
+        self._count = label("", "muted")
+        self.filter = QLineEdit()
+        self.filter.setPlaceholderText(self.tr("Filter"))
+        self.filter.setAccessibleName(self.tr("Filter models"))
+        self.filter.setClearButtonEnabled(True)
+        self.filter.setMaximumWidth(280)
+        self.filter.textChanged.connect(self._filter)
+        add = QPushButton(self.tr("Add"))
+        add.setAccessibleName(self.tr("Add models"))
+        set_role(add, "primary")
+        self._context.theme.set_icon(add, "add", "on_accent")
+        menu = QMenu(add)
+        menu.addAction(self.tr("GGUF file…"), self.open_file)
+        menu.addAction(self.tr("Model folder…"), self.open_folder)
+        add.clicked.connect(lambda checked=False: menu.popup(add.mapToGlobal(add.rect().bottomLeft())))
+        row = QHBoxLayout()
+        row.setSpacing(8)
+        row.addWidget(label(self.tr("Library"), "title"))
+        row.addWidget(self._count)
+        row.addStretch(1)
+        row.addWidget(self.filter, 2)
+        row.addWidget(button(self.tr("Find models"), self.find))
+        again = self.tr("Look for models again")
+        row.addWidget(icon_button(self._context.theme, "retry", again, self._context.library.rescan))
+        row.addWidget(add)
+        return row
+
+    def _make_bar(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        self._bar_buttons: dict[str, QToolButton] = {}
+        for name in ("chat", "convert", "compare", "measure", "bench", "inspect", "delete"):
+            made = QToolButton()
+            made.setDefaultAction(self.actions_by_name[name])
+            made.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+            made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+            made.setAccessibleName(self.actions_by_name[name].text())
+            self._bar_buttons[name] = made
+            row.addWidget(made)
+        row.addStretch(1)
+        return row
+
+    def _make_detail(self) -> QWidget:
+        self._detail = QWidget()
+        self._facts = ElidedLabel("", Qt.TextElideMode.ElideRight)
+        self._path = ElidedLabel()
+        set_role(self._path, "small")
+        column = QVBoxLayout(self._detail)
+        column.setContentsMargins(2, 0, 2, 0)
+        column.setSpacing(2)
+        column.addWidget(self._facts)
+        column.addWidget(self._path)
+        return self._detail
+
+    def _connect(self) -> None:
+        context = self._context
+        context.library.changed.connect(self._soon.start)
+        context.settings_changed.connect(self._soon.start)
+        context.jobs.finished.connect(self._soon.start)
+        self.first.pocket.connect(self.pocket.start)
+        self.first.find_model.connect(self.find)
+        self.first.open_file.connect(self.open_file)
+        self.first.open_folder.connect(self.open_folder)
+        self.first.dismissed.connect(self._dismiss)
+        self.view.selectionModel().selectionChanged.connect(self._selection_changed)
+        self.view.activated.connect(self._activated)
+        self.view.customContextMenuRequested.connect(self._menu)
+        self.view.collapsed.connect(lambda index: self._collapsed.add(str(index.data()).lower()))
+        self.view.expanded.connect(lambda index: self._collapsed.discard(str(index.data()).lower()))
+
+    def _filter(self, text: str) -> None:
+        self.table.set_filter(text)
+        self._expand()
+        self._show_state()
+
+
+def _is_bundled(path: str) -> bool:
+    return Path(path) == resources.path("pocket")
+
+
+def _on_disk(path: str) -> Path:
+    """What really goes when a model is deleted: for one in the Hugging Face cache the repository's whole folder."""
+    place = Path(path)
+    for parent in place.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return parent.parent
+    return place

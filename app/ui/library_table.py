@@ -1,0 +1,405 @@
+"""The rows of the Library page: models grouped by what they were made from, filtered, sorted, and how they look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from PySide6.QtCore import QAbstractItemModel, QModelIndex, QObject, QPersistentModelIndex, QRectF, QSize, Qt
+from PySide6.QtGui import QColor, QPainter, QPen
+from PySide6.QtWidgets import QApplication, QStyle, QStyledItemDelegate, QStyleOptionViewItem
+
+from app import hardware, library
+from app.settings import Settings
+from app.store import Store
+from app.ui import format as fmt
+from app.ui.glossary import explain
+from app.ui.theme import Theme
+from app.ui.widgets import badge_size, paint_badge, type_words
+from converter.spec import ModelInfo
+
+_Index = QModelIndex | QPersistentModelIndex
+NAME, PARAMETERS, TYPE, SIZE, FITS, QUALITY, SPEED = range(7)
+NUMBERS = (PARAMETERS, SIZE, QUALITY, SPEED)
+SORT_ROLE = int(Qt.ItemDataRole.UserRole) + 1
+LEAST_CONTEXT = 512
+"""A context shorter than this is no use; a model that needs it counts as too large."""
+
+
+@dataclass(frozen=True)
+class FitWords:
+    """A verdict on memory: ``rank`` sorts, ``role`` is the colour, ``why`` the sum."""
+
+    text: str
+    role: str
+    rank: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model with what is known about it. ``kld`` nats against its reference, ``speed`` tokens/s, both measured."""
+
+    info: ModelInfo
+    base: str
+    type: str
+    fit: FitWords | None
+    kld: float | None = None
+    speed: float | None = None
+    verdict: str = ""
+
+    @property
+    def is_broken(self) -> bool:
+        return bool(self.info.problems)
+
+
+@dataclass
+class Group:
+    """Rows with one base name."""
+
+    name: str
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def is_single(self) -> bool:
+        return len(self.rows) == 1
+
+
+def fit_words(info: ModelInfo, settings: Settings, available: int, tr: Any) -> FitWords:
+    """What the Fits column says of a model at the context and cache type of the settings."""
+    fit = hardware.fits(info, settings.context, settings.kv_type, available)
+    context = settings.context or min(8192, info.context_length or 8192)
+    words = tr("{0} needed at a context of {1} tokens:\n{2} weights + {3} KV cache + {4} compute buffer\n{5} free now")
+    why = words.format(
+        fmt.size(fit.total),
+        fmt.number(context),
+        fmt.size(fit.weights),
+        fmt.size(fit.kv),
+        fmt.size(fit.compute),
+        fmt.size(fit.available),
+    )
+    if info.kind == "hf":
+        why += "\n" + tr("As a GGUF file of the same precision; convert it first, smaller types need less.")
+    if fit.level == "good":
+        return FitWords(tr("Fits"), "good", 0, why)
+    if fit.level == "tight":
+        return FitWords(tr("Just fits"), "warn", 1, why)
+    if fit.context_that_fits >= LEAST_CONTEXT:
+        longest = tr("A context of {0} tokens would fit.").format(fmt.number(fit.context_that_fits))
+        return FitWords(tr("Less context"), "warn", 2, f"{why}\n{longest}")
+    return FitWords(tr("Too large"), "bad", 3, why)
+
+
+def measured(store: Store) -> tuple[dict[str, tuple[float, str]], dict[str, float]]:
+    """The newest measurements by path: (KLD in nats, verdict) and tokens/s."""
+    quality: dict[str, tuple[float, str]] = {}
+    speed: dict[str, float] = {}
+    for entry in store.measurements(None, "quality"):
+        value = _dig(entry.payload, "kld", "mean", "value")
+        if value is not None:
+            quality.setdefault(entry.model_path, (value, str(entry.payload.get("verdict", ""))))
+        rate = _dig(entry.payload, "tokens_per_second")
+        if rate:
+            speed.setdefault(entry.model_path, rate)
+    for entry in reversed(store.measurements(None, "bench")):  # oldest first: the newest stays, and beats the above
+        points = entry.payload.get("generate") or [{}]
+        rate = _dig(points[0], "tokens_per_second", "median")
+        if rate:
+            speed[entry.model_path] = rate
+    return quality, speed
+
+
+def _dig(value: Any, *keys: str) -> float | None:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+class LibraryTable(QAbstractItemModel):
+    """Groups at the top, their models below; a group of one is the model itself. Sorts and filters on its own."""
+
+    def __init__(self, theme: Theme, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._rows: list[Row] = []
+        self._groups: list[Group] = []
+        self._query = ""
+        self._column, self._order = NAME, Qt.SortOrder.AscendingOrder
+        theme.changed.connect(self._repaint)
+
+    # ---- contents ----------------------------------------------------------------------------------------------
+
+    def set_rows(self, rows: Iterable[Row]) -> None:
+        """Show these models."""
+        self._rows = list(rows)
+        self._arrange()
+
+    def set_filter(self, query: str) -> None:
+        """Show only models with every word of ``query`` in name, type, architecture or path."""
+        self._query = query
+        self._arrange()
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        self._column, self._order = column, order
+        self._arrange()
+
+    def shown(self) -> list[Row]:
+        """The models that pass the filter, in order."""
+        return [row for group in self._groups for row in group.rows]
+
+    def rows_at(self, index: _Index) -> list[Row]:
+        """The models of a line: one, or all of a group."""
+        if not index.isValid():
+            return []
+        group = self._groups[index.row()] if index.internalId() == 0 else self._groups[index.internalId() - 1]
+        if index.internalId() == 0:
+            return group.rows
+        return [group.rows[index.row()]]
+
+    def index_of(self, path: str) -> QModelIndex:
+        """Where a path is; an invalid index if it is not shown."""
+        for number, group in enumerate(self._groups):
+            for place, row in enumerate(group.rows):
+                if row.info.path == path:
+                    return self.index(number, 0) if group.is_single else self.index(place, 0, self.index(number, 0))
+        return QModelIndex()
+
+    def _arrange(self) -> None:
+        self.beginResetModel()
+        words = self._query.lower().split()
+        groups: dict[str, Group] = {}
+        for row in self._rows:
+            text = f"{row.base} {row.type} {row.info.architecture} {row.info.path}".lower()
+            if all(word in text for word in words):
+                groups.setdefault(row.base.lower(), Group(row.base)).rows.append(row)
+        reverse = self._order == Qt.SortOrder.DescendingOrder
+        for group in groups.values():
+            # By name means by size inside a group: the reference first, then ever smaller.
+            group.rows.sort(key=lambda row: -row.info.bytes if self._column == NAME else self._sort_key(row))
+            if reverse and self._column != NAME:
+                group.rows.reverse()
+        self._groups = sorted(groups.values(), key=lambda group: self._sort_key(group.rows[0]), reverse=reverse)
+        self.endResetModel()
+
+    def _sort_key(self, row: Row) -> tuple[Any, ...]:
+        last = float("inf")
+        value: Any = {
+            NAME: row.base.lower(),
+            PARAMETERS: row.info.parameters,
+            TYPE: row.type,
+            SIZE: row.info.bytes,
+            FITS: row.fit.rank if row.fit else 9,
+            QUALITY: last if row.kld is None else row.kld,
+            SPEED: -1.0 if row.speed is None else row.speed,
+        }[self._column]
+        return (value, row.base.lower(), -row.info.bytes, row.info.path)
+
+    def _repaint(self) -> None:
+        for number in range(len(self._groups)):
+            parent = self.index(number, 0)
+            self.dataChanged.emit(parent, self.index(number, SPEED))
+            if count := self.rowCount(parent):
+                self.dataChanged.emit(self.index(0, 0, parent), self.index(count - 1, SPEED, parent))
+
+    # ---- QAbstractItemModel ------------------------------------------------------------------------------------
+
+    def index(self, row: int, column: int, parent: _Index | None = None) -> QModelIndex:
+        if parent is None or not parent.isValid():
+            inside = 0 <= row < len(self._groups)
+            return self.createIndex(row, column, 0) if inside else QModelIndex()
+        inside = 0 <= row < self.rowCount(parent)
+        return self.createIndex(row, column, parent.row() + 1) if inside else QModelIndex()
+
+    def parent(self, index: Any = None) -> Any:
+        if index is None:
+            return QObject.parent(self)
+        if not index.isValid() or index.internalId() == 0:
+            return QModelIndex()
+        return self.createIndex(int(index.internalId()) - 1, 0, 0)
+
+    def rowCount(self, parent: _Index | None = None) -> int:
+        if parent is None or not parent.isValid():
+            return len(self._groups)
+        if parent.internalId() != 0 or parent.column() > 0:
+            return 0
+        group = self._groups[parent.row()]
+        return 0 if group.is_single else len(group.rows)
+
+    def columnCount(self, parent: _Index | None = None) -> int:
+        return 7
+
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        if orientation != Qt.Orientation.Horizontal:
+            return None
+        if role == Qt.ItemDataRole.DisplayRole:
+            return (
+                self.tr("Name"),
+                self.tr("Parameters"),
+                self.tr("Type"),
+                self.tr("Size"),
+                self.tr("Fits?"),
+                self.tr("KLD"),
+                self.tr("Tokens/s"),
+            )[section]
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            side = Qt.AlignmentFlag.AlignRight if section in NUMBERS else Qt.AlignmentFlag.AlignLeft
+            return int(side | Qt.AlignmentFlag.AlignVCenter)
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return {
+                TYPE: explain("Quantization"),
+                FITS: self.tr("Whether weights, KV cache and compute buffer fit into the memory that is free now"),
+                QUALITY: explain("KLD"),
+                SPEED: self.tr("Tokens per second that this model wrote on this machine, when it was measured last"),
+            }.get(section)
+        return None
+
+    def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        rows = self.rows_at(index)
+        if not rows:
+            return None
+        column = index.column()
+        is_group = len(rows) > 1
+        if role == Qt.ItemDataRole.DisplayRole:
+            return self._group_text(rows, column) if is_group else self._text(rows[0], column, index)
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            side = Qt.AlignmentFlag.AlignRight if column in NUMBERS else Qt.AlignmentFlag.AlignLeft
+            return int(side | Qt.AlignmentFlag.AlignVCenter)
+        if role == Qt.ItemDataRole.FontRole:
+            if column in NUMBERS:
+                return self._theme.mono(13)
+            return self._theme.font(13, bold=index.internalId() == 0) if column == NAME else None
+        if role == Qt.ItemDataRole.ForegroundRole:
+            name = "muted" if is_group and column != NAME else "" if is_group else self._role(rows[0], column)
+            return QColor(self._theme.color(name)) if name else None
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return None if is_group else self._tip(rows[0], column)
+        if role == Qt.ItemDataRole.AccessibleTextRole and column == NAME:
+            return self._spoken(rows)
+        return None
+
+    def _group_text(self, rows: list[Row], column: int) -> str:
+        if column == NAME:
+            return rows[0].base
+        if column == PARAMETERS:
+            return fmt.parameters(max(row.info.parameters for row in rows))
+        if column == TYPE:
+            return self.tr("{0} files").format(len(rows))
+        if column == SIZE:
+            return fmt.size(sum(row.info.bytes for row in rows))
+        return ""
+
+    def _text(self, row: Row, column: int, index: _Index) -> str:
+        info = row.info
+        if column == NAME:
+            if index.internalId() == 0:
+                return row.base
+            return info.path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+        if column == SIZE:
+            return fmt.size(info.bytes)
+        if row.is_broken:
+            return self.tr("Broken") if column == FITS else ""
+        if column == PARAMETERS:
+            return fmt.parameters(info.parameters)
+        if column == TYPE:
+            return row.type
+        if column == FITS:
+            return row.fit.text if row.fit else ""
+        if column == QUALITY:
+            return fmt.DASH if row.kld is None else fmt.number(row.kld, 4)
+        return fmt.DASH if row.speed is None else fmt.number(row.speed, 1)
+
+    def _role(self, row: Row, column: int) -> str:
+        if row.is_broken:
+            return "bad" if column in (NAME, FITS) else "muted"
+        if column == FITS and row.fit is not None:
+            return row.fit.role
+        if column == QUALITY:
+            usual = "muted" if row.kld is None else ""
+            return {"pass": "good", "review": "warn", "fail": "bad"}.get(row.verdict, usual)
+        if column == SPEED and row.speed is None:
+            return "muted"
+        return ""
+
+    def _tip(self, row: Row, column: int) -> str:
+        if row.is_broken:
+            return "\n".join(row.info.problems)
+        if column == TYPE:
+            return type_words(row.type)
+        if column == FITS and row.fit is not None:
+            return row.fit.why
+        if column == QUALITY and row.kld is None:
+            return self.tr("Not measured yet: choose Measure")
+        if column == SPEED and row.speed is None:
+            return self.tr("Not measured yet: choose Measure, or the Bench page")
+        return row.info.path if column == NAME else ""
+
+    def _spoken(self, rows: list[Row]) -> str:
+        if len(rows) > 1:
+            return self.tr("{0}, {1} files").format(rows[0].base, len(rows))
+        row = rows[0]
+        if row.is_broken:
+            return self.tr("{0}, broken: {1}").format(row.base, row.info.problems[0])
+        return f"{row.base}, {row.type}, {fmt.size(row.info.bytes)}, {row.fit.text if row.fit else ''}"
+
+
+class LibraryDelegate(QStyledItemDelegate):
+    """Type badges, and a dot beside the verdict on memory (whose word says the same as its colour)."""
+
+    def __init__(self, theme: Theme, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+
+    def sizeHint(self, option: QStyleOptionViewItem, index: _Index) -> QSize:
+        return QSize(super().sizeHint(option, index).width(), 32)
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: _Index) -> None:
+        text = index.data() or ""
+        is_group = index.model().rowCount(index.siblingAtColumn(0)) > 0
+        if index.column() == TYPE and text and not is_group:
+            self._panel(painter, option, index)
+            size = badge_size(self._theme, text)
+            top = option.rect.center().y() - size.height() / 2 + 1
+            area = QRectF(option.rect.x() + 9, top, size.width(), size.height())
+            paint_badge(painter, area, text, self._theme)
+            return
+        if index.column() == FITS and text and not is_group:
+            painter.save()
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            self._panel(painter, option, index)
+            color = index.data(Qt.ItemDataRole.ForegroundRole)
+            painter.setBrush(color)
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.drawEllipse(QRectF(option.rect.x() + 9, option.rect.center().y() - 4, 8, 8))
+            painter.setPen(QPen(color))
+            painter.drawText(
+                option.rect.adjusted(25, 0, -4, -2),
+                int(Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft),
+                text,
+            )
+            painter.restore()
+            return
+        super().paint(painter, option, index)
+
+    def _panel(self, painter: QPainter, option: QStyleOptionViewItem, index: _Index) -> None:
+        """The row's own background: selection, hover."""
+        own = QStyleOptionViewItem(option)
+        self.initStyleOption(own, index)
+        own.text = ""
+        widget = option.widget
+        style = widget.style() if widget is not None else QApplication.style()
+        style.drawControl(QStyle.ControlElement.CE_ItemViewItem, own, painter, widget)
+
+
+def make_rows(entries: Iterable[ModelInfo], store: Store, settings: Settings, tr: Any) -> list[Row]:
+    """Rows for the library's entries, with the memory that is free now and everything that was measured."""
+    quality, speed = measured(store)
+    available = hardware.memory_available()
+    rows = []
+    for info in entries:
+        kld, verdict = quality.get(info.path, (None, ""))
+        fit = None if info.problems else fit_words(info, settings, available, tr)
+        rows.append(
+            Row(info, library.base_name(info), library.type_label(info), fit, kld, speed.get(info.path), verdict)
+        )
+    return rows

@@ -1,0 +1,165 @@
+"""The charts of the Quality page: size against divergence, and four closer looks in tabs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QSplitter, QTabWidget, QVBoxLayout, QWidget
+
+from app.protocol import HISTOGRAM_EDGES, CandidateQuality
+from app.ui.charts import BarChart, HistogramChart, LineChart, ParetoChart
+
+if TYPE_CHECKING:
+    from app.ui.theme import Theme
+
+WIDE = 720
+
+
+def labels(figures: list[CandidateQuality]) -> dict[str, str]:
+    """A short name for every model: its type, or its file name where two share a type."""
+    kinds = [item.type for item in figures]
+    return {
+        item.path: item.type if item.type and kinds.count(item.type) == 1 else Path(item.path).stem for item in figures
+    }
+
+
+class QualityCharts(QWidget):
+    """Shows whatever is measured so far. Only the visible tab is drawn."""
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        nothing = self.tr("Fills while the measurement runs")
+        self.pareto = ParetoChart(theme, title=self.tr("Size against divergence"), empty=nothing)
+        self.histogram = HistogramChart(
+            theme, self.tr("Divergence of single tokens"), self.tr("KLD (nats, log)"), HISTOGRAM_EDGES, empty=nothing
+        )
+        self.position = LineChart(
+            theme,
+            self.tr("Divergence by position in the window"),
+            self.tr("part of the scored half"),
+            self.tr("mean KLD (nats)"),
+            unit="nats",
+            log_y=True,
+            empty=nothing,
+        )
+        self.by_text = LineChart(
+            theme,
+            self.tr("Divergence by text"),
+            "",
+            self.tr("mean KLD (nats)"),
+            unit="nats",
+            log_y=True,
+            connected=False,
+            empty=nothing,
+        )
+        self.tasks = BarChart(
+            theme,
+            self.tr("Tasks solved by kind"),
+            self.tr("solved (%)"),
+            unit="%",
+            top=104,
+            empty=self.tr("No tasks were asked"),
+        )
+        self.tabs = QTabWidget()
+        self.tabs.setDocumentMode(True)
+        self.tabs.setAccessibleName(self.tr("Charts"))
+        self.tabs.tabBar().setAccessibleName(self.tr("Charts"))
+        for chart, title in (
+            (self.histogram, self.tr("Tokens")),
+            (self.position, self.tr("Position")),
+            (self.by_text, self.tr("Texts")),
+            (self.tasks, self.tr("Tasks")),
+        ):
+            self.tabs.addTab(chart, title)
+        self.splitter = QSplitter(Qt.Orientation.Horizontal)
+        self.splitter.setChildrenCollapsible(False)
+        self.splitter.setHandleWidth(17)
+        self.splitter.setStyleSheet("QSplitter::handle { background: transparent; }")
+        self.splitter.addWidget(self.pareto)
+        self.splitter.addWidget(self.tabs)
+        self.splitter.setStretchFactor(0, 1)
+        self.splitter.setStretchFactor(1, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.splitter)
+        self._candidates: list[CandidateQuality] = []
+        self._reference: CandidateQuality | None = None
+        self.tabs.currentChanged.connect(self._draw_tab)
+
+    def set_results(self, reference: CandidateQuality | None, candidates: list[CandidateQuality]) -> None:
+        self._reference, self._candidates = reference, candidates
+        named = labels(candidates)
+        self.pareto.set_points(
+            [(named[c.path], c.type, c.bytes, c.kld.mean.value, c.kld.mean.error) for c in candidates]
+        )
+        self._draw_tab()
+
+    def _draw_tab(self, *_: object) -> None:
+        named = labels(self._candidates)
+        draw = {
+            self.histogram: self._draw_histogram,
+            self.position: self._draw_position,
+            self.by_text: self._draw_texts,
+            self.tasks: self._draw_tasks,
+        }.get(self.tabs.currentWidget())
+        if draw is not None:
+            draw(named)
+
+    def _draw_histogram(self, named: dict[str, str]) -> None:
+        self.histogram.clear()
+        for item in self._candidates:
+            if len(item.histogram) == len(HISTOGRAM_EDGES) - 1:
+                self.histogram.set_series(named[item.path], item.histogram, item.type)
+
+    def _draw_position(self, named: dict[str, str]) -> None:
+        self.position.clear()
+        parts = max((len(item.by_position) for item in self._candidates), default=0)
+        self.position.set_ticks([(float(i + 1), f"{i + 1}/{parts}") for i in range(parts)])
+        for item in self._candidates:
+            if item.by_position:
+                spots = list(range(1, len(item.by_position) + 1))
+                self.position.set_series(named[item.path], spots, item.by_position, None, item.type)
+
+    def _draw_texts(self, named: dict[str, str]) -> None:
+        self.by_text.clear()
+        texts = list(dict.fromkeys(name for item in self._candidates for name in item.slices))
+        self.by_text.set_ticks([(float(i), Path(name).stem) for i, name in enumerate(texts)])
+        for item in self._candidates:
+            known = [(i, item.slices[name]) for i, name in enumerate(texts) if name in item.slices]
+            self.by_text.set_series(
+                named[item.path],
+                [i for i, _ in known],
+                [part.kld.value for _, part in known],
+                [part.kld.error for _, part in known],
+                item.type,
+            )
+
+    def _draw_tasks(self, named: dict[str, str]) -> None:
+        shown = [*([self._reference] if self._reference is not None else []), *self._candidates]
+        kinds = list(dict.fromkeys(kind for item in shown for kind in item.tasks))
+        self.tasks.set_groups(kinds)
+        for item in shown:
+            if item.tasks:
+                scores = [item.tasks.get(kind) for kind in kinds]
+                values = [100.0 * score.correct / score.n if score and score.n else None for score in scores]
+                name = named.get(item.path) or f"{item.type} ({self.tr('reference')})"
+                self.tasks.set_series(name, values, item.type)
+
+    def resizeEvent(self, event: Any) -> None:
+        super().resizeEvent(event)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Side by side where there is room, else size against divergence becomes the first tab."""
+        wide = self.width() >= WIDE
+        inside = self.tabs.indexOf(self.pareto) >= 0
+        if wide and inside:
+            self.tabs.removeTab(self.tabs.indexOf(self.pareto))
+            self.splitter.insertWidget(0, self.pareto)
+            self.pareto.show()
+            self.splitter.setSizes([self.width() // 2, self.width() // 2])
+        elif not wide and not inside:
+            self.tabs.insertTab(0, self.pareto, self.tr("Size"))
+            self.tabs.setCurrentIndex(0)

@@ -1,0 +1,195 @@
+"""The left column of the Quality page: what is compared with what, on which texts, for how long."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QFileDialog,
+    QFormLayout,
+    QListWidget,
+    QListWidgetItem,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+import resources
+from app import library, paths
+from app.protocol import MeasureQuality
+from app.ui.convert_source import is_quantized
+from app.ui.model_checks import ModelChecks
+from app.ui.widgets import ModelPicker, button, label
+
+if TYPE_CHECKING:
+    from app.ui.context import Context
+
+PATH_ROLE = Qt.ItemDataRole.UserRole
+TASKS = "pocket"
+
+
+def bundled_texts() -> list[str]:
+    """Names of the slices that come with the program."""
+    folder = resources.path("texts")
+    return sorted(file.stem for file in folder.iterdir() if file.suffix in {".txt", ".jsonl"})
+
+
+class QualitySetup(QWidget):
+    """``changed`` when anything changed; :meth:`command` is the measurement, or None while something is missing."""
+
+    changed = Signal()
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self.reference = ModelPicker(context, {"hf", "gguf"})
+        self.reference.setAccessibleName(self.tr("Reference model"))
+        self.note = label("", "muted", wrap=True)
+        self.bf16_button = button(self.tr("Convert to BF16 first"), self._convert_first)
+        self.candidates = ModelChecks(context, self.tr("Candidates"))
+        self.texts = QListWidget()
+        self.texts.setAccessibleName(self.tr("Texts"))
+        self.texts.setMinimumHeight(84)
+        for name in bundled_texts():
+            self._add_text(name, name.capitalize())
+        self.text_button = button(self.tr("Add text files…"), self._ask_texts, "quiet")
+        self.tasks = QCheckBox(self.tr("Also solve graded tasks"))
+        self.tasks.setAccessibleName(self.tasks.text())
+        self.tasks.setToolTip(self.tr("Short questions with known answers, counted by kind"))
+        self.tasks.setChecked(True)
+        self.chunks = self._spin(self.tr("Windows of each text"), 9999, self.tr("all"), 8)
+        self.minutes = self._spin(self.tr("Time limit in minutes"), 600, self.tr("no limit"), 0)
+        self._lay_out()
+        self.reference.changed.connect(self._on_reference)
+        context.library.changed.connect(self._on_library)
+        for signal in (self.candidates.changed, self.texts.itemChanged, self.tasks.toggled):
+            signal.connect(lambda *_: self.changed.emit())
+        self._on_library()
+
+    def command(self) -> MeasureQuality | None:
+        reference, candidates, texts = self.reference.path(), self.candidates.checked(), self.chosen_texts()
+        if not reference or self._is_folder() or not candidates or not (texts or self.tasks.isChecked()):
+            return None
+        settings = self._context.settings
+        folder = paths.cache() / "reports"
+        folder.mkdir(exist_ok=True)
+        return MeasureQuality(
+            reference=reference,
+            candidates=tuple(candidates),
+            texts=tuple(texts),
+            chunks=self.chunks.value(),
+            minutes=float(self.minutes.value()),
+            tasks=TASKS if self.tasks.isChecked() else None,
+            threads=settings.threads,
+            pass_kld=settings.pass_kld,
+            fail_kld=settings.fail_kld,
+            pass_top1=settings.pass_top1,
+            report=str(folder / f"quality-{uuid.uuid4().hex[:12]}.html"),
+        )
+
+    def missing(self) -> str:
+        """What is still to be chosen, in words; empty when the measurement can start."""
+        if not self.reference.path():
+            return self.tr("Choose a reference.")
+        if self._is_folder():
+            return self.tr("The reference must be a GGUF file.")
+        if not self.candidates.checked():
+            return self.tr("Tick at least one candidate.")
+        if not self.chosen_texts() and not self.tasks.isChecked():
+            return self.tr("Tick a text or the tasks.")
+        return ""
+
+    def chosen_texts(self) -> list[str]:
+        """Names of bundled slices and paths of own files that are ticked."""
+        items = (self.texts.item(i) for i in range(self.texts.count()))
+        return [str(item.data(PATH_ROLE)) for item in items if item.checkState() == Qt.CheckState.Checked]
+
+    def set_texts(self, names: list[str]) -> None:
+        """Tick exactly these."""
+        for i in range(self.texts.count()):
+            item = self.texts.item(i)
+            on = str(item.data(PATH_ROLE)) in names
+            item.setCheckState(Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
+
+    # ---- inside
+
+    def _lay_out(self) -> None:
+        form = QFormLayout()
+        form.setHorizontalSpacing(12)
+        form.setVerticalSpacing(6)
+        form.addRow(label(self.tr("Windows a text"), "muted"), self.chunks)
+        form.addRow(label(self.tr("Minutes"), "muted"), self.minutes)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 12, 0)
+        layout.setSpacing(6)
+        layout.addWidget(label(self.tr("Reference"), "heading"))
+        layout.addWidget(self.reference)
+        layout.addWidget(self.note)
+        layout.addWidget(self.bf16_button, 0, Qt.AlignmentFlag.AlignLeft)
+        layout.addWidget(label(self.tr("Candidates"), "heading"))
+        layout.addWidget(self.candidates, 3)
+        layout.addWidget(label(self.tr("Texts"), "heading"))
+        layout.addWidget(self.texts, 2)
+        layout.addWidget(self.text_button, 0, Qt.AlignmentFlag.AlignLeft)
+        layout.addWidget(self.tasks)
+        layout.addLayout(form)
+
+    def _spin(self, name: str, largest: int, zero: str, value: int) -> QSpinBox:
+        box = QSpinBox()
+        box.setRange(0, largest)
+        box.setSpecialValueText(zero)
+        box.setValue(value)
+        box.setAccessibleName(name)
+        box.lineEdit().setAccessibleName(name)
+        box.setToolTip(name)
+        return box
+
+    def _add_text(self, path: str, title: str) -> None:
+        item = QListWidgetItem(title)
+        item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
+        item.setCheckState(Qt.CheckState.Checked)
+        item.setData(PATH_ROLE, path)
+        item.setToolTip(path)
+        self.texts.addItem(item)
+
+    def _ask_texts(self) -> None:
+        chosen, _ = QFileDialog.getOpenFileNames(self, self.tr("Add texts"), "", self.tr("Texts (*.txt *.md *.jsonl)"))
+        for path in chosen:
+            self._add_text(path, Path(path).name)
+        self.changed.emit()
+
+    def _is_folder(self) -> bool:
+        path = self.reference.path()
+        info = self.reference.info()
+        return bool(path) and (info.kind == "hf" if info is not None else not path.lower().endswith(".gguf"))
+
+    def _on_library(self) -> None:
+        """Without a choice the largest full-precision GGUF is the obvious reference."""
+        if self.reference.path() is None:
+            for info in self._context.library.usable({"gguf"}):
+                if not is_quantized(info):
+                    self.reference.set_path(info.path)
+                    break
+        self._on_reference()
+
+    def _on_reference(self) -> None:
+        path, info = self.reference.path(), self.reference.info()
+        self.candidates.hide_path(path or "")
+        self.bf16_button.setVisible(self._is_folder())
+        words = ""
+        if self._is_folder():
+            words = self.tr("A model folder must become a full-precision GGUF before it can be measured against.")
+        elif info is not None and is_quantized(info):
+            kind = library.type_label(info)
+            words = self.tr("%1 is quantized itself: differences count from it, not from the original.")
+            words = words.replace("%1", kind)
+        self.note.setText(words)
+        self.note.setVisible(bool(words))
+        self.changed.emit()
+
+    def _convert_first(self) -> None:
+        self._context.navigate.emit("convert", {"source": self.reference.path(), "types": ["BF16"]})

@@ -1,0 +1,178 @@
+"""One answer on its way from an engine into the store: what was shown is kept, whatever ends the program."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from PySide6.QtCore import QObject, QTimer, Signal
+
+from app.protocol import ChatMessage, Failed, Replied, Sampling, Tokens
+from app.store import Store, StoredMessage
+from app.ui import format as fmt
+from app.ui.engines import STARTING, Engine
+from app.ui.markdown import THINK_TAGS
+from converter.spec import QuenchError
+
+SAVE_MS = 500
+"""The longest that shown text waits for the disk."""
+
+_NAMES = "|".join(THINK_TAGS)
+_THOUGHT = re.compile(rf"\A\s*<({_NAMES})>.*?</\1>\s*|\A.*?</(?:{_NAMES})>\s*", re.DOTALL | re.IGNORECASE)
+
+
+def without_thought(text: str) -> str:
+    """An earlier answer as the model is shown it again: its reasoning section is left out."""
+    return _THOUGHT.sub("", text, count=1)
+
+
+def prompt_of(messages: list[StoredMessage], system: str = "", *, continue_last: bool = False) -> list[ChatMessage]:
+    """The conversation for the engine. Neighbours of one role are joined: most templates want them to alternate."""
+    prompt = [ChatMessage("system", system.strip())] if system.strip() else []
+    for position, message in enumerate(messages):
+        content = message.content
+        whole = continue_last and position == len(messages) - 1
+        if message.role == "assistant" and not whole:
+            content = without_thought(content)
+        if not content.strip() and not whole:
+            continue
+        if prompt and prompt[-1].role == message.role:
+            prompt[-1] = ChatMessage(message.role, f"{prompt[-1].content}\n\n{content}")
+        else:
+            prompt.append(ChatMessage(message.role, content))
+    return prompt
+
+
+class Reply(QObject):
+    """An answer that is being written. ``ended`` or ``failed`` comes exactly once, after the last save.
+
+    ``text`` carries new text, ``figures`` the engine's :class:`Tokens`, ``ended`` its :class:`Replied`, ``failed`` a
+    QuenchError. The message row must exist; it stays ``partial`` until the end.
+    """
+
+    text = Signal(str)
+    figures = Signal(object)
+    ended = Signal(object)
+    failed = Signal(object)
+
+    def __init__(
+        self, store: Store, engine: Engine, conversation: int, message: int, parent: QObject | None = None
+    ) -> None:
+        super().__init__(parent)
+        self.engine = engine
+        self.conversation = conversation
+        self.message = message
+        self.content = ""
+        self.request = 0
+        self.over = False
+        self._store = store
+        self._timer = QTimer(self, singleShot=True, interval=SAVE_MS)
+        self._timer.timeout.connect(self._save)
+
+    def start(
+        self, messages: list[ChatMessage], sampling: Sampling | None, *, before: str = "", continue_last: bool = False
+    ) -> None:
+        """Ask the engine; ``before`` is what the message holds already."""
+        self.content = before
+        engine = self.engine
+        engine.tokens.connect(self._tokens)
+        engine.replied.connect(self._replied)
+        engine.failed.connect(self._trouble)
+        engine.state_changed.connect(self._state_changed)
+        self.request = engine.generate(messages, sampling, continue_last)
+
+    def stop(self) -> None:
+        """Ask the engine to stop; ``ended`` follows."""
+        self.engine.stop(self.request)
+
+    def give_up(self) -> None:
+        """Let go without an end: the engine is about to be taken away. What came is saved; no signal follows."""
+        if not self.over:
+            self._leave()
+            self._save()
+
+    def _state_changed(self) -> None:
+        """Somebody loads the model anew with other options: this answer will not be finished."""
+        if self.engine.state == STARTING:
+            self._trouble(reloaded(self.tr, self.engine.path))
+
+    def _tokens(self, event: Tokens) -> None:
+        if event.request != self.request:
+            return
+        first = not self.content
+        self.content += event.text
+        if first and self.content:
+            self._save()
+        elif event.text and not self._timer.isActive():
+            self._timer.start()
+        if event.text:
+            self.text.emit(event.text)
+        self.figures.emit(event)
+
+    def _replied(self, event: Replied) -> None:
+        if event.request != self.request:
+            return
+        self._leave()
+        self._store.update_message(self.message, self.content, stats_of(event, self.engine.path), partial=False)
+        self.ended.emit(event)
+
+    def _trouble(self, failure: Failed | QuenchError) -> None:
+        if isinstance(failure, Failed) and failure.request != self.request:
+            return
+        self._leave()
+        self._save()
+        self.failed.emit(failure.to_error() if isinstance(failure, Failed) else failure)
+
+    def _save(self) -> None:
+        self._store.update_message(self.message, self.content, None, partial=True)
+
+    def _leave(self) -> None:
+        self.over = True
+        self._timer.stop()
+        self.engine.tokens.disconnect(self._tokens)
+        self.engine.replied.disconnect(self._replied)
+        self.engine.failed.disconnect(self._trouble)
+        self.engine.state_changed.disconnect(self._state_changed)
+
+
+def reloaded(tr: Any, path: str) -> QuenchError:
+    """The failure of a request whose model was loaded again under it."""
+    return QuenchError(
+        "reloaded",
+        tr("The model was loaded again with other options before this was finished."),
+        path,
+        tr("Retry with the model as it is loaded now."),
+    )
+
+
+def stats_of(event: Replied, path: str) -> dict[str, Any]:
+    """The figures that are kept with an answer."""
+    return {
+        "model": path,
+        "stop": event.stop,
+        "tokens": event.tokens,
+        "tokens_per_second": event.tokens_per_second,
+        "first_token": event.first_token,
+        "prompt_tokens": event.prompt_tokens,
+        "prompt_reused": event.prompt_reused,
+    }
+
+
+def note_of(tr: Any, stats: dict[str, Any] | None, partial: bool) -> str:
+    """The muted line under an answer. ``tr`` is the page's translation function."""
+    if partial:
+        return tr("Not finished")
+    if not stats:
+        return ""
+    parts = [
+        tr("{0} tokens").format(fmt.number(stats.get("tokens"))),
+        fmt.tokens_per_second(stats.get("tokens_per_second")),
+        tr("first token {0}").format(fmt.seconds(stats.get("first_token"))),
+    ]
+    ends = {
+        "cancelled": tr("stopped"),
+        "max_tokens": tr("token limit reached"),
+        "context": tr("the context is full"),
+    }
+    end = ends.get(str(stats.get("stop")))
+    return " · ".join([*parts, end] if end else parts)

@@ -1,0 +1,149 @@
+"""The line at the bottom of the window: what is loaded and what it takes, memory left, speed now, jobs."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QSize, Qt, QTimer, Signal
+from PySide6.QtGui import QHideEvent, QShowEvent
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QToolButton, QWidget
+
+from app.ui import format as fmt
+from app.ui.context import Context
+from app.ui.engines import BUSY, DEAD, LOADING, STARTING, Engine
+from app.ui.theme import set_role
+from app.ui.widgets import label, title_of
+
+TICK_MS = 500
+MEMORY_EVERY = 4
+"""Ticks between two looks at the system's memory."""
+
+
+def memory_parts(engine: Engine) -> list[tuple[str, int]]:
+    """An engine's memory, part by part: (name, bytes); empty until it is loaded."""
+    memory = engine.memory
+    if memory is None:
+        return []
+    tr = engine.tr
+    return [
+        (tr("weights"), memory.weights),
+        (tr("KV cache"), memory.kv),
+        (tr("compute buffer"), memory.compute),
+        (tr("process, its own"), memory.anonymous),
+        (tr("process, with its share of the file"), memory.share),
+        (tr("process, highest so far"), memory.peak),
+    ]
+
+
+class StatusBar(QFrame):
+    """``model_clicked`` and ``jobs_clicked`` when the person presses those parts."""
+
+    model_clicked = Signal()
+    jobs_clicked = Signal()
+
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        set_role(self, "status")
+        self._context = context
+        self._ticks = 0
+        self.model = self._part("memory", self.model_clicked)
+        self.memory = label("", "small")
+        self.speed = label("", "small")
+        self.jobs = self._part("jobs", self.jobs_clicked)
+        for figures in (self.memory, self.speed):
+            figures.setFont(context.theme.mono(12))
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(8, 2, 8, 2)
+        layout.setSpacing(16)
+        layout.addWidget(self.model)
+        layout.addStretch(1)
+        layout.addWidget(self.speed)
+        layout.addWidget(self.memory)
+        layout.addWidget(self.jobs)
+        self._timer = QTimer(self, interval=TICK_MS)
+        self._timer.timeout.connect(self._tick)
+        context.engines.changed.connect(self.refresh)
+        context.library.changed.connect(self.refresh)
+        context.jobs.changed.connect(self._show_jobs)
+        self.refresh()
+        self._show_jobs()
+        self._show_memory()
+
+    # A tool button puts its icon right against the text: a space keeps them apart.
+
+    def refresh(self) -> None:
+        """Show what is loaded now."""
+        alive = [engine for engine in self._context.engines.engines if engine.state != DEAD]
+        self.model.setText(f" {self._model_text(alive)}")
+        lines = []
+        for engine in alive:
+            lines.append(engine.path)
+            lines += [f"    {name}: {fmt.size(count)}" for name, count in memory_parts(engine)]
+        self.model.setToolTip("\n".join(lines) or self.tr("Choose a model on the Chat page to load it."))
+        self.model.setAccessibleName(self._model_text(alive))
+        rate = sum(engine.rate for engine in alive if engine.state == BUSY)
+        self.speed.setText(fmt.tokens_per_second(rate) if rate > 0 else "")
+        self.speed.setToolTip(self.tr("Tokens per second that the loaded models write now."))
+
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._timer.start()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        self._timer.stop()
+        super().hideEvent(event)
+
+    def _model_text(self, alive: list[Engine]) -> str:
+        if not alive:
+            return self.tr("No model loaded")
+        total = sum(engine.memory.anonymous for engine in alive if engine.memory is not None)
+        if len(alive) > 1:
+            return self.tr("{0} models loaded · {1}").format(len(alive), fmt.size(total))
+        name = self._name(alive[0])
+        if alive[0].state in (STARTING, LOADING) or alive[0].memory is None:
+            return self.tr("Loading {0}").format(name)
+        return f"{name} · {fmt.size(total)}"
+
+    def _name(self, engine: Engine) -> str:
+        info = self._context.library.entry(engine.path)
+        text = title_of(info) if info is not None else engine.path.replace("\\", "/").rsplit("/", 1)[-1]
+        return text if len(text) <= 48 else text[:24] + "…" + text[-23:]
+
+    def _part(self, icon: str, clicked: object) -> QToolButton:
+        made = QToolButton()
+        set_role(made, "status")
+        made.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self._context.theme.set_icon(made, icon, "muted")
+        made.setIconSize(QSize(16, 16))
+        made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        made.clicked.connect(clicked)
+        return made
+
+    def _tick(self) -> None:
+        self._ticks += 1
+        if any(engine.state == BUSY for engine in self._context.engines.engines) or self.speed.text():
+            self.refresh()
+        if self._ticks % MEMORY_EVERY == 0:
+            self._show_memory()
+
+    def _show_memory(self) -> None:
+        import psutil
+
+        memory = psutil.virtual_memory()
+        self.memory.setText(self.tr("{0} free").format(fmt.size(memory.available)))
+        self.memory.setToolTip(
+            self.tr("Memory that programs can still have: {0} of {1}.").format(
+                fmt.size(memory.available), fmt.size(memory.total)
+            )
+        )
+
+    def _show_jobs(self) -> None:
+        active = self._context.jobs.active()
+        if not active:
+            text = self.tr("No jobs")
+        elif len(active) == 1:
+            text = self.tr("1 job · {0}").format(fmt.percent(active[0].progress, 0))
+        else:
+            text = self.tr("{0} jobs · {1}").format(len(active), fmt.percent(active[0].progress, 0))
+        if self.jobs.text() != f" {text}":
+            self.jobs.setText(f" {text}")
+            self.jobs.setAccessibleName(self.tr("Jobs: {0}").format(text))
+            self.jobs.setToolTip(self.tr("Show the jobs"))

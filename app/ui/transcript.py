@@ -1,0 +1,789 @@
+"""A conversation on one page: a single text document, in which only the end of the last answer is ever written again.
+
+Streamed text is taken at any rate and drawn at most once in 40 ms; an update that was dear is followed by a longer
+pause, so that drawing never takes more than a quarter of the thread.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from PySide6.QtCore import QEvent, QMimeData, QPoint, QRectF, Qt, QTimer, QUrl, Signal
+from PySide6.QtGui import (
+    QAction,
+    QColor,
+    QDesktopServices,
+    QGuiApplication,
+    QKeyEvent,
+    QKeySequence,
+    QMouseEvent,
+    QPainter,
+    QPaintEvent,
+    QPen,
+    QResizeEvent,
+    QTextBlock,
+    QTextCursor,
+    QTextTable,
+)
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QMessageBox, QTextBrowser, QToolButton, QWidget
+
+from app.ui.markdown import Block, Chunk, CodeColours, Run, clean, parse, split, with_open_thought
+from app.ui.theme import Theme, set_role
+from app.ui.transcript_style import KEY, KIND, PAD, QUOTE, ROLE, Formats
+
+FLUSH_MS = 40
+MEASURE = 820
+"""The widest column of text, in pixels: longer lines are hard to read."""
+MAX_SHOWN = 400_000
+"""Characters of one message that are drawn; the whole text stays in the store."""
+FOLDED_LINES = 24
+"""A file in a question that is longer than this is folded."""
+WHOLE_ROWS = 8
+"""A streamed table longer than this grows by whole rows: its layout is done anew for every change."""
+
+COPY, REGENERATE, EDIT, CONTINUE, DELETE = "copy", "regenerate", "edit", "continue", "delete"
+
+
+@dataclass
+class Message:
+    """What the transcript knows of one message. ``start`` is where its first block stands in the document."""
+
+    key: int
+    role: str
+    name: str
+    text: str
+    note: str = ""
+    streaming: bool = False
+    shown: str = ""
+    start: int = 0
+    open_from: int = 0
+    in_list: bool = False
+    open: list[tuple[Block, int]] = field(default_factory=list)
+    unfolded: set[int] = field(default_factory=set)
+    parsed: tuple[tuple[str, bool], list[Block]] | None = None
+    colours: dict[int, CodeColours] = field(default_factory=dict)
+
+
+class _Actions(QFrame):
+    """The small bar at the head of the message under the pointer or the keyboard's message."""
+
+    chosen = Signal(str)
+
+    def __init__(self, theme: Theme, parent: QWidget) -> None:
+        super().__init__(parent)
+        set_role(self, "popover")
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(2, 2, 2, 2)
+        layout.setSpacing(0)
+        self._buttons: dict[str, QToolButton] = {}
+        for name, icon, text in self._table():
+            made = QToolButton(self)
+            theme.set_icon(made, icon, "muted")
+            made.setToolTip(text)
+            made.setAccessibleName(text)
+            made.setFixedSize(28, 28)
+            made.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # by keyboard: Alt+Up, then a letter or the menu key
+            made.clicked.connect(lambda checked=False, name=name: self.chosen.emit(name))
+            layout.addWidget(made)
+            self._buttons[name] = made
+        self.hide()
+
+    def _table(self) -> list[tuple[str, str, str]]:
+        return [
+            (COPY, "copy", self.tr("Copy message")),
+            (EDIT, "edit", self.tr("Edit and ask again")),
+            (REGENERATE, "retry", self.tr("Answer again")),
+            (CONTINUE, "play", self.tr("Continue this answer")),
+            (DELETE, "trash", self.tr("Delete message")),
+        ]
+
+    def offer(self, names: list[str]) -> None:
+        for name, made in self._buttons.items():
+            made.setVisible(name in names)
+        self.adjustSize()
+
+
+class Transcript(QTextBrowser):
+    """Messages from top to bottom. Keys are the caller's numbers (the store's ids).
+
+    ``action(name, key)`` asks the page to ``regenerate``, ``edit``, ``continue`` or ``delete``; copying is done here.
+    ``editable`` False (the Compare page) leaves only copying.
+    """
+
+    action = Signal(str, int)
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None, *, editable: bool = True) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._editable = editable
+        self._busy = False
+        self._messages: list[Message] = []
+        self._formats = Formats(theme)
+        self._hovered: int | None = None
+        self._current: int | None = None
+        self.last_cost = 0.0
+        set_role(self, "plain")
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setAccessibleName(self.tr("Conversation"))
+        self.setOpenLinks(False)
+        self.setUndoRedoEnabled(False)
+        self.setTextInteractionFlags(
+            Qt.TextInteractionFlag.TextBrowserInteraction | Qt.TextInteractionFlag.TextSelectableByKeyboard
+        )
+        self.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAsNeeded)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWordWrapMode(self.wordWrapMode().WrapAtWordBoundaryOrAnywhere)
+        self._page_margins()
+        self.viewport().setMouseTracking(True)
+        self.anchorClicked.connect(self._clicked)
+        self._timer = QTimer(self, singleShot=True, timerType=Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self.flush)
+        self._bar = _Actions(theme, self)
+        self._bar.chosen.connect(self._chosen)
+        self.verticalScrollBar().valueChanged.connect(self._place_bar)
+        theme.changed.connect(self._restyle)
+
+    # ---- messages ----------------------------------------------------------------------------------------------
+
+    def add(self, key: int, role: str, text: str, *, name: str = "", note: str = "", streaming: bool = False) -> None:
+        """Append a message; with ``streaming`` its text grows by :meth:`feed` until :meth:`finish`."""
+        follow = self.at_bottom()
+        message = Message(key, role, name, text, note, streaming, self._shown(text))
+        self._messages.append(message)
+        self._edit(lambda: self._write_message(message), follow)
+
+    def set_messages(self, messages: list[tuple[int, str, str, str, str]]) -> None:
+        """Show other messages: (key, role, text, name, note) each; ends at the bottom."""
+        self.clear_messages()
+        for key, role, text, name, note in messages:
+            self._messages.append(Message(key, role, name, text, note, shown=self._shown(text)))
+        self._edit(self._write_all, True)
+
+    def clear_messages(self) -> None:
+        """An empty page."""
+        self._timer.stop()
+        self._messages.clear()
+        self._current = self._hovered = None
+        self._bar.hide()
+        self.document().clear()
+        self._page_margins()
+
+    def _page_margins(self) -> None:
+        frame = self.document().rootFrame()
+        form = frame.frameFormat()
+        form.setMargin(0)
+        form.setTopMargin(12)
+        form.setBottomMargin(12)
+        frame.setFrameFormat(form)
+
+    def feed(self, key: int, text: str) -> None:
+        """More text of a streaming message; drawn within ``FLUSH_MS`` or a little later when drawing is dear."""
+        message = self._message(key)
+        message.text += text
+        if len(message.shown) < MAX_SHOWN:
+            message.shown += clean(text)
+            if "</" in message.shown[-64:] and not message.shown.startswith("<think>\n"):
+                fixed = with_open_thought(message.shown)
+                if fixed is not message.shown:
+                    message.shown = fixed
+                    self._rewrite(self._messages.index(message))
+        if not self._timer.isActive():
+            self._timer.start(max(FLUSH_MS, min(400, round(self.last_cost * 4000))))
+
+    def finish(self, key: int, note: str = "") -> None:
+        """The message is whole; ``note`` is the muted line under it."""
+        message = self._message(key)
+        follow = self.at_bottom()
+
+        def close() -> None:
+            self._stream(message)
+            message.streaming = False
+            message.note = note
+            self._settle(message)
+
+        if message is self._messages[-1] and message.streaming:
+            self._edit(close, follow)
+        else:
+            message.streaming, message.note = False, note
+            self._rewrite(self._messages.index(message))
+
+    def reopen(self, key: int) -> None:
+        """Let an answer grow again (continue)."""
+        message = self._message(key)
+        message.streaming, message.note = True, ""
+        self._rewrite(self._messages.index(message))
+
+    def remove_from(self, key: int) -> None:
+        """Take this message and all after it off the page."""
+        index = self._messages.index(self._message(key))
+        start = self._messages[index].start
+        del self._messages[index:]
+        self._forget_gone()
+        self._edit(lambda: self._cut(start), self.at_bottom())
+
+    def remove(self, key: int) -> None:
+        """Take one message off the page."""
+        index = self._messages.index(self._message(key))
+        start = self._messages[index].start
+        del self._messages[index]
+        self._forget_gone()
+
+        def write() -> None:
+            self._cut(start)
+            for message in self._messages[index:]:
+                self._write_message(message)
+
+        self._edit(write, self.at_bottom())
+
+    def keys(self) -> list[int]:
+        return [message.key for message in self._messages]
+
+    def has(self, key: int) -> bool:
+        return any(message.key == key for message in self._messages)
+
+    def streaming(self, key: int) -> bool:
+        return any(message.key == key and message.streaming for message in self._messages)
+
+    def text_of(self, key: int) -> str:
+        """The message as it came, Markdown and all."""
+        return self._message(key).text
+
+    def set_busy(self, busy: bool) -> None:
+        """While an answer is coming only copying is offered."""
+        self._busy = busy
+        self._place_bar()
+
+    def flush(self) -> None:
+        """Draw what was fed since the last time."""
+        self._timer.stop()
+        waiting = [message for message in self._messages if message.streaming]
+        if not waiting:
+            return
+        begun = time.perf_counter()
+        follow = self.at_bottom()
+        self._edit(lambda: self._stream(waiting[-1]), follow)
+        self.last_cost = time.perf_counter() - begun
+
+    # ---- writing the document ----------------------------------------------------------------------------------
+
+    def at_bottom(self) -> bool:
+        """Is the end of the conversation in sight?"""
+        bar = self.verticalScrollBar()
+        return bar.value() >= bar.maximum() - 8
+
+    def _edit(self, write: Any, follow: bool) -> None:
+        cursor = QTextCursor(self.document())
+        cursor.beginEditBlock()
+        write()
+        cursor.endEditBlock()
+        if follow:
+            bar = self.verticalScrollBar()
+            bar.setValue(bar.maximum())
+        self._place_bar()
+
+    def _rewrite(self, index: int) -> None:
+        value, follow = self.verticalScrollBar().value(), self.at_bottom()
+
+        def write() -> None:
+            self._cut(self._messages[index].start)
+            for message in self._messages[index:]:
+                self._write_message(message)
+
+        self._edit(write, follow)
+        if not follow:
+            self.verticalScrollBar().setValue(value)
+
+    def _end(self) -> QTextCursor:
+        cursor = QTextCursor(self.document())
+        cursor.movePosition(QTextCursor.MoveOperation.End)
+        return cursor
+
+    def _cut(self, position: int) -> None:
+        """Remove everything from ``position`` on; an empty paragraph is left to write into."""
+        cursor = QTextCursor(self.document())
+        cursor.setPosition(position)
+        cursor.movePosition(QTextCursor.MoveOperation.End, QTextCursor.MoveMode.KeepAnchor)
+        cursor.removeSelectedText()
+        cursor.setBlockFormat(self._formats.rest)
+        cursor.setBlockCharFormat(self._formats.rest_text)
+
+    def _write_message(self, message: Message) -> None:
+        message.start = self._end().position()
+        message.open_from, message.in_list, message.open, message.colours = 0, False, [], {}
+        self._put(
+            Block("label", (Run(message.name or self._role_name(message.role), bold=True, role="muted"),)), message
+        )
+        self._stream(message)
+        if not message.streaming:
+            self._settle(message)
+
+    def _write_all(self) -> None:
+        for message in self._messages:
+            self._write_message(message)
+
+    def _settle(self, message: Message) -> None:
+        """Close the last chunk and write the line under the message."""
+        note = message.note
+        if len(message.text) > MAX_SHOWN:
+            more = self.tr("{0} more characters are not shown").format(f"{len(message.text) - MAX_SHOWN:n}")
+            note = f"{note} · {more}" if note else more
+        if note:
+            self._put(Block("note", (Run(note, role="muted"),)), message)
+
+    def _stream(self, message: Message) -> None:
+        """Write what is new: the open chunk as it is now, and the chunks after it."""
+        plain = message.role != "assistant"
+        source = message.shown[message.open_from :]
+        wanted: list[Block] = []
+        open_at, open_from, in_list = 0, message.open_from, message.in_list
+        for chunk in split(source, plain=plain, in_list=in_list):
+            open_at = len(wanted)
+            final = chunk.closed or not message.streaming
+            wanted += self._blocks(chunk, message, plain, final)
+            if final:
+                open_at, open_from, in_list = len(wanted), message.open_from + chunk.end, chunk.in_list
+            else:
+                open_from = message.open_from + chunk.start
+        positions = self._update(message, wanted)
+        message.open = list(zip(wanted[open_at:], positions[open_at:], strict=True))
+        message.open_from, message.in_list = open_from, in_list
+
+    def _update(self, message: Message, wanted: list[Block]) -> list[int]:
+        """Bring the open part of the document to ``wanted`` with the least writing; returns each block's position."""
+        have = message.open
+        same = 0
+        while same < len(have) and same < len(wanted) and have[same][0] == wanted[same]:
+            same += 1
+        positions = [position for _, position in have[:same]]
+        if same < len(have):
+            if same == len(have) - 1 and same < len(wanted) and self._grow(have[same], wanted[same], message):
+                positions.append(have[same][1])
+                same += 1
+            else:
+                self._cut(have[same][1])
+        positions.extend(self._put(block, message) for block in wanted[same:])
+        return positions
+
+    def _grow(self, have: tuple[Block, int], wanted: Block, message: Message) -> bool:
+        """Append to the last block instead of writing it again, where that is all that changed."""
+        old, position = have
+        if wanted.kind == "table" and old.kind == "table" and old.marker == wanted.marker:
+            return self._grow_table(position, old, wanted, message)
+        count = len(old.runs)
+        if not count or old._replace(runs=()) != wanted._replace(runs=()) or len(wanted.runs) < count:
+            return False
+        last, now = old.runs[-1], wanted.runs[count - 1]
+        if old.runs[:-1] != wanted.runs[: count - 1] or last[1:] != now[1:] or not now.text.startswith(last.text):
+            return False
+        cursor = self._end()
+        cursor.movePosition(QTextCursor.MoveOperation.PreviousCharacter)
+        for run in (now._replace(text=now.text[len(last.text) :]), *wanted.runs[count:]):
+            if run.text:
+                cursor.insertText(run.text, self._formats.char(run, wanted))
+        return True
+
+    def _put(self, block: Block, message: Message) -> int:
+        """Write a block at the end; returns its position."""
+        cursor = self._end()
+        position = cursor.position()
+        if block.kind == "table":
+            self._put_table(cursor, block, message)
+            return position
+        formats = self._formats
+        cursor.setBlockFormat(formats.block(block, message.key, message.role))
+        if block.marker and block.kind == "item":
+            cursor.insertText(f"{block.marker}\t", formats.char(Run(""), block))
+        for run in block.runs:
+            cursor.insertText(run.text, formats.char(run, block))
+        if not block.runs:
+            cursor.setBlockCharFormat(formats.char(Run("", code=block.kind == "code"), block))
+        cursor.insertBlock(formats.rest, formats.rest_text)
+        return position
+
+    def _put_table(self, cursor: QTextCursor, block: Block, message: Message) -> None:
+        columns = max(len(row) for row in block.rows)
+        table = cursor.insertTable(len(block.rows), columns, self._formats.table(columns, message.key, message.role))
+        for row, cells in enumerate(block.rows):
+            self._fill(table, row, cells, block, message)
+
+    def _fill(self, table: QTextTable, row: int, cells: tuple[Any, ...], block: Block, message: Message) -> None:
+        for column, runs in enumerate(cells):
+            cell = table.cellAt(row, column)
+            if row == 0:
+                form = cell.format()
+                form.setBackground(self._formats.header_cell)
+                cell.setFormat(form)
+            cursor = cell.firstCursorPosition()
+            cursor.setPosition(cell.lastCursorPosition().position(), QTextCursor.MoveMode.KeepAnchor)
+            if cursor.hasSelection():
+                cursor.removeSelectedText()
+            cursor.setBlockFormat(self._formats.cell(block.marker[column : column + 1], message.key, message.role))
+            for run in runs:
+                cursor.insertText(run.text, self._formats.char(run, block))
+
+    def _grow_table(self, position: int, old: Block, wanted: Block, message: Message) -> bool:
+        cursor = QTextCursor(self.document())
+        cursor.setPosition(position + 1)
+        table = cursor.currentTable()
+        if table is None or table.rows() != len(old.rows) or len(wanted.rows) < len(old.rows):
+            return False
+        if len(wanted.rows) > len(old.rows):
+            table.appendRows(len(wanted.rows) - len(old.rows))
+        for row, cells in enumerate(wanted.rows):
+            if row >= len(old.rows) or cells != old.rows[row]:
+                self._fill(table, row, cells, wanted, message)
+        return True
+
+    # ---- chunks to blocks --------------------------------------------------------------------------------------
+
+    def _blocks(self, chunk: Chunk, message: Message, plain: bool, final: bool) -> list[Block]:
+        if chunk.kind == "rule":
+            return [Block("rule")]
+        offset = message.open_from + chunk.start
+        if chunk.kind == "think":
+            return self._thought(chunk, message, offset, final)
+        if chunk.kind == "code":
+            return self._code(chunk, message, offset, plain, final)
+        if plain:
+            return [Block("paragraph", (Run(chunk.body.replace("\n", "\u2028")),))]
+        body = chunk.body
+        if not final and body.startswith("|") and body.count("\n") > WHOLE_ROWS:
+            body = body[: body.rindex("\n")]
+        blocks = self._parsed(message, body, final)
+        if chunk.indent:
+            blocks = [block._replace(level=block.level + chunk.indent) for block in blocks]
+        return blocks
+
+    def _parsed(self, message: Message, body: str, final: bool) -> list[Block]:
+        if message.parsed is None or message.parsed[0] != (body, final):
+            message.parsed = ((body, final), parse(body, open_end=not final))
+        return message.parsed[1]
+
+    def _thought(self, chunk: Chunk, message: Message, offset: int, final: bool) -> list[Block]:
+        unfolded = offset in message.unfolded
+        words = len(chunk.body.split())
+        if not words and final:
+            return []
+        text = self.tr("Thought, {0} words") if final else self.tr("Thinking … {0} words")
+        head = f"{'▾' if unfolded else '▸'} {text.format(f'{words:n}')}"
+        blocks = [Block("fold", (Run(head, role="muted", link=f"quench:fold/{message.key}/{offset}"),))]
+        if unfolded:
+            for inner in split(chunk.body):
+                if inner.kind == "text":
+                    blocks += [block._replace(thought=True) for block in parse(inner.body)]
+                else:
+                    lines = "\u2028".join(inner.body.split("\n"))
+                    blocks.append(Block("paragraph", (Run(lines, code=True),), thought=True))
+        return blocks
+
+    def _code(self, chunk: Chunk, message: Message, offset: int, plain: bool, final: bool) -> list[Block]:
+        language = chunk.info.split(" ")[0].strip("{}.") if chunk.info else ""
+        title = chunk.info.split(" ", 1)[1] if plain and " " in chunk.info else language or self.tr("text")
+        lines = chunk.body.count("\n") + 1
+        folded = plain and lines > FOLDED_LINES and offset not in message.unfolded
+        runs = [Run(title[:80] + "    ", role="muted")]
+        if plain and lines > FOLDED_LINES:
+            text = self.tr("Show {0} lines").format(lines) if folded else self.tr("Fold")
+            runs.append(Run(text, link=f"quench:fold/{message.key}/{offset}"))
+            runs.append(Run("    "))
+        runs.append(Run(self.tr("Copy"), link=f"quench:copy/{message.key}/{offset}"))
+        head = Block("code_head", tuple(runs), level=chunk.indent, last=folded)
+        if folded:
+            return [head]
+        if final and offset not in message.colours:
+            coloured = CodeColours(language).lines(chunk.body, closed=True)
+        else:
+            coloured = message.colours.setdefault(offset, CodeColours(language)).lines(chunk.body, closed=final)
+        body = [Block("code", runs_of, level=chunk.indent) for runs_of in coloured]
+        if final and body:
+            body[-1] = body[-1]._replace(last=True)
+        return [head, *body]
+
+    def _shown(self, text: str) -> str:
+        return with_open_thought(clean(text[:MAX_SHOWN]))
+
+    def _role_name(self, role: str) -> str:
+        return {"user": self.tr("You"), "system": self.tr("System")}.get(role, self.tr("Answer"))
+
+    # ---- links and actions -------------------------------------------------------------------------------------
+
+    def loadResource(self, kind: int, name: QUrl) -> Any:
+        """Nothing is ever loaded: a model's words must not make the program read files or the network."""
+        return None
+
+    def _clicked(self, url: QUrl) -> None:
+        address = url.toString()
+        if address.startswith("quench:"):
+            verb, key, offset = address.removeprefix("quench:").split("/")
+            message = next((m for m in self._messages if m.key == int(key)), None)
+            if message is None:
+                return
+            if verb == "copy":
+                self._copy_code(message, int(offset))
+            else:
+                message.unfolded ^= {int(offset)}
+                self._rewrite(self._messages.index(message))
+        elif url.scheme() in {"http", "https"}:
+            self._confirm(url)
+
+    def _copy_code(self, message: Message, offset: int) -> None:
+        chunks = split(message.shown[offset:], plain=message.role != "assistant")
+        if chunks:
+            QGuiApplication.clipboard().setText(chunks[0].body)
+
+    def _confirm(self, url: QUrl) -> None:
+        """Ask before a link from a model's answer opens a browser; the whole address is shown."""
+        box = QMessageBox(self)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.setTextFormat(Qt.TextFormat.PlainText)
+        box.setWindowTitle(self.tr("Open a link?"))
+        box.setText(self.tr("The answer links to {0}. Open it in the browser?").format(url.host()))
+        box.setInformativeText(url.toString()[:500])
+        yes = box.addButton(self.tr("Open"), QMessageBox.ButtonRole.AcceptRole)
+        copy = box.addButton(self.tr("Copy address"), QMessageBox.ButtonRole.ActionRole)
+        box.setDefaultButton(box.addButton(QMessageBox.StandardButton.Cancel))
+
+        def answered(button: Any) -> None:
+            if button is yes:
+                QDesktopServices.openUrl(url)
+            elif button is copy:
+                QGuiApplication.clipboard().setText(url.toString())
+
+        box.buttonClicked.connect(answered)
+        box.open()
+
+    def createMimeDataFromSelection(self) -> Any:
+        """Copy plain text: colours of our theme have no place in another program's document."""
+        data = QMimeData()
+        data.setText(self.textCursor().selection().toPlainText())
+        return data
+
+    def actions_for(self, key: int) -> list[str]:
+        """What can be done with a message now."""
+        if not self._editable or self._busy:
+            return [COPY]
+        message = self._message(key)
+        if message.role == "user":
+            return [COPY, EDIT, DELETE]
+        last = message is self._messages[-1]
+        return [COPY, REGENERATE, *([CONTINUE] if last else []), DELETE]
+
+    def _chosen(self, name: str) -> None:
+        key = self._acting()
+        if key is not None:
+            self.act(name, key)
+
+    def act(self, name: str, key: int) -> None:
+        """Do or ask for an action on a message."""
+        if name not in self.actions_for(key):
+            return
+        if name == COPY:
+            QGuiApplication.clipboard().setText(self._message(key).text)
+        else:
+            self.action.emit(name, key)
+
+    def _acting(self) -> int | None:
+        current = self._current if self.hasFocus() else None
+        return next((key for key in (self._hovered, current) if key is not None and self.has(key)), None)
+
+    def _message(self, key: int) -> Message:
+        for message in reversed(self._messages):
+            if message.key == key:
+                return message
+        raise KeyError(key)
+
+    def _forget_gone(self) -> None:
+        keys = set(self.keys())
+        self._hovered = self._hovered if self._hovered in keys else None
+        self._current = self._current if self._current in keys else None
+
+    # ---- pointer and keyboard ----------------------------------------------------------------------------------
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        super().mouseMoveEvent(event)
+        self._hover(self._key_at(event.position().toPoint()))
+
+    def leaveEvent(self, event: QEvent) -> None:
+        super().leaveEvent(event)
+        self._hover(None)
+
+    def focusInEvent(self, event: Any) -> None:
+        super().focusInEvent(event)
+        self._place_bar()
+
+    def focusOutEvent(self, event: Any) -> None:
+        super().focusOutEvent(event)
+        self._place_bar()
+
+    def _hover(self, key: int | None) -> None:
+        if key != self._hovered:
+            self._hovered = key
+            self._place_bar()
+
+    def _key_at(self, point: QPoint) -> int | None:
+        block = self.cursorForPosition(point).block()
+        key = block.blockFormat().intProperty(KEY)
+        return key or None
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        step = {Qt.Key.Key_Up: -1, Qt.Key.Key_Down: 1}.get(Qt.Key(event.key()))
+        if step and event.modifiers() & Qt.KeyboardModifier.AltModifier and self._messages:
+            self._step(step)
+            return
+        key = self._current
+        if key is not None and self.has(key):
+            if event.matches(QKeySequence.StandardKey.Copy) and not self.textCursor().hasSelection():
+                self.act(COPY, key)
+                return
+            plain = event.modifiers() == Qt.KeyboardModifier.NoModifier
+            name = _KEYS.get(Qt.Key(event.key())) if plain else None
+            if name and name in self.actions_for(key):
+                self.act(name, key)
+                return
+        super().keyPressEvent(event)
+
+    def _step(self, step: int) -> None:
+        keys = self.keys()
+        at = keys.index(self._current) if self._current in keys else (len(keys) if step < 0 else -1)
+        at = min(max(at + step, 0), len(keys) - 1)
+        self._current = keys[at]
+        self._hovered = None
+        message = self._messages[at]
+        cursor = QTextCursor(self.document())
+        cursor.setPosition(message.start)
+        self.setTextCursor(cursor)
+        self.ensureCursorVisible()
+        self._place_bar()
+        self.viewport().update()
+
+    def contextMenuEvent(self, event: Any) -> None:
+        key = self._key_at(event.pos()) if event.reason() == event.Reason.Mouse else self._current
+        menu = self.createStandardContextMenu(event.pos())
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        if key is not None and self.has(key):
+            self._fill_menu(menu, key)
+        menu.popup(event.globalPos())
+
+    def _fill_menu(self, menu: QMenu, key: int) -> None:
+        first = menu.actions()[0] if menu.actions() else None
+        offered = self.actions_for(key)
+        for name, _, text in self._bar._table():
+            if name in offered:
+                made = QAction(text, menu)
+                made.triggered.connect(lambda checked=False, name=name: self.act(name, key))
+                menu.insertAction(first, made)
+        if first is not None:
+            menu.insertSeparator(first)
+
+    def _place_bar(self) -> None:
+        key = self._acting()
+        if key is None:
+            self._bar.hide()
+            return
+        self._bar.offer(self.actions_for(key))
+        block = self.document().findBlock(self._message(key).start)
+        area = self._area(block)
+        top = max(area.top() - 4, 2)
+        bottom = self._message_bottom(key)
+        origin = self.viewport().pos()
+        if bottom < 0 or area.top() > self.viewport().height():
+            self._bar.hide()
+            return
+        self._bar.move(origin.x() + self.viewport().width() - self._bar.width() - 10, origin.y() + round(top))
+        self._bar.show()
+        self._bar.raise_()
+
+    def _message_bottom(self, key: int) -> float:
+        index = self.keys().index(key)
+        if index + 1 == len(self._messages):
+            return float(self.viewport().height())
+        return self._area(self.document().findBlock(self._messages[index + 1].start)).top()
+
+    # ---- drawing -----------------------------------------------------------------------------------------------
+
+    def _area(self, block: QTextBlock) -> QRectF:
+        """A block's rectangle on the viewport."""
+        offset = self.verticalScrollBar().value()
+        return self.document().documentLayout().blockBoundingRect(block).translated(0, -offset)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        self._paint_behind()
+        super().paintEvent(event)
+
+    def _paint_behind(self) -> None:
+        """Surfaces behind questions and code, bars beside quotes, rules: only what is in sight."""
+        if not self._messages:
+            return
+        painter = QPainter(self.viewport())
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        tokens = self._theme.tokens
+        height, width = self.viewport().height(), self.viewport().width()
+        block = self.cursorForPosition(QPoint(0, 0)).block()
+        while block.previous().isValid() and self._area(block).bottom() > 0:
+            block = block.previous()
+        spans: dict[str, list[tuple[int, float, float, float]]] = {"user": [], "code": []}
+        rows: list[tuple[QRectF, str, int, float]] = []
+        while block.isValid():
+            area = self._area(block)
+            if area.top() > height + 40:
+                break
+            form = block.blockFormat()
+            key, kind = form.intProperty(KEY), form.stringProperty(KIND)
+            if key and form.stringProperty(ROLE) == "user":
+                _span(spans["user"], key, area, 0, joined=True)
+            if kind in {"code", "code_head"}:
+                _span(spans["code"], key, area, form.leftMargin() - PAD, joined=kind == "code")
+            if form.intProperty(QUOTE) or kind == "rule":
+                rows.append((area, kind, form.intProperty(QUOTE), form.bottomMargin()))
+            block = block.next()
+        painter.setPen(Qt.PenStyle.NoPen)
+        for _, top, bottom, _left in spans["user"]:
+            painter.setBrush(QColor(tokens.raised))
+            painter.drawRoundedRect(QRectF(0, top - 8, width, bottom - top + 16), 6, 6)
+        for _, top, bottom, left in spans["code"]:
+            painter.setPen(QPen(QColor(tokens.border), 1))
+            painter.setBrush(QColor(tokens.surface))
+            painter.drawRoundedRect(QRectF(left + 0.5, top - 7.5, width - left - PAD - 1, bottom - top + 15), 6, 6)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor(tokens.border))
+        for area, kind, bars, gap in rows:
+            if kind == "rule":
+                painter.drawRect(QRectF(PAD, area.center().y(), width - 2 * PAD, 1))
+            for bar in range(bars):
+                painter.drawRect(QRectF(PAD + 14 * bar + 1, area.top(), 3, area.height() + gap))
+        if self.hasFocus() and self._current is not None and self.has(self._current):
+            top = self._area(self.document().findBlock(self._message(self._current).start)).top() - 4
+            painter.setBrush(QColor(tokens.accent))
+            painter.drawRect(QRectF(0, top, 2, min(self._message_bottom(self._current), height) - top - 8))
+        painter.end()
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        follow = self.at_bottom()
+        bar = self.verticalScrollBar().sizeHint().width()
+        side = max((self.width() - bar - MEASURE) // 2, 8)
+        self.setViewportMargins(side, 0, side, 0)
+        super().resizeEvent(event)
+        if follow:
+            self.verticalScrollBar().setValue(self.verticalScrollBar().maximum())
+        self._place_bar()
+
+    def _restyle(self) -> None:
+        self._formats = Formats(self._theme)
+        if self._messages:
+            self._rewrite(0)
+        self.viewport().update()
+
+
+_KEYS = {Qt.Key.Key_R: REGENERATE, Qt.Key.Key_E: EDIT, Qt.Key.Key_C: CONTINUE, Qt.Key.Key_Delete: DELETE}
+"""Keys on the message that Alt+Up and Alt+Down have chosen."""
+
+
+def _span(spans: list[tuple[int, float, float, float]], key: int, area: QRectF, left: float, *, joined: bool) -> None:
+    """Add a block to the run of blocks above it, or begin a new run."""
+    if joined and spans and spans[-1][0] == key:
+        _, top, bottom, first_left = spans[-1]
+        spans[-1] = (key, min(top, area.top()), max(bottom, area.bottom()), first_left)
+    else:
+        spans.append((key, area.top(), area.bottom(), left))

@@ -1,0 +1,492 @@
+"""The small parts that all pages are made of. Looks come from roles, texts from the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PySide6.QtCore import QRectF, QSize, Qt, Signal
+from PySide6.QtGui import (
+    QColor,
+    QDragEnterEvent,
+    QDropEvent,
+    QFontMetrics,
+    QGuiApplication,
+    QPainter,
+    QPaintEvent,
+    QPen,
+)
+from PySide6.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from app import library
+from app.protocol import Failed
+from app.ui import format as fmt
+from app.ui.theme import Theme, readable_on, set_role
+from converter.spec import ModelInfo, QuenchError
+
+if TYPE_CHECKING:
+    from app.ui.context import Context
+
+Action = tuple[str, Callable[[], object]]
+
+
+def label(text: str = "", role: str = "", *, wrap: bool = False, parent: QWidget | None = None) -> QLabel:
+    """A plain-text label: model names and file names can never be taken for markup."""
+    made = QLabel(parent)
+    made.setTextFormat(Qt.TextFormat.PlainText)
+    made.setText(text)
+    made.setWordWrap(wrap)
+    if role:
+        set_role(made, role)
+    return made
+
+
+def button(text: str, clicked: Callable[[], object] | None = None, role: str = "") -> QPushButton:
+    """A push button with its look and action."""
+    made = QPushButton(text)
+    made.setAccessibleName(text.replace("&", ""))
+    made.setAutoDefault(False)
+    if role:
+        set_role(made, role)
+    if clicked is not None:
+        made.clicked.connect(lambda checked=False: clicked())
+    return made
+
+
+def icon_button(theme: Theme, icon: str, name: str, clicked: Callable[[], object] | None = None) -> QToolButton:
+    """An icon-only button; ``name`` is its tooltip and its accessible name. 32 px square."""
+    made = QToolButton()
+    theme.set_icon(made, icon)
+    made.setToolTip(name)
+    made.setAccessibleName(name)
+    made.setFixedSize(32, 32)
+    made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+    if clicked is not None:
+        made.clicked.connect(lambda checked=False: clicked())
+    return made
+
+
+def line() -> QFrame:
+    """A horizontal hairline."""
+    made = QFrame()
+    set_role(made, "line")
+    made.setFixedHeight(1)
+    return made
+
+
+class ElidedLabel(QLabel):
+    """A one-line plain-text label that shortens itself in the middle; the whole text is its tooltip."""
+
+    def __init__(self, text: str = "", mode: Qt.TextElideMode = Qt.TextElideMode.ElideMiddle) -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self._mode = mode
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.setText(text)
+
+    def setText(self, text: str) -> None:
+        super().setText(text)
+        self.setToolTip(text)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(24, super().minimumSizeHint().height())
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        text = QFontMetrics(self.font()).elidedText(self.text(), self._mode, self.width())
+        self.style().drawItemText(
+            painter,
+            self.rect(),
+            int(self.alignment() | Qt.AlignmentFlag.AlignVCenter),
+            self.palette(),
+            self.isEnabled(),
+            text,
+            self.foregroundRole(),
+        )
+
+
+class Card(QFrame):
+    """A framed area with an optional heading; put the contents into ``body``."""
+
+    def __init__(self, title: str = "", parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        set_role(self, "card")
+        self.body = QVBoxLayout(self)
+        self.body.setContentsMargins(16, 16, 16, 16)
+        self.body.setSpacing(8)
+        self.heading = label(title, "heading")
+        self.body.addWidget(self.heading)
+        self.heading.setVisible(bool(title))
+
+    def set_title(self, title: str) -> None:
+        self.heading.setText(title)
+        self.heading.setVisible(bool(title))
+
+
+class ErrorCard(QFrame):
+    """What happened, why, what to do, and the buttons to do it. Hidden until :meth:`show_error`."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        set_role(self, "error")
+        self.error: QuenchError | None = None
+        self._title = label("", "heading", wrap=True)
+        self._hint = label("", "", wrap=True)
+        self._detail = label("", "small", wrap=True)
+        self._detail.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._detail.setMaximumHeight(80)
+        self._detail.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+        self._buttons = QHBoxLayout()
+        self._buttons.setSpacing(8)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(16, 12, 16, 12)
+        layout.setSpacing(8)
+        for part in (self._title, self._hint, self._detail):
+            layout.addWidget(part)
+        layout.addLayout(self._buttons)
+        self.hide()
+
+    def show_error(self, error: QuenchError | Failed, actions: list[Action] | None = None) -> None:
+        """Show ``error`` with a button for each action and one that copies the details; the first is the main one."""
+        known = error.to_error() if isinstance(error, Failed) else error
+        self.error = known
+        self._title.setText(known.title)
+        self._hint.setText(known.hint)
+        self._hint.setVisible(bool(known.hint))
+        first = known.detail.strip().splitlines()[:3]
+        self._detail.setText("\n".join(text[:300] for text in first))
+        self._detail.setVisible(bool(first))
+        while self._buttons.count():
+            item = self._buttons.takeAt(0)
+            if item.widget() is not None:
+                item.widget().deleteLater()
+        for position, (text, clicked) in enumerate(actions or []):
+            self._buttons.addWidget(button(text, clicked, "primary" if position == 0 else ""))
+        self._buttons.addWidget(button(self.tr("Copy details"), self.copy_details, "quiet"))
+        self._buttons.addStretch(1)
+        self.setAccessibleName(known.title)
+        self.show()
+
+    def clear(self) -> None:
+        """The trouble is over: hide."""
+        self.error = None
+        self.hide()
+
+    def copy_details(self) -> None:
+        """Put code, title, detail and hint on the clipboard."""
+        if self.error is not None:
+            QGuiApplication.clipboard().setText(details(self.error))
+
+
+def details(error: QuenchError) -> str:
+    """An error as text for a bug report."""
+    parts = (f"[{error.code}] {error.title}", error.detail, error.hint)
+    return "\n".join(part for part in parts if part)
+
+
+class EmptyState(QWidget):
+    """What stands where there is nothing yet: an icon, a sentence, and what to do about it."""
+
+    def __init__(
+        self,
+        icon: str,
+        title: str,
+        text: str = "",
+        actions: list[Action] | None = None,
+        *,
+        theme: Theme | None = None,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._icon_name = icon
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(24, 24, 24, 24)
+        layout.setSpacing(8)
+        layout.addStretch(1)
+        self._icon = QLabel()
+        self._icon.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self._icon.setVisible(theme is not None)
+        layout.addWidget(self._icon)
+        self.title = label(title, "heading", wrap=True)
+        self.text = label(text, "muted", wrap=True)
+        for part in (self.title, self.text):
+            part.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+            layout.addWidget(part)
+        self.text.setVisible(bool(text))
+        row = QHBoxLayout()
+        row.setSpacing(8)
+        row.addStretch(1)
+        self.buttons = []
+        for position, (caption, clicked) in enumerate(actions or []):
+            made = button(caption, clicked, "primary" if position == 0 else "")
+            self.buttons.append(made)
+            row.addWidget(made)
+        row.addStretch(1)
+        if actions:
+            layout.addSpacing(8)
+            layout.addLayout(row)
+        layout.addStretch(1)
+        if theme is not None:
+            theme.changed.connect(self._tint)
+            self._tint()
+
+    def set_text(self, title: str, text: str = "") -> None:
+        self.title.setText(title)
+        self.text.setText(text)
+        self.text.setVisible(bool(text))
+
+    def _tint(self) -> None:
+        if self._theme is not None:
+            self._icon.setPixmap(self._theme.pixmap(self._icon_name, "muted", 32))
+
+
+class StatTile(QFrame):
+    """One figure with its name and unit."""
+
+    def __init__(self, text: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        set_role(self, "raised")
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(12, 8, 12, 8)
+        layout.setSpacing(0)
+        self._label = label(text, "small")
+        self._value = label(fmt.DASH, "figure")
+        self._unit = label("", "small")
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        row.addWidget(self._value)
+        row.addWidget(self._unit, 0, Qt.AlignmentFlag.AlignBottom)
+        row.addStretch(1)
+        layout.addWidget(self._label)
+        layout.addLayout(row)
+
+    def set_value(self, text: str, unit: str = "", role: str = "figure") -> None:
+        """Show ``text``; an empty one is a dash."""
+        self._value.setText(text or fmt.DASH)
+        self._unit.setText(unit)
+        self._value.setAccessibleName(f"{self._label.text()}: {text} {unit}".strip())
+
+    def value(self) -> str:
+        return self._value.text()
+
+
+class TypeBadge(QWidget):
+    """A type's name beside its colour."""
+
+    def __init__(self, type_name: str, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._type = type_name
+        theme.changed.connect(self.update)
+        self.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
+        self.setToolTip(type_words(type_name))
+        self.setAccessibleName(type_name)
+
+    def set_type(self, type_name: str) -> None:
+        self._type = type_name
+        self.setToolTip(type_words(type_name))
+        self.setAccessibleName(type_name)
+        self.updateGeometry()
+        self.update()
+
+    def type_name(self) -> str:
+        return self._type
+
+    def sizeHint(self) -> QSize:
+        return badge_size(self._theme, self._type)
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QPainter(self)
+        paint_badge(painter, QRectF(self.rect()), self._type, self._theme)
+
+
+def badge_size(theme: Theme, type_name: str) -> QSize:
+    """How much room :func:`paint_badge` wants."""
+    return QSize(QFontMetrics(theme.mono(12)).horizontalAdvance(type_name) + 12, 20)
+
+
+def paint_badge(painter: QPainter, area: QRectF, type_name: str, theme: Theme) -> None:
+    """Draw a type badge into ``area`` (delegates use it too): the type's colour, its name in the readable ink."""
+    if not type_name:
+        return
+    painter.save()
+    painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+    color = theme.type_color(type_name)
+    painter.setPen(QPen(theme.color("border"), 1))
+    painter.setBrush(color)
+    painter.drawRoundedRect(area.adjusted(0.5, 0.5, -0.5, -0.5), 4, 4)
+    painter.setPen(readable_on(QColor(color)))
+    painter.setFont(theme.mono(12))
+    painter.drawText(area, Qt.AlignmentFlag.AlignCenter, type_name)
+    painter.restore()
+
+
+def type_words(type_name: str) -> str:
+    """The tooltip for a type or recipe: plain words from the recipe table, or just the name."""
+    from converter.recipes import RECIPES
+
+    recipe = RECIPES.get(type_name)
+    if recipe is None:
+        return type_name
+    return f"{type_name}: {recipe.title}. {recipe.sentence}"
+
+
+class ModelPicker(QComboBox):
+    """A choice among the library's usable models, with "Open file..." at the end. ``changed`` when the path changes."""
+
+    changed = Signal()
+
+    def __init__(self, context: Context, kinds: set[str] | None = None, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._context = context
+        self._kinds = kinds or {"gguf"}
+        self._path: str | None = None
+        self.setAccessibleName(self.tr("Model"))
+        self.setMinimumWidth(160)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(12)
+        self.setMaxVisibleItems(16)
+        self.activated.connect(self._picked)
+        context.library.changed.connect(self._refill)
+        self._refill()
+
+    def path(self) -> str | None:
+        """The chosen model's path, None if none is chosen."""
+        return self._path
+
+    def set_path(self, path: str | None) -> None:
+        """Choose a model; one that the library does not know yet is shown by its file name."""
+        before = self._path
+        self._path = path or None
+        self._refill()
+        if self._path != before:
+            self.changed.emit()
+
+    def info(self) -> ModelInfo | None:
+        """The library's entry for the choice."""
+        return self._context.library.entry(self._path) if self._path else None
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        painter = QStylePainter(self)
+        option = QStyleOptionComboBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        text = self.currentText() or self.tr("Choose a model")
+        option.currentText = QFontMetrics(self.font()).elidedText(text, Qt.TextElideMode.ElideMiddle, self.width() - 44)
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
+
+    def _refill(self) -> None:
+        wanted = [(title_of(info), info.path) for info in self._context.library.usable(self._kinds)]
+        if self._path and self._path not in {path for _, path in wanted}:
+            wanted.insert(0, (Path(self._path).name, self._path))
+        have = [(self.itemText(i), self.itemData(i)) for i in range(self.count())]
+        last = (self.tr("Open file…") if self._kinds == {"gguf"} else self.tr("Open a file or folder…"), "")
+        if have != [*wanted, last]:
+            self.clear()
+            for text, path in wanted:
+                self.addItem(text, path)
+                self.setItemData(self.count() - 1, path, Qt.ItemDataRole.ToolTipRole)
+            self.addItem(*last)
+        self.setCurrentIndex(self.findData(self._path) if self._path else -1)
+        self.setToolTip(self._path or "")
+
+    def _picked(self, index: int) -> None:
+        path = self.itemData(index)
+        if path:
+            self.set_path(path)
+            return
+        self.setCurrentIndex(self.findData(self._path) if self._path else -1)
+        chosen = self.ask()
+        if chosen:
+            self._context.library.add(chosen)
+            self.set_path(chosen)
+
+    def ask(self) -> str:
+        """Let the person choose a file, or a folder where the kinds allow one."""
+        if self._kinds == {"hf"}:
+            return QFileDialog.getExistingDirectory(self, self.tr("Open a model folder"))
+        chosen, _ = QFileDialog.getOpenFileName(
+            self, self.tr("Open a model"), "", self.tr("Models (*.gguf *.safetensors config.json);;All files (*)")
+        )
+        if chosen and "hf" in self._kinds and not chosen.lower().endswith(".gguf"):
+            return str(Path(chosen).parent)
+        return chosen
+
+
+def title_of(info: ModelInfo) -> str:
+    """How a model is called in lists: ``Pocket · Q4_K_M``."""
+    kind = library.type_label(info)
+    return f"{library.base_name(info)} · {kind}" if kind else library.base_name(info)
+
+
+class ProgressLine(QWidget):
+    """A bar with what is being done, how fast, how long still, and a button to stop it (``cancelled``)."""
+
+    cancelled = Signal()
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._label = ElidedLabel()
+        self._rate = label("", "number")
+        self._left = label("", "muted")
+        self._bar = QProgressBar()
+        self._bar.setRange(0, 1000)
+        self._bar.setTextVisible(False)
+        self._bar.setAccessibleName(self.tr("Progress"))
+        self.button = button(self.tr("Cancel"), self.cancelled.emit)
+        top = QHBoxLayout()
+        top.setSpacing(16)
+        top.addWidget(self._label, 1)
+        top.addWidget(self._rate)
+        top.addWidget(self._left)
+        column = QVBoxLayout()
+        column.setSpacing(6)
+        column.addLayout(top)
+        column.addWidget(self._bar)
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(16)
+        layout.addLayout(column, 1)
+        layout.addWidget(self.button)
+
+    def set_progress(
+        self, fraction: float | None, label_text: str = "", rate: str = "", seconds_left: float | None = None
+    ) -> None:
+        """``fraction`` 0..1, or None while it is not known how much there is."""
+        if fraction is None:
+            self._bar.setRange(0, 0)
+        else:
+            self._bar.setRange(0, 1000)
+            self._bar.setValue(round(min(max(fraction, 0.0), 1.0) * 1000))
+        self._label.setText(label_text)
+        self._rate.setText(rate)
+        left = "" if seconds_left is None else self.tr("{0} left").format(fmt.seconds(seconds_left))
+        self._left.setText(left)
+
+    def set_cancellable(self, possible: bool) -> None:
+        self.button.setVisible(possible)
+
+
+def drop_paths(event: QDragEnterEvent | QDropEvent) -> list[str]:
+    """Local paths of a drag or drop; an empty list if it brings none."""
+    mime: Any = event.mimeData()
+    return [url.toLocalFile() for url in mime.urls() if url.isLocalFile()] if mime.hasUrls() else []

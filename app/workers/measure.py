@@ -1,0 +1,64 @@
+"""The worker that measures: quality of candidates against a reference, or speed and memory. One command, one result.
+
+``MeasureQuality`` is answered by ``Status`` and ``QualityUpdate`` messages while it runs and by ``QualityResult``; a
+candidate that cannot be measured is told by a ``Failed`` with its index + 1 as ``request``, and the others go on.
+``MeasureBench`` is answered by ``Status``, ``BenchUpdate`` and ``BenchResult``. ``Cancel`` stops within a decode call.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from app.engine.model import Model
+from app.files import write_atomically
+from app.protocol import Cancel, Command, MeasureBench, MeasureQuality, QualityResult
+from app.quality import report
+from app.quality.bench import BenchRun
+from app.quality.lab import QualityRun
+from app.workers.runtime import Connection
+from converter.spec import QuenchError
+
+
+def serve(connection: Connection) -> None:
+    """Take one command, send its result."""
+    models: list[Model] = []
+
+    def interrupt(command: Command) -> bool:
+        if isinstance(command, Cancel):
+            for model in tuple(models):
+                model.interrupt()
+        return False
+
+    def stopped() -> bool:
+        return connection.cancelled.is_set()
+
+    connection.intercept(interrupt)
+    for command in connection.commands():
+        if isinstance(command, MeasureQuality):
+            result = QualityRun(command, connection.send, stopped, models.append).run()
+            if command.report:
+                write_report(result, Path(command.report))
+            connection.send(result)
+        elif isinstance(command, MeasureBench):
+            connection.send(BenchRun(command, connection.send, stopped, models.append).run())
+        else:
+            raise QuenchError(
+                "bad_message", "This worker only measures.", f"It was sent {type(command).__name__}.", "", exit_status=1
+            )
+        return
+
+
+def write_report(result: QualityResult, path: Path) -> None:
+    """The report as one HTML file and its JSON twin beside it; ``QuenchError`` ``report_not_saved`` if it cannot be."""
+    try:
+        write_atomically(path, report.render(result).encode())
+        write_atomically(path.with_suffix(".json"), json.dumps(report.document(result)).encode())
+    except OSError as error:
+        raise QuenchError(
+            "report_not_saved",
+            "The report could not be written.",
+            str(error),
+            "Choose a place that can be written to.",
+            exit_status=4,
+        ) from error

@@ -1,0 +1,286 @@
+"""The report as a reader's browser sees it: parsed by html.parser, its charts by an XML parser."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+
+from app.protocol import (
+    HISTOGRAM_EDGES,
+    BenchMemory,
+    BenchResult,
+    CandidateFailure,
+    CandidateQuality,
+    Estimate,
+    Kld,
+    Memory,
+    ModelBench,
+    QualityResult,
+    Roofline,
+    SliceQuality,
+    SpeedPoint,
+    Spread,
+    TaskScore,
+)
+from app.quality import numbers, report, svg
+from converter.spec import OutputDone
+
+EVIL = "<script>alert('x')</script> & \"quotes\""
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+def candidate(kind: str, size: int, divergence: float, **changes: object) -> CandidateQuality:
+    estimate = Estimate(divergence, divergence / 20)
+    base = CandidateQuality(
+        path=f"/models/Pocket-{kind}.gguf",
+        type=kind,
+        bytes=size,
+        perplexity=Estimate(37.85, 0.9),
+        ln_ratio=Estimate(divergence / 3, divergence / 9),
+        kld=Kld(estimate, estimate, estimate, estimate, estimate, estimate),
+        top1=Estimate(0.93, 0.004),
+        rms_dp=Estimate(0.02, 0.001),
+        tasks={"arithmetic": TaskScore(150, 113), "knowledge": TaskScore(150, 150)},
+        slices={"prose": SliceQuality(1530, Estimate(36.0, 1.0), estimate, Estimate(0.93, 0.01))},
+        tokens_per_second=1234.5,
+        memory=Memory(1 << 22, 1 << 23, 1 << 23, 1 << 22),
+        verdict="review",
+        reason="KL divergence is so.",
+        histogram=tuple(10 if 8 < i < 16 else 0 for i in range(len(HISTOGRAM_EDGES) - 1)),
+        by_position=(divergence,) * 8,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def result(**changes: object) -> QualityResult:
+    zero = Estimate(0.0, 0.0)
+    reference = candidate(
+        "BF16",
+        10562048,
+        0.0,
+        kld=Kld(*[zero] * 6),
+        top1=Estimate(1.0, 0.0),
+        verdict="pass",
+        histogram=(),
+        by_position=(),
+    )
+    candidates = tuple(
+        candidate(kind, size, kld)
+        for kind, size, kld in (("Q8_0", 5646848, 0.00035), ("Q4_K_M", 3278848, 0.0117), ("Q2_K", 2234368, 0.1236))
+    )
+    base = QualityResult(reference, candidates, 8160, 512, ("prose",), 12.5)
+    return msgspec.structs.replace(base, **changes)
+
+
+def bench() -> BenchResult:
+    slow = SpeedPoint(128, 0, 1, Spread(1000.0, 900.0, 1100.0))
+    fast = SpeedPoint(128, 0, 2, Spread(2000.0, 1900.0, 2100.0))
+    memory = BenchMemory(3 << 20, 1 << 20, 8 << 20, 30 << 20, 25 << 20)
+    model = ModelBench(
+        "/models/Pocket-Q4_K_M.gguf",
+        None,
+        0.02,
+        0.05,
+        (slow, fast),
+        (slow, fast),
+        memory,
+        Roofline(3412480, 4e10, 0.17),
+    )
+    return BenchResult((model,), "Some CPU", 3.0)
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced, and keeps text and what would be loaded or run."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.stack: list[str] = []
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.loads: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.stack.append(tag)
+        self.loads += [
+            f"{tag} {name}" for name, _ in attrs if name in {"src", "href", "onload", "onclick", "xlink:href"}
+        ]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+SHOWN = (
+    "Pocket-BF16.gguf",
+    "Q4_K_M",
+    "Review",
+    "Not measured",
+    "Too short.",
+    "Paris.",
+    "Lyon.",
+    "other words",
+    "113 of 150",
+    "2,000",
+    "Some CPU",
+    "20 November 2026",
+    "blk.0.ffn_down.weight",
+    "8,160",
+)
+
+
+def full() -> str:
+    answers = [report.Answers("Capital of France?", (report.Reply("BF16", "Paris."), report.Reply("Q2_K", "Lyon.")))]
+    outputs = [OutputDone("/models/Pocket-Q4_K_M.gguf", "Q4_K_M", 3278848, 4.97, {}, {"blk.0.ffn_down.weight": 0.0012})]
+    failures = (
+        CandidateFailure(3, "/models/broken.gguf", "load_failed", "It could not be loaded.", "Too short.", "Again."),
+    )
+    facts = report.Facts((("Processor", "Some CPU"),), "20 November 2026")
+    return report.render(result(failures=failures), bench(), answers, outputs, facts)
+
+
+def test_page_is_whole_and_needs_nothing_else() -> None:
+    page = full()
+    parsed = Page(page)
+    assert parsed.loads == []
+    assert "script" not in parsed.tags
+    assert "@import" not in page
+    assert "url(" not in page
+    assert "prefers-color-scheme: dark" in page
+    for words in SHOWN:
+        assert words in parsed.text, words
+    assert parsed.tags.count("svg") == 5
+
+
+def test_figures_are_rounded_for_people() -> None:
+    text = Page(full()).text
+    assert "0.0117 ± 0.0011" in text
+    assert "10.1 MiB" in text
+    assert not re.search(r"\d\.\d{9,}|\de-\d", text)
+
+
+def test_what_came_from_outside_is_escaped() -> None:
+    part = SliceQuality(1, Estimate(1, 1), Estimate(1, 1), Estimate(1, 1))
+    named = {
+        "path": f"/m/{EVIL}",
+        "type": EVIL,
+        "reason": EVIL,
+        "slices": {EVIL: part},
+        "tasks": {EVIL: TaskScore(1, 1)},
+    }
+    evil = candidate("Q4_K_M", 10, 0.1, **named)
+    failure = CandidateFailure(0, EVIL, EVIL, EVIL, EVIL, EVIL)
+    answers = [report.Answers(EVIL, (report.Reply(EVIL, EVIL), report.Reply(EVIL, "")))]
+    output = OutputDone(EVIL, EVIL, 1, 1.0, {}, {EVIL: 1.0})
+    page = report.render(
+        result(candidates=(evil,), failures=(failure,), texts=(EVIL,), reference=evil),
+        msgspec.structs.replace(bench(), cpu=EVIL),
+        answers,
+        [output],
+        report.Facts(((EVIL, EVIL),), EVIL),
+        title=EVIL,
+    )
+    assert "<script" not in page
+    assert "script" not in Page(page).tags
+
+
+def test_parts_without_data_are_left_out() -> None:
+    bare = result(candidates=(), reference=candidate("BF16", 0, 0.0, tasks={}, slices={}, tokens_per_second=0.0))
+    parsed = Page(report.render(bare))
+    assert "Tasks solved" not in parsed.text
+    assert "Size against quality" not in parsed.text
+    assert "svg" not in parsed.tags
+
+
+def test_charts_are_xml_and_put_better_files_lower() -> None:
+    points = [svg.Point("A", "Q8_0", 100 << 20, 0.001, 0.0001), svg.Point("B", "Q2_K", 50 << 20, 0.1, 0.01)]
+    chart = ET.fromstring(svg.pareto(points, ("ref", 200 << 20)))
+    circles = list(chart.iter("circle"))
+    assert [element.get("fill") for element in circles] == [svg.type_color("Q8_0"), svg.type_color("Q2_K")]
+    assert float(circles[0].get("cy")) > float(circles[1].get("cy"))
+    assert float(circles[0].get("cx")) > float(circles[1].get("cx"))
+    for page in (
+        svg.ridges([svg.Series("<a>", "Q4_K", [1, 0, 3])], (-2, -1, 0, 1), "x & y"),
+        svg.lines([svg.Series("a", "Q4_K", [0.0, 0.1])], ["1", "2"], "x", "y"),
+        svg.grouped_bars(["g"], [svg.Series("a", "Q4_K", [0.5], [0.4], [0.6])], "x"),
+        svg.horizontal_bars([svg.Series("a", "Q4_K", [0.0])], "x", "tokens/s"),
+        svg.pareto([svg.Point("same", "F16", 1 << 30, 0.0, 0.0)]),
+    ):
+        assert ET.fromstring(page).get("role") == "img"
+
+
+def test_labels_of_close_dots_do_not_overlap() -> None:
+    points = [svg.Point(f"model-{i}", "Q4_K", (100 + i) << 20, 0.01 + 0.0004 * i, 0.0) for i in range(4)]
+    chart = ET.fromstring(svg.pareto(points, ("ref", 800 << 20)))
+    boxes = [
+        (float(t.get("x")), float(t.get("y")) - 11, len(t.text) * svg.CHARACTER, 14.0)
+        for t in chart.iter("text")
+        if t.get("class") == "label"
+    ]
+    assert len(boxes) == 4
+    assert not any(svg._overlap(one, two) for i, one in enumerate(boxes) for two in boxes[:i])
+
+
+def test_front_is_what_no_other_beats() -> None:
+    sizes = [(3, 0.3), (1, 0.5), (2, 0.6), (4, 0.31), (5, 0.1)]
+    points = [svg.Point(str(size), "Q4_K", size, kld, 0.0) for size, kld in sizes]
+    assert [point.label for point in svg.front(points)] == ["1", "3", "5"]
+
+
+def test_json_twin_is_plain_json() -> None:
+    twin = report.document(result(), bench())
+    again = json.loads(json.dumps(twin, allow_nan=False))
+    assert msgspec.convert(again["quality"], QualityResult) == result()
+    assert msgspec.convert(again["bench"], BenchResult) == bench()
+    assert set(again) == {"quality", "bench", "answers", "outputs", "facts"}
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.0313, 0.00042, "0.03130 ± 0.00082"),
+        (37.8509, 0.91, "37.9 ± 1.8"),
+        (1234.0, 50.0, "1234 ± 98"),
+        (0.0, 0.0, "0"),
+        (0.5, 0.0, "0.500"),
+    ],
+)
+def test_intervals(value: float, error: float, text: str) -> None:
+    assert numbers.interval(Estimate(value, error)) == text
+
+
+@pytest.mark.parametrize(
+    ("correct", "n", "low", "high"), [(10, 10, 0.7225, 1.0), (0, 10, 0.0, 0.2775), (50, 100, 0.4038, 0.5962)]
+)
+def test_wilson(correct: int, n: int, low: float, high: float) -> None:
+    """Published values of the Wilson interval at 95 %."""
+    assert numbers.wilson(correct, n) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(10562048, "10.1 MiB"), (500, "500 B"), (4 << 30, "4.0 GiB"), (250 << 30, "250 GiB")]
+)
+def test_sizes(count: int, text: str) -> None:
+    assert numbers.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0.0032, "3.2 ms"), (0.25, "0.25 s"), (12.34, "12.3 s"), (125.0, "2 min 5 s")]
+)
+def test_times(value: float | None, text: str) -> None:
+    assert numbers.seconds(value) == text

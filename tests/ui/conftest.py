@@ -1,0 +1,72 @@
+"""A context and a window per test, both taken down again; a picture of the window when a test fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QEvent, QProcess
+from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
+
+from app.ui.application import create_application, create_window
+from app.ui.context import Context
+from app.ui.window import MainWindow
+
+_reports = pytest.StashKey[dict[str, pytest.TestReport]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    item.stash.setdefault(_reports, {})[report.when] = report
+    return report
+
+
+@pytest.fixture(scope="session")
+def qapp() -> QApplication:
+    """The program's own QApplication: name, icon, locale."""
+    return create_application(["quench"])
+
+
+@pytest.fixture
+def context(qtbot: QtBot, quench_home: Path) -> Iterator[Context]:
+    """Everything that pages are given, in a home of its own. At the end no worker is left."""
+    made = Context()
+    made.update_settings(reduce_motion=True)
+    yield made
+    made.close()
+    left = [process for process in made.findChildren(QProcess) if process.state() != QProcess.ProcessState.NotRunning]
+    made.deleteLater()
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+    assert left == []
+
+
+@pytest.fixture
+def window(qtbot: QtBot, context: Context, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MainWindow]:
+    """The shown main window."""
+    made = create_window(context)
+    made.resize(1280, 800)
+    made.show()
+    qtbot.waitExposed(made)
+    yield made
+    report = request.node.stash.get(_reports, {}).get("call")
+    if report is not None and report.failed:
+        made.grab().save(str(tmp_path / "failed.png"))
+        print(f"screenshot: {tmp_path / 'failed.png'}")
+    made.confirm_quit = lambda count: True
+    made.close()
+    made.deleteLater()
+
+
+@pytest.fixture
+def library(qtbot: QtBot, context: Context) -> Callable[..., None]:
+    """``library(path, ...)`` puts models into the library and waits until their headers are read."""
+
+    def fill(*paths: Path | str) -> None:
+        for path in paths:
+            context.library.add(str(path))
+        qtbot.waitUntil(lambda: all(context.library.entry(str(path)) is not None for path in paths), timeout=20_000)
+
+    return fill

@@ -1,0 +1,305 @@
+"""The Convert page with the real workers on Pocket: by clicking, as a person does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import gguf
+import pytest
+from PySide6.QtCore import QPoint, Qt
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QAbstractButton, QWidget
+from pytestqt.qtbot import QtBot
+
+from app.ui.context import Context
+from app.ui.convert import ConvertPage
+from app.ui.convert_advanced import parse_rules
+from app.ui.convert_recipes import NAME, SHOWN
+from app.ui.tensor_map import place
+from app.ui.widgets import ErrorCard
+from converter.recipes import RECIPES
+
+EVERYTHING = tuple(name for name in SHOWN if not RECIPES[name].needs_imatrix)
+
+
+@pytest.fixture
+def page(qtbot: QtBot, context: Context) -> Iterator[ConvertPage]:
+    made = ConvertPage(context)
+    qtbot.addWidget(made)
+    made.resize(1192, 772)
+    with qtbot.waitExposed(made):
+        made.show()
+    yield made
+
+
+@pytest.fixture
+def planned(qtbot: QtBot, page: ConvertPage, pocket: Path) -> ConvertPage:
+    """The page with Pocket chosen and every size known."""
+    page.receive({"source": str(pocket)})
+    qtbot.waitUntil(lambda: page.recipes.model.index(0, 3).data() != "", timeout=20_000)
+    return page
+
+
+def click_recipe(page: ConvertPage, name: str) -> None:
+    view = page.recipes.view
+    row = [recipe.name for recipe in page.recipes.model.recipes].index(name)
+    index = page.recipes.model.index(row, NAME)
+    view.scrollTo(index)
+    QTest.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, pos=view.visualRect(index).center())
+
+
+def run_to_end(qtbot: QtBot, page: ConvertPage) -> None:
+    QTest.mouseClick(page.convert_button, Qt.MouseButton.LeftButton)
+    assert page.job is not None
+    job = page.job
+    qtbot.waitUntil(lambda: not job.is_active, timeout=60_000)
+
+
+def red_cards(page: QWidget) -> list[ErrorCard]:
+    return [card for card in page.findChildren(ErrorCard) if card.isVisible()]
+
+
+def press(card: ErrorCard, text: str) -> None:
+    button = next(b for b in card.findChildren(QAbstractButton) if b.text() == text)
+    QTest.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def test_pocket_by_clicking(qtbot: QtBot, planned: ConvertPage, context: Context, quench_home: Path) -> None:
+    page = planned
+    assert page.recipes.model.ticked_names() == ("Q4_K_M",)
+    click_recipe(page, "Q8_0")
+    predicted = {name: page._planned[name].bytes for name in ("Q4_K_M", "Q8_0")}
+    assert page.sum.text().startswith("2 files")
+    run_to_end(qtbot, page)
+    made = sorted((quench_home / "models").iterdir())
+    assert [file.name for file in made] == ["pocket-Q4_K_M.gguf", "pocket-Q8_0.gguf"]
+    assert {file.stem.removeprefix("pocket-"): file.stat().st_size for file in made} == predicted
+    types = {t.tensor_type.name for t in gguf.GGUFReader(made[1]).tensors}
+    assert types == {"Q8_0", "F32"}
+    assert page.result.map.grid.counts()[0] == page.result.map.grid.counts()[1] > 100
+    assert [Path(row.path).name for row in page.result.rows()] == ["pocket-Q4_K_M.gguf", "pocket-Q8_0.gguf"]
+    qtbot.waitUntil(lambda: {Path(i.path).name for i in context.library.usable({"gguf"})} == {f.name for f in made})
+    assert not red_cards(page)
+
+
+def test_the_engine_loads_what_was_made(qtbot: QtBot, planned: ConvertPage, quench_home: Path) -> None:
+    from app.engine.model import Model
+    from app.protocol import LoadOptions
+
+    run_to_end(qtbot, planned)
+    with Model.load(str(quench_home / "models" / "pocket-Q4_K_M.gguf"), LoadOptions(context=256), None) as model:
+        assert model.vocabulary == 2048
+        assert len(model.tokenize("hello", special=False, add_special=False)) > 0
+
+
+def test_results_lead_to_the_other_pages(qtbot: QtBot, planned: ConvertPage, context: Context) -> None:
+    planned.recipes.model.set_ticked(["BF16", "Q4_K_M"])
+    run_to_end(qtbot, planned)
+    asked: list[tuple[str, dict[str, object]]] = []
+    context.navigate.connect(lambda key, request: asked.append((key, request)))
+    small, full = planned.result.rows()
+    for key in ("chat", "compare", "quality"):
+        QTest.mouseClick(small.buttons[key], Qt.MouseButton.LeftButton)
+    assert asked == [
+        ("chat", {"model": small.path}),
+        ("compare", {"reference": full.path, "models": [small.path]}),
+        ("quality", {"reference": full.path, "candidates": [small.path]}),
+    ]
+
+
+def test_the_list_follows_the_advanced_choices(qtbot: QtBot, planned: ConvertPage) -> None:
+    before = planned._planned["Q4_K_M"].bytes
+    planned.advanced.rules.setPlainText("ffn_down=Q8_0")
+    qtbot.waitUntil(lambda: planned._planned["Q4_K_M"].bytes > before, timeout=20_000)
+    down = [t for t in planned._planned["Q4_K_M"].tensors if "ffn_down" in t.name]
+    assert {t.type for t in down} == {"Q8_0"}
+    planned.advanced.rules.setPlainText("ffn_down=Q9_Z")
+    assert not planned.convert_button.isEnabled()
+    assert "Q9_Z" in planned.note.text()
+
+
+def test_nothing_ticked_nothing_to_do(planned: ConvertPage) -> None:
+    click_recipe(planned, "Q4_K_M")
+    assert not planned.convert_button.isEnabled()
+    planned.recipes.view.setFocus()
+    QTest.keyClick(planned.recipes.view, Qt.Key.Key_Space)
+    assert planned.recipes.model.ticked_names() == ("Q4_K_M",)
+    assert planned.convert_button.isEnabled()
+
+
+def test_a_recipe_that_needs_importance_is_blocked_until_there_is_some(planned: ConvertPage, tmp_path: Path) -> None:
+    click_recipe(planned, "Q2_K_S")
+    assert "Q2_K_S" not in planned.recipes.model.ticked_names()
+    planned.advanced.imatrix.setText(str(tmp_path / "importance.gguf"))
+    click_recipe(planned, "Q2_K_S")
+    assert "Q2_K_S" in planned.recipes.model.ticked_names()
+
+
+def test_cancel_leaves_nothing(qtbot: QtBot, planned: ConvertPage, quench_home: Path) -> None:
+    planned.recipes.model.set_ticked(EVERYTHING)
+    QTest.mouseClick(planned.convert_button, Qt.MouseButton.LeftButton)
+    job = planned.job
+    assert job is not None
+    qtbot.waitUntil(lambda: planned.result.map.grid.counts()[0] > 0, timeout=20_000)
+    QTest.mouseClick(planned.result.progress.button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    assert job.state == "cancelled"
+    assert list((quench_home / "models").iterdir()) == []
+    assert not red_cards(planned)
+    assert planned.convert_button.isEnabled()
+
+
+def test_a_killed_worker_costs_one_red_card(qtbot: QtBot, planned: ConvertPage, quench_home: Path) -> None:
+    planned.recipes.model.set_ticked(EVERYTHING)
+    QTest.mouseClick(planned.convert_button, Qt.MouseButton.LeftButton)
+    job = planned.job
+    assert job is not None
+    qtbot.waitUntil(lambda: planned.result.map.grid.counts()[0] > 0, timeout=20_000)
+    os.kill(job.pid(), signal.SIGKILL)
+    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    (card,) = red_cards(planned)
+    assert card.error is not None and card.error.code == "engine_died"
+    assert not list((quench_home / "models").glob("*.gguf"))
+    press(card, "Retry")
+    again = planned.job
+    assert again is not None and again is not job
+    qtbot.waitUntil(lambda: not again.is_active, timeout=60_000)
+    assert again.state == "done"
+    assert len(list((quench_home / "models").glob("*.gguf"))) == len(EVERYTHING)
+    assert not red_cards(planned)
+
+
+def _empty(folder: Path, pocket: Path) -> None:
+    folder.mkdir()
+
+
+def _truncated(folder: Path, pocket: Path) -> None:
+    shutil.copytree(pocket, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:4000])
+
+
+@pytest.mark.parametrize("make", [_empty, _truncated])
+def test_a_bad_folder_is_one_red_card(
+    qtbot: QtBot, page: ConvertPage, pocket: Path, tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
+    folder = tmp_path / "kaputt größe"
+    make(folder, pocket)
+    page.receive({"source": str(folder)})
+    qtbot.waitUntil(lambda: bool(red_cards(page)), timeout=20_000)
+    (card,) = red_cards(page)
+    assert card.error is not None and card.error.code not in {"internal", "engine_died"} and card.error.hint
+    assert not page.convert_button.isEnabled()
+    assert page.context.library.entry(str(folder)) is None
+    page.receive({"source": str(pocket)})  # the page goes on
+    qtbot.waitUntil(page.convert_button.isEnabled, timeout=20_000)
+    assert not red_cards(page)
+
+
+def test_files_of_the_same_name_are_announced(qtbot: QtBot, planned: ConvertPage, quench_home: Path) -> None:
+    target = quench_home / "models" / "pocket-Q4_K_M.gguf"
+    target.write_bytes(b"old")
+    planned.recipes.model.set_ticked(["Q4_K_M"])
+    assert "pocket-Q4_K_M.gguf" in planned.note.text()
+    run_to_end(qtbot, planned)
+    assert target.stat().st_size == planned._planned["Q4_K_M"].bytes
+
+
+def test_a_quantized_source_must_be_wanted(
+    qtbot: QtBot, page: ConvertPage, pocket_gguf: Callable[[str], Path], quench_home: Path
+) -> None:
+    page.receive({"source": str(pocket_gguf("Q8_0")), "types": ["Q4_K_M"]})
+    qtbot.waitUntil(lambda: bool(page._planned), timeout=20_000)
+    assert not page.convert_button.isEnabled() and page.requantize.isVisible()
+    page.requantize.setChecked(True)
+    run_to_end(qtbot, page)
+    assert page.job is not None and page.job.state == "done"
+    assert len(list((quench_home / "models").glob("*.gguf"))) == 1
+
+
+def test_an_unusable_output_folder_is_said(qtbot: QtBot, planned: ConvertPage, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("in the way")
+    planned.output.setText(str(blocker / "folder"))
+    QTest.mouseClick(planned.convert_button, Qt.MouseButton.LeftButton)
+    (card,) = red_cards(planned)
+    assert card.error is not None and card.error.code == "bad_output"
+    assert planned.job is None
+
+
+def test_the_map_can_be_walked_by_keyboard(planned: ConvertPage) -> None:
+    grid = planned.result.map.grid
+    grid.setFocus()
+    QTest.keyClick(grid, Qt.Key.Key_Down)
+    assert grid.accessibleDescription().startswith("token_embd.weight")
+    for _ in range(3):
+        QTest.keyClick(grid, Qt.Key.Key_Down)
+    assert grid.accessibleDescription().startswith("blk.1.attn_k.weight")
+    QTest.keyClick(grid, Qt.Key.Key_Right)
+    words = grid.accessibleDescription()
+    assert words.startswith("blk.2.attn_k.weight") and "128 × 256" in words and "Q4_K" in words
+
+
+def test_the_map_shows_one_recipe_or_all(planned: ConvertPage) -> None:
+    planned.recipes.model.set_ticked(["Q8_0", "Q4_K_M"])
+    tensor_map = planned.result.map
+    assert [tensor_map.selector.itemText(i) for i in range(3)] == ["All, split cells", "Q4_K_M", "Q8_0"]
+    both = tensor_map.grid.counts()[1]
+    tensor_map.selector.setCurrentIndex(2)
+    assert tensor_map.grid.counts()[1] == both // 2
+    assert set(tensor_map.grid.type_counts()) == {"Q8_0", "F32"}
+    cell = tensor_map.grid._rects["blk.0.attn_q.weight"]
+    words = tensor_map.grid.words("blk.0.attn_q.weight")
+    assert cell.width() > 8 and "attention queries" in words and "Q4_K" not in words
+
+
+def test_tensor_names_have_places() -> None:
+    assert place("blk.12.ffn_down.weight") == (12, "ffn_down")
+    assert place("blk.0.attn_q.bias") == (0, "attn_q.bias")
+    assert place("output.weight") == (None, "output")
+
+
+@pytest.mark.parametrize(
+    ("text", "rules", "bad"),
+    [
+        ("", (), ""),
+        ("ffn_down = q6_k\n\nblk\\.0\\..*=Q8_0", (("ffn_down", "Q6_K"), ("blk\\.0\\..*", "Q8_0")), ""),
+        ("a=b=Q8_0", (("a=b", "Q8_0"),), ""),
+        ("ffn_down", (), "ffn_down"),
+        ("(=Q8_0", (), "(=Q8_0"),
+        ("x=Q4_K_M", (), "x=Q4_K_M"),
+    ],
+)
+def test_rules(text: str, rules: tuple[tuple[str, str], ...], bad: str) -> None:
+    assert parse_rules(text) == (rules, bad)
+
+
+def test_everything_has_a_name(planned: ConvertPage) -> None:
+    planned.advanced.toggle.setChecked(True)
+    assert nameless(planned) == []
+
+
+def nameless(page: QWidget) -> list[str]:
+    """Focusable visible widgets that a screen reader could not tell."""
+    return [
+        f"{type(widget).__name__} {widget.objectName()}"
+        for widget in page.findChildren(QWidget)
+        if widget.isVisible()
+        and widget.isEnabled()
+        and widget.focusPolicy() & Qt.FocusPolicy.TabFocus
+        and not widget.accessibleName()
+        and not (isinstance(widget, QAbstractButton) and widget.text())
+    ]
+
+
+def test_cells_stay_in_the_window_at_the_smallest_size(planned: ConvertPage) -> None:
+    planned.resize(872, 572)
+    planned.grab()
+    assert planned.width() == 872 and planned.height() == 572
+    for area in (planned.recipes.view, planned.result.map.grid, planned.convert_button):
+        corner = area.mapTo(planned, QPoint(area.width(), area.height()))
+        assert corner.x() <= 872 and corner.y() <= 572

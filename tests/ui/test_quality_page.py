@@ -1,0 +1,251 @@
+"""The Quality page with the real measuring worker on Pocket."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QAbstractButton, QWidget
+from pytestqt.qtbot import QtBot
+
+from app.protocol import CandidateQuality
+from app.ui.context import Context
+from app.ui.quality import QualityPage
+from app.ui.quality_table import SORT_ROLE, advice_first
+from app.ui.widgets import ErrorCard
+
+Fill = Callable[..., None]
+Make = Callable[[str], Path]
+
+
+@pytest.fixture
+def page(qtbot: QtBot, context: Context) -> Iterator[QualityPage]:
+    made = QualityPage(context)
+    qtbot.addWidget(made)
+    made.resize(1192, 772)
+    with qtbot.waitExposed(made):
+        made.show()
+    yield made
+
+
+@pytest.fixture
+def chosen(page: QualityPage, library: Fill, pocket_gguf: Make) -> QualityPage:
+    """BF16 against Q8_0 and Q2_K on two windows of two texts, without tasks."""
+    files = {name: str(pocket_gguf(name)) for name in ("BF16", "Q8_0", "Q2_K")}
+    library(*files.values())
+    page.receive({"reference": files["BF16"], "candidates": [files["Q8_0"], files["Q2_K"]]})
+    page.setup.set_texts(["prose", "dialogue"])
+    page.setup.chunks.setValue(2)
+    page.setup.tasks.setChecked(False)
+    return page
+
+
+def start(page: QualityPage) -> None:
+    QTest.mouseClick(page.run_button, Qt.MouseButton.LeftButton)
+    assert page.job is not None
+
+
+def run_to_end(qtbot: QtBot, page: QualityPage) -> None:
+    start(page)
+    job = page.job
+    assert job is not None
+    qtbot.waitUntil(lambda: not job.is_active, timeout=90_000)
+
+
+def red_cards(page: QWidget) -> list[ErrorCard]:
+    return [card for card in page.findChildren(ErrorCard) if card.isVisible()]
+
+
+def test_two_candidates_fill_table_charts_and_store(
+    qtbot: QtBot, chosen: QualityPage, context: Context, tmp_path: Path
+) -> None:
+    page = chosen
+    page.setup.tasks.setChecked(True)
+    run_to_end(qtbot, page)
+    assert page.job is not None and page.job.state == "done", page.job.error
+    small, large = sorted(page.measured(), key=lambda item: item.bytes)
+    assert (small.type, large.type) == ("Q2_K", "Q8_0")
+    assert large.kld.mean.value < small.kld.mean.value / 10
+    assert large.top1.value > small.top1.value
+    assert large.verdict == "pass" and small.verdict != "pass"
+
+    table = page.table
+    shown = {
+        str(table.model().index(row, 0).data()): [
+            str(table.model().index(row, c).data()) for c in range(table.model().columnCount())
+        ]
+        for row in range(3)
+    }
+    assert set(shown) == {"BF16", "Q8_0", "Q2_K"}
+    assert shown["BF16"][1] == "reference" and shown["Q8_0"][1] == "✓ Pass"
+    assert "±" in shown["Q2_K"][3] and not any("e-" in text for row in shown.values() for text in row)
+
+    assert {point.label for point in page.charts.pareto.points} == {"Q8_0", "Q2_K"}
+    for tab in range(page.charts.tabs.count()):
+        page.charts.tabs.setCurrentIndex(tab)
+        assert not page.charts.tabs.widget(tab).is_empty()
+
+    for item in (small, large):
+        stored = context.store.latest(item.path, "quality")
+        assert stored is not None and stored.payload["kld"]["mean"]["value"] == pytest.approx(item.kld.mean.value)
+    page.save_report(str(tmp_path / "mine.html"))
+    assert "Q2_K" in (tmp_path / "mine.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))["quality"]["tokens"] > 0
+
+
+def test_the_last_measurement_is_there_again(qtbot: QtBot, chosen: QualityPage, context: Context) -> None:
+    run_to_end(qtbot, chosen)
+    again = QualityPage(context)
+    qtbot.addWidget(again)
+    assert {item.path: item.kld.mean for item in again.measured()} == {
+        item.path: item.kld.mean for item in chosen.measured()
+    }
+    assert again.table.rows.rows[0].reference
+    assert again.report_button.isEnabled()
+
+
+def test_figures_come_while_it_runs_and_cancel_keeps_nothing(
+    qtbot: QtBot, chosen: QualityPage, context: Context
+) -> None:
+    chosen.setup.chunks.setValue(0)
+    chosen.setup.tasks.setChecked(True)
+    start(chosen)
+    job = chosen.job
+    assert job is not None
+    qtbot.waitUntil(lambda: len(chosen.measured()) > 0, timeout=60_000)
+    assert job.is_active and not chosen.charts.pareto.is_empty()
+    QTest.mouseClick(chosen.progress.button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    assert job.state == "cancelled"
+    assert context.store.measurements(None, "quality") == []
+    assert chosen.run_button.isEnabled() and not red_cards(chosen)
+
+
+def test_a_killed_worker_is_one_red_card_with_retry(qtbot: QtBot, chosen: QualityPage) -> None:
+    start(chosen)
+    job = chosen.job
+    assert job is not None
+    qtbot.waitUntil(lambda: job.pid() > 0)
+    os.kill(job.pid(), signal.SIGKILL)
+    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    (card,) = red_cards(chosen)
+    assert card.error is not None and card.error.code == "engine_died"
+    retry = next(b for b in card.findChildren(QAbstractButton) if b.text() == "Retry")
+    QTest.mouseClick(retry, Qt.MouseButton.LeftButton)
+    again = chosen.job
+    assert again is not None and again is not job
+    qtbot.waitUntil(lambda: not again.is_active, timeout=90_000)
+    assert again.state == "done" and not red_cards(chosen)
+
+
+def test_a_broken_candidate_is_left_out_in_words(
+    qtbot: QtBot, page: QualityPage, library: Fill, pocket_gguf: Make, tmp_path: Path
+) -> None:
+    good, bad = str(pocket_gguf("Q8_0")), tmp_path / "broken.gguf"
+    bad.write_bytes(pocket_gguf("Q2_K").read_bytes()[:200_000])
+    library(pocket_gguf("BF16"), good)
+    page.receive({"reference": str(pocket_gguf("BF16")), "candidates": [good, str(bad)]})
+    page.setup.set_texts(["prose"])
+    page.setup.chunks.setValue(2)
+    page.setup.tasks.setChecked(False)
+    run_to_end(qtbot, page)
+    assert page.job is not None and page.job.state == "done", page.job.error
+    assert [item.type for item in page.measured()] == ["Q8_0"]
+    rows = page.table.rows
+    (left_out,) = [row for row in rows.rows if row.path == str(bad)]
+    assert "Could not be measured" in rows.sentence(left_out)
+
+
+def test_a_folder_as_reference_offers_the_conversion(
+    qtbot: QtBot, page: QualityPage, context: Context, library: Fill, pocket: Path
+) -> None:
+    library(pocket)
+    page.receive({"reference": str(pocket)})
+    assert page.setup.bf16_button.isVisible() and not page.run_button.isEnabled()
+    with qtbot.waitSignal(context.navigate) as asked:
+        QTest.mouseClick(page.setup.bf16_button, Qt.MouseButton.LeftButton)
+    assert asked.args == ["convert", {"source": str(pocket), "types": ["BF16"]}]
+
+
+def test_run_says_what_is_missing(qtbot: QtBot, page: QualityPage, library: Fill, pocket_gguf: Make) -> None:
+    assert not page.run_button.isEnabled() and "reference" in page.missing.text()
+    library(pocket_gguf("BF16"), pocket_gguf("Q8_0"))
+    qtbot.waitUntil(lambda: page.setup.reference.path() == str(pocket_gguf("BF16")))  # the obvious one
+    assert "candidate" in page.missing.text()
+    assert page.setup.candidates.paths() == [str(pocket_gguf("Q8_0"))]  # not the reference itself
+    tree = page.setup.candidates.tree
+    QTest.mouseClick(tree.viewport(), Qt.MouseButton.LeftButton, pos=tree.visualItemRect(tree.topLevelItem(0)).center())
+    assert page.run_button.isEnabled() and page.missing.text() == ""
+    page.setup.set_texts([])
+    page.setup.tasks.setChecked(False)
+    assert not page.run_button.isEnabled()
+
+
+def test_the_limits_come_from_the_settings(chosen: QualityPage, context: Context) -> None:
+    context.update_settings(pass_kld=0.001, fail_kld=0.5, pass_top1=0.9, threads=1)
+    command = chosen.setup.command()
+    assert command is not None
+    assert (command.pass_kld, command.fail_kld, command.pass_top1, command.threads) == (0.001, 0.5, 0.9, 1)
+    assert command.texts == ("dialogue", "prose") and command.chunks == 2 and command.tasks is None
+
+
+def test_columns_sort_by_number(qtbot: QtBot, chosen: QualityPage) -> None:
+    run_to_end(qtbot, chosen)
+    model = chosen.table.model()
+    for column in range(2, model.columnCount()):
+        chosen.table.sortByColumn(column, Qt.SortOrder.AscendingOrder)
+        values = [model.index(row, column).data(SORT_ROLE) for row in range(model.rowCount())]
+        assert values == sorted(values)
+
+
+def test_a_measurement_of_another_version_is_left_alone(qtbot: QtBot, context: Context) -> None:
+    context.store.add_measurement("/x.gguf", "quality", {"reference": "/y.gguf", "kld": "odd"})
+    page = QualityPage(context)
+    qtbot.addWidget(page)
+    assert page.measured() == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("too far, by much: take a larger type.", "Take a larger type: too far, by much."),
+        ("nothing to say", "Nothing to say"),
+        ("", ""),
+    ],
+)
+def test_the_advice_comes_first(reason: str, shown: str) -> None:
+    assert advice_first(reason) == shown
+
+
+def test_everything_has_a_name(qtbot: QtBot, chosen: QualityPage) -> None:
+    run_to_end(qtbot, chosen)
+    chosen.setup_button.setChecked(True)
+    nameless = [
+        type(widget).__name__
+        for widget in chosen.findChildren(QWidget)
+        if widget.isVisible()
+        and widget.isEnabled()
+        and widget.focusPolicy() & Qt.FocusPolicy.TabFocus
+        and not widget.accessibleName()
+        and not (isinstance(widget, QAbstractButton) and widget.text())
+    ]
+    assert nameless == []
+
+
+def test_figures_survive_the_store(chosen: QualityPage, qtbot: QtBot, context: Context) -> None:
+    run_to_end(qtbot, chosen)
+    kept = context.store.measurements(None, "quality")
+    fields = {field.name for field in msgspec.structs.fields(CandidateQuality)}
+    read = {
+        m.model_path: msgspec.convert({k: v for k, v in m.payload.items() if k in fields}, CandidateQuality)
+        for m in kept
+    }
+    for item in chosen.measured():
+        assert read[item.path] == item

@@ -22,7 +22,7 @@ HUB_URL = "https://huggingface.co/models?library=safetensors,gguf"
 
 def pocket_file() -> Path:
     """Where the bundled model's GGUF goes."""
-    return paths.models() / f"Pocket-{POCKET_TYPE}.gguf"
+    return paths.models() / f"pocket-{POCKET_TYPE}.gguf"
 
 
 class PocketStart(QWidget):

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QPoint, QTimer
-from PySide6.QtWidgets import QAbstractButton, QApplication, QLabel, QPlainTextEdit, QTextBrowser, QWidget
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QApplication,
+    QComboBox,
+    QLabel,
+    QPlainTextEdit,
+    QTextBrowser,
+    QWidget,
+)
 
 PATIENCE = 60.0
 QUESTION = "What is the capital of France?"
@@ -43,6 +52,16 @@ def click(widget: QWidget) -> None:
     xdotool("mousemove", str(middle.x()), str(middle.y()), "click", "1")
 
 
+def row(picker: QComboBox, words: str) -> Any:
+    """The index of the first entry of a combo box that begins with ``words``."""
+    return next((i for i in range(picker.count()) if picker.itemText(i).startswith(words)), None)
+
+
+def click_row(view: QAbstractItemView, number: int) -> None:
+    middle = view.viewport().mapToGlobal(view.visualRect(view.model().index(number, 0)).center())
+    xdotool("mousemove", str(middle.x()), str(middle.y()), "click", "1")
+
+
 def xdotool(*words: str) -> None:
     subprocess.Popen(["xdotool", *words])
 
@@ -65,6 +84,11 @@ def story(window: Callable[[], QWidget | None], models: Path, seen: dict[str, An
 
     page = yield "the rail", button("Convert")
     click(page)
+    picker = yield "the source picker", lambda: visible(QComboBox, lambda w: w.accessibleName() == "Source model")
+    pocket = yield "Pocket is offered", lambda: row(picker, "Pocket")
+    click(picker)
+    yield "the list is open", lambda: usable(picker.view())
+    click_row(picker.view(), pocket)
     yield "Pocket is recognised", lambda: visible(QLabel, lambda label: label.text() in ("5.2 M", "5.2 million"))
     start = yield (
         "a plan was made",
@@ -101,9 +125,10 @@ def main() -> int:
     def look() -> None:
         nonlocal current, since
         found = current[1]()
-        if not found:
+        if found is None or found is False or found == []:
             if time.monotonic() - since > PATIENCE:
                 seen["stuck"] = current[0]
+                app.primaryScreen().grabWindow(0).save(sys.argv[1])
                 app.exit(9)
             return
         seen["steps"].append(current[0])

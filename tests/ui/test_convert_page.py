@@ -18,7 +18,7 @@ from pytestqt.qtbot import QtBot
 from app.ui.context import Context
 from app.ui.convert import ConvertPage
 from app.ui.convert_advanced import parse_rules
-from app.ui.convert_recipes import NAME, SHOWN
+from app.ui.convert_recipes import NAME, SHOWN, TITLE
 from app.ui.tensor_map import place
 from app.ui.widgets import ErrorCard
 from converter.recipes import RECIPES
@@ -300,6 +300,10 @@ def test_cells_stay_in_the_window_at_the_smallest_size(planned: ConvertPage) -> 
     planned.resize(872, 572)
     planned.grab()
     assert planned.width() == 872 and planned.height() == 572
+    assert planned.recipes.view.isColumnHidden(TITLE)
     for area in (planned.recipes.view, planned.result.map.grid, planned.convert_button):
         corner = area.mapTo(planned, QPoint(area.width(), area.height()))
         assert corner.x() <= 872 and corner.y() <= 572
+    planned.resize(1192, 772)
+    planned.grab()
+    assert planned.recipes.view.columnWidth(TITLE) > 120

@@ -139,7 +139,8 @@ class BenchPage(QWidget):
     def receive(self, request: dict[str, Any]) -> None:
         if request.get("models"):
             self.setup.models.set_checked([str(path) for path in request["models"]])
-        self.setup_button.setChecked(True)
+        if request:
+            self.setup_button.setChecked(True)
 
     def help_text(self) -> str:
         return self.tr(

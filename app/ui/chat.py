@@ -200,8 +200,7 @@ class ChatPage(QWidget):
     def closing(self) -> None:
         """The window goes: what was shown is saved."""
         self._save_system()
-        if self._reply is not None:
-            self._reply.stop()
+        self._give_up()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         if event.key() == Qt.Key.Key_Escape and self.escape():

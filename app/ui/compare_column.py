@@ -214,10 +214,10 @@ class Column(QFrame):
     def _refresh_bottom(self) -> None:
         scored = self._divergent and bool(self.divergence.tokens())
         self.words.setVisible(scored)
-        self.jump_button.setVisible(scored and not self._reference)
         parts = self.divergence.first_divergence() >= 0
-        self.jump_button.setEnabled(parts)
-        self.jump_button.setText(self.tr("Where they part") if parts else self.tr("They never part"))
+        self.jump_button.setVisible(scored and parts and not self._reference)
+        if scored and not parts and not self._reference:
+            self.status.setText(self.tr("They never part"))
 
     def _hint_text(self) -> str:
         if self._divergent:

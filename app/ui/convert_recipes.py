@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from app.ui.theme import Theme
 
 CHECK, NAME, TITLE, SIZE, FITS = range(5)
+WIDTHS = {CHECK: 32, NAME: 66, SIZE: 84, FITS: 88}
 DEFAULT = ("Q4_K_M",)
 SHOWN = tuple(name for name in RECIPES if name != "auto")
 TYPE_ROLE = Qt.ItemDataRole.UserRole
@@ -197,7 +198,7 @@ class RecipeView(QTableView):
         for column in (CHECK, NAME, SIZE, FITS):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
         header.setSectionResizeMode(TITLE, QHeaderView.ResizeMode.Stretch)
-        for column, width in ((CHECK, 32), (NAME, 68), (SIZE, 90), (FITS, 90)):
+        for column, width in WIDTHS.items():
             self.setColumnWidth(column, width)
         self.setAccessibleName(self.tr("Types to make"))
         self.setMinimumHeight(120)
@@ -208,6 +209,8 @@ class RecipeView(QTableView):
         self.setColumnHidden(TITLE, narrow)
         fits = QHeaderView.ResizeMode.Stretch if narrow else QHeaderView.ResizeMode.Fixed
         self.horizontalHeader().setSectionResizeMode(FITS, fits)
+        if not narrow:
+            self.setColumnWidth(FITS, WIDTHS[FITS])
 
     def mouseReleaseEvent(self, event: QMouseEvent) -> None:
         index = self.indexAt(event.position().toPoint())

@@ -33,6 +33,7 @@ from app.ui.markdown import clean
 from app.ui.theme import Theme, set_role
 
 SHOWN = 5
+LOW = 200
 TICKS = ((0.0, 0), (0.05, 2), (0.5, 1), (1.0, 0), (2.0, 0))
 """Marks of the legend in nats, with their digits."""
 
@@ -252,7 +253,9 @@ class DivergenceView(QTextEdit):
         painter.end()
 
     def _show_popover(self) -> None:
-        index = self._hovered if self._hovered >= 0 else self.index if self.hasFocus() else -1
+        # In a low column it would hide the words below; they say the same.
+        by_key = self.index if self.hasFocus() and self.viewport().height() >= LOW else -1
+        index = self._hovered if self._hovered >= 0 else by_key
         if index < 0 or index >= len(self._tokens):
             self.popover.hide()
             return

@@ -49,7 +49,8 @@ class QualityPage(QWidget):
             self.setup.reference.set_path(str(request["reference"]))
         if request.get("candidates"):
             self.setup.candidates.set_checked([str(path) for path in request["candidates"]])
-        self.setup_button.setChecked(True)
+        if request:
+            self.setup_button.setChecked(True)
 
     def help_text(self) -> str:
         return self.tr(

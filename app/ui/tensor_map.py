@@ -17,6 +17,7 @@ from app.ui.chart_parts import Legend, SeriesStyle, significant
 from converter.spec import PlannedOutput, TensorDone
 
 ALL = -1
+MAX_TALL = 46
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 ROWS = {
@@ -182,7 +183,7 @@ class MapGrid(QWidget):
             return
         header = self.HEADER if self._layers else 0
         room = self.height() - header - (self.GAP if self._edge else 0) - 2
-        tall = max(6, min(30, room // rows))
+        tall = max(6, min(MAX_TALL, room // rows))
         top = 1
         if self._edge:
             wide = (self.width() - left - 2) / len(self._edge)

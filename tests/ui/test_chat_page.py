@@ -105,6 +105,13 @@ def test_the_answer_is_in_the_store_while_it_comes(qtbot: QtBot, page: ChatPage,
     finished(qtbot, page)
 
 
+def test_closing_saves_every_word_that_was_shown(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
+    page.receive({"model": model})
+    running(qtbot, page, context)
+    page.closing()
+    assert rows(context, page)[-1] == ("assistant", page.transcript.text_of(page.transcript.keys()[-1]), True)
+
+
 def test_escape_stops_and_keeps_what_came(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
     page.receive({"model": model})
     running(qtbot, page, context)

@@ -16,8 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments[:1] == ["worker"] and len(arguments) == 2:
         from app.workers import runtime
 
-        runtime.main(arguments[1])
-        return 0
+        runtime.main(arguments[1])  # never returns
     from app import cli
 
     return cli.main(arguments)

@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-all lint run setup clean
+.PHONY: demo test test-all lint run setup clean clean-env
 
 setup:
 	@$(PYTHON) packaging/develop.py $(VENV) --tests
@@ -30,3 +30,6 @@ lint: setup
 
 clean:
 	rm -rf build dist demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+clean-env: clean
+	rm -rf $(VENV)

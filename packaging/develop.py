@@ -131,7 +131,7 @@ def main() -> None:
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         say(f"making a virtual environment in {folder.name}")
-        venv.create(folder, with_pip=True)
+        venv.create(folder, with_pip=True, upgrade_deps=True)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     engine = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if "llama-cpp-python==" in line)
     engine = engine.strip().strip('",')

@@ -135,7 +135,7 @@ def test_common_forms_of_conversations(tmp_path: Path, line: object) -> None:
         ('{"messages": ["hi"]}', "not an object"),
         ('{"messages": [{"role": "robot", "content": "x"}]}', "'robot'"),
         ('{"messages": [{"role": "user"}]}', "no text"),
-        ("[" * 5000 + "]" * 5000, "not JSON"),
+        ("[" * 100_000 + "]" * 100_000, "not JSON"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, word: str) -> None:

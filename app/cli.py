@@ -7,18 +7,18 @@ With ``--json`` stdout is one JSON object and everything else goes to stderr. Ex
 from __future__ import annotations
 
 import argparse
-import contextlib
+import math
 import os
 import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgspec
 
-from app import console
+from app import console, edges
 from converter.spec import Cancelled, QuenchError
 
 INTERRUPTED = 130
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     quality.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
     quality.add_argument("--context", type=_natural, default=512)
     quality.add_argument("--chunks", type=_natural, default=0, help="windows a text; 0: all")
-    quality.add_argument("--minutes", type=float, default=0.0)
+    quality.add_argument("--minutes", type=_number, default=0.0)
     quality.add_argument("--tasks", metavar="F.jsonl", help="graded tasks; 'pocket' for the bundled set")
     quality.add_argument("--threads", type=_natural, default=0)
     quality.add_argument("--report", metavar="OUT.html")
@@ -121,6 +121,13 @@ def _natural(text: str) -> int:
     return value
 
 
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError("must be a finite number")
+    return value
+
+
 def _naturals(text: str) -> tuple[int, ...]:
     return tuple(_natural(part) for part in text.split(","))
 
@@ -128,11 +135,11 @@ def _naturals(text: str) -> tuple[int, ...]:
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     """Options that override the model's own generation defaults."""
     parser.add_argument("--max-tokens", type=_natural, default=1024)
-    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--temperature", type=_number)
     parser.add_argument("--top-k", type=_natural)
-    parser.add_argument("--top-p", type=float)
-    parser.add_argument("--min-p", type=float)
-    parser.add_argument("--repeat-penalty", type=float)
+    parser.add_argument("--top-p", type=_number)
+    parser.add_argument("--min-p", type=_number)
+    parser.add_argument("--repeat-penalty", type=_number)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--context", type=_natural, default=0)
     parser.add_argument("--kv", default="f16", choices=("f16", "q8_0", "q4_0"))
@@ -141,7 +148,24 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one command and return its exit status."""
-    as_json = "--json" in arguments
+    edges.complete_streams()
+    try:
+        status = _run(arguments, "--json" in arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has left (head, less); there is nobody to tell.
+        edges.silence_output()
+        return 0
+    except OSError as error:
+        edges.silence_output()
+        trouble = edges.system_error(error)
+        show_error(trouble, False)
+        return trouble.exit_status
+    return status
+
+
+def _run(arguments: list[str], as_json: bool) -> int:
+    """One command with everything that it says; only what goes wrong with the output itself is raised."""
     try:
         options = build_parser().parse_args(arguments)
         if options.home:
@@ -155,7 +179,8 @@ def main(arguments: list[str]) -> int:
             from app.ui import application
 
             return application.main(sys.argv[:1])
-        result = options.run(options)
+        with edges.endings(signal.default_int_handler):
+            result = options.run(options)
     except QuenchError as error:
         show_error(error, as_json)
         return error.exit_status
@@ -163,9 +188,11 @@ def main(arguments: list[str]) -> int:
         show_error(QuenchError("interrupted", "Interrupted.", exit_status=INTERRUPTED), as_json)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output has left (head, less); there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise
+    except OSError as error:
+        trouble = edges.system_error(error)
+        show_error(trouble, as_json)
+        return trouble.exit_status
     except Exception as error:
         if not as_json:
             raise
@@ -175,7 +202,7 @@ def main(arguments: list[str]) -> int:
         show_error(mistake, as_json)
         return 1
     if as_json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(result.data), indent=1).decode() + "\n")
+        sys.stdout.write(msgspec.json.format(_json(result.data), indent=1).decode() + "\n")
     elif result.text:
         print(result.text)
     return 0
@@ -188,32 +215,24 @@ class Result(msgspec.Struct, frozen=True):
     text: str
 
 
+def _json(data: Any) -> bytes:
+    """``data`` as JSON, also with names of files in it that are no UTF-8."""
+    from app.protocol import whole_text
+
+    try:
+        return msgspec.json.encode(data)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(whole_text(msgspec.to_builtins(data)))
+
+
 def show_error(error: QuenchError, as_json: bool) -> None:
     """The error object on stdout, or a few plain lines on stderr."""
     if as_json:
-        sys.stdout.write(msgspec.json.encode({"error": error.as_dict()}).decode() + "\n")
+        sys.stdout.write(_json({"error": error.as_dict()}).decode() + "\n")
         return
     lines = [f"quench: {error.title}"]
     lines += [textwrap.indent(part, "  ") for part in (error.detail, error.hint) if part]
     print("\n".join(lines), file=sys.stderr)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """While inside, the first Ctrl-C sets a flag that the yielded function reads; the second one raises."""
-    stopped = False
-
-    def stop(number: int, frame: Any) -> None:
-        nonlocal stopped
-        if stopped:
-            raise KeyboardInterrupt
-        stopped = True
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield lambda: stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # ---- commands --------------------------------------------------------------------------------------------------
@@ -292,7 +311,7 @@ def run_convert(options: argparse.Namespace) -> Result:
             label = f"{console.size(event.rate)}/s  {event.label}"
             progress.update(label, event.done, event.total, event.seconds_left)
 
-    with interruptible() as stopped:
+    with edges.interruptible() as stopped:
         result = converter.convert(spec, show, stopped)
     progress.clear()
     text = _files_table([(o.path, o.type, o.bytes, o.bpw) for o in result.outputs])
@@ -443,6 +462,8 @@ def run_chat(options: argparse.Namespace) -> Result:
     from app.protocol import ChatMessage, LoadOptions
     from app.sessions import ChatSession
 
+    if options.prompt is not None:
+        _check_prompt(options.prompt)
     progress = console.Progress()
     load = LoadOptions(context=options.context, threads=options.threads, kv_type=options.kv)
     with ChatSession(_absolute(options.model), load, lambda part: progress.update("loading", part, 1.0)) as session:
@@ -472,6 +493,13 @@ def run_chat(options: argparse.Namespace) -> Result:
         rate = f"{end.tokens} tokens, {end.tokens_per_second:.1f} tokens/s, first token {end.first_token * 1000:.0f} ms"
         print(rate, file=sys.stderr)
     return Result(data, "")
+
+
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise QuenchError(
+            "empty_prompt", "There is nothing to answer.", "The prompt is empty.", "-p TEXT", exit_status=2
+        )
 
 
 def _print_piece(text: str) -> None:
@@ -512,6 +540,7 @@ def _terminal_chat(session: Any, history: list[Any], sampling: Any) -> Result:
 def run_compare(options: argparse.Namespace) -> Result:
     from app import comparison
 
+    _check_prompt(options.prompt)
     progress = console.Progress()
     (columns,) = comparison.compare(
         [_absolute(path) for path in (options.reference, *options.models)],
@@ -622,6 +651,16 @@ def _engine_base_library() -> str | None:
 
 
 def _absolute(path: str) -> str:
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        # Messages between processes and the database are UTF-8.
+        raise QuenchError(
+            "bad_name",
+            "The file's name is not UTF-8.",
+            repr(os.fsencode(path)),
+            "Rename it, or make a link to it with a simpler name.",
+        ) from error
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps links as they are
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -46,19 +47,29 @@ def forget(identifier: str) -> None:
     _file(identifier).unlink(missing_ok=True)
 
 
+def _age(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def remembered() -> list[Record]:
     """Records that nobody works on any more, oldest first.
 
     Those of another running Quench are left out; one that cannot be read (another version wrote it) is removed.
     """
     found = []
-    for file in sorted(paths.jobs().glob("*.json"), key=lambda path: path.stat().st_mtime):
+    for file in sorted(paths.jobs().glob("*.json"), key=_age):
         try:
             raw = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
             command = protocol.decode_command(msgspec.json.encode(raw["command"]))
             record = Record(str(raw["id"]), str(raw["kind"]), str(raw["title"]), command, int(raw["owner"]))
-        except (msgspec.DecodeError, KeyError, ValueError):
-            file.unlink(missing_ok=True)
+        except OSError:
+            continue  # another window has just taken it, or the disk refuses: either way it is not ours to remove
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+            with contextlib.suppress(OSError):
+                file.unlink()
             continue
         if record.owner == os.getpid() or not psutil.pid_exists(record.owner):
             found.append(record)

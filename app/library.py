@@ -151,12 +151,14 @@ def broken(path: str | Path, error: QuenchError) -> ModelInfo:
     return ModelInfo(
         path=str(path), kind=kind, name=place.stem if kind == "gguf" else place.name, architecture="", parameters=0,
         layers=0, context_length=0, embedding_length=0, heads=0, kv_heads=0, key_length=0, value_length=0, experts=0,
-        vocabulary=0, tokenizer="", pre_tokenizer="", types={}, bytes=_bytes_on_disk(place), tensors=(), metadata={},
+        vocabulary=0, tokenizer="", pre_tokenizer="", types={}, bytes=file_bytes(place), tensors=(), metadata={},
         problems=(problem,),
     )  # fmt: skip
 
 
-def _bytes_on_disk(path: Path) -> int:
+def file_bytes(path: str | Path) -> int:
+    """Bytes of a model file, or of the files in a model folder; 0 if it cannot be read."""
+    path = Path(path)
     try:
         if path.is_file():
             return path.stat().st_size
@@ -187,7 +189,18 @@ def base_name(info: ModelInfo) -> str:
     repository = path.parent.parent.name
     if info.kind == "hf" and path.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.split("--")[-1]  # in the cache the folder itself is called like a commit
-    name = info.name or path.stem
+    return _plain(info.name or path.stem)
+
+
+def file_title(path: str | Path) -> str:
+    """What a GGUF file of which only the path is known would be called: ``Pocket · Q4_K_M``."""
+    stem = Path(path).stem
+    found = _TYPE_IN_NAME.search(stem)
+    return f"{_plain(stem)} · {found.group(1).upper()}" if found else _plain(stem)
+
+
+def _plain(name: str) -> str:
+    """A model's name without type and part number."""
     name = _PART.sub("", name + ".gguf").removesuffix(".gguf")
     found = _TYPE_IN_NAME.search(name)
     name = (name[: found.start()] if found else name).strip(" -_.") or name

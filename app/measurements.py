@@ -29,5 +29,5 @@ def keep_bench(store: Store, result: BenchResult) -> None:
     """Store the speed and memory of every model of one run."""
     for model in result.models:
         payload: dict[str, Any] = msgspec.to_builtins(model)
-        payload |= {"cpu": result.cpu, "seconds": result.seconds}
+        payload |= {"cpu": result.cpu, "seconds": result.seconds, "automatic": result.automatic}
         store.add_measurement(model.path, "bench", payload)

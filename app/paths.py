@@ -1,10 +1,16 @@
-"""Where Quench keeps things. ``QUENCH_HOME`` puts all of it under one folder (tests, portable installs)."""
+"""Where Quench keeps things. ``QUENCH_HOME`` puts all of it under one folder (tests, portable installs).
+
+Every folder is made on asking; ``QuenchError`` ``no_home`` if it cannot be.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
+
+from converter.spec import QuenchError
 
 
 def _data_folder() -> Path:
@@ -16,7 +22,16 @@ def _data_folder() -> Path:
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QuenchError(
+            "no_home",
+            "The data folder cannot be made.",
+            str(error),
+            "Choose another one with QUENCH_HOME, or make the folder and allow writing in it.",
+            exit_status=4 if error.errno == errno.ENOSPC else 3,
+        ) from error
     return folder
 
 

@@ -7,6 +7,8 @@ its meaning; a child says it in :class:`Hello` and the parent refuses another nu
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from converter.spec import (
@@ -173,7 +175,7 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
 
 
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
-    """Speed and memory of models (worker ``measure``)."""
+    """Speed and memory of models (worker ``measure``). No ``threads``: each model's own choice, as in Chat."""
 
     models: tuple[str, ...]
     prompt: int = 512
@@ -461,9 +463,12 @@ class BenchUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="bench_u
 
 
 class BenchResult(msgspec.Struct, frozen=True, tag_field="message", tag="bench_result"):
+    """``automatic``: each model chose its own number of threads; its points say which."""
+
     models: tuple[ModelBench, ...]
     cpu: str
     seconds: float
+    automatic: bool = False
 
 
 Command = Cancel | Convert | Inspect | MakePlan | Scan | Load | Generate | Stop | Score | MeasureQuality | MeasureBench
@@ -504,8 +509,22 @@ MAX_LINE = 32 << 20
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """One line, newline included."""
-    return _encoder.encode(message) + b"\n"
+    """One line, newline included. Half characters (file names that are no UTF-8 have them) become U+FFFD."""
+    try:
+        return _encoder.encode(message) + b"\n"
+    except UnicodeEncodeError:
+        return _encoder.encode(whole_text(msgspec.to_builtins(message))) + b"\n"
+
+
+def whole_text(value: Any) -> Any:
+    """``value`` (plain JSON data) with U+FFFD for every lone surrogate in it, which no JSON can carry."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {whole_text(key): whole_text(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [whole_text(entry) for entry in value]
+    return value
 
 
 def decode_command(line: bytes) -> Command:

@@ -6,6 +6,7 @@ keeps the program from starting. A single field of the wrong type costs that fie
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -80,7 +81,9 @@ def load() -> Settings:
             raise ValueError("the settings file is too large")
         return parse(file.read_bytes())
     except (OSError, ValueError, msgspec.DecodeError):
-        file.replace(file.with_name(file.name + ".bad"))
+        # A file that cannot be moved away stays: the next save says so, or replaces it.
+        with contextlib.suppress(OSError):
+            file.replace(file.with_name(file.name + ".bad"))
         return Settings()
 
 

@@ -84,11 +84,15 @@ class Measurement(msgspec.Struct, frozen=True):
 
 
 class Store:
-    """The open database. ``QuenchError('store_newer' | 'store_damaged')`` if it cannot be used."""
+    """The open database. ``QuenchError`` if it cannot be used: ``store_damaged``, ``store_newer``, ``store_locked``
+    (another program holds it), ``store_unwritable`` (a read-only folder, a full disk)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._database = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._database = sqlite3.connect(path, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise unusable(path, error) from error
         try:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
@@ -96,12 +100,7 @@ class Store:
             self._migrate()
         except sqlite3.DatabaseError as error:
             self._database.close()
-            raise QuenchError(
-                "store_damaged",
-                "The conversations database cannot be read.",
-                f"{path}: {error}",
-                "Move the file away to start with an empty one; it is not deleted.",
-            ) from error
+            raise unusable(path, error) from error
         except QuenchError:
             self._database.close()
             raise
@@ -276,6 +275,42 @@ class Store:
     def latest(self, model_path: str, kind: str) -> Measurement | None:
         """The newest result of one kind, or ``None``."""
         return next(iter(self.measurements(model_path, kind)), None)
+
+
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_UNWRITABLE = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+}
+
+
+def unusable(path: Path, error: sqlite3.DatabaseError) -> QuenchError:
+    """What the database's own error means to a person; also for one that comes up in the middle of the work."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended code without its extension
+    if code in _LOCKED:
+        return QuenchError(
+            "store_locked",
+            "Another program holds the conversations database.",
+            f"{path}: {error}",
+            "Close the other window of Quench, then try again.",
+        )
+    if code in _UNWRITABLE:
+        return QuenchError(
+            "store_unwritable",
+            "The conversations database cannot be written.",
+            f"{path}: {error}",
+            "Free some disk space, allow writing in the folder, or choose another one with QUENCH_HOME.",
+            exit_status=4 if code == sqlite3.SQLITE_FULL else 3,
+        )
+    return QuenchError(
+        "store_damaged",
+        "The conversations database cannot be read.",
+        f"{path}: {error}",
+        "Move the file away to start with an empty one; it is not deleted.",
+    )
 
 
 def _json(value: dict[str, Any] | None) -> str | None:

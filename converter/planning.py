@@ -187,7 +187,12 @@ def _recipes(spec: ConversionSpec, model: SourceModel) -> list[recipes.Recipe]:
 
 def _paths(spec: ConversionSpec, model: SourceModel, chosen: Sequence[recipes.Recipe]) -> tuple[list[Path], Path]:
     """Every output's file and the folder they go into."""
+    if not spec.output:
+        raise QuenchError(
+            "usage", "The output has no name.", "An empty path was given.", "Name a file or a folder.", exit_status=2
+        )
     output = Path(spec.output)
+    _refuse_bad_name(output)
     ends_as_folder = spec.output.endswith(("/", os.sep))
     if len(spec.types) == 1 and not ends_as_folder and not output.is_dir():
         return [output.absolute()], output.absolute().parent
@@ -201,7 +206,23 @@ def _paths(spec: ConversionSpec, model: SourceModel, chosen: Sequence[recipes.Re
         )
     folder = output.absolute()
     base = re.sub(r'[/\\:*?"<>|\x00-\x1f]+', "-", model.info.name).strip(" .") or "model"
-    return [folder / f"{base}-{recipe.name}.gguf" for recipe in chosen], folder
+    found = [folder / f"{base}-{recipe.name}.gguf" for recipe in chosen]
+    for path in found:
+        _refuse_bad_name(path)
+    return found, folder
+
+
+def _refuse_bad_name(path: Path) -> None:
+    """A name that the system cannot look up: too long (with our ending too), a circle of links, a forbidden byte."""
+    for name in (path, path.with_name(f"{path.name}.part") if path.name else path):
+        try:
+            name.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # what preflight speaks about
+        except (OSError, ValueError) as error:
+            raise QuenchError(
+                "bad_output", "The output's name cannot be used.", str(error), "Choose another name or folder."
+            ) from error
 
 
 def _carried(metadata: Sequence[MetaEntry], importance: imatrices.Imatrix | None) -> list[MetaEntry]:
@@ -320,7 +341,7 @@ def _refuse_overwriting_source(model: SourceModel, targets: Sequence[Target]) ->
     if source.is_dir():
         inputs |= {entry.resolve() for entry in source.iterdir() if entry.suffix != ".gguf"}
     for target in targets:
-        if target.path.resolve() in inputs:
+        if Path(os.path.realpath(target.path)) in inputs:
             raise QuenchError(
                 "output_is_source",
                 "The output would replace the source.",

@@ -52,7 +52,15 @@ def unused_pid() -> int:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b"{}", b'{"id":"x","kind":"convert","title":"t","command":{},"owner":1}']
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"id":"x","kind":"convert","title":"t","command":{},"owner":1}',
+        b'{"id":"x","owner":null}',
+    ],
 )
 def test_a_record_that_cannot_be_read_is_removed(data: bytes) -> None:
     file = paths.jobs() / "broken.json"

@@ -165,3 +165,16 @@ def test_default_folders_are_ours_and_the_cache_if_there_is_one(tmp_path: Path) 
 
 def test_the_bundled_model_is_there() -> None:
     assert library.is_model_folder(resources.path("pocket"))
+
+
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [
+        ("/a/pocket-Q4_K_M.gguf", "Pocket · Q4_K_M"),
+        ("/a/Some-Model-7B.q8_0.gguf", "Some-Model-7B · Q8_0"),
+        ("/a/large-BF16-00001-of-00003.gguf", "large · BF16"),
+        ("/a/plain.gguf", "plain"),
+    ],
+)
+def test_a_file_of_which_only_the_path_is_known_has_a_title(path: str, title: str) -> None:
+    assert library.file_title(path) == title

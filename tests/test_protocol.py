@@ -75,3 +75,11 @@ def test_an_error_keeps_its_words_and_status_across_the_pipe() -> None:
     again = received.to_error()
     assert again.as_dict() == error.as_dict()
     assert again.exit_status == 4
+
+
+def test_half_characters_become_replacement_characters_and_not_an_error() -> None:
+    name = "/models/\udcff\ud83d\ude00 ü.gguf"  # a byte that is no UTF-8, and a smile in two halves
+    message = protocol.Load(name, protocol.LoadOptions())
+    assert protocol.decode_command(protocol.encode(message)) == protocol.Load(
+        "/models/\ufffd\U0001f600 ü.gguf", protocol.LoadOptions()
+    )

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from app.engine import native
-from app.engine.model import Model, never
+from app.engine.model import Model, Part, never
 from converter.spec import Cancelled, QuenchError
-
-Part = tuple[int, int, Sequence[int], bool]
-"""(sequence, position, tokens, whether the next token is wanted)."""
 
 
 def greedy(
@@ -50,10 +46,10 @@ def _together(
     model: Model, prompts: Sequence[Sequence[int]], max_tokens: int, cancelled: Callable[[], bool]
 ) -> list[list[int]]:
     answers: list[list[int]] = [[] for _ in prompts]
-    model._clear()
+    model.forget()
     tokens: list[int] = []
-    for parts in _fill(prompts, model._batch.capacity):
-        tokens += _step(model, parts)
+    for parts in _fill(prompts, model.batch_capacity):
+        tokens += model.next_tokens(parts)
     live = list(range(len(prompts)))
     for count in range(max_tokens):
         if cancelled():
@@ -64,8 +60,8 @@ def _together(
         live = [index for index, _ in going]
         if not live or count + 1 == max_tokens:
             break
-        tokens = _step(model, [(index, len(prompts[index]) + count, [token], True) for index, token in going])
-    model._clear()
+        tokens = model.next_tokens([Part(index, len(prompts[index]) + count, [token], True) for index, token in going])
+    model.forget()
     return answers
 
 
@@ -77,7 +73,7 @@ def _fill(prompts: Sequence[Sequence[int]], capacity: int) -> Iterator[list[Part
         at = 0
         while at < len(prompt):
             piece = prompt[at : at + room]
-            parts.append((index, at, piece, at + len(piece) == len(prompt)))
+            parts.append(Part(index, at, piece, at + len(piece) == len(prompt)))
             at += len(piece)
             room -= len(piece)
             if room == 0:
@@ -85,20 +81,6 @@ def _fill(prompts: Sequence[Sequence[int]], capacity: int) -> Iterator[list[Part
                 parts, room = [], capacity
     if parts:
         yield parts
-
-
-def _step(model: Model, parts: Sequence[Part]) -> list[int]:
-    """Compute ``parts``; the most likely next token of each that wants one."""
-    batch = model._batch
-    batch.clear()
-    for sequence, position, tokens, wanted in parts:
-        batch.add(tokens, position, sequence, len(tokens) - 1 if wanted else len(tokens))
-    rows = batch.wanted()
-    model._decode_batch()
-    if not rows:
-        return []
-    best: list[int] = native.logits(model._context, rows, model.vocabulary).argmax(axis=1).tolist()
-    return best
 
 
 __all__ = ["greedy"]

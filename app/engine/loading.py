@@ -24,6 +24,7 @@ BATCH = 512
 """Tokens a decode call takes at most, physical and logical. More gains nothing on a CPU and costs memory."""
 
 _MAX_BATCH = 8192
+_CONTEXT_STEP = 256  # the library makes contexts of whole steps only
 _MAX_LAYERS = 512  # as many as the engine has room for
 _UNSUPPORTED = re.compile(r"unknown model architecture: '([^']*)'")
 
@@ -53,7 +54,8 @@ def open_native(
     try:
         _check_generative(model, path)
         threads = options.threads or hardware.default_threads()
-        tokens = options.context or min(DEFAULT_CONTEXT, int(lib.llama_model_n_ctx_train(model)) or DEFAULT_CONTEXT)
+        tokens = options.context or min(DEFAULT_CONTEXT, trained_context(model) or DEFAULT_CONTEXT)
+        tokens = -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP
         _check_memory(model, tokens * sequences, options.kv_type)
         params = _context_params(options, tokens, threads, outputs, sequences)
         context = lib.llama_init_from_model(model, params)
@@ -63,9 +65,9 @@ def open_native(
         lib.llama_model_free(model)
         raise
     sizes = native.log.buffers()
-    return Opened(
-        model, context, sizes["kv"], sizes["compute"], threads, int(params.n_batch), int(params.n_outputs_max)
-    )
+    # The library takes no more tokens at once than the context has; more in one call would abort the process.
+    batch = min(int(params.n_batch), int(lib.llama_n_batch(context)))
+    return Opened(model, context, sizes["kv"], sizes["compute"], threads, batch, min(batch, int(params.n_outputs_max)))
 
 
 def check_file(path: str) -> None:
@@ -159,6 +161,11 @@ def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] 
     if not model:
         raise _load_error(path)
     return model
+
+
+def trained_context(model: Any) -> int:
+    """Tokens that the model was trained on; 0 where the file does not say, or says what no number of tokens is."""
+    return max(0, int(lib.llama_model_n_ctx_train(model)))
 
 
 def _free(model: Any) -> None:
@@ -261,4 +268,13 @@ def text_of(function: Callable[[Any, int], int]) -> bytes:
         size = -length
 
 
-__all__ = ["BATCH", "DEFAULT_CONTEXT", "Opened", "check_file", "check_options", "open_native", "text_of"]
+__all__ = [
+    "BATCH",
+    "DEFAULT_CONTEXT",
+    "Opened",
+    "check_file",
+    "check_options",
+    "open_native",
+    "text_of",
+    "trained_context",
+]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from app import hardware
 from app.engine import native
-from app.engine.loading import BATCH, open_native, text_of
+from app.engine.loading import BATCH, open_native, text_of, trained_context
 from app.engine.native import DECODE_ABORTED, DECODE_NO_SLOT, DECODE_OK, lib
 from app.engine.sampling import defaults_of, sampler_chain
 from app.engine.template import ChatTemplate
@@ -51,6 +51,15 @@ class Generated(NamedTuple):
     stats: Stats | None = None
 
 
+class Part(NamedTuple):
+    """Tokens of one sequence for :meth:`Model.next_tokens`; ``wanted``: the token after them is asked for."""
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    wanted: bool
+
+
 def never() -> bool:
     """A ``cancelled`` that never is."""
     return False
@@ -76,10 +85,11 @@ class Model:
         self._memory = lib.llama_get_memory(self._context)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.threads: int = opened.threads
+        self.prompt_threads: int = opened.threads
         self.description = text_of(lambda buffer, size: lib.llama_model_desc(self._model, buffer, size)).decode()
         self.parameters = int(lib.llama_model_n_params(self._model))
         self.context = int(lib.llama_n_ctx_seq(self._context))
-        self.context_trained = int(lib.llama_model_n_ctx_train(self._model))
+        self.context_trained = trained_context(self._model)
         self.vocabulary = int(lib.llama_vocab_n_tokens(self._vocab))
         self.bos = self._named_token("bos", lib.llama_vocab_bos)
         self.eos = self._named_token("eos", lib.llama_vocab_eos)
@@ -306,10 +316,11 @@ class Model:
 
     def _feed(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> bool:
         """Compute a prompt, logits for its last token; False when it was cancelled on the way."""
-        for at in range(0, len(tokens), BATCH):
+        step = min(BATCH, self._batch.capacity)
+        for at in range(0, len(tokens), step):
             if cancelled():
                 return False
-            part = tokens[at : at + BATCH]
+            part = tokens[at : at + step]
             array = (ctypes.c_int32 * len(part))(*part)
             code = lib.llama_decode(self._context, lib.llama_batch_get_one(array, len(part)))
             if code == DECODE_ABORTED:
@@ -380,7 +391,9 @@ class Model:
     ) -> Iterator[tuple[int, Logits]]:
         """Logits that predict each token of ``answer`` after ``prompt``: (index of the first, rows), in order.
 
-        The rows are views, valid until the next step. The prompt's common beginning with the context is reused.
+        The rows are views, valid until the next step. They are the same bits whatever the model did before: everything
+        is computed from a clean context, in decode calls of one shape and with one number of threads. (Keys and values
+        that a reply left behind were computed token by token, and differ in the last bits.)
 
         Raises:
             QuenchError: ``empty_prompt``, ``context_full``, ``decode_failed``.
@@ -388,15 +401,20 @@ class Model:
         """
         self._interrupt.clear()
         self._check_prompt([*prompt, *answer[:-1]] if prompt else [])
-        self._reuse(prompt)
-        if not self._feed(prompt[len(self._cached) : -1], cancelled):
-            raise Cancelled
+        self._clear()
         inputs = [prompt[-1], *answer[:-1]]
         step = min(self._outputs, self._batch.capacity)
-        for at in range(0, len(inputs) if answer else 0, step):
-            if cancelled():
+        threads = self.threads
+        self.set_threads(self.prompt_threads)
+        try:
+            if not self._feed(prompt[:-1], cancelled):
                 raise Cancelled
-            yield at, self._logits(inputs[at : at + step], len(self._cached), 0)
+            for at in range(0, len(inputs) if answer else 0, step):
+                if cancelled():
+                    raise Cancelled
+                yield at, self._logits(inputs[at : at + step], len(self._cached), 0)
+        finally:
+            self.set_threads(threads, self.prompt_threads)
 
     def _check_window(self, tokens: Sequence[int], first: int) -> None:
         if not 0 <= first < len(tokens):
@@ -428,6 +446,38 @@ class Model:
             at = stop
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    # ---- several texts at once -------------------------------------------------------------------------------
+
+    @property
+    def batch_capacity(self) -> int:
+        """Tokens that one decode call takes."""
+        return self._batch.capacity
+
+    def forget(self) -> None:
+        """Empty the context."""
+        self._clear()
+
+    def next_tokens(self, parts: Sequence[Part]) -> list[int]:
+        """Compute ``parts`` in one decode call; the most likely next token of each that wants one, in order.
+
+        What each sequence holds stays until :meth:`forget`, which must also be called before the first step.
+
+        Raises:
+            ValueError: more than :attr:`batch_capacity` tokens.
+            QuenchError: ``context_full``, ``decode_failed``.
+            converter.spec.Cancelled: :meth:`interrupt` was called.
+        """
+        self._batch.clear()
+        for part in parts:
+            wanted_from = len(part.tokens) - (1 if part.wanted else 0)
+            self._batch.add(part.tokens, part.position, part.sequence, wanted_from)
+        rows = self._batch.wanted()
+        self._decode_batch()
+        if not rows:
+            return []
+        best: list[int] = native.logits(self._context, rows, self.vocabulary).argmax(axis=1).tolist()
+        return best
+
     def _decode_batch(self) -> None:
         code = self._batch.decode(self._context)
         if code != DECODE_OK:
@@ -441,7 +491,7 @@ class Model:
             if not 1 <= count <= 512:
                 raise ValueError(f"{count} threads")
         lib.llama_set_n_threads(self._context, threads, prompt_threads or threads)
-        self.threads = threads
+        self.threads, self.prompt_threads = threads, prompt_threads or threads
 
     def _sweep_threads(self) -> None:
         """Take the number of threads that writes fastest here and now.
@@ -541,4 +591,4 @@ def _context_full(detail: str) -> QuenchError:
     )
 
 
-__all__ = ["Generated", "Logits", "Model", "Stats", "never"]
+__all__ = ["Generated", "Logits", "Model", "Part", "Stats", "never"]

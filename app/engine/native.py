@@ -86,13 +86,12 @@ _started = False
 
 
 def start() -> None:
-    """Take over the library's log and set it up; once a process, cheap afterwards."""
+    """Set the library up, once a process, and take over its log, every time: other code in it may have taken that."""
     global _started  # noqa: PLW0603 - the library's own state is global
-    if _started:
-        return
     log.install()
-    lib.llama_backend_init()
-    _started = True
+    if not _started:
+        lib.llama_backend_init()
+        _started = True
 
 
 class Interrupt:

@@ -1,8 +1,10 @@
 """Speed and memory of models, one after another: loading, first token, prompt and writing by depth and threads.
 
 Every point is measured ``repeat`` times after a warm-up and given as median, 10th and 90th percentile. Memory is what
-the model added to the process. The roofline says what share of this machine's memory bandwidth, measured here before
-the first model is loaded, the writing of tokens used: each new token reads all weights it needs once, and the cache.
+the model added to the process. Without a given number of threads each model takes its own, found as Chat finds it
+(``LoadOptions(threads=0)``); the points say which. The roofline says what share of this machine's memory bandwidth,
+measured here before the first model is loaded, the writing of tokens used: each new token reads all weights it needs
+once, and the cache.
 """
 
 from __future__ import annotations
@@ -66,8 +68,7 @@ class BenchRun:
         self._stopped = stopped
         self._on_model = on_model
         self._start = time.monotonic()
-        self._threads = command.threads or (hardware.default_threads(),)
-        points = len(self._threads) * len(command.depths) * 2
+        points = max(1, len(command.threads)) * len(command.depths) * 2
         self._total = len(command.models) * (points + 2)
         self._done = 0
         self._bandwidth = 0.0
@@ -78,7 +79,8 @@ class BenchRun:
         self._status("Measuring the memory of this machine", 0)
         self._bandwidth = hardware.measure_bandwidth()
         models = tuple(self._model(index, path) for index, path in enumerate(self._command.models))
-        return BenchResult(models, hardware.cpu_name(), time.monotonic() - self._start)
+        seconds = time.monotonic() - self._start
+        return BenchResult(models, hardware.cpu_name(), seconds, automatic=not self._command.threads)
 
     def _model(self, index: int, path: str) -> ModelBench:
         name = Path(path).name
@@ -96,8 +98,9 @@ class BenchRun:
             first = first_token(model, self._command.prompt, self._stopped)
             prompt: list[SpeedPoint] = []
             write: list[SpeedPoint] = []
-            for threads in self._threads:
-                model.set_threads(threads)
+            for threads in self._command.threads or (None,):
+                if threads is not None:
+                    model.set_threads(threads)
                 for depth in self._command.depths:
                     prompt.append(self._point(index, name, "prompt", model, depth))
                     write.append(self._point(index, name, "generate", model, depth))
@@ -126,7 +129,7 @@ class BenchRun:
         command = self._command
         context = max(command.depths) + max(command.prompt, command.generate) + 1
         context = -(-context // 256) * 256
-        options = LoadOptions(context=context, threads=self._threads[0])
+        options = LoadOptions(context=context, threads=command.threads[0] if command.threads else 0)
         return Model.load(path, options, lambda fraction: not self._stopped(), outputs=1)
 
     def _cold_load(self, path: str) -> float | None:
@@ -146,7 +149,8 @@ class BenchRun:
         for number in range(self._command.repeat):
             self._status(f"{name}: {words}, {number + 1} of {self._command.repeat}", int(number == 0))
             rates.append(tokens / work(tokens, depth))
-        point = SpeedPoint(tokens, depth, model.threads, spread(rates))
+        threads = model.prompt_threads if kind == "prompt" else model.threads
+        point = SpeedPoint(tokens, depth, threads, spread(rates))
         self._emit(BenchUpdate(index, kind, point=point))
         return point
 

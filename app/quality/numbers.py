@@ -59,10 +59,10 @@ def seconds(value: float | None) -> str:
     """A time for people: ``41 ms``, ``3.2 s``, ``2 min 5 s``."""
     if value is None:
         return NONE
-    if value < 0.0995:
-        return f"{number(1000 * value, 2)} ms"
+    if value < 0.9995:
+        return f"{number(1000 * value, 2 if value < 0.0995 else 3)} ms"
     if value < 60:
-        return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
+        return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s"
 

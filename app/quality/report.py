@@ -309,7 +309,7 @@ def _speed_note(bench: BenchResult | None) -> str:
     if bench is None:
         return "Tokens a second while answering, measured briefly when each model was loaded."
     return (
-        "Median of the runs with the number of threads that is fastest; thin lines span the 10th to the 90th "
+        "Median of the runs with the number of threads that is fastest here; thin lines span the 10th to the 90th "
         f"percentile. A small model can stay in the processor's caches and pass 100 %. {escape(bench.cpu)}"
     )
 
@@ -372,24 +372,29 @@ def _bench_row(model: ModelBench, types: dict[str, str]) -> list[str]:
 
 
 def _answers(answers: Sequence[Answers]) -> str:
+    """One card for each different answer, the reference's first, with all models that gave it."""
     blocks = []
     for each in answers:
-        first = each.replies[0].text.strip() if each.replies else ""
-        replies = "".join(
-            f'<div class="reply"><p class="row"><strong>{escape(reply.model)}</strong>{_same(index, reply, first)}</p>'
-            f"<blockquote>{escape(reply.text.strip()) or '<em>no answer</em>'}</blockquote></div>"
-            for index, reply in enumerate(each.replies)
-        )
-        blocks.append(f'<h3>{escape(each.question)}</h3><div class="replies">{replies}</div>')
+        groups: dict[str, list[Reply]] = {}
+        for reply in each.replies:
+            groups.setdefault(reply.text.strip(), []).append(reply)
+        cards = "".join(_reply(text, replies, number == 0) for number, (text, replies) in enumerate(groups.items()))
+        blocks.append(f'<h3>{escape(each.question)}</h3><div class="replies">{cards}</div>')
     return "".join(blocks)
 
 
-def _same(index: int, reply: Reply, first: str) -> str:
-    if index == 0:
-        return '<span class="muted">reference</span>'
-    if reply.text.strip() == first:
-        return '<span class="good">same words</span>'
-    return '<span class="warn">other words</span>'
+def _reply(text: str, replies: Sequence[Reply], has_reference: bool) -> str:
+    named, others = (replies[:1], replies[1:]) if has_reference else (replies, replies[:0])
+    mark = '<span class="muted">reference</span>' if has_reference else '<span class="warn">other words</span>'
+    same = ""
+    if others:
+        names = ", ".join(escape(reply.model) for reply in others)
+        same = f'<p class="note"><span class="good">The same words:</span> {names}</p>'
+    head = ", ".join(escape(reply.model) for reply in named)
+    return (
+        f'<div class="reply"><p class="row"><strong>{head}</strong>{mark}</p>'
+        f"<blockquote>{escape(text) or '<em>no answer</em>'}</blockquote>{same}</div>"
+    )
 
 
 def _files(outputs: Sequence[OutputDone]) -> str:

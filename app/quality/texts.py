@@ -109,6 +109,8 @@ def read_text(file: Path) -> str:
         if file.is_dir():
             raise QuenchError("bad_text", "This is a folder, not a text.", str(file), "Choose a .txt or .jsonl file.")
         size = file.stat().st_size
+        if not file.is_file():
+            raise QuenchError("bad_text", "This is no file.", str(file), "Choose a .txt or .jsonl file.")
         if size > MAX_BYTES:
             raise QuenchError(
                 "text_too_large",

@@ -63,7 +63,7 @@ def judge(
     """``(verdict, reason)`` of one candidate against its reference; the worst of its parts decides."""
     limits = thresholds or Thresholds()
     level, words = _by_kld(kld, limits)
-    facts = [words, f"the first choice is the same for {_percent(top1.value)} of the tokens"]
+    facts = [words, f"same first choice {_percent(top1.value)}"]
     if top1.value + CLEAR * top1.error < limits.pass_top1:
         level = _worse(level, REVIEW)
         facts[-1] += f" (limit {_percent(limits.pass_top1)})"
@@ -71,7 +71,7 @@ def judge(
         task_level = _by_tasks(tasks)
         level = _worse(level, task_level)
         solved, before = _percent(tasks.candidate / tasks.n), _percent(tasks.reference / tasks.n)
-        facts.append(f"it solves {'only ' if task_level != PASS else ''}{solved} of the tasks (reference {before})")
+        facts.append(f"{'only ' if task_level != PASS else ''}{solved} of the tasks solved (reference {before})")
     return level, ", ".join(facts) + f": {_ADVICE[level]}."
 
 
@@ -86,13 +86,13 @@ def _by_kld(kld: Estimate, limits: Thresholds) -> tuple[str, str]:
     low, high = kld.value - CLEAR * kld.error, kld.value + CLEAR * kld.error
     figure = f"KL divergence {nats(kld.value)}"
     if high <= limits.pass_kld:
-        return PASS, f"{figure} is within the limit of {limits.pass_kld:g}"
+        return PASS, f"{figure} (limit {limits.pass_kld:g})"
     if low > limits.fail_kld:
-        return FAIL, f"{figure} is over the limit of {limits.fail_kld:g}"
+        return FAIL, f"{figure}, over the limit of {limits.fail_kld:g}"
     for limit in (limits.pass_kld, limits.fail_kld):
         if low <= limit < high:
-            return REVIEW, f"{figure} is too close to the limit of {limit:g} to call with this much text"
-    return REVIEW, f"{figure} is between the limits of {limits.pass_kld:g} and {limits.fail_kld:g}"
+            return REVIEW, f"{figure}, too close to the limit of {limit:g} to call"
+    return REVIEW, f"{figure}, between the limits {limits.pass_kld:g} and {limits.fail_kld:g}"
 
 
 def _by_tasks(tasks: TaskChange) -> str:

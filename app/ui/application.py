@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from PySide6.QtWidgets import QApplication
 
 import resources
 from app import paths
+from app.store import unusable
 from converter.spec import QuenchError
 
 if TYPE_CHECKING:
@@ -84,6 +86,9 @@ def _unexpected(context: Context, kind: type[BaseException], error: BaseExceptio
             file.write(text + "\n")
     except OSError:
         pass  # the notice below carries the text too
+    if isinstance(error, sqlite3.DatabaseError):
+        context.notify.error(unusable(paths.database(), error))
+        return
     context.notify.error(
         QuenchError(
             "internal",

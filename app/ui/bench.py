@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app import library
+from app import library, measurements
 from app.protocol import BenchResult, BenchUpdate, MeasureBench, ModelBench
 from app.ui import format as fmt
 from app.ui.bench_results import BenchCharts, BenchModel, BenchRow, recommended_threads
@@ -127,6 +127,7 @@ class BenchPage(QWidget):
         self.context = context
         self.job: Job | None = None
         self._advised: int | None = None
+        self._dragged = False
         self._build()
         self.setup.models.changed.connect(self._update)
         self.setup.depths.textChanged.connect(self._update)
@@ -186,6 +187,7 @@ class BenchPage(QWidget):
         self.threads_button = button("", self._use_threads)
         self.threads_button.hide()
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
+        self.splitter.setObjectName("setup")
         self.splitter.setChildrenCollapsible(False)
         self.splitter.setHandleWidth(1)
         self.splitter.addWidget(self._left)
@@ -225,6 +227,8 @@ class BenchPage(QWidget):
         self.results = QSplitter(Qt.Orientation.Vertical)
         self.results.setChildrenCollapsible(False)
         self.results.setHandleWidth(13)
+        self.results.setObjectName("results")
+        self.results.splitterMoved.connect(self._on_dragged)
         self.results.setStyleSheet("QSplitter::handle { background: transparent; }")
         self.results.addWidget(self.table)
         self.results.addWidget(self.charts)
@@ -250,7 +254,13 @@ class BenchPage(QWidget):
         self.results.setVisible(has_rows)
         self.empty.setVisible(not has_rows and self.error.error is None)
 
+    def _on_dragged(self, *_: object) -> None:
+        self._dragged = True
+
     def _fit_table(self) -> None:
+        """The table takes what its rows need, the charts the rest, until somebody drags the line between them."""
+        if self._dragged:
+            return
         total = max(self.results.height(), 320)
         top = max(96, min(self.table.needed_height(), total - 220))
         self.results.setSizes([top, total - top])
@@ -278,6 +288,7 @@ class BenchPage(QWidget):
         self.error.clear()
         self.model.set_rows([self._row(path) for path in job.command.models])
         self.charts.set_rows(self.model.rows)
+        self.subtitle.setText(self.tr("How fast is it on this machine?"))
         self.threads_button.hide()
         self.setup_button.setChecked(False)
         self.progress.button.setEnabled(True)
@@ -291,7 +302,7 @@ class BenchPage(QWidget):
 
     def _row(self, path: str) -> BenchRow:
         info = self.context.library.entry(path)
-        return BenchRow(path, self._type_of(path), info.bytes if info is not None else 0)
+        return BenchRow(path, self._type_of(path), info.bytes if info is not None else library.file_bytes(path))
 
     def _type_of(self, path: str) -> str:
         info = self.context.library.entry(path)
@@ -350,16 +361,15 @@ class BenchPage(QWidget):
             self._follow(self.job.retry())
 
     def _finish(self, result: BenchResult) -> None:
-        for model in result.models:
-            payload = msgspec.to_builtins(model) | {"cpu": result.cpu, "seconds": result.seconds}
-            self.context.store.add_measurement(model.path, "bench", payload)
-        self._show(list(result.models), result.cpu, result.seconds)
+        measurements.keep_bench(self.context.store, result)
+        self._show(list(result.models), result.cpu, result.seconds, result.automatic)
 
-    def _show(self, models: list[ModelBench], cpu: str, seconds: float) -> None:
+    def _show(self, models: list[ModelBench], cpu: str, seconds: float, automatic: bool) -> None:
         rows = [self._row(model.path) for model in models]
         for row, model in zip(rows, models, strict=True):
             self._take(row, model)
-            row.bytes = row.bytes or model.memory.weights
+            row.automatic = automatic
+            row.bytes = row.bytes or model.memory.weights  # the file is gone
         self.model.set_rows(rows)
         self.charts.set_rows(rows)
         self.subtitle.setText(f"{cpu} · {fmt.seconds(seconds)}" if cpu else fmt.seconds(seconds))
@@ -392,7 +402,8 @@ class BenchPage(QWidget):
             models = [msgspec.convert({k: v for k, v in p.items() if k in _FIELDS}, ModelBench) for p in same]
         except msgspec.ValidationError:
             return
-        self._show(models[::-1], str(first.get("cpu", "")), float(first.get("seconds", 0.0)))
+        cpu, seconds = str(first.get("cpu", "")), float(first.get("seconds", 0.0))
+        self._show(models[::-1], cpu, seconds, bool(first.get("automatic")))
         self.setup_button.setChecked(False)
 
 

@@ -33,6 +33,8 @@ class BenchRow:
     prompt: list[SpeedPoint] = field(default_factory=list)
     generate: list[SpeedPoint] = field(default_factory=list)
     result: ModelBench | None = None
+    automatic: bool = False
+    """The number of threads was left to the model."""
 
 
 def shallow_best(points: list[SpeedPoint]) -> SpeedPoint | None:
@@ -72,6 +74,7 @@ class Column:
     tip: str
     text: Callable[[BenchRow], str]
     value: Callable[[BenchRow], float | None]
+    spare: int = 0
 
 
 def _result(read: Callable[[ModelBench], float | None]) -> Callable[[BenchRow], float | None]:
@@ -102,30 +105,35 @@ COLUMNS = (
         "From the end of the prompt's arrival to the first token of the answer",
         lambda r: fmt.seconds(r.result.first_token) if r.result else "",
         _result(lambda m: m.first_token),
+        spare=4,
     ),
     Column(
         "Load, cold",
         "Loading a file that is not in the system's memory yet",
         lambda r: fmt.seconds(r.result.load_cold) if r.result else "",
         _result(lambda m: m.load_cold),
+        spare=3,
     ),
     Column(
         "warm",
         "Loading it again",
         lambda r: fmt.seconds(r.result.load_warm) if r.result else "",
         _result(lambda m: m.load_warm),
+        spare=2,
     ),
     Column(
         "Memory, peak",
         "The most memory that the model took",
         lambda r: fmt.size(r.result.memory.peak) if r.result else "",
         _result(lambda m: float(m.memory.peak)),
+        spare=5,
     ),
     Column(
         "steady",
         "Memory after the work",
         lambda r: fmt.size(r.result.memory.steady) if r.result else "",
         _result(lambda m: float(m.memory.steady)),
+        spare=1,
     ),
     Column(
         "Roofline",
@@ -162,6 +170,11 @@ class BenchModel(QAbstractTableModel):
     def empty_columns(self) -> set[int]:
         return set()
 
+    def spare_columns(self) -> list[int]:
+        """What a narrow table leaves out, in this order."""
+        spare = sorted((column.spare, number + 1) for number, column in enumerate(COLUMNS) if column.spare)
+        return [number for _, number in spare]
+
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         if orientation != Qt.Orientation.Horizontal:
             return None
@@ -181,7 +194,8 @@ class BenchModel(QAbstractTableModel):
         if role == TYPE_ROLE:
             return row.type or Path(row.path).stem
         if role == Qt.ItemDataRole.ToolTipRole:
-            return f"{row.path}\n{self.sentence(row)}"
+            figures = [f"{self.tr(column.title)} {column.text(row)}" for column in COLUMNS if column.text(row)]
+            return "\n".join((fmt.path(row.path), self.sentence(row), *figures))
         if column == 0:
             if role == SORT_ROLE:
                 return row.bytes
@@ -201,26 +215,36 @@ class BenchModel(QAbstractTableModel):
         if row.result is None:
             return self.tr("Being measured") if row.prompt or row.generate else self.tr("Waiting")
         roof = row.result.roofline
-        best = shallow_best(list(row.result.generate))
+        best = shallow_best(row.generate)
         if best is None or roof.bandwidth <= 0:
             return ""
         moved = roof.bytes_per_token * best.tokens_per_second.median
-        text = self.tr("Each token reads %1, so it moves %2: %3 of the %4 that this machine's memory gives. %5")
-        if roof.fraction >= 0.6:
-            advice = self.tr("Near the limit: only a smaller file writes faster.")
+        text = self.tr("%5: %1 a token, %2 of the memory's %4%6")
+        if roof.fraction > 1:
+            text = self.tr("%5: %1 a token, %2, and memory gives %4%6")
+            advice = self.tr("It stays in the processor's caches")
+        elif roof.fraction >= 0.6:
+            advice = self.tr("Near the limit of memory")
         elif roof.fraction >= 0.3:
-            advice = self.tr("Computing and memory both count.")
+            advice = self.tr("Computing and memory both count")
         else:
-            advice = self.tr("Computing is the limit here, not memory.")
+            advice = self.tr("Computing is the limit, not memory")
         for mark, value in (
             ("%1", fmt.size(roof.bytes_per_token)),
             ("%2", fmt.rate(moved)),
-            ("%3", fmt.percent(roof.fraction, 0)),
             ("%4", fmt.rate(roof.bandwidth)),
             ("%5", advice),
+            ("%6", self._threads_words(best, row)),
         ):
             text = text.replace(mark, value)
         return text
+
+    def _threads_words(self, best: SpeedPoint, row: BenchRow) -> str:
+        """With how many threads, and whether that was the model's own choice."""
+        tried = len({point.threads for point in row.generate}) > 1
+        count = self.tr("1 thread") if best.threads == 1 else self.tr("%1 threads").replace("%1", str(best.threads))
+        how = self.tr("fastest of those tried") if tried else self.tr("chosen automatically") if row.automatic else ""
+        return f" · {count}, {how}" if how else f" · {count}"
 
 
 class BenchCharts(QWidget):
@@ -270,6 +294,7 @@ class BenchCharts(QWidget):
         splitter = QSplitter(Qt.Orientation.Horizontal)
         splitter.setChildrenCollapsible(False)
         splitter.setHandleWidth(17)
+        splitter.setObjectName("charts")
         splitter.setStyleSheet("QSplitter::handle { background: transparent; }")
         splitter.addWidget(self.speed)
         splitter.addWidget(self.tabs)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyqtgraph as pg
 from PySide6.QtCore import QAbstractTableModel, QEvent, QModelIndex, QPointF, QRect, QRectF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QImage, QPainter, QWheelEvent
+from PySide6.QtGui import QColor, QFontMetrics, QImage, QPainter, QResizeEvent, QWheelEvent
 from PySide6.QtSvg import QSvgGenerator
 from PySide6.QtWidgets import (
     QFileDialog,
@@ -30,9 +30,22 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.ui.chart_parts import CATEGORICAL, DASHES, SYMBOLS, ChartAxis, HoverBox, Legend, SeriesStyle, significant
+from app.ui.chart_parts import (
+    CATEGORICAL,
+    DASHES,
+    SYMBOLS,
+    ChartAxis,
+    HoverBox,
+    Legend,
+    SeriesStyle,
+    decimal,
+    significant,
+)
 
 Cell = str | float | int | None
+
+LOW = 210
+"""A chart lower than this leaves out the name of its horizontal axis."""
 
 
 class DataModel(QAbstractTableModel):
@@ -59,6 +72,8 @@ class DataModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.DisplayRole:
             if isinstance(value, float):
                 return significant(value, 4)
+            if isinstance(value, int):
+                return decimal(value, 0)
             return "–" if value is None else str(value)
         if role == Qt.ItemDataRole.TextAlignmentRole and not isinstance(value, str):
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
@@ -158,12 +173,13 @@ class ChartFrame(QWidget):
         self._menu_button.setEnabled(not empty)
         shown = self.legend_styles()
         text, outline = QColor(self.theme.tokens.text), QColor(self.theme.tokens.muted)
-        self.legend.set_styles([] if empty else shown, text, outline)
+        self.legend.set_styles([] if empty or showing_table else shown, text, outline)
         if empty:
             self.plot.clear()
             self._box.hide()
             return
         self.redraw()
+        self.plot.axes["bottom"].reserve()
         if not self._zoomed:
             self.fit()
         if showing_table:
@@ -185,7 +201,20 @@ class ChartFrame(QWidget):
         for side, text in (("bottom", x_label), ("left", y_label)):
             axis = self.plot.axes[side]
             axis.setLabel(text or None, color=muted, **{"font-size": "12px"})
-            axis.showLabel(bool(text))
+        self._show_labels()
+
+    def _show_labels(self) -> None:
+        """The names of the axes, where there is room for them: title and hover say them too."""
+        x_label, y_label = getattr(self, "_labels", ("", ""))
+        low = self.height() < LOW
+        upright = QFontMetrics(self.theme.font(12)).horizontalAdvance(y_label)
+        for side, shown in (
+            ("bottom", bool(x_label) and not low),
+            ("left", bool(y_label) and upright < self.plot.height() - 36),
+        ):
+            if self.plot.axes[side].label.isVisible() != shown:
+                self.plot.axes[side].showLabel(shown)
+        self.plot.axes["bottom"].reserve()
 
     def save_png(self, path: str) -> None:
         size = self._picture_size()
@@ -318,6 +347,10 @@ class ChartFrame(QWidget):
             save(path)
         except OSError as error:
             self.readout.setText(self.tr("Not saved: %1").replace("%1", error.strerror or str(error)))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._show_labels()
 
     def _restyle(self) -> None:
         tokens = self.theme.tokens

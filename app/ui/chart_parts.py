@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyqtgraph as pg
 from PySide6.QtCore import QLocale, QPointF, QRect, QRectF, Qt
@@ -93,7 +94,7 @@ class ChartAxis(pg.AxisItem):
             return [(1.0, [position for position, _ in self.names if minVal <= position <= maxVal])]
         if not self.log:
             levels = super().tickValues(minVal, maxVal, size)
-            return levels[:1] if len(levels[0][1]) >= 3 else levels[:2]
+            return self._thinned(levels[:1] if len(levels[0][1]) >= 3 else levels[:2], size)
         low, high = math.floor(minVal), math.ceil(maxVal)
         room = 28 if self.orientation in ("left", "right") else 60
         every = max(1, math.ceil((maxVal - minVal) / max(1.0, size / room)))
@@ -111,27 +112,66 @@ class ChartAxis(pg.AxisItem):
         ]
         return [(1.0, values)]
 
+    def _thinned(self, levels: list[tuple[float, list[float]]], size: float) -> list[tuple[float, list[float]]]:
+        """Every second tick of a horizontal axis for as long as their texts would touch."""
+        if self.orientation in ("left", "right"):
+            return levels
+        spacing, values = min(level[0] for level in levels), sorted(v for _, found in levels for v in found)
+        wide = max((self._metrics().horizontalAdvance(t) for t in self.tickStrings(values, 1.0, spacing)), default=0)
+        while len(values) > 2 and len(values) * (wide + 10) > size:
+            values = values[1::2]
+        return [(spacing, values)]
+
     def tickStrings(self, values: Sequence[float], scale: float, spacing: float) -> list[str]:
         if self.names:
-            return [self._elided(dict(self.names)[value]) for value in values]
+            known = dict(self.names)
+            return self._named([known[value] for value in values])
         if self.text is not None:
             return [self.text(value, spacing) for value in values]
         if self.log:
             return [plain(10.0**value) for value in values]
         return [decimal(value, step_digits(spacing)) for value in values]
 
-    def _elided(self, text: str) -> str:
-        horizontal = self.orientation in ("bottom", "top")
-        room = self.width() / max(1, len(self.names)) - 8 if horizontal else 150
-        metrics = QFontMetrics(self.style["tickFont"]) if self.style["tickFont"] else QFontMetrics(self.font())
-        return metrics.elidedText(text, Qt.TextElideMode.ElideMiddle, int(room))
+    def _metrics(self) -> QFontMetrics:
+        return QFontMetrics(self.style["tickFont"]) if self.style["tickFont"] else QFontMetrics(self.font())
+
+    def _room(self) -> float:
+        return self.width() / max(1, len(self.names))
+
+    def resizeEvent(self, event: Any = None) -> None:
+        super().resizeEvent(event)
+        if getattr(self, "names", None):  # called by the base class before they are there
+            self.reserve()
+
+    def reserve(self) -> None:
+        """Height for the names of a bottom axis: of itself the axis grows only after it was painted once."""
+        if not self.names or self.orientation != "bottom":
+            self.setHeight(None)
+            return
+        label = self.label.boundingRect().height() * 0.8 if self.label.isVisible() else 0
+        self.setHeight(self._rows() * self._metrics().height() + self.style["tickTextOffset"][1] + 6 + label)
+
+    def _rows(self) -> int:
+        widest = max((self._metrics().horizontalAdvance(text) for _, text in self.names), default=0)
+        return max(1, min(3, math.ceil((widest + 6) / max(1.0, self._room()))))
+
+    def _named(self, texts: list[str]) -> list[str]:
+        """Whole names, on up to three lines in turn where they lack room, at last shortened in the middle."""
+        metrics, middle = self._metrics(), Qt.TextElideMode.ElideMiddle
+        if self.orientation not in ("bottom", "top"):
+            return [metrics.elidedText(text, middle, 144) for text in texts]
+        rows = self._rows()
+        texts = [metrics.elidedText(text, middle, int(rows * self._room()) - 4) for text in texts]
+        return ["\n" * (i % rows) + text + "\n" * (rows - 1 - i % rows) for i, text in enumerate(texts)]
 
 
 class Legend(QWidget):
-    """A wrapping row of swatches and names; paints itself on the screen and into exported pictures."""
+    """A row of swatches and names, closer together before it wraps; also painted into exported pictures."""
 
     ROW = 20
     SWATCH = 18
+    LOOSE, DENSE = (6, 16), (4, 8)
+    """Pixels between swatch and name, and after the name."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -152,13 +192,25 @@ class Legend(QWidget):
         """Where each entry goes in ``width`` pixels, row after row."""
         metrics = QFontMetrics(self.font())
         found, x, y = [], 0, 0
+        swatch, spaces = self._swatch_width(width), self._spaces(width)
         for style in self.styles:
-            wide = min(self.SWATCH + 6 + metrics.horizontalAdvance(style.name) + 16, width)
+            wide = min(swatch + metrics.horizontalAdvance(style.name) + sum(spaces), width)
             if x and x + wide > width:
                 x, y = 0, y + self.ROW
             found.append(QRect(x, y, wide, self.ROW))
             x += wide
         return found
+
+    def _is_dense(self, width: int) -> bool:
+        metrics = QFontMetrics(self.font())
+        names = sum(metrics.horizontalAdvance(style.name) for style in self.styles)
+        return names + len(self.styles) * (self.SWATCH + sum(self.LOOSE)) > width
+
+    def _swatch_width(self, width: int) -> int:
+        return self.SWATCH - 6 if self._is_dense(width) else self.SWATCH
+
+    def _spaces(self, width: int) -> tuple[int, int]:
+        return self.DENSE if self._is_dense(width) else self.LOOSE
 
     def height_for(self, width: int) -> int:
         rects = self.rects(width)
@@ -168,17 +220,22 @@ class Legend(QWidget):
         metrics = QFontMetrics(self.font())
         painter.setFont(self.font())
         for style, rect in zip(self.styles, self.rects(width), strict=True):
-            self._swatch(painter, style, QRect(rect.x(), rect.y(), self.SWATCH, self.ROW))
+            swatch, (before, after) = self._swatch_width(width), self._spaces(width)
+            self._swatch(painter, style, QRect(rect.x(), rect.y(), swatch, self.ROW))
             painter.setPen(self._text)
-            area = rect.adjusted(self.SWATCH + 6, 0, -10, 0)
+            area = rect.adjusted(swatch + before, 0, -after // 2, 0)
             text = metrics.elidedText(style.name, Qt.TextElideMode.ElideMiddle, area.width())
             painter.drawText(area, Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft, text)
 
     def _swatch(self, painter: QPainter, style: SeriesStyle, box: QRect) -> None:
         centre = QPointF(box.center())
         if style.kind == "line":
-            painter.setPen(QPen(style.color, 2, style.dash))
-            painter.drawLine(box.left() + 1, box.center().y(), box.right(), box.center().y())
+            casing = QColor(self._text)
+            casing.setAlpha(70)
+            for pen in (QPen(casing, 4), QPen(style.color, 2, style.dash)):
+                pen.setCapStyle(Qt.PenCapStyle.FlatCap)
+                painter.setPen(pen)
+                painter.drawLine(QPointF(box.left() + 1, centre.y()), QPointF(box.right() + 1, centre.y()))
             return
         painter.setPen(QPen(self._outline, 1))
         painter.setBrush(style.color)

@@ -112,6 +112,10 @@ class TimeChart(ChartFrame):
             times, values = self._rings[style.name].ordered()
             curve.setPen(pg.mkPen(style.color, width=1, style=style.dash))
             curve.setData(times, values / self._scale)
+            curve.setSymbol("o" if len(times) == 1 else None)  # a line through one point is not seen
+            curve.setSymbolSize(6)
+            curve.setSymbolBrush(style.color)
+            curve.setSymbolPen(None)
         self._show_latest()
 
     def fit(self) -> None:

@@ -142,7 +142,7 @@ class LineChart(ChartFrame):
             return
         left, right = min(xs.min() for xs, *_ in filled), max(xs.max() for xs, *_ in filled)
         tops = [float((ys if errors is None else ys + errors).max()) for _, ys, errors in filled]
-        room = (right - left) * 0.05 or 0.5
+        room = 0.5 if self._names and not self.connected else (right - left) * 0.05 or 0.5
         self.plot.setXRange(left - room, right + room, padding=0)
         if self.log_y:
             lows = [float(np.maximum(ys[ys > 0], 1e-9).min()) for _, ys, _ in filled if (ys > 0).any()] or [1e-3]

@@ -20,7 +20,8 @@ from app.ui.engines import LOADING, STARTING, Engine
 from app.ui.first_start import PocketStart
 from app.ui.markdown import highlight, split
 from app.ui.reply import Reply, note_of, prompt_of, stats_of
-from app.ui.transcript import CONTINUE, DELETE, EDIT, REGENERATE, Transcript
+from app.ui.transcript import Transcript
+from app.ui.transcript_actions import CONTINUE, DELETE, EDIT, REGENERATE
 from app.ui.widgets import (
     ElidedLabel,
     EmptyState,
@@ -199,6 +200,7 @@ class ChatPage(QWidget):
 
     def closing(self) -> None:
         """The window goes: what was shown is saved."""
+        self._system_timer.stop()
         self._save_system()
         self._give_up()
 

@@ -12,8 +12,7 @@ from app import hardware, paths
 from app.protocol import ChatMessage, Failed, LoadOptions, Replied, Sampling, Scored, Tokens
 from app.ui import format as fmt
 from app.ui.context import Context
-from app.ui.engines import DEAD, STARTING, Engine
-from app.ui.reply import reloaded
+from app.ui.engines import DEAD, Engine
 from converter.spec import QuenchError
 
 WAITING, LOADING, ANSWERING, ANSWERED, SCORING, DONE, FAILED, STOPPED = (
@@ -304,9 +303,6 @@ class ComparisonRun(QObject):
                 continue
             if part.state == LOADING and engine.loaded is not None and engine.state != DEAD:
                 self._set(part, ANSWERING)
-        if engine.state == STARTING and any(p.engine is engine and p.state in _AT_WORK for p in self.parts):
-            # Another page has loaded the model anew with other options.
-            self._fail([part for part in self.parts if part.engine is engine], reloaded(self.tr, engine.path))
 
 
 def _owner(part: Part) -> str:

@@ -197,6 +197,8 @@ class Composer(QFrame):
         """Take a text file with the next question; one that is none, or too long, is refused with a reason."""
         try:
             size = Path(path).stat().st_size
+            if not Path(path).is_file():
+                raise self._refusal(path, self.tr("It is no file."))  # a pipe would never come to its end
             if size > MAX_FILE:
                 raise self._refusal(path, self.tr("It has {0}; at most {1} can go into a question.").format(
                     fmt.size(size), fmt.size(MAX_FILE)))  # fmt: skip

@@ -20,10 +20,16 @@ from converter.spec import QuenchError
 
 
 class Context(QObject):
-    """One a window. ``navigate(page key, request)`` opens a page and hands it the request."""
+    """One a window. ``navigate(page key, request)`` opens a page and hands it the request.
+
+    ``closing`` comes once, while everything still works: what has something to save saves it now.
+    ``closed`` comes once, when no worker is left and just before the store goes: timers stop now.
+    """
 
     navigate = Signal(str, dict)
     settings_changed = Signal()
+    closing = Signal()
+    closed = Signal()
 
     def __init__(self, parent: QObject | None = None, *, theme: Theme | None = None) -> None:
         super().__init__(parent)
@@ -65,10 +71,17 @@ class Context(QObject):
         self.settings_changed.emit()
 
     def close(self, grace_ms: int = 2000) -> None:
-        """End every worker (asked first, killed after ``grace_ms``) and close the store. Blocks that long at most."""
+        """End every worker (asked first, killed after ``grace_ms``) and close the store. Blocks that long at most.
+
+        Nobody hears of models any more, before the store goes: no page may look into a closed one. The window may be
+        closed before or after.
+        """
         if self._closed:
             return
+        self.closing.emit()
         self._closed = True
+        self.scout.close()
+        self.library.close()
         processes = [*self.jobs.processes(), *self.engines.processes(), *self.scout.processes()]
         for process in processes:
             process.stop(grace_ms)
@@ -76,4 +89,8 @@ class Context(QObject):
             if not process.wait(grace_ms):
                 process.kill()
                 process.wait(1000)
+        # Not earlier: a conversion that ends while the workers are stopped is still noted in the store.
+        self.closed.emit()
+        for speaker in (self.library, self.jobs, self.engines, self):
+            speaker.blockSignals(True)
         self.store.close()

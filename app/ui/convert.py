@@ -20,7 +20,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app import hardware, paths
+from app import hardware, library, paths
 from app.protocol import Convert
 from app.ui import format as fmt
 from app.ui.convert_advanced import AdvancedPane
@@ -85,12 +85,16 @@ class ConvertPage(QWidget):
     def spec(self) -> ConversionSpec | None:
         """What Convert would start now, or None while something is missing."""
         info, types, choices = self.source.info, self.recipes.model.ticked_names(), self.advanced.choices()
-        folder = self.output.text().strip()
+        folder = self.folder()
         if info is None or not types or not folder or choices.problem:
             return None
         target = str(Path(folder) / f"{info.name}-{types[0]}.gguf") if len(types) == 1 else folder
         quantized = is_quantized(info)
         return self._spec(target, types, overwrite=bool(self._existing()), requantize=quantized)
+
+    def folder(self) -> str:
+        """Where the files go; empty while nothing is typed."""
+        return fmt.typed_path(self.output.text())
 
     # ---- building
 
@@ -98,9 +102,10 @@ class ConvertPage(QWidget):
         self.source = SourcePane(self.context)
         self.result = ResultPane(self.context)
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
+        self.splitter.setObjectName("columns")
         self.splitter.setChildrenCollapsible(False)
         self.splitter.setHandleWidth(1)
-        for pane, least in ((self.source, 190), (self._build_middle(), 280), (self.result, 320)):
+        for pane, least in ((self.source, 190), (self._build_middle(), 280), (self.result, 332)):
             pane.setMinimumWidth(least)
         for number, (pane, stretch) in enumerate(((self.source, 4), (self._middle, 6), (self.result, 9))):
             self.splitter.addWidget(self._scrolled(pane) if number == 0 else pane)
@@ -130,7 +135,8 @@ class ConvertPage(QWidget):
         self.recipes = RecipeList(self.context)
         self.advanced = AdvancedPane()
         self.plan_error = ErrorCard()
-        self.output = QLineEdit(str(paths.models()))
+        self.output = QLineEdit(fmt.path(paths.models()))
+        self.output.setCursorPosition(0)
         self.output.setAccessibleName(self.tr("Output folder"))
         self.output.setToolTip(self.tr("The folder for the new files"))
         folder = QHBoxLayout()
@@ -215,7 +221,7 @@ class ConvertPage(QWidget):
         if self.source.info is None or choices.problem:
             return
         types = tuple(r.name for r in self.recipes.model.recipes if r.name not in self.recipes.model.blocked)
-        folder = self.output.text().strip() or str(paths.models())
+        folder = self.folder() or str(paths.models())
         self._asked += 1
         asked = self._asked
         spec = self._spec(folder, types, overwrite=True, requantize=True)
@@ -246,7 +252,7 @@ class ConvertPage(QWidget):
 
     def _existing(self) -> list[str]:
         """Names of ticked files that are in the folder already."""
-        info, folder = self.source.info, self.output.text().strip()
+        info, folder = self.source.info, self.folder()
         if info is None or not folder:
             return []
         names = [f"{info.name}-{name}.gguf" for name in self.recipes.model.ticked_names()]
@@ -295,7 +301,7 @@ class ConvertPage(QWidget):
         info = self.source.info
         if spec is None or info is None:
             return
-        folder = Path(self.output.text().strip())
+        folder = Path(self.folder())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.disk_usage(folder)
@@ -304,7 +310,7 @@ class ConvertPage(QWidget):
             hint = self.tr("Choose another folder.")
             self.result.show_error(QuenchError("bad_output", title, str(problem), hint), self._convert)
             return
-        title = f"{info.name} → {', '.join(spec.types)}"
+        title = f"{library.base_name(info)} → {', '.join(spec.types)}"
         self._follow(self.context.jobs.submit("convert", title, Convert(spec)))
 
     def _on_job_added(self, job: Job) -> None:
@@ -322,9 +328,9 @@ class ConvertPage(QWidget):
         self._update()
 
     def _ask_output(self) -> None:
-        chosen = QFileDialog.getExistingDirectory(self, self.tr("Output folder"), self.output.text())
+        chosen = QFileDialog.getExistingDirectory(self, self.tr("Output folder"), self.folder())
         if chosen:
-            self.output.setText(chosen)
+            self.output.setText(fmt.path(chosen))
 
     # ---- drops
 

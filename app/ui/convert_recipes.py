@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.ui.theme import Theme
 
 CHECK, NAME, TITLE, SIZE, FITS = range(5)
-WIDTHS = {CHECK: 32, NAME: 66, SIZE: 84, FITS: 88}
+WIDTHS = {CHECK: 32, NAME: 66, SIZE: 88, FITS: 90}
 DEFAULT = ("Q4_K_M",)
 SHOWN = tuple(name for name in RECIPES if name != "auto")
 TYPE_ROLE = Qt.ItemDataRole.UserRole
@@ -115,8 +115,8 @@ class RecipeModel(QAbstractTableModel):
             return f"{recipe.name}, {recipe.title}"
         if role == Qt.ItemDataRole.TextAlignmentRole and column == SIZE:
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-        if role == Qt.ItemDataRole.FontRole and column == SIZE:
-            return self._theme.mono()
+        if role == Qt.ItemDataRole.FontRole:
+            return {SIZE: self._theme.mono(), TITLE: self._theme.font(12)}.get(column)
         fit = self._fits.get(recipe.name)
         if role == Qt.ItemDataRole.ForegroundRole and column == FITS and fit is not None:
             return self._theme.color(fit.role)
@@ -169,11 +169,8 @@ class BadgeDelegate(QStyledItemDelegate):
         size = badge_size(self._theme, str(index.data(TYPE_ROLE)))
         top = option.rect.center().y() - size.height() / 2 + 1
         area = QRectF(option.rect.left() + 2, top, size.width(), size.height())
-        painter.save()
-        if not option.state & QStyle.StateFlag.State_Enabled:
-            painter.setOpacity(0.4)
-        paint_badge(painter, area, str(index.data(TYPE_ROLE)), self._theme)
-        painter.restore()
+        usable = bool(option.state & QStyle.StateFlag.State_Enabled)
+        paint_badge(painter, area, str(index.data(TYPE_ROLE)), self._theme, usable=usable)
 
 
 class RecipeView(QTableView):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from app.ui.job_center import Job
 
 LOW = 620
+WIDE_ROW = 400
+"""A finished file's row that is narrower keeps its error in the tooltip, so that the name can be read."""
 FULL_PRECISION = ("F32", "BF16", "F16")
 
 
@@ -48,16 +50,19 @@ class OutputRow(QFrame):
         name = ElidedLabel(Path(output.path).name)
         error = mean_error(output)
         words = self.tr("exact copy") if error is None else self.tr("RMSE %1").replace("%1", fmt.significant(error, 3))
-        figures = label(f"{fmt.size(output.bytes)} · {words}", "number")
-        tip = self.tr("%1 bits per weight; RMSE is the mean root-mean-square error of the tensors that were squeezed")
-        figures.setToolTip(tip.replace("%1", fmt.number(output.bpw, 2)))
+        self._short, self._long = fmt.size(output.bytes), f"{fmt.size(output.bytes)} · {words}"
+        self.figures = label(self._long, "number")
+        tip = self.tr(
+            "%1, %2 bits per weight; RMSE is the mean root-mean-square error of the tensors that were squeezed"
+        )
+        self.figures.setToolTip(tip.replace("%1", words).replace("%2", fmt.number(output.bpw, 2)))
         top = QHBoxLayout()
         top.setSpacing(8)
         top.addWidget(TypeBadge(output.type, pane.context.theme))
         top.addWidget(name, 1)
-        top.addWidget(figures)
+        top.addWidget(self.figures)
         bottom = QHBoxLayout()
-        bottom.setSpacing(4)
+        bottom.setSpacing(0)
         self.buttons = {}
         for key, text, tip in (
             ("chat", self.tr("Chat"), self.tr("Talk to it")),
@@ -76,6 +81,10 @@ class OutputRow(QFrame):
         layout.setSpacing(2)
         layout.addLayout(top)
         layout.addLayout(bottom)
+
+    def resizeEvent(self, event: Any) -> None:
+        super().resizeEvent(event)
+        self.figures.setText(self._long if self.width() >= WIDE_ROW else self._short)
 
 
 class ResultPane(QWidget):

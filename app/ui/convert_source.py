@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QVBoxLayout, QWidget
 
+from app import library
 from app.ui import format as fmt
 from app.ui.widgets import ElidedLabel, ErrorCard, ModelPicker, button, label
 from converter.spec import ModelInfo, QuenchError
@@ -123,21 +124,21 @@ class SourcePane(QWidget):
             return
         for row, (name, value) in enumerate(self._rows(info)):
             self._grid.addWidget(label(name, "muted"), row, 0, Qt.AlignmentFlag.AlignTop)
-            shown = ElidedLabel(value)
+            shown = ElidedLabel(value) if row == 0 else label(value, wrap=True)
             shown.setAccessibleName(f"{name}: {value}")
             self._grid.addWidget(shown, row, 1)
 
     def _rows(self, info: ModelInfo) -> list[tuple[str, str]]:
         kind = self.tr("Hugging Face") if info.kind == "hf" else self.tr("GGUF file")
-        tokenizer = f"{info.tokenizer} ({info.pre_tokenizer})" if info.pre_tokenizer else info.tokenizer
+        tokenizer = f"{info.tokenizer}, {info.pre_tokenizer}" if info.pre_tokenizer else info.tokenizer
         rows = [
-            (self.tr("Name"), info.name),
+            (self.tr("Name"), library.base_name(info)),
             (self.tr("Kind"), kind),
             (self.tr("Family"), info.architecture),
             (self.tr("Parameters"), fmt.parameters(info.parameters)),
             (self.tr("Layers"), fmt.number(info.layers, 0)),
-            (self.tr("Context"), self.tr("%1 tokens").replace("%1", fmt.number(info.context_length, 0))),
-            (self.tr("Vocabulary"), self.tr("%1 tokens").replace("%1", fmt.number(info.vocabulary, 0))),
+            (self.tr("Context"), fmt.number(info.context_length, 0)),
+            (self.tr("Vocabulary"), fmt.number(info.vocabulary, 0)),
             (self.tr("Tokenizer"), tokenizer or fmt.DASH),
             (self.tr("Precision"), precision_words(info)),
             (self.tr("Embeddings"), self.tr("shared") if info.tied_embeddings else self.tr("separate")),

@@ -54,7 +54,7 @@ class Engine(QObject):
         self._leaving = False
         process = WorkerProcess("chat", self)
         self._process = process
-        process.event.connect(self._heard)
+        process.event.connect(lambda message: self._heard(process, message))
         process.finished.connect(lambda verdict: self._died(process, verdict))
         self._set_state(STARTING)
         process.start()
@@ -86,12 +86,18 @@ class Engine(QObject):
             self._process.send(protocol.Stop(request))
 
     def reload(self) -> None:
-        """Load again: after it died, or with other ``options`` set on it before."""
+        """Load again: after it died, or with other ``options`` set on it before.
+
+        Requests that were running or waiting are not taken along: each one gets a ``failed`` with the code
+        ``reloaded``, after the new worker has been started.
+        """
+        dropped = list(self._open)
         if self._process is not None:
-            self._leaving = True
             process, self._process = self._process, None
             process.stop()
         self.start()
+        for number in dropped:
+            self.failed.emit(protocol.failed(self._reloaded(), number))
 
     def pid(self) -> int:
         """Process id of its worker, 0 when dead."""
@@ -127,7 +133,17 @@ class Engine(QObject):
         error.request = number
         self.failed.emit(error)
 
-    def _heard(self, message: object) -> None:
+    def _reloaded(self) -> QuenchError:
+        return QuenchError(
+            "reloaded",
+            self.tr("The model was loaded again before this was finished."),
+            self.path,
+            self.tr("Retry with the model as it is loaded now."),
+        )
+
+    def _heard(self, process: WorkerProcess, message: object) -> None:
+        if process is not self._process:
+            return  # the last words of a worker that a reload has sent away
         if isinstance(message, protocol.Tokens):
             self.rate = message.rate
             self.context_used = message.context_used
@@ -202,8 +218,8 @@ class EnginePool(QObject):
     def get(self, path: str, options: LoadOptions | None = None, owner: str = "") -> Engine:
         """The engine for ``path``: the running one, or a new one that starts to load.
 
-        ``options`` None takes the model however it is loaded. Other options than it has load it again (which ends what
-        it was doing). ``owner`` names the holder; asking twice with one name counts once.
+        ``options`` None takes the model however it is loaded. Other options than it has load it again, which fails what
+        it was doing (see :meth:`Engine.reload`). ``owner`` names the holder; asking twice with one name counts once.
         """
         engine = self.find(path)
         if engine is None:

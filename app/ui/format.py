@@ -6,6 +6,7 @@ Colours, fonts and units live elsewhere; every function here is pure apart from 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Protocol
 
 from PySide6.QtCore import QCoreApplication, QLocale
@@ -91,11 +92,32 @@ def seconds(value: float | None) -> str:
     return hours if rest == 0 else _tr("{0} {1} min").format(hours, rest)
 
 
+def path(place: str | Path) -> str:
+    """A path for people: the home folder is ``~``. :func:`typed_path` is the other way round."""
+    where, home = Path(place), Path.home()
+    if where == home:
+        return "~"
+    return (
+        str(Path("~") / where.relative_to(home)) if home in where.parents and home != Path(home.anchor) else str(where)
+    )
+
+
+def typed_path(text: str) -> str:
+    """A path that a person typed or :func:`path` wrote, ``~`` replaced; an empty text stays empty."""
+    wanted = text.strip()
+    if not wanted.startswith("~"):
+        return wanted
+    try:
+        return str(Path(wanted).expanduser())
+    except RuntimeError:  # the home of somebody who is not there
+        return wanted
+
+
 def percent(fraction: float | None, digits: int = 1) -> str:
     """``0.953`` -> ``95.3 %``."""
     if fraction is None or not math.isfinite(fraction):
         return DASH
-    return f"{number(fraction * 100, digits)} %"
+    return f"{number(fraction * 100, digits)}\N{NO-BREAK SPACE}%"
 
 
 def estimate(value: HasError | None, figures: int = 2) -> str:

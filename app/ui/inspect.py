@@ -229,7 +229,9 @@ class InspectDialog(QDialog):
         return area
 
     def _metadata(self, info: ModelInfo) -> QWidget:
-        cells = [[(key, key), (str(value), str(value))] for key, value in info.metadata.items()]
+        # Seven figures are what a 32-bit number of the file has: 0.9, not 0.8999999761581421.
+        plain = {k: f"{v:.7g}" if isinstance(v, float) else str(v) for k, v in info.metadata.items()}
+        cells = [[(key, key), (value, value)] for key, value in plain.items()]
         table = Table([self.tr("Key"), self.tr("Value")], cells, set(), self)
         made = FilteredTable(table, self.tr("Metadata"), self._context.theme.mono(12))
         made.set_widths(1)

@@ -271,11 +271,13 @@ class LibraryPage(QWidget):
         one, many = self.tr("1 model"), self.tr("{0} models")
         self._count.setText("" if not count else one if count == 1 else many.format(count))
         self.first.setVisible(settings.first_start)
+        for part in self.empty.buttons:
+            part.setVisible(not settings.first_start)  # the card above has the same
         self.scanning.setVisible(library.scanning)
         self.scanning.set_progress(None, self.tr("Looking for models"))
         self._stack.setCurrentWidget(self.view if shown else self.nothing if count else self.empty)
-        for part in self._bar_buttons.values():
-            part.setVisible(count > 0)
+        for tool in self._bar_buttons.values():
+            tool.setVisible(count > 0)
         self._selection_changed()
 
     def _selection_changed(self) -> None:

@@ -35,9 +35,15 @@ class LibraryModel(QObject):
         self.scanning = False
         self.error: QuenchError | None = None
         self._again = False
+        self._closed = False
         self._timer = QTimer(self, singleShot=True, interval=COALESCE_MS)
         self._timer.timeout.connect(self.changed)
         context.jobs.finished.connect(self._job_ended)
+
+    def close(self) -> None:
+        """No more ``changed`` and no more scans (used at the end of the program)."""
+        self._closed = True
+        self._timer.stop()
 
     @property
     def entries(self) -> list[ModelInfo]:
@@ -77,6 +83,8 @@ class LibraryModel(QObject):
 
     def rescan(self) -> None:
         """Look into all folders again. Entries whose file has gone leave the list when the scan ends."""
+        if self._closed:
+            return
         if self.scanning:
             self._again = True
             return
@@ -122,7 +130,7 @@ class LibraryModel(QObject):
                 self.refresh(output.path)
 
     def _soon(self) -> None:
-        if not self._timer.isActive():
+        if not self._closed and not self._timer.isActive():
             self._timer.start()
 
 

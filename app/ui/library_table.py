@@ -103,10 +103,11 @@ def measured(store: Store) -> tuple[dict[str, tuple[float, str]], dict[str, floa
         if rate:
             speed.setdefault(entry.model_path, rate)
     for entry in reversed(store.measurements(None, "bench")):  # oldest first: the newest stays, and beats the above
-        points = entry.payload.get("generate") or [{}]
-        rate = _dig(points[0], "tokens_per_second", "median")
-        if rate:
-            speed[entry.model_path] = rate
+        points = entry.payload.get("generate") or []
+        least = min((point.get("depth", 0) for point in points), default=0)
+        rates = [_dig(point, "tokens_per_second", "median") for point in points if point.get("depth", 0) == least]
+        if best := max(filter(None, rates), default=0.0):
+            speed[entry.model_path] = best
     return quality, speed
 
 
@@ -294,7 +295,7 @@ class LibraryTable(QAbstractItemModel):
         if column == NAME:
             if index.internalId() == 0:
                 return row.base
-            return info.path.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+            return row.base if info.kind == "hf" else info.path.replace("\\", "/").rsplit("/", 1)[-1]
         if column == SIZE:
             return fmt.size(info.bytes)
         if row.is_broken:
@@ -307,7 +308,7 @@ class LibraryTable(QAbstractItemModel):
             return row.fit.text if row.fit else ""
         if column == QUALITY:
             return fmt.DASH if row.kld is None else fmt.number(row.kld, 4)
-        return fmt.DASH if row.speed is None else fmt.number(row.speed, 1)
+        return fmt.DASH if row.speed is None else fmt.number(row.speed, 0 if row.speed >= 100 else 1)
 
     def _role(self, row: Row, column: int) -> str:
         if row.is_broken:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Qt, Signal
@@ -124,8 +123,9 @@ class ModelChecks(QWidget):
         self.setMaximumHeight(QWIDGETSIZE_MAX if rows else self.sizeHint().height())
 
     def _item(self, path: str, info: ModelInfo | None) -> QTreeWidgetItem:
-        name = library.base_name(info) if info is not None else Path(path).stem
-        kind = library.type_label(info) if info is not None else ""
+        name, _, kind = library.file_title(path).partition(" · ")
+        if info is not None:
+            name, kind = library.base_name(info), library.type_label(info)
         item = QTreeWidgetItem([name, kind, fmt.size(info.bytes) if info is not None else ""])
         item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsUserCheckable)
         item.setCheckState(NAME, Qt.CheckState.Checked if path in self._ticked else Qt.CheckState.Unchecked)

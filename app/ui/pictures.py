@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from PySide6.QtCore import QCoreApplication, QEvent, QEventLoop, QTimer
-from PySide6.QtWidgets import QWidget
 
 import resources
 from converter.spec import QuenchError
@@ -22,6 +24,10 @@ from converter.spec import QuenchError
 SIZES = {"": (1280, 800), "-small": (960, 600)}
 THEMES = ("light", "dark")
 PATIENCE = 90.0  # seconds for the slowest page
+CONVERTED = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+LONG_ANSWER = "Write a short story about Anna and a fox."
+PARTING = "Lily has 24 apples and gives half of them to a friend. How many apples are left?"
+"""A question on which the smallest file of Pocket goes wrong in the middle of its answer."""
 
 
 def has_display() -> bool:
@@ -42,10 +48,10 @@ def open_window() -> int:
 
 
 def take(folder: Path, models: list[str], questions: list[str]) -> list[Path]:
-    """Write ``<page>-<theme>[-small].png`` for every page into ``folder`` and return the paths.
+    """Write ``<scene>-<theme>[-small].png`` for every scene into ``folder`` and return the paths.
 
-    ``models`` are GGUF files of one model, the reference first and the smallest last; ``questions`` are asked in Chat
-    and Compare. QuenchError ``picture_failed`` when a page does not get where it should.
+    ``models`` are GGUF files of one model, the reference first and the smallest last; ``questions`` are asked in Chat.
+    QuenchError ``picture_failed`` when a page does not get where it should.
     """
     if not has_display():
         os.environ["QT_QPA_PLATFORM"] = "offscreen"
@@ -55,27 +61,20 @@ def take(folder: Path, models: list[str], questions: list[str]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     application.create_application(["quench"])
     context = Context()
-    context.update_settings(first_start=False, reduce_motion=True)
+    context.update_settings(first_start=True, reduce_motion=True)
     window = application.create_window(context)
     window.resize(*SIZES[""])
     window.show()
-    context.library.rescan()
+    window.activateWindow()
     shots: list[Path] = []
     try:
-        for key, prepare in _scenes(context, models, questions).items():
-            page = window.page(key)
-            window.show_page(key)
-            prepare(page)
-            for theme in THEMES:
-                context.theme.set_mode(theme)
-                for suffix, size in SIZES.items():
-                    window.resize(*size)
-                    _settle()
-                    path = folder / f"{key}-{theme}{suffix}.png"
-                    if not window.grab().save(str(path)):
-                        raise QuenchError("picture_failed", "A picture could not be written.", str(path))
-                    shots.append(path)
-            window.resize(*SIZES[""])
+        for scene in _scenes(context, models, questions):
+            page = window.show_page(scene.page)
+            play = scene.play(page)
+            next(play)
+            shots += _shoot(context, window, folder / scene.name)
+            for _ in play:  # to its end: what runs comes to rest
+                pass
     finally:
         window.close()
         window.deleteLater()
@@ -84,56 +83,134 @@ def take(folder: Path, models: list[str], questions: list[str]) -> list[Path]:
     return shots
 
 
-def _scenes(context: Any, models: list[str], questions: list[str]) -> dict[str, Callable[[Any], None]]:
-    """What each page should show: a function that brings it there and returns when it is."""
+def _shoot(context: Any, window: Any, stem: Path) -> list[Path]:
+    """The window as it is now, in all themes and sizes."""
+    shots = []
+    for theme in THEMES:
+        context.theme.set_mode(theme)
+        for suffix, size in SIZES.items():
+            window.resize(*size)
+            _settle()
+            path = stem.with_name(f"{stem.name}-{theme}{suffix}.png")
+            if not window.grab().save(str(path)):
+                raise QuenchError("picture_failed", "A picture could not be written.", str(path))
+            shots.append(path)
+    window.resize(*SIZES[""])
+    return shots
+
+
+@dataclass(frozen=True)
+class Scene:
+    """``play(page)`` brings the page where it should be, yields for the pictures, and then puts things to rest."""
+
+    name: str
+    page: str
+    play: Callable[[Any], Iterator[None]]
+
+
+def _scenes(context: Any, models: list[str], questions: list[str]) -> list[Scene]:
     reference, small = models[0], models[-1]
     middle = next((path for path in models if "Q4_K_M" in path), models[len(models) // 2])
 
-    def library(page: Any) -> None:
+    def first_start(page: Any) -> Iterator[None]:
+        yield
+
+    def library(page: Any) -> Iterator[None]:
+        context.update_settings(first_start=False)
+        context.library.rescan()
         wanted = set(models)
         _until(lambda: wanted <= {entry.path for entry in context.library.entries}, "the library lists the models")
         page.select(middle)
+        yield
 
-    def convert(page: Any) -> None:
-        page.receive({"source": str(resources.path("pocket")), "types": ["Q8_0", "Q4_K_M", "Q2_K"]})
+    def convert(page: Any) -> Iterator[None]:
+        page.receive({"source": str(resources.path("pocket")), "types": list(CONVERTED)})
         _until(page.convert_button.isEnabled, "the plan is made")
         page.convert_button.click()
-        _until(lambda: page.job is not None and not page.job.is_active, "the conversion is done")
+        job = page.job
+        _until(lambda: job.progress >= 0.5 or not job.is_active, "the conversion is half done", 2)
+        with _held(job):
+            yield
+        _until(lambda: not job.is_active, "the conversion is done")
 
-    def chat(page: Any) -> None:
+    def chat(page: Any) -> Iterator[None]:
         page.receive({"model": middle})
-        for question in questions:
+        for question in (*questions, LONG_ANSWER):
             page.send(question)
             _until(page.busy, "the answer begins")
             _until(lambda: not page.busy(), "the answer ends")
+        yield
 
-    def compare(page: Any) -> None:
+    def compare(page: Any) -> Iterator[None]:
         page.receive({"reference": reference, "models": [middle, small]})
-        page.ask(questions[-1])
+        page.ask(PARTING)
         _until(page.busy, "the answers begin")
         _until(lambda: not page.busy(), "the answers are compared")
+        page.show_divergence(True)
+        view = page.columns[-1].divergence
+        page.window().activateWindow()
+        _turn(100)  # without a window manager it may never have the focus; then the pop-over is missing
+        view.setFocus()
+        view.jump()
+        yield
 
-    def as_it_is(page: QWidget) -> None:
+    def measuring(page: Any) -> Iterator[None]:
+        page.receive({"reference": reference, "candidates": models[1:]})
+        _until(page.run_button.isEnabled, "the choice is complete")
+        page.run_button.click()
+        job = page.job
+        _until(lambda: job.progress >= 0.6 or not job.is_active, "the measurement is half done")
+        with _held(job):
+            yield
+        job.cancel()
+        _until(lambda: not job.is_active, "the measurement is stopped")
+
+    def as_it_is(page: Any) -> Iterator[None]:
         """The page shows what the store has."""
+        yield
 
-    return {
-        "library": library,
-        "convert": convert,
-        "chat": chat,
-        "compare": compare,
-        "quality": as_it_is,
-        "bench": as_it_is,
-        "settings": as_it_is,
-    }
+    def scrolled(page: Any) -> Iterator[None]:
+        page.scroll_to_end()
+        yield
+
+    return [
+        Scene("first-start", "library", first_start),
+        Scene("library", "library", library),
+        Scene("convert", "convert", convert),
+        Scene("convert-done", "convert", as_it_is),
+        Scene("chat", "chat", chat),
+        Scene("compare", "compare", compare),
+        Scene("quality", "quality", as_it_is),
+        Scene("quality-running", "quality", measuring),
+        Scene("bench", "bench", as_it_is),
+        Scene("settings", "settings", as_it_is),
+        Scene("settings-end", "settings", scrolled),
+    ]
 
 
-def _until(done: Callable[[], Any], what: str) -> None:
-    """Run the event loop until ``done()``; QuenchError when it takes too long."""
+@contextmanager
+def _held(job: Any) -> Iterator[None]:
+    """The worker of ``job`` stands still meanwhile, so that four pictures show one moment. Nothing if it has ended."""
+    held = None
+    if job.pid():
+        with suppress(psutil.Error):
+            held = psutil.Process(job.pid())
+            held.suspend()
+    try:
+        yield
+    finally:
+        if held is not None:
+            with suppress(psutil.Error):
+                held.resume()
+
+
+def _until(done: Callable[[], Any], what: str, step: int = 20) -> None:
+    """Run the event loop until ``done()``, asked every ``step`` ms; QuenchError when it takes too long."""
     deadline = time.monotonic() + PATIENCE
     while not done():
         if time.monotonic() > deadline:
             raise QuenchError("picture_failed", "A page did not get where it should.", f"Waited in vain until {what}.")
-        _turn(20)
+        _turn(step)
 
 
 def _settle() -> None:

@@ -10,13 +10,13 @@ import msgspec
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QFileDialog, QHBoxLayout, QScrollArea, QSplitter, QVBoxLayout, QWidget
 
-from app import library
+from app import library, measurements
 from app.protocol import CandidateQuality, Failed, MeasureQuality, QualityResult, QualityUpdate
 from app.ui import format as fmt
 from app.ui.quality_charts import QualityCharts
 from app.ui.quality_setup import QualitySetup
 from app.ui.quality_table import QualityTable, Row
-from app.ui.widgets import EmptyState, ErrorCard, ProgressLine, button, label
+from app.ui.widgets import EmptyState, ErrorCard, ProgressLine, button, label, title_of
 from converter.spec import QuenchError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class QualityPage(QWidget):
         self.job: Job | None = None
         self._reference: CandidateQuality | None = None
         self._report = ""
+        self._dragged = False
         self._build()
         self.setup.changed.connect(self._update)
         context.jobs.added.connect(self._on_job_added)
@@ -108,6 +109,7 @@ class QualityPage(QWidget):
         self.setup_button.toggled.connect(self._left.setVisible)
         self.report_button = button(self.tr("Save report…"), self._ask_report)
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
+        self.splitter.setObjectName("setup")
         self.splitter.setChildrenCollapsible(False)
         self.splitter.setHandleWidth(1)
         self.splitter.addWidget(self._left)
@@ -145,6 +147,8 @@ class QualityPage(QWidget):
         self.results = QSplitter(Qt.Orientation.Vertical)
         self.results.setChildrenCollapsible(False)
         self.results.setHandleWidth(13)
+        self.results.setObjectName("results")
+        self.results.splitterMoved.connect(self._on_dragged)
         self.results.setStyleSheet("QSplitter::handle { background: transparent; }")
         self.results.addWidget(self.table)
         self.results.addWidget(self.charts)
@@ -174,11 +178,16 @@ class QualityPage(QWidget):
         self.report_button.setEnabled(bool(self._report) and Path(self._report).is_file())
 
     def _fit_table(self) -> None:
-        """The table takes what its rows need, the charts the rest."""
+        """The table takes what its rows need, the charts the rest, until somebody drags the line between them."""
+        if self._dragged:
+            return
         need = self.table.needed_height()
         total = max(self.results.height(), 320)
         top = min(need, total - 230)
         self.results.setSizes([max(top, 110), total - max(top, 110)])
+
+    def _on_dragged(self, *_: object) -> None:
+        self._dragged = True
 
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)
@@ -211,6 +220,7 @@ class QualityPage(QWidget):
         rows = [self._row(command.reference, reference=True), *(self._row(path) for path in command.candidates)]
         self.table.set_rows(rows)
         self.charts.set_results(None, [])
+        self.subtitle.setText(self.tr("Is the smaller model still good?"))
         self.setup_button.setChecked(False)
         self.progress.button.setEnabled(True)
         self.progress.show()
@@ -228,6 +238,11 @@ class QualityPage(QWidget):
     def _type_of(self, path: str) -> str:
         info = self.context.library.entry(path)
         return library.type_label(info) if info is not None else Path(path).stem.rpartition("-")[2]
+
+    def _name_of(self, figures: CandidateQuality) -> str:
+        """A model as the rest of the window calls it."""
+        info = self.context.library.entry(figures.path)
+        return title_of(info) if info is not None else library.file_title(figures.path)
 
     def _on_event(self, event: object) -> None:
         if isinstance(event, QualityUpdate):
@@ -283,8 +298,7 @@ class QualityPage(QWidget):
 
     def _finish(self, result: QualityResult, report: str) -> None:
         self._report = report
-        for figures in (result.reference, *result.candidates):
-            self._store(figures, result, report)
+        measurements.keep_quality(self.context.store, result, report)
         self._show(result.reference, list(result.candidates), result.tokens, result.seconds)
 
     def _show(
@@ -298,7 +312,7 @@ class QualityPage(QWidget):
         text = self.tr("%1 tokens scored against %2 in %3")
         for mark, value in (
             ("%1", fmt.number(tokens, 0)),
-            ("%2", Path(reference.path).stem),
+            ("%2", self._name_of(reference)),
             ("%3", fmt.seconds(seconds)),
         ):
             text = text.replace(mark, value)
@@ -306,19 +320,6 @@ class QualityPage(QWidget):
         self._fit_table()
 
     # ---- keeping
-
-    def _store(self, figures: CandidateQuality, result: QualityResult, report: str) -> None:
-        """Figures of one model, with what they were measured against."""
-        payload = msgspec.to_builtins(figures)
-        payload |= {
-            "reference": result.reference.path,
-            "tokens": result.tokens,
-            "context": result.context,
-            "texts": list(result.texts),
-            "seconds": result.seconds,
-            "report": report,
-        }
-        self.context.store.add_measurement(figures.path, "quality", payload)
 
     def _load_last(self) -> None:
         """Show the newest measurement again; entries of another version are left alone."""

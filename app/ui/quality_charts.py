@@ -76,6 +76,7 @@ class QualityCharts(QWidget):
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
         self.splitter.setChildrenCollapsible(False)
         self.splitter.setHandleWidth(17)
+        self.splitter.setObjectName("charts")
         self.splitter.setStyleSheet("QSplitter::handle { background: transparent; }")
         self.splitter.addWidget(self.pareto)
         self.splitter.addWidget(self.tabs)
@@ -144,7 +145,7 @@ class QualityCharts(QWidget):
             if item.tasks:
                 scores = [item.tasks.get(kind) for kind in kinds]
                 values = [100.0 * score.correct / score.n if score and score.n else None for score in scores]
-                name = named.get(item.path) or f"{item.type} ({self.tr('reference')})"
+                name = named.get(item.path) or item.type or self.tr("reference")
                 self.tasks.set_series(name, values, item.type)
 
     def resizeEvent(self, event: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,23 @@ if TYPE_CHECKING:
 
 PATH_ROLE = Qt.ItemDataRole.UserRole
 TASKS = "pocket"
+KEPT_REPORTS = 20
+
+
+def forget_old_reports(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest reports (HTML and its JSON twin); ones that cannot be deleted stay."""
+
+    def written(report: Path) -> float:
+        try:
+            return report.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    reports = sorted(folder.glob("quality-*.html"), key=written, reverse=True)
+    for report in reports[keep:]:
+        for file in (report, report.with_suffix(".json")):
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
 
 
 def bundled_texts() -> list[str]:
@@ -77,6 +95,7 @@ class QualitySetup(QWidget):
         settings = self._context.settings
         folder = paths.cache() / "reports"
         folder.mkdir(exist_ok=True)
+        forget_old_reports(folder, KEPT_REPORTS - 1)
         return MeasureQuality(
             reference=reference,
             candidates=tuple(candidates),

@@ -64,6 +64,8 @@ class Column:
     text: Callable[[CandidateQuality], str]
     candidates_only: bool = False
     optional: bool = False
+    spare: int = 0
+    """Left out of a narrow table, the lowest number first; 0: never. The row's tooltip has every figure."""
 
 
 def _nats(value: float) -> str:
@@ -90,9 +92,9 @@ COLUMNS = (
         lambda q: _plus_minus(q.kld.mean.value, q.kld.mean.error),
         True,
     ),
-    Column("median", "KLD", lambda q: q.kld.median.value, lambda q: _nats(q.kld.median.value), True),
-    Column("99 %", "KLD", lambda q: q.kld.p99.value, lambda q: _nats(q.kld.p99.value), True),
-    Column("max", "KLD", lambda q: q.kld.max.value, lambda q: _nats(q.kld.max.value), True),
+    Column("median", "KLD", lambda q: q.kld.median.value, lambda q: _nats(q.kld.median.value), True, spare=1),
+    Column("99 %", "KLD", lambda q: q.kld.p99.value, lambda q: _nats(q.kld.p99.value), True, spare=4),
+    Column("max", "KLD", lambda q: q.kld.max.value, lambda q: _nats(q.kld.max.value), True, spare=2),
     Column(
         "Same first ±",
         "Top-1 agreement",
@@ -100,21 +102,29 @@ COLUMNS = (
         lambda q: _plus_minus(q.top1.value * 100, q.top1.error * 100) + " %",
         True,
     ),
-    Column("Perplexity", "Perplexity", lambda q: q.perplexity.value, lambda q: fmt.significant(q.perplexity.value, 4)),
+    Column(
+        "Perplexity",
+        "Perplexity",
+        lambda q: q.perplexity.value,
+        lambda q: fmt.significant(q.perplexity.value, 4),
+        spare=5,
+    ),
     Column(
         "ratio ±",
         "Perplexity",
         lambda q: q.ln_ratio.value,
         lambda q: _plus_minus(*_ratio(q)),
         True,
+        spare=3,
     ),
-    Column("Tasks", "Tasks solved", solved, lambda q: fmt.percent(solved(q)), optional=True),
+    Column("Tasks", "Tasks solved", solved, lambda q: fmt.percent(solved(q)), optional=True, spare=8),
     Column(
         "Tokens/s",
         "Speed",
         lambda q: q.tokens_per_second or None,
         lambda q: fmt.number(q.tokens_per_second, 0) if q.tokens_per_second else fmt.DASH,
         optional=True,
+        spare=7,
     ),
     Column(
         "Memory",
@@ -122,6 +132,7 @@ COLUMNS = (
         lambda q: q.memory.peak or None,
         lambda q: fmt.size(q.memory.peak) if q.memory.peak else fmt.DASH,
         optional=True,
+        spare=6,
     ),
 )
 """After the model and its verdict."""
@@ -182,7 +193,7 @@ class QualityModel(QAbstractTableModel):
         if role == TYPE_ROLE:
             return row.type
         if role == Qt.ItemDataRole.ToolTipRole:
-            return f"{row.path}\n{self.sentence(row)}".strip()
+            return "\n".join(filter(None, (fmt.path(row.path), self.sentence(row), *self._figures(row))))
         if column == 0:
             return {
                 Qt.ItemDataRole.DisplayRole: row.type or Path(row.path).stem,
@@ -239,6 +250,20 @@ class QualityModel(QAbstractTableModel):
             return reason
         so_far = self.tr("After %1 of %2 windows: ")
         return so_far.replace("%1", str(row.windows)).replace("%2", str(row.windows_total)) + reason
+
+    def _figures(self, row: Row) -> list[str]:
+        """Every figure with its name, also those that a narrow table leaves out."""
+        figures = row.figures
+        if figures is None:
+            return []
+        shown = [column for column in COLUMNS if not (row.reference and column.candidates_only)]
+        groups = ["KLD " if column.tip == "KLD" and "KLD" not in column.title else "" for column in shown]
+        return [f"{group}{self.tr(c.title)} {c.text(figures)}" for group, c in zip(groups, shown, strict=True)]
+
+    def spare_columns(self) -> list[int]:
+        """What a narrow table leaves out, in this order."""
+        spare = sorted((column.spare, number + 2) for number, column in enumerate(COLUMNS) if column.spare)
+        return [number for _, number in spare]
 
     def empty_columns(self) -> set[int]:
         """Columns that nobody has a figure for."""

@@ -10,7 +10,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from app.protocol import ChatMessage, Failed, Replied, Sampling, Tokens
 from app.store import Store, StoredMessage
 from app.ui import format as fmt
-from app.ui.engines import STARTING, Engine
+from app.ui.engines import Engine
 from app.ui.markdown import THINK_TAGS
 from converter.spec import QuenchError
 
@@ -78,7 +78,6 @@ class Reply(QObject):
         engine.tokens.connect(self._tokens)
         engine.replied.connect(self._replied)
         engine.failed.connect(self._trouble)
-        engine.state_changed.connect(self._state_changed)
         self.request = engine.generate(messages, sampling, continue_last)
 
     def stop(self) -> None:
@@ -90,11 +89,6 @@ class Reply(QObject):
         if not self.over:
             self._leave()
             self._save()
-
-    def _state_changed(self) -> None:
-        """Somebody loads the model anew with other options: this answer will not be finished."""
-        if self.engine.state == STARTING:
-            self._trouble(reloaded(self.tr, self.engine.path))
 
     def _tokens(self, event: Tokens) -> None:
         if event.request != self.request:
@@ -132,17 +126,6 @@ class Reply(QObject):
         self.engine.tokens.disconnect(self._tokens)
         self.engine.replied.disconnect(self._replied)
         self.engine.failed.disconnect(self._trouble)
-        self.engine.state_changed.disconnect(self._state_changed)
-
-
-def reloaded(tr: Any, path: str) -> QuenchError:
-    """The failure of a request whose model was loaded again under it."""
-    return QuenchError(
-        "reloaded",
-        tr("The model was loaded again with other options before this was finished."),
-        path,
-        tr("Retry with the model as it is loaded now."),
-    )
 
 
 def stats_of(event: Replied, path: str) -> dict[str, Any]:

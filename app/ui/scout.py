@@ -26,7 +26,8 @@ class _Question:
 
 
 class Scout(QObject):
-    """The answering machine. Every callback is called exactly once, in the UI thread, with a result or a QuenchError.
+    """The answering machine. Every callback is called exactly once, in the UI thread, with a result or a QuenchError;
+    after :meth:`close` none is.
 
     The worker is started with the first question. If it dies, the question that it was at gets ``engine_died`` and the
     ones behind it are asked again of a new worker.
@@ -63,9 +64,13 @@ class Scout(QObject):
             self._open[request].found = None
 
     def processes(self) -> list[WorkerProcess]:
-        """The worker, if there is one; also says that no new one may start (used at the end of the program)."""
-        self._closing = True
+        """The worker, if there is one."""
         return [self._process] if self._process is not None else []
+
+    def close(self) -> None:
+        """Ask nothing more, and call nobody back (used at the end of the program, before the workers end)."""
+        self._closing = True
+        self._open.clear()
 
     def pid(self) -> int:
         """The worker's process id, 0 when none runs."""
@@ -73,6 +78,8 @@ class Scout(QObject):
 
     def _ask(self, make: Callable[[int], msgspec.Struct], done: Answer, found: Any = None) -> int:
         self._last += 1
+        if self._closing:
+            return self._last
         self._open[self._last] = _Question(make(self._last), done, found)
         if self._process is None:
             self._process = self._started()

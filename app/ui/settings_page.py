@@ -105,6 +105,11 @@ class SettingsPage(QWidget):
     def receive(self, request: dict[str, Any]) -> None:
         """Nothing is asked of this page."""
 
+    def scroll_to_end(self) -> None:
+        """Show the last card."""
+        bar = self._scroll.verticalScrollBar()
+        bar.setValue(bar.maximum())
+
     def help_text(self) -> str:
         return self.tr(
             "Changes hold at once and are kept in one file in the data folder. *Context*, *KV cache* and *threads* "
@@ -176,7 +181,7 @@ class SettingsPage(QWidget):
         buttons.addWidget(button(self.tr("Add folder…"), self._add_folder))
         buttons.addWidget(drop)
         buttons.addStretch(1)
-        fixed = self.tr("Always: {0}").format(", ".join(library.default_folders()))
+        fixed = self.tr("Always: {0}").format(", ".join(map(fmt.path, library.default_folders())))
         card.body.addWidget(self._no_folders)
         card.body.addWidget(self.folders)
         card.body.addLayout(buttons)
@@ -212,8 +217,8 @@ class SettingsPage(QWidget):
         card, grid = self._card(self.tr("About"))
         facts = (
             (self.tr("Quench"), f"{version_of('quench-studio')} · Apache-2.0"),
-            (self.tr("Data folder"), str(paths.home())),
-            (self.tr("New models go to"), str(paths.models())),
+            (self.tr("Data folder"), fmt.path(paths.home())),
+            (self.tr("New models go to"), fmt.path(paths.models())),
             (self.tr("Processor"), hardware.cpu_name()),
             (self.tr("Memory"), fmt.size(hardware.memory_total())),
             (self.tr("Kernels"), kernels_in_words()),

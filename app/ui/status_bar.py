@@ -6,6 +6,7 @@ from PySide6.QtCore import QSize, Qt, QTimer, Signal
 from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QToolButton, QWidget
 
+from app import hardware
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, STARTING, Engine
@@ -125,14 +126,10 @@ class StatusBar(QFrame):
             self._show_memory()
 
     def _show_memory(self) -> None:
-        import psutil
-
-        memory = psutil.virtual_memory()
-        self.memory.setText(self.tr("{0} free").format(fmt.size(memory.available)))
+        available, total = hardware.memory_available(), hardware.memory_total()
+        self.memory.setText(self.tr("{0} free").format(fmt.size(available)))
         self.memory.setToolTip(
-            self.tr("Memory that programs can still have: {0} of {1}.").format(
-                fmt.size(memory.available), fmt.size(memory.total)
-            )
+            self.tr("Memory that programs can still have: {0} of {1}.").format(fmt.size(available), fmt.size(total))
         )
 
     def _show_jobs(self) -> None:

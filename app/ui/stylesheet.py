@@ -199,10 +199,30 @@ def _mix(first: str, second: str, part: float) -> str:
     return "#" + "".join(f"{round(x + (y - x) * part):02X}" for x, y in zip(a, b, strict=True))
 
 
+def _luminance(color: str) -> float:
+    parts = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def faded(tokens: dict[str, str]) -> str:
+    """The text colour as near to the surface as 4.5 : 1 (WCAG AA) on background, surface and raised allows."""
+
+    def readable(color: str) -> bool:
+        for role in ("background", "surface", "raised"):
+            high, low = sorted((_luminance(color), _luminance(tokens[role])), reverse=True)
+            if (high + 0.05) / (low + 0.05) < 4.55:
+                return False
+        return True
+
+    steps = (_mix(tokens["text"], tokens["surface"], part / 100) for part in range(50, 0, -1))
+    return next(filter(readable, steps), tokens["text"])
+
+
 def build(tokens: dict[str, str], dark: bool, mono: str) -> str:
     """The stylesheet for a token set. ``mono`` is the family for figures."""
     extra = {
-        "faded": _mix(tokens["text"], tokens["surface"], 0.5),
+        "faded": faded(tokens),
         "accent_hover": _mix(tokens["accent"], tokens["text"], 0.14),
         # Fields need an edge that is seen (3 : 1 against their surface, WCAG 1.4.11); cards do not.
         "field": _mix(tokens["border"], tokens["muted"], 0.78),

@@ -7,7 +7,6 @@ pause, so that drawing never takes more than a quarter of the thread.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 from PySide6.QtCore import QEvent, QMimeData, QPoint, QRectF, Qt, QTimer, QUrl, Signal
@@ -27,82 +26,17 @@ from PySide6.QtGui import (
     QTextCursor,
     QTextTable,
 )
-from PySide6.QtWidgets import QFrame, QHBoxLayout, QMenu, QMessageBox, QTextBrowser, QToolButton, QWidget
+from PySide6.QtWidgets import QFrame, QMenu, QMessageBox, QTextBrowser, QWidget
 
-from app.ui.markdown import Block, Chunk, CodeColours, Run, clean, parse, split, with_open_thought
+from app.ui.markdown import Block, Run, clean, split, with_open_thought
 from app.ui.theme import Theme, set_role
+from app.ui.transcript_actions import CONTINUE, COPY, DELETE, EDIT, REGENERATE, MessageActions
+from app.ui.transcript_blocks import MAX_SHOWN, Message, blocks_of, shown_of
 from app.ui.transcript_style import KEY, KIND, PAD, QUOTE, ROLE, Formats
 
 FLUSH_MS = 40
 MEASURE = 820
 """The widest column of text, in pixels: longer lines are hard to read."""
-MAX_SHOWN = 400_000
-"""Characters of one message that are drawn; the whole text stays in the store."""
-FOLDED_LINES = 24
-"""A file in a question that is longer than this is folded."""
-WHOLE_ROWS = 8
-"""A streamed table longer than this grows by whole rows: its layout is done anew for every change."""
-
-COPY, REGENERATE, EDIT, CONTINUE, DELETE = "copy", "regenerate", "edit", "continue", "delete"
-
-
-@dataclass
-class Message:
-    """What the transcript knows of one message. ``start`` is where its first block stands in the document."""
-
-    key: int
-    role: str
-    name: str
-    text: str
-    note: str = ""
-    streaming: bool = False
-    shown: str = ""
-    start: int = 0
-    open_from: int = 0
-    in_list: bool = False
-    open: list[tuple[Block, int]] = field(default_factory=list)
-    unfolded: set[int] = field(default_factory=set)
-    parsed: tuple[tuple[str, bool], list[Block]] | None = None
-    colours: dict[int, CodeColours] = field(default_factory=dict)
-
-
-class _Actions(QFrame):
-    """The small bar at the head of the message under the pointer or the keyboard's message."""
-
-    chosen = Signal(str)
-
-    def __init__(self, theme: Theme, parent: QWidget) -> None:
-        super().__init__(parent)
-        set_role(self, "popover")
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(2, 2, 2, 2)
-        layout.setSpacing(0)
-        self._buttons: dict[str, QToolButton] = {}
-        for name, icon, text in self._table():
-            made = QToolButton(self)
-            theme.set_icon(made, icon, "muted")
-            made.setToolTip(text)
-            made.setAccessibleName(text)
-            made.setFixedSize(28, 28)
-            made.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # by keyboard: Alt+Up, then a letter or the menu key
-            made.clicked.connect(lambda checked=False, name=name: self.chosen.emit(name))
-            layout.addWidget(made)
-            self._buttons[name] = made
-        self.hide()
-
-    def _table(self) -> list[tuple[str, str, str]]:
-        return [
-            (COPY, "copy", self.tr("Copy message")),
-            (EDIT, "edit", self.tr("Edit and ask again")),
-            (REGENERATE, "retry", self.tr("Answer again")),
-            (CONTINUE, "play", self.tr("Continue this answer")),
-            (DELETE, "trash", self.tr("Delete message")),
-        ]
-
-    def offer(self, names: list[str]) -> None:
-        for name, made in self._buttons.items():
-            made.setVisible(name in names)
-        self.adjustSize()
 
 
 class Transcript(QTextBrowser):
@@ -140,7 +74,7 @@ class Transcript(QTextBrowser):
         self.anchorClicked.connect(self._clicked)
         self._timer = QTimer(self, singleShot=True, timerType=Qt.TimerType.PreciseTimer)
         self._timer.timeout.connect(self.flush)
-        self._bar = _Actions(theme, self)
+        self._bar = MessageActions(theme, self)
         self._bar.chosen.connect(self._chosen)
         self.verticalScrollBar().valueChanged.connect(self._place_bar)
         theme.changed.connect(self._restyle)
@@ -150,7 +84,7 @@ class Transcript(QTextBrowser):
     def add(self, key: int, role: str, text: str, *, name: str = "", note: str = "", streaming: bool = False) -> None:
         """Append a message; with ``streaming`` its text grows by :meth:`feed` until :meth:`finish`."""
         follow = self.at_bottom()
-        message = Message(key, role, name, text, note, streaming, self._shown(text))
+        message = Message(key, role, name, text, note, streaming, shown_of(text))
         self._messages.append(message)
         self._edit(lambda: self._write_message(message), follow)
 
@@ -158,7 +92,7 @@ class Transcript(QTextBrowser):
         """Show other messages: (key, role, text, name, note) each; ends at the bottom."""
         self.clear_messages()
         for key, role, text, name, note in messages:
-            self._messages.append(Message(key, role, name, text, note, shown=self._shown(text)))
+            self._messages.append(Message(key, role, name, text, note, shown=shown_of(text)))
         self._edit(self._write_all, True)
 
     def clear_messages(self) -> None:
@@ -341,7 +275,7 @@ class Transcript(QTextBrowser):
         for chunk in split(source, plain=plain, in_list=in_list):
             open_at = len(wanted)
             final = chunk.closed or not message.streaming
-            wanted += self._blocks(chunk, message, plain, final)
+            wanted += blocks_of(chunk, message, self.tr, plain=plain, final=final)
             if final:
                 open_at, open_from, in_list = len(wanted), message.open_from + chunk.end, chunk.in_list
             else:
@@ -435,74 +369,6 @@ class Transcript(QTextBrowser):
             if row >= len(old.rows) or cells != old.rows[row]:
                 self._fill(table, row, cells, wanted, message)
         return True
-
-    # ---- chunks to blocks --------------------------------------------------------------------------------------
-
-    def _blocks(self, chunk: Chunk, message: Message, plain: bool, final: bool) -> list[Block]:
-        if chunk.kind == "rule":
-            return [Block("rule")]
-        offset = message.open_from + chunk.start
-        if chunk.kind == "think":
-            return self._thought(chunk, message, offset, final)
-        if chunk.kind == "code":
-            return self._code(chunk, message, offset, plain, final)
-        if plain:
-            return [Block("paragraph", (Run(chunk.body.replace("\n", "\u2028")),))]
-        body = chunk.body
-        if not final and body.startswith("|") and body.count("\n") > WHOLE_ROWS:
-            body = body[: body.rindex("\n")]
-        blocks = self._parsed(message, body, final)
-        if chunk.indent:
-            blocks = [block._replace(level=block.level + chunk.indent) for block in blocks]
-        return blocks
-
-    def _parsed(self, message: Message, body: str, final: bool) -> list[Block]:
-        if message.parsed is None or message.parsed[0] != (body, final):
-            message.parsed = ((body, final), parse(body, open_end=not final))
-        return message.parsed[1]
-
-    def _thought(self, chunk: Chunk, message: Message, offset: int, final: bool) -> list[Block]:
-        unfolded = offset in message.unfolded
-        words = len(chunk.body.split())
-        if not words and final:
-            return []
-        text = self.tr("Thought, {0} words") if final else self.tr("Thinking … {0} words")
-        head = f"{'▾' if unfolded else '▸'} {text.format(f'{words:n}')}"
-        blocks = [Block("fold", (Run(head, role="muted", link=f"quench:fold/{message.key}/{offset}"),))]
-        if unfolded:
-            for inner in split(chunk.body):
-                if inner.kind == "text":
-                    blocks += [block._replace(thought=True) for block in parse(inner.body)]
-                else:
-                    lines = "\u2028".join(inner.body.split("\n"))
-                    blocks.append(Block("paragraph", (Run(lines, code=True),), thought=True))
-        return blocks
-
-    def _code(self, chunk: Chunk, message: Message, offset: int, plain: bool, final: bool) -> list[Block]:
-        language = chunk.info.split(" ")[0].strip("{}.") if chunk.info else ""
-        title = chunk.info.split(" ", 1)[1] if plain and " " in chunk.info else language or self.tr("text")
-        lines = chunk.body.count("\n") + 1
-        folded = plain and lines > FOLDED_LINES and offset not in message.unfolded
-        runs = [Run(title[:80] + "    ", role="muted")]
-        if plain and lines > FOLDED_LINES:
-            text = self.tr("Show {0} lines").format(lines) if folded else self.tr("Fold")
-            runs.append(Run(text, link=f"quench:fold/{message.key}/{offset}"))
-            runs.append(Run("    "))
-        runs.append(Run(self.tr("Copy"), link=f"quench:copy/{message.key}/{offset}"))
-        head = Block("code_head", tuple(runs), level=chunk.indent, last=folded)
-        if folded:
-            return [head]
-        if final and offset not in message.colours:
-            coloured = CodeColours(language).lines(chunk.body, closed=True)
-        else:
-            coloured = message.colours.setdefault(offset, CodeColours(language)).lines(chunk.body, closed=final)
-        body = [Block("code", runs_of, level=chunk.indent) for runs_of in coloured]
-        if final and body:
-            body[-1] = body[-1]._replace(last=True)
-        return [head, *body]
-
-    def _shown(self, text: str) -> str:
-        return with_open_thought(clean(text[:MAX_SHOWN]))
 
     def _role_name(self, role: str) -> str:
         return {"user": self.tr("You"), "system": self.tr("System")}.get(role, self.tr("Answer"))

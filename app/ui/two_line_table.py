@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QModelIndex, QRect, QRectF, QSize, QSortFilterProxyModel, Qt
-from PySide6.QtGui import QFontMetrics, QPainter, QPaintEvent
-from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QStyledItemDelegate, QStyleOptionViewItem, QTableView
+from PySide6.QtCore import QModelIndex, QPointF, QRect, QRectF, QSize, QSortFilterProxyModel, Qt
+from PySide6.QtGui import QFontMetrics, QPainter, QPaintEvent, QPen
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
+    QTableView,
+    QWidget,
+)
 
 from app.ui.widgets import badge_size, paint_badge
 
@@ -28,7 +35,7 @@ class TwoLineDelegate(QStyledItemDelegate):
 
     def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex) -> QSize:
         font = self._theme.font(12, bold=True) if index.column() < 2 else self._theme.mono(12)
-        extra = 26 if index.column() < 2 else 14
+        extra = 24 if index.column() < 2 else 14
         wide = QFontMetrics(font).horizontalAdvance(str(index.data() or ""))
         if index.column() == 0:
             wide = badge_size(self._theme, str(index.data(TYPE_ROLE))).width()
@@ -47,11 +54,68 @@ class TwoLineDelegate(QStyledItemDelegate):
         painter.drawText(area.adjusted(0, 0, -7, 0), flags, str(index.data() or ""))
 
 
+class TableHead(QHeaderView):
+    """Titles that are never shortened, the arrow of the sorted column beside its title.
+
+    The style would put the arrow over a right-aligned title, or shorten the title whatever its width.
+    """
+
+    PAD = 9
+    ARROW = 7
+    GAP = 5
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(Qt.Orientation.Horizontal, parent)
+        self._theme = theme
+        self.setHighlightSections(False)
+        self.setSectionsClickable(True)
+        self.setMinimumSectionSize(40)
+        self.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+        theme.changed.connect(self.viewport().update)
+
+    def needed_width(self, section: int) -> int:
+        """Pixels for the title, and for the arrow where it is."""
+        wide = QFontMetrics(self._theme.font(12)).horizontalAdvance(self._title(section)) + 2 * self.PAD
+        return wide + (self.ARROW + self.GAP if section == self.sortIndicatorSection() else 0)
+
+    def _title(self, section: int) -> str:
+        return str(self.model().headerData(section, Qt.Orientation.Horizontal) or "")
+
+    def paintSection(self, painter: QPainter, rect: QRect, section: int) -> None:
+        if not rect.isValid():
+            return
+        painter.save()
+        painter.fillRect(rect, self._theme.color("surface"))
+        painter.setPen(self._theme.color("border"))
+        painter.drawLine(rect.bottomLeft(), rect.bottomRight())
+        ordered = self.isSortIndicatorShown() and section == self.sortIndicatorSection()
+        painter.setFont(self._theme.font(12))
+        painter.setPen(self._theme.color("text" if ordered else "muted"))
+        side = self.model().headerData(section, Qt.Orientation.Horizontal, Qt.ItemDataRole.TextAlignmentRole)
+        right = bool(Qt.AlignmentFlag(side or 0) & Qt.AlignmentFlag.AlignRight)
+        title, area = self._title(section), rect.adjusted(self.PAD, 0, -self.PAD, -1)
+        wide = painter.fontMetrics().horizontalAdvance(title)
+        flags = Qt.AlignmentFlag.AlignVCenter | (Qt.AlignmentFlag.AlignRight if right else Qt.AlignmentFlag.AlignLeft)
+        painter.drawText(area, flags | Qt.TextFlag.TextSingleLine, title)
+        if ordered:
+            left = area.right() - wide - self.GAP - self.ARROW if right else area.left() + wide + self.GAP
+            self._arrow(painter, QPointF(left, rect.center().y()))
+        painter.restore()
+
+    def _arrow(self, painter: QPainter, at: QPointF) -> None:
+        """Points down for the largest first."""
+        down = self.sortIndicatorOrder() == Qt.SortOrder.DescendingOrder
+        base, tip = (-1.5, 2.5) if down else (2.5, -1.5)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(QPen(self._theme.color("text"), 1.4))
+        painter.drawPolyline([at + QPointF(0, base), at + QPointF(self.ARROW / 2, tip), at + QPointF(self.ARROW, base)])
+
+
 class TwoLineTable(QTableView):
     """Sorted by a click on a header. The sentence of a row runs over all its columns.
 
     The model answers ``SORT_ROLE``, ``SENTENCE_ROLE`` and, in column 0, ``TYPE_ROLE``; ``empty_columns()`` names the
-    columns to hide.
+    columns to hide, ``spare_columns()`` those that a narrow table leaves out, the first of them first.
     """
 
     def __init__(self, theme: Theme, model: Any, delegate: TwoLineDelegate, parent: Any = None) -> None:
@@ -75,15 +139,9 @@ class TwoLineTable(QTableView):
         self.verticalHeader().hide()
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         self.verticalHeader().setDefaultSectionSize(LINE + 26)
-        header = self.horizontalHeader()
-        header.setHighlightSections(False)
-        # Above the title: beside a right-aligned one the style elides it whatever the width.
-        header.setStyleSheet(
-            "QHeaderView::down-arrow, QHeaderView::up-arrow"
-            " { width: 8px; height: 8px; subcontrol-origin: padding; subcontrol-position: top center; }"
-        )
-        header.setMinimumSectionSize(44)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+        self.head = TableHead(theme, self)
+        self.setHorizontalHeader(self.head)
+        header = self.head
         self.setSortingEnabled(True)
         theme.changed.connect(self.viewport().update)
         for signal in (model.modelReset, model.dataChanged):
@@ -98,16 +156,16 @@ class TwoLineTable(QTableView):
         return self.horizontalHeader().height() + 12 + bar + rows
 
     def _fit(self, *_: object) -> None:
-        empty = self._model.empty_columns()
-        for column in range(2, self._model.columnCount()):
-            self.setColumnHidden(column, column in empty)
-        ordered = self.horizontalHeader().sortIndicatorSection()
-        metrics = QFontMetrics(self._theme.font(12))
-        for column in range(self._model.columnCount()):
-            title = str(self._model.headerData(column, Qt.Orientation.Horizontal))
-            arrow = 8 if column == ordered else 0
-            head = metrics.horizontalAdvance(title) + 18 + arrow
-            self.setColumnWidth(column, max(head, self.sizeHintForColumn(column)))
+        columns = range(self._model.columnCount())
+        widths = {c: max(self.head.needed_width(c), self.sizeHintForColumn(c)) for c in columns}
+        hidden = set(self._model.empty_columns())
+        for column in self._model.spare_columns():
+            if sum(widths[c] for c in columns if c not in hidden) <= self.viewport().width():
+                break
+            hidden.add(column)
+        for column in columns:
+            self.setColumnHidden(column, column in hidden)
+            self.setColumnWidth(column, widths[column])
         self._spread()
 
     def _spread(self) -> None:

@@ -16,8 +16,10 @@ from PySide6.QtGui import (
     QPainter,
     QPaintEvent,
     QPen,
+    QResizeEvent,
 )
 from PySide6.QtWidgets import (
+    QBoxLayout,
     QComboBox,
     QFileDialog,
     QFrame,
@@ -152,7 +154,7 @@ class ErrorCard(QFrame):
         self._detail.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._detail.setMaximumHeight(80)
         self._detail.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
-        self._buttons = QHBoxLayout()
+        self._buttons = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._buttons.setSpacing(8)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(16, 12, 16, 12)
@@ -181,7 +183,22 @@ class ErrorCard(QFrame):
         self._buttons.addWidget(button(self.tr("Copy details"), self.copy_details, "quiet"))
         self._buttons.addStretch(1)
         self.setAccessibleName(known.title)
+        self._arrange()
         self.show()
+
+    def _arrange(self) -> None:
+        """The buttons side by side, or one under the other where they would be cut."""
+        widgets = [item.widget() for item in map(self._buttons.itemAt, range(self._buttons.count())) if item.widget()]
+        needed = sum(widget.sizeHint().width() + 8 for widget in widgets) + 24
+        across = QBoxLayout.Direction.LeftToRight
+        self._buttons.setDirection(across if needed <= self.width() else QBoxLayout.Direction.TopToBottom)
+
+    def minimumSizeHint(self) -> QSize:
+        return QSize(120, super().minimumSizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._arrange()
 
     def clear(self) -> None:
         """The trouble is over: hide."""
@@ -323,17 +340,20 @@ def badge_size(theme: Theme, type_name: str) -> QSize:
     return QSize(QFontMetrics(theme.mono(12)).horizontalAdvance(type_name) + 12, 20)
 
 
-def paint_badge(painter: QPainter, area: QRectF, type_name: str, theme: Theme) -> None:
-    """Draw a type badge into ``area`` (delegates use it too): the type's colour, its name in the readable ink."""
+def paint_badge(painter: QPainter, area: QRectF, type_name: str, theme: Theme, *, usable: bool = True) -> None:
+    """Draw a type badge into ``area`` (delegates use it too): the type's colour, its name in the readable ink.
+
+    One that is not ``usable`` now has the colour as its outline only, so that its name stays readable.
+    """
     if not type_name:
         return
     painter.save()
     painter.setRenderHint(QPainter.RenderHint.Antialiasing)
     color = theme.type_color(type_name)
-    painter.setPen(QPen(theme.color("border"), 1))
-    painter.setBrush(color)
+    painter.setPen(QPen(theme.color("border") if usable else color, 1))
+    painter.setBrush(color if usable else Qt.BrushStyle.NoBrush)
     painter.drawRoundedRect(area.adjusted(0.5, 0.5, -0.5, -0.5), 4, 4)
-    painter.setPen(readable_on(QColor(color)))
+    painter.setPen(readable_on(QColor(color)) if usable else QColor(theme.faded))
     painter.setFont(theme.mono(12))
     painter.drawText(area, Qt.AlignmentFlag.AlignCenter, type_name)
     painter.restore()
@@ -397,7 +417,8 @@ class ModelPicker(QComboBox):
     def _refill(self) -> None:
         wanted = [(title_of(info), info.path) for info in self._context.library.usable(self._kinds)]
         if self._path and self._path not in {path for _, path in wanted}:
-            wanted.insert(0, (Path(self._path).name, self._path))
+            name = library.file_title(self._path) if self._path.lower().endswith(".gguf") else Path(self._path).name
+            wanted.insert(0, (name, self._path))
         have = [(self.itemText(i), self.itemData(i)) for i in range(self.count())]
         last = (self.tr("Open file…") if self._kinds == {"gguf"} else self.tr("Open a file or folder…"), "")
         if have != [*wanted, last]:
@@ -442,6 +463,8 @@ class ProgressLine(QWidget):
     """A bar with what is being done, how fast, how long still, and a button to stop it (``cancelled``)."""
 
     cancelled = Signal()
+    NARROW = 400
+    """Below this width what is being done is worth more room than how fast."""
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -481,6 +504,10 @@ class ProgressLine(QWidget):
         self._rate.setText(rate)
         left = "" if seconds_left is None else self.tr("{0} left").format(fmt.seconds(seconds_left))
         self._left.setText(left)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        super().resizeEvent(event)
+        self._rate.setVisible(self.width() >= self.NARROW)
 
     def set_cancellable(self, possible: bool) -> None:
         self.button.setVisible(possible)

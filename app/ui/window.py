@@ -124,6 +124,9 @@ class MainWindow(QMainWindow):
         self.toasts = ToastStack(context.theme, center, self.status.sizeHint().height())
         self.commands_palette = Palette(context.theme, center)
         self._make_shortcuts()
+        self._left = False
+        context.closing.connect(self._leave)
+        context.closed.connect(self._stop_timers)
         context.navigate.connect(self.navigate)
         context.notify.posted.connect(self.toasts.add)
         context.jobs.finished.connect(self._job_ended)
@@ -287,12 +290,24 @@ class MainWindow(QMainWindow):
         if active and not self.confirm_quit(active):
             event.ignore()
             return
+        self._leave()
+        event.accept()
+
+    def _leave(self) -> None:
+        """Save what is to be saved, once: at the window's end or at the context's, whichever comes first."""
+        if self._left:
+            return
+        self._left = True
         self.save_state()
         for page in self._pages.values():
             closing = getattr(page, "closing", None)
             if closing is not None:
                 closing()
-        event.accept()
+
+    def _stop_timers(self) -> None:
+        """One that fires later would look into a closed store."""
+        for timer in self.findChildren(QTimer):
+            timer.stop()
 
     def save_state(self) -> None:
         """Remember geometry, page and splitters."""

@@ -7,17 +7,29 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gguf
 import llama_cpp
 import numpy as np
-from llama_cpp._logger import llama_log_callback
 
 _LINE = re.compile(r"\[\s*\d+/\s*\d+\]\s+(\S+)\s+- \[[^]]*\], type =\s*(\S+), size =[^(\n]*(?:\((\w+)\))?")
 
 
 def type_number(name: str) -> int:
     return int(gguf.GGMLQuantizationType[name])
+
+
+@contextmanager
+def engine_log(callback: Any) -> Iterator[None]:
+    """``callback`` (an ``llama_log_callback``) hears the engine; afterwards whoever heard it before does again."""
+    before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p(0))
+    try:
+        yield
+    finally:
+        llama_cpp.llama_log_set(before, data)
 
 
 @contextmanager
@@ -28,11 +40,8 @@ def _log() -> Iterator[list[str]]:
     def keep(level: int, text: bytes, user_data: object) -> None:
         lines.append(text.decode("utf-8", "replace"))
 
-    llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
-    try:
+    with engine_log(keep):
         yield lines
-    finally:
-        llama_cpp.llama_log_set(llama_log_callback, ctypes.c_void_p(0))
 
 
 def quantize(

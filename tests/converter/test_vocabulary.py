@@ -29,6 +29,7 @@ from tests.converter.folders import (
     tokenizer_size,
     write_json,
 )
+from tests.converter.llama_quantize import engine_log
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 TEXTS = (
@@ -101,8 +102,8 @@ def _silent(level: int, text: bytes, data: ctypes.c_void_p) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet_engine() -> Iterator[None]:
-    llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
-    yield
+    with engine_log(_silent):
+        yield
 
 
 def engine_tokens(path: Path, texts: tuple[str, ...]) -> list[list[int]]:

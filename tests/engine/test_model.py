@@ -81,6 +81,19 @@ def test_memory_is_true_and_has_its_parts(shared):
     assert memory.anonymous < memory.share < memory.peak
 
 
+def test_the_parts_are_known_when_other_code_has_taken_the_librarys_log(q8):
+    taken = []
+    listener = native.lib.llama_log_callback(lambda level, text, data: taken.append(text))
+    native.lib.llama_log_set(listener, None)
+    try:
+        with Model.load(q8, LoadOptions(threads=1)) as model:
+            assert model.memory().kv == 1024 * 6 * 2 * (64 + 64) * 2
+            assert model.memory().compute > 1 << 20
+        assert taken == []
+    finally:
+        native.log.install()
+
+
 # ---- text
 
 
@@ -427,3 +440,22 @@ def test_answer_logits_predict_the_answer(shared):
     np.testing.assert_allclose(logits, whole, atol=0.5)
     assert (logits.argmax(axis=1) == np.array(answer)).mean() > 0.8
     assert list(shared.answer_logits(prompt, [])) == []
+
+
+@pytest.mark.parametrize("threads", [1, 0])
+def test_answer_logits_are_the_same_bits_after_a_reply_and_in_a_fresh_model(q8, threads):
+    with Model.load(q8, LoadOptions(threads=threads), outputs=64) as used:
+        first, last = reply(used, STORY)
+        assert last.tokens > 64
+        # In the second turn the first answer's keys and values are those that were made token by token.
+        talk = [*STORY, ChatMessage("assistant", first), ChatMessage("user", "Tell me another one.")]
+        prompt = used.prompt_tokens(used.render(talk))
+        text, last = reply(used, talk)
+        assert last.stats.prompt_reused > 64
+        answer = used.continuation_tokens(text)
+        chosen = used.threads
+        after = [rows.copy() for _, rows in used.answer_logits(prompt, answer)]
+        assert used.threads == chosen
+    with Model.load(q8, LoadOptions(threads=threads), outputs=64) as fresh:
+        clean = [rows.copy() for _, rows in fresh.answer_logits(prompt, answer)]
+    assert np.array_equal(np.concatenate(after), np.concatenate(clean))

@@ -10,7 +10,8 @@ from pathlib import Path
 import gguf
 import pytest
 
-from app.protocol import SpeedPoint, Spread
+from app.engine.model import Model
+from app.protocol import MeasureBench, ModelBench, SpeedPoint, Spread
 from app.quality import bench
 from app.quality.subject import read_header
 from converter.spec import ModelInfo, TensorInfo
@@ -65,3 +66,24 @@ def test_forgetting_a_file_is_seen_by_the_system(tmp_path: Path) -> None:
     assert bench.resident_share(file) <= bench.RESIDENT_AT_MOST
     file.read_bytes()
     assert bench.resident_share(file) == pytest.approx(1.0, abs=0.02)
+
+
+def test_without_a_number_of_threads_the_model_keeps_its_own(pocket_gguf: Callable[[str], Path]) -> None:
+    """What the model took when it was loaded stays, and every point says it; a given number wins over that."""
+    path = str(pocket_gguf("Q2_K"))
+    made: list[Model] = []
+
+    def take(model: Model) -> None:
+        made.append(model)
+        model.set_threads(3, 5)  # numbers that nothing else here would come to
+
+    def run(threads: tuple[int, ...]) -> ModelBench:
+        command = MeasureBench((path,), prompt=16, generate=4, threads=threads, repeat=1)
+        return bench.BenchRun(command, lambda event: None, lambda: False, take).run().models[0]
+
+    own = run(())
+    assert [point.threads for point in own.prompt] == [5]
+    assert [point.threads for point in own.generate] == [3]
+    given = run((1, 2))
+    assert [point.threads for point in given.generate] == [1, 2]
+    assert [point.threads for point in given.prompt] == [1, 2]

@@ -280,7 +280,7 @@ def test_sizes(count: int, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0.0032, "3.2 ms"), (0.25, "0.25 s"), (12.34, "12.3 s"), (125.0, "2 min 5 s")]
+    ("value", "text"), [(None, "–"), (0.0032, "3.2 ms"), (0.25, "250 ms"), (12.34, "12.3 s"), (125.0, "2 min 5 s")]
 )
 def test_times(value: float | None, text: str) -> None:
     assert numbers.seconds(value) == text

@@ -7,15 +7,16 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QWidget
 from pytestqt.qtbot import QtBot
 
-from app.protocol import SpeedPoint, Spread
+from app.protocol import BenchMemory, ModelBench, Roofline, SpeedPoint, Spread
 from app.ui.bench import BenchPage, parse_depths, sweep
-from app.ui.bench_results import recommended_threads, shallow_best
+from app.ui.bench_results import BenchRow, recommended_threads, shallow_best
 from app.ui.context import Context
 from app.ui.widgets import ErrorCard
 
@@ -67,7 +68,7 @@ def test_two_models_fill_table_charts_and_store(qtbot: QtBot, chosen: BenchPage,
         texts = [str(model.index(row, column).data()) for column in range(model.columnCount())]
         assert all(texts) and texts[-1].endswith("%") and "±" in texts[2]
     sentence = chosen.model.sentence(chosen.model.rows[0])
-    assert "Each token reads" in sentence and "MiB" in sentence and "/s" in sentence and "%" in sentence
+    assert "a token" in sentence and "MiB" in sentence and "/s" in sentence
     assert not chosen.charts.speed.is_empty()
     for tab in range(chosen.charts.tabs.count()):
         chosen.charts.tabs.setCurrentIndex(tab)
@@ -166,3 +167,27 @@ def test_everything_has_a_name(chosen: BenchPage) -> None:
         and not (isinstance(widget, QAbstractButton) and widget.text())
     ]
     assert nameless == []
+
+
+def test_the_sentence_says_with_how_many_threads(chosen: BenchPage) -> None:
+    roof = Roofline(1 << 20, 10e9, 0.01)
+    result = ModelBench("/m.gguf", 0.1, 0.1, 0.01, (), (point(100, 3),), BenchMemory(1, 1, 1, 1, 1), roof)
+
+    def said(automatic: bool, *points: SpeedPoint) -> str:
+        row = BenchRow("/m.gguf", "Q4_K_M", 1, [], list(points), result, automatic)
+        return chosen.model.sentence(row)
+
+    assert said(True, point(100, 3)).endswith("3 threads, chosen automatically")
+    assert said(False, point(100, 1)).endswith("1 thread")
+    assert said(False, point(100, 1), point(200, 2)).endswith("2 threads, fastest of those tried")
+    result = msgspec.structs.replace(result, roofline=Roofline(1 << 20, 10e9, 1.2))
+    assert said(False, point(100, 1)).startswith("It stays in the processor's caches")
+
+
+def test_narrow_columns_keep_their_whole_titles(qtbot: QtBot, chosen: BenchPage) -> None:
+    chosen.model.set_rows([BenchRow("/m.gguf", "Q4_K_M", 1 << 20, [point(5000)], [point(100)])])
+    chosen.results.show()
+    chosen.resize(840, 540)
+    table = chosen.table
+    for column in range(table.model().columnCount()):
+        assert table.isColumnHidden(column) or table.columnWidth(column) >= table.head.needed_width(column)

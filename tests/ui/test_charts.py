@@ -343,3 +343,28 @@ def test_histogram_shows_shares(theme: Theme, qtbot: QtBot) -> None:
     counts[16], counts[17] = 30, 10
     chart.set_series("Q4_K_M", counts, "Q4_K_M")
     assert chart.hover(HISTOGRAM_EDGES[16] + 0.1, 0.0, (1, 1)).splitlines() == ["0.01 to 0.018 nats", "Q4_K_M: 75.0 %"]
+
+
+def test_names_under_an_axis_are_written_whole_on_more_lines(qtbot: QtBot, theme: Theme) -> None:
+    chart = BarChart(theme, "Speed", "tokens/s")
+    qtbot.addWidget(chart)
+    names = ["BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"]
+    chart.set_groups(names)
+    chart.set_series("a", [1.0] * len(names))
+    axis = chart.plot.axes["bottom"]
+    chart.resize(700, 240)
+    with qtbot.waitExposed(chart):
+        chart.show()
+    assert axis.tickStrings(list(range(len(names))), 1.0, 1.0) == names
+    one_line = axis.height()
+    chart.resize(300, 240)
+    qtbot.waitUntil(lambda: axis.height() > 1.4 * one_line)
+    assert [text.strip() for text in axis.tickStrings(list(range(len(names))), 1.0, 1.0)] == names
+
+
+def test_numbers_in_the_table_are_grouped(qtbot: QtBot, theme: Theme) -> None:
+    chart = ParetoChart(theme)
+    qtbot.addWidget(chart)
+    chart.set_points([("a", "Q4_K_M", 5646848, 0.1, 0.01)])
+    chart.show_data(True)
+    assert chart.table.model().index(0, 2).data() == "5,646,848"

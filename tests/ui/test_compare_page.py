@@ -277,7 +277,8 @@ def test_a_token_is_said_in_words(qtbot: QtBot, context: Context) -> None:
     qtbot.addWidget(view)
     view.set_tokens(made_tokens(), 1)
     assert view.words(1) == (
-        "Token 2 ‘cat’: 0.80 nats. The reference said ‘cat’ with 61 %, this model ‘dog’ with 50 %. Here they part."
+        "Token 2 ‘cat’: 0.80 nats. The reference said ‘cat’ with 61\u00a0%, this model ‘dog’ with 50\u00a0%."
+        " Here they part."
     )
     assert view.toPlainText() == "The cat↵\n<b>"
     assert view.token_color(2) == context.theme.shade(2.5)

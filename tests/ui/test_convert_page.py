@@ -15,6 +15,7 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QWidget
 from pytestqt.qtbot import QtBot
 
+from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.convert import ConvertPage
 from app.ui.convert_advanced import parse_rules
@@ -307,3 +308,17 @@ def test_cells_stay_in_the_window_at_the_smallest_size(planned: ConvertPage) -> 
     planned.resize(1192, 772)
     planned.grab()
     assert planned.recipes.view.columnWidth(TITLE) > 120
+
+
+def test_the_home_folder_is_written_short_and_understood(
+    page: ConvertPage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert fmt.path(tmp_path / "models" / "a") == str(Path("~") / "models" / "a")
+    assert fmt.path(tmp_path) == "~"
+    assert fmt.path(f"{tmp_path}-other") == f"{tmp_path}-other"
+    page.output.setText(" ~/models/a ")
+    assert page.folder() == str(tmp_path / "models" / "a")
+    page.output.setText("~nobody-of-this-name/a")
+    assert page.folder() == "~nobody-of-this-name/a"

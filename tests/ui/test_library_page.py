@@ -136,10 +136,13 @@ def test_measurements_fill_their_columns(qtbot: QtBot, page: LibraryPage, family
     assert cell(page, path, QUALITY) == "–"
     quality = {"kld": {"mean": {"value": 0.0231, "error": 0.001}}, "verdict": "pass", "tokens_per_second": 90.0}
     context.store.add_measurement(path, "quality", quality)
-    context.store.add_measurement(path, "bench", {"generate": [{"tokens_per_second": {"median": 331.24}}]})
+    # A sweep of threads at two depths: the fastest of the shallow points counts.
+    medians = ((0, 62.0), (0, 331.24), (512, 400.0))
+    points = [{"depth": depth, "tokens_per_second": {"median": median}} for depth, median in medians]
+    context.store.add_measurement(path, "bench", {"generate": points})
     page.refresh()
     assert cell(page, path, QUALITY) == "0.0231"
-    assert cell(page, path, SPEED) == "331.2"
+    assert cell(page, path, SPEED) == "331"
     good = context.theme.color("good")
     assert cell(page, path, QUALITY, Qt.ItemDataRole.ForegroundRole) == good
 

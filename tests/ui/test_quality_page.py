@@ -15,9 +15,11 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QWidget
 from pytestqt.qtbot import QtBot
 
+from app import paths
 from app.protocol import CandidateQuality
 from app.ui.context import Context
 from app.ui.quality import QualityPage
+from app.ui.quality_setup import KEPT_REPORTS
 from app.ui.quality_table import SORT_ROLE, advice_first
 from app.ui.widgets import ErrorCard
 
@@ -249,3 +251,36 @@ def test_figures_survive_the_store(chosen: QualityPage, qtbot: QtBot, context: C
     }
     for item in chosen.measured():
         assert read[item.path] == item
+
+
+def test_only_the_newest_reports_are_kept(chosen: QualityPage) -> None:
+    folder = paths.cache() / "reports"
+    folder.mkdir(exist_ok=True)
+    for age in range(KEPT_REPORTS + 3):
+        for suffix in ("html", "json"):
+            file = folder / f"quality-{age:02}.{suffix}"
+            file.touch()
+            os.utime(file, (1e9 - age, 1e9 - age))
+    (folder / "mine.html").touch()
+    command = chosen.setup.command()
+    assert command is not None
+    kept = sorted(file.name for file in folder.glob("quality-*"))
+    assert kept == sorted(f"quality-{age:02}.{s}" for age in range(KEPT_REPORTS - 1) for s in ("html", "json"))
+    assert (folder / "mine.html").exists()
+
+
+def test_a_narrow_table_leaves_columns_out_and_shortens_no_title(qtbot: QtBot, chosen: QualityPage) -> None:
+    run_to_end(qtbot, chosen)
+    table = chosen.table
+    shown = lambda: [c for c in range(table.model().columnCount()) if not table.isColumnHidden(c)]  # noqa: E731
+    wide = shown()
+    chosen.resize(840, 540)
+    qtbot.waitUntil(lambda: len(shown()) < len(wide))
+    assert sum(table.columnWidth(c) for c in shown()) <= table.viewport().width()
+    for column in shown():
+        assert table.columnWidth(column) >= table.head.needed_width(column)
+    index = table.model().index(1, 0)
+    tip = str(index.data(Qt.ItemDataRole.ToolTipRole))
+    assert "KLD median" in tip and "KLD max" in tip  # what is left out can still be read
+    chosen.resize(1192, 772)
+    qtbot.waitUntil(lambda: shown() == wide)

@@ -54,6 +54,15 @@ def test_buttons_and_selections_are_readable(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", THEMES)
+def test_what_cannot_be_used_now_is_weaker_and_still_readable(mode: str) -> None:
+    tokens = THEMES[mode].as_dict()
+    faded = QColor(stylesheet.faded(tokens))
+    for surface in ("background", "surface", "raised"):
+        back = QColor(tokens[surface])
+        assert 4.5 <= contrast(faded, back) < contrast(QColor(tokens["text"]), back)
+
+
+@pytest.mark.parametrize("mode", THEMES)
 def test_the_edge_of_a_field_can_be_seen(mode: str) -> None:
     tokens = THEMES[mode].as_dict()
     edge = re.search(r"border: 1px solid (#\w+); border-radius: 6px;\s+selection", stylesheet.build(tokens, False, "m"))

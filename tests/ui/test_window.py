@@ -38,10 +38,10 @@ from converter.spec import ConversionSpec, QuenchError
 
 
 def unnamed(root: QWidget) -> list[str]:
-    """Enabled widgets that can have the focus but say nothing to a screen reader."""
+    """Widgets that can have the focus, also when they are disabled now, but say nothing to a screen reader."""
     found = []
     for widget in root.findChildren(QWidget):
-        if widget.focusPolicy() == Qt.FocusPolicy.NoFocus or not widget.isEnabled():
+        if widget.focusPolicy() == Qt.FocusPolicy.NoFocus:
             continue
         inside = widget.parentWidget()
         if _is_part(widget) or (isinstance(widget, QLabel) and not widget.text()):
@@ -89,6 +89,22 @@ def test_pages_are_made_at_the_first_visit_and_kept(window: MainWindow) -> None:
     window.show_page("library")
     assert window.show_page("settings") is settings_page
     assert window.stack.count() == 2
+
+
+@pytest.mark.parametrize("key", ["convert", "quality", "bench"])
+def test_dragged_splitters_are_remembered(window: MainWindow, context: Context, qtbot: QtBot, key: str) -> None:
+    splitter = window.show_page(key).splitter
+    first, *rest = splitter.sizes()
+    splitter.setSizes([first + 24, *rest])
+    dragged = splitter.sizes()
+    assert dragged[0] > first
+    window.close()
+    assert f"{key}/{splitter.objectName()}" in settings.load().splitters
+    again = create_window(context)
+    qtbot.addWidget(again)
+    again.resize(window.size())
+    again.show()
+    assert again.show_page(key).splitter.sizes()[0] == dragged[0]
 
 
 def test_an_unknown_page_is_a_key_error(window: MainWindow) -> None:

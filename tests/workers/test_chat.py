@@ -292,3 +292,21 @@ def test_scoring_in_steps_is_scoring_at_once(start, tmp_path):
     assert sum(token.top[0].text == token.text for token in own.tokens) > 0.95 * len(own.tokens)
     chat.send(Score(3, STORY, text, against=path))
     assert chat.until(Scored, Failed)[-1].mean_kld < 1e-6
+
+
+def test_scoring_after_a_reply_is_scoring_in_a_fresh_worker(start, tmp_path):
+    path = str(tmp_path / "reference.bin")
+    reference, used, fresh = start(type_name="F16"), start(LoadOptions()), start(LoadOptions())
+    first, _, _ = used.reply(1, STORY)
+    talk = (*STORY, ChatMessage("assistant", first), ChatMessage("user", "Tell me another one."))
+    text, _, end = used.reply(2, talk)
+    assert end.prompt_reused > 64
+    reference.send(Score(1, talk, text, write=path))
+    reference.until(Scored)
+    scores = []
+    for chat in (used, fresh, used):
+        chat.send(Score(3, talk, text, against=path))
+        scores.append(chat.until(Scored, Failed)[-1])
+    assert scores[0].mean_kld > 1e-5
+    assert scores[0].mean_kld == pytest.approx(scores[1].mean_kld, rel=1e-6)
+    assert scores[0].tokens == scores[1].tokens == scores[2].tokens

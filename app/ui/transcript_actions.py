@@ -1,0 +1,49 @@
+"""What can be done with a message, and the small bar that offers it."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QFrame, QHBoxLayout, QToolButton, QWidget
+
+from app.ui.theme import Theme, set_role
+
+COPY, REGENERATE, EDIT, CONTINUE, DELETE = "copy", "regenerate", "edit", "continue", "delete"
+
+
+class MessageActions(QFrame):
+    """The small bar at the head of the message under the pointer or the keyboard's message."""
+
+    chosen = Signal(str)
+
+    def __init__(self, theme: Theme, parent: QWidget) -> None:
+        super().__init__(parent)
+        set_role(self, "popover")
+        layout = QHBoxLayout(self)
+        layout.setContentsMargins(2, 2, 2, 2)
+        layout.setSpacing(0)
+        self._buttons: dict[str, QToolButton] = {}
+        for name, icon, text in self._table():
+            made = QToolButton(self)
+            theme.set_icon(made, icon, "muted")
+            made.setToolTip(text)
+            made.setAccessibleName(text)
+            made.setFixedSize(28, 28)
+            made.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # by keyboard: Alt+Up, then a letter or the menu key
+            made.clicked.connect(lambda checked=False, name=name: self.chosen.emit(name))
+            layout.addWidget(made)
+            self._buttons[name] = made
+        self.hide()
+
+    def _table(self) -> list[tuple[str, str, str]]:
+        return [
+            (COPY, "copy", self.tr("Copy message")),
+            (EDIT, "edit", self.tr("Edit and ask again")),
+            (REGENERATE, "retry", self.tr("Answer again")),
+            (CONTINUE, "play", self.tr("Continue this answer")),
+            (DELETE, "trash", self.tr("Delete message")),
+        ]
+
+    def offer(self, names: list[str]) -> None:
+        for name, made in self._buttons.items():
+            made.setVisible(name in names)
+        self.adjustSize()

@@ -16,7 +16,7 @@ import msgspec
 
 import converter
 import resources
-from app import comparison, console, measurements
+from app import comparison, console, measurements, tables
 from app.child import run_job
 from app.files import write_atomically
 from app.protocol import BenchResult, Event, MeasureBench, MeasureQuality, QualityResult, Status
@@ -162,10 +162,8 @@ def _without_tag(result: msgspec.Struct) -> dict[str, Any]:
 
 
 def _summary(data: dict[str, Any], quality: QualityResult, conversion: ConversionResult) -> str:
-    from app.cli import quality_table
-
     lines = [
-        quality_table(quality),
+        tables.quality(quality),
         "",
         f"report       {data['report']}",
         f"screenshots  {len(data['screenshots'])} in {Path(data['screenshots'][0]).parent}"

@@ -7,9 +7,6 @@ The snapshots come with the pinned release's source archive and are read from th
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +14,7 @@ import pytest
 
 from converter.recipes import RECIPES, types
 from converter.sources.base import RecipeHints
-
-PINNED = "llama-cpp-python==0.3.36"
+from tests.sdist import unpack
 
 ARCHITECTURES = {
     "deepseek-v3.1": "deepseek2",
@@ -99,20 +95,8 @@ def read(path: Path) -> Snapshot:
 @pytest.fixture(scope="module")
 def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = os.environ.get("QUENCH_LLAMA_SDIST")
-    folder = Path(given) if given else fetched(tmp_path_factory.mktemp("sdist"))
+    folder = Path(given) if given else unpack(tmp_path_factory.mktemp("sdist"), "/tests/snapshots/")
     return folder / "vendor" / "llama.cpp" / "tests" / "snapshots"
-
-
-def fetched(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", PINNED, "--no-deps", "--no-binary", "llama-cpp-python"]
-    done = subprocess.run([*command, "--dest", str(folder), "-q"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"the source archive cannot be fetched: {done.stderr.strip()[-200:]}")
-    archive = next(folder.glob("*.tar.gz"))
-    with tarfile.open(archive) as packed:
-        wanted = [member for member in packed.getmembers() if "/tests/snapshots/" in member.name]
-        packed.extractall(folder, wanted, filter="data")
-    return next(path for path in folder.iterdir() if path.is_dir())
 
 
 @pytest.mark.slow

@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-import tarfile
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from converter import open_model
+from tests.sdist import unpack
 
 OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
@@ -77,15 +76,8 @@ def _source() -> Path:
     if folder.exists():
         return folder
     cache().mkdir(parents=True, exist_ok=True)
-    wanted = f"llama-cpp-python=={version('llama-cpp-python')}"
     with tempfile.TemporaryDirectory(dir=cache()) as place:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "-d", place, wanted]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"the engine's sources cannot be fetched: {done.stderr.strip()[-300:]}")
-        with tarfile.open(next(Path(place).glob("*.tar.gz"))) as archive:
-            archive.extractall(place, filter="data")
-        next(entry for entry in Path(place).iterdir() if entry.is_dir()).rename(folder)
+        unpack(Path(place)).rename(folder)
     return folder
 
 

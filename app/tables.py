@@ -1,0 +1,67 @@
+"""What commands print for people: tables of files, quality and speed, from the same structs that ``--json`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+
+from app import console
+from app.protocol import BenchResult, QualityResult
+
+
+def files(made: Sequence[tuple[str, str, int, float]]) -> str:
+    """``(path, type, bytes, bits a weight)`` of each file."""
+    rows = [(path, kind, console.size(count), f"{bpw:.2f}") for path, kind, count, bpw in made]
+    return console.table(("file", "type", "size", "bits/weight"), rows)
+
+
+def quality_data(result: QualityResult) -> dict[str, Any]:
+    """The ``quench quality --json`` object of a QualityResult."""
+    data: dict[str, Any] = msgspec.to_builtins(result)
+    data.pop("message", None)
+    for candidate in data["candidates"]:
+        candidate["kld"]["error"] = candidate["kld"]["mean"]["error"]
+    return data
+
+
+def quality(result: QualityResult) -> str:
+    """One line a model, the reference first."""
+    rows = []
+    for item in (result.reference, *result.candidates):
+        tasks = item.tasks.values()
+        asked = sum(score.n for score in tasks)
+        rows.append(
+            (
+                item.type,
+                console.size(item.bytes),
+                f"{item.perplexity.value:.3f} +- {item.perplexity.error:.3f}",
+                f"{item.kld.mean.value:.5f} +- {item.kld.mean.error:.5f}",
+                f"{item.top1.value:.1%}",
+                f"{sum(score.correct for score in tasks) / asked:.1%}" if asked else "-",
+                f"{item.tokens_per_second:.0f}",
+                item.verdict,
+            )
+        )
+    header = ("type", "size", "perplexity", "KLD (nats)", "top-1", "tasks", "tokens/s", "verdict")
+    return console.table(header, rows)
+
+
+def bench(result: BenchResult) -> str:
+    """One line a point: reading a prompt and writing, at each depth of context and number of threads."""
+    rows = [
+        (
+            PurePath(model.path).name,
+            what,
+            str(point.depth),
+            str(point.threads),
+            f"{point.tokens_per_second.median:.1f}",
+            f"{point.tokens_per_second.p10:.1f} to {point.tokens_per_second.p90:.1f}",
+        )
+        for model in result.models
+        for what, points in (("prompt", model.prompt), ("generate", model.generate))
+        for point in points
+    ]
+    return console.table(("model", "what", "depth", "threads", "tokens/s", "10 to 90 %"), rows)

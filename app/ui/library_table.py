@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from PySide6.QtCore import QAbstractItemModel, QModelIndex, QObject, QPersistentModelIndex, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
@@ -37,17 +38,24 @@ class FitWords:
     why: str
 
 
+class Quality(NamedTuple):
+    """One measurement: ``kld`` nats against its reference, or the reference itself, which has no KLD to tell."""
+
+    kld: float
+    verdict: str
+    is_reference: bool
+
+
 @dataclass(frozen=True)
 class Row:
-    """One model with what is known about it. ``kld`` nats against its reference, ``speed`` tokens/s, both measured."""
+    """One model with what is known about it: ``quality``, and ``speed`` in tokens/s, both as measured last."""
 
     info: ModelInfo
     base: str
     type: str
     fit: FitWords | None
-    kld: float | None = None
+    quality: Quality | None = None
     speed: float | None = None
-    verdict: str = ""
 
     @property
     def is_broken(self) -> bool:
@@ -91,14 +99,16 @@ def fit_words(info: ModelInfo, settings: Settings, available: int, tr: Any) -> F
     return FitWords(tr("Too large"), "bad", 3, why)
 
 
-def measured(store: Store) -> tuple[dict[str, tuple[float, str]], dict[str, float]]:
-    """The newest measurements by path: (KLD in nats, verdict) and tokens/s."""
-    quality: dict[str, tuple[float, str]] = {}
+def measured(store: Store) -> tuple[dict[str, Quality], dict[str, float]]:
+    """The newest measurements by path: quality, and tokens/s."""
+    quality: dict[str, Quality] = {}
     speed: dict[str, float] = {}
     for entry in store.measurements(None, "quality"):
         value = _dig(entry.payload, "kld", "mean", "value")
         if value is not None:
-            quality.setdefault(entry.model_path, (value, str(entry.payload.get("verdict", ""))))
+            path, reference = (entry.payload.get(name) for name in ("path", "reference"))
+            found = Quality(value, str(entry.payload.get("verdict", "")), path is not None and path == reference)
+            quality.setdefault(entry.model_path, found)
         rate = _dig(entry.payload, "tokens_per_second")
         if rate:
             speed.setdefault(entry.model_path, rate)
@@ -184,17 +194,23 @@ class LibraryTable(QAbstractItemModel):
         self.endResetModel()
 
     def _sort_key(self, row: Row) -> tuple[Any, ...]:
-        last = float("inf")
         value: Any = {
             NAME: row.base.lower(),
             PARAMETERS: row.info.parameters,
             TYPE: row.type,
             SIZE: row.info.bytes,
             FITS: row.fit.rank if row.fit else 9,
-            QUALITY: last if row.kld is None else row.kld,
+            QUALITY: self._distance(row.quality),
             SPEED: -1.0 if row.speed is None else row.speed,
         }[self._column]
         return (value, row.base.lower(), -row.info.bytes, row.info.path)
+
+    @staticmethod
+    def _distance(quality: Quality | None) -> float:
+        """For sorting: the reference before everything that was measured against it, the unmeasured last."""
+        if quality is None:
+            return math.inf
+        return -math.inf if quality.is_reference else quality.kld
 
     def _repaint(self) -> None:
         for number in range(len(self._groups)):
@@ -307,7 +323,9 @@ class LibraryTable(QAbstractItemModel):
         if column == FITS:
             return row.fit.text if row.fit else ""
         if column == QUALITY:
-            return fmt.DASH if row.kld is None else fmt.number(row.kld, 4)
+            if row.quality is None:
+                return fmt.DASH
+            return self.tr("reference") if row.quality.is_reference else fmt.number(row.quality.kld, 4)
         return fmt.DASH if row.speed is None else fmt.number(row.speed, 0 if row.speed >= 100 else 1)
 
     def _role(self, row: Row, column: int) -> str:
@@ -316,8 +334,9 @@ class LibraryTable(QAbstractItemModel):
         if column == FITS and row.fit is not None:
             return row.fit.role
         if column == QUALITY:
-            usual = "muted" if row.kld is None else ""
-            return {"pass": "good", "review": "warn", "fail": "bad"}.get(row.verdict, usual)
+            if row.quality is None or row.quality.is_reference:
+                return "muted"
+            return {"pass": "good", "review": "warn", "fail": "bad"}.get(row.quality.verdict, "")
         if column == SPEED and row.speed is None:
             return "muted"
         return ""
@@ -329,7 +348,7 @@ class LibraryTable(QAbstractItemModel):
             return type_words(row.type)
         if column == FITS and row.fit is not None:
             return row.fit.why
-        if column == QUALITY and row.kld is None:
+        if column == QUALITY and row.quality is None:
             return self.tr("Not measured yet: choose Measure")
         if column == SPEED and row.speed is None:
             return self.tr("Not measured yet: choose Measure, or the Bench page")
@@ -398,9 +417,7 @@ def make_rows(entries: Iterable[ModelInfo], store: Store, settings: Settings, tr
     available = hardware.memory_available()
     rows = []
     for info in entries:
-        kld, verdict = quality.get(info.path, (None, ""))
         fit = None if info.problems else fit_words(info, settings, available, tr)
-        rows.append(
-            Row(info, library.base_name(info), library.type_label(info), fit, kld, speed.get(info.path), verdict)
-        )
+        base, kind = library.base_name(info), library.type_label(info)
+        rows.append(Row(info, base, kind, fit, quality.get(info.path), speed.get(info.path)))
     return rows

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
-from PySide6.QtCore import QEvent, QProcess
-from PySide6.QtWidgets import QApplication
+from PySide6.QtCore import QEvent, QProcess, Qt
+from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.ui.application import create_application, create_window
 from app.ui.context import Context
+from app.ui.widgets import ErrorCard
 from app.ui.window import MainWindow
 
+Page = TypeVar("Page", bound=QWidget)
 _reports = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 
@@ -61,6 +64,21 @@ def window(qtbot: QtBot, context: Context, request: pytest.FixtureRequest, tmp_p
 
 
 @pytest.fixture
+def shown(qtbot: QtBot, context: Context) -> Callable[[type[Page]], Page]:
+    """``shown(QualityPage)`` is such a page by itself, of the size that it has in a usual window."""
+
+    def show(kind: type[Page]) -> Page:
+        made = kind(context)
+        qtbot.addWidget(made)
+        made.resize(1192, 772)
+        with qtbot.waitExposed(made):
+            made.show()
+        return made
+
+    return show
+
+
+@pytest.fixture
 def library(qtbot: QtBot, context: Context) -> Callable[..., None]:
     """``library(path, ...)`` puts models into the library and waits until their headers are read."""
 
@@ -70,3 +88,21 @@ def library(qtbot: QtBot, context: Context) -> Callable[..., None]:
         qtbot.waitUntil(lambda: all(context.library.entry(str(path)) is not None for path in paths), timeout=20_000)
 
     return fill
+
+
+def red_cards(page: QWidget) -> list[ErrorCard]:
+    """The errors that are told."""
+    return [card for card in page.findChildren(ErrorCard) if card.isVisible()]
+
+
+def nameless(page: QWidget) -> list[str]:
+    """Focusable visible widgets that a screen reader could not tell."""
+    return [
+        f"{type(widget).__name__} {widget.objectName()}"
+        for widget in page.findChildren(QWidget)
+        if widget.isVisible()
+        and widget.isEnabled()
+        and widget.focusPolicy() & Qt.FocusPolicy.TabFocus
+        and not widget.accessibleName()
+        and not (isinstance(widget, QAbstractButton) and widget.text())
+    ]

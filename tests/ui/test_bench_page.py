@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.protocol import BenchMemory, ModelBench, Roofline, SpeedPoint, Spread
 from app.ui.bench import BenchPage, parse_depths, sweep
 from app.ui.bench_results import BenchRow, recommended_threads, shallow_best
 from app.ui.context import Context
-from app.ui.widgets import ErrorCard
+from tests.ui.conftest import nameless, red_cards
 
 Fill = Callable[..., None]
 Make = Callable[[str], Path]
 
 
 @pytest.fixture
-def page(qtbot: QtBot, context: Context) -> Iterator[BenchPage]:
-    made = BenchPage(context)
-    qtbot.addWidget(made)
-    made.resize(1192, 772)
-    with qtbot.waitExposed(made):
-        made.show()
-    yield made
+def page(shown: Callable[[type[BenchPage]], BenchPage]) -> BenchPage:
+    return shown(BenchPage)
 
 
 @pytest.fixture
@@ -151,22 +145,12 @@ def test_cancel_and_kill(qtbot: QtBot, chosen: BenchPage, context: Context) -> N
     qtbot.waitUntil(lambda: second.pid() > 0)
     os.kill(second.pid(), signal.SIGKILL)
     qtbot.waitUntil(lambda: not second.is_active, timeout=20_000)
-    cards = [card for card in chosen.findChildren(ErrorCard) if card.isVisible()]
-    assert [card.error.code for card in cards if card.error is not None] == ["engine_died"]
+    assert [card.error.code for card in red_cards(chosen) if card.error is not None] == ["engine_died"]
     assert context.store.measurements(None, "bench") == []
 
 
 def test_everything_has_a_name(chosen: BenchPage) -> None:
-    nameless = [
-        type(widget).__name__
-        for widget in chosen.findChildren(QWidget)
-        if widget.isVisible()
-        and widget.isEnabled()
-        and widget.focusPolicy() & Qt.FocusPolicy.TabFocus
-        and not widget.accessibleName()
-        and not (isinstance(widget, QAbstractButton) and widget.text())
-    ]
-    assert nameless == []
+    assert nameless(chosen) == []
 
 
 def test_the_sentence_says_with_how_many_threads(chosen: BenchPage) -> None:

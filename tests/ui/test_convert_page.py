@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QWidget
+from PySide6.QtWidgets import QAbstractButton
 from pytestqt.qtbot import QtBot
 
 from app.ui import format as fmt
@@ -23,18 +23,14 @@ from app.ui.convert_recipes import NAME, SHOWN, TITLE
 from app.ui.tensor_map import place
 from app.ui.widgets import ErrorCard
 from converter.recipes import RECIPES
+from tests.ui.conftest import nameless, red_cards
 
 EVERYTHING = tuple(name for name in SHOWN if not RECIPES[name].needs_imatrix)
 
 
 @pytest.fixture
-def page(qtbot: QtBot, context: Context) -> Iterator[ConvertPage]:
-    made = ConvertPage(context)
-    qtbot.addWidget(made)
-    made.resize(1192, 772)
-    with qtbot.waitExposed(made):
-        made.show()
-    yield made
+def page(shown: Callable[[type[ConvertPage]], ConvertPage]) -> ConvertPage:
+    return shown(ConvertPage)
 
 
 @pytest.fixture
@@ -58,10 +54,6 @@ def run_to_end(qtbot: QtBot, page: ConvertPage) -> None:
     assert page.job is not None
     job = page.job
     qtbot.waitUntil(lambda: not job.is_active, timeout=60_000)
-
-
-def red_cards(page: QWidget) -> list[ErrorCard]:
-    return [card for card in page.findChildren(ErrorCard) if card.isVisible()]
 
 
 def press(card: ErrorCard, text: str) -> None:
@@ -282,19 +274,6 @@ def test_rules(text: str, rules: tuple[tuple[str, str], ...], bad: str) -> None:
 def test_everything_has_a_name(planned: ConvertPage) -> None:
     planned.advanced.toggle.setChecked(True)
     assert nameless(planned) == []
-
-
-def nameless(page: QWidget) -> list[str]:
-    """Focusable visible widgets that a screen reader could not tell."""
-    return [
-        f"{type(widget).__name__} {widget.objectName()}"
-        for widget in page.findChildren(QWidget)
-        if widget.isVisible()
-        and widget.isEnabled()
-        and widget.focusPolicy() & Qt.FocusPolicy.TabFocus
-        and not widget.accessibleName()
-        and not (isinstance(widget, QAbstractButton) and widget.text())
-    ]
 
 
 def test_cells_stay_in_the_window_at_the_smallest_size(planned: ConvertPage) -> None:

@@ -23,7 +23,19 @@ from app.ui.context import Context
 from app.ui.first_start import FindDialog, pocket_file
 from app.ui.job_center import RUNNING
 from app.ui.library import LibraryPage
-from app.ui.library_table import FITS, NAME, QUALITY, SIZE, SPEED, TYPE, LibraryTable, Row, fit_words, make_rows
+from app.ui.library_table import (
+    FITS,
+    NAME,
+    QUALITY,
+    SIZE,
+    SPEED,
+    TYPE,
+    LibraryTable,
+    Quality,
+    Row,
+    fit_words,
+    make_rows,
+)
 from converter.spec import QuenchError
 
 LEFT = Qt.MouseButton.LeftButton
@@ -149,9 +161,25 @@ def test_measurements_fill_their_columns(qtbot: QtBot, page: LibraryPage, family
 
 def test_sorting_by_a_measurement_puts_the_unmeasured_last(context: Context) -> None:
     table = LibraryTable(context.theme)
-    table.set_rows([make_row("none", 1, "Q8_0"), make_row("b", 2, "Q6_K", kld=0.2), make_row("c", 3, "Q4_K", kld=0.1)])
+    far, near, same = Quality(0.2, "review", False), Quality(0.0, "pass", False), Quality(0.0, "pass", True)
+    kinds = {"none": None, "far": far, "near": near, "same": same}
+    table.set_rows([make_row(name, 1, "Q8_0", quality=quality) for name, quality in kinds.items()])
     table.sort(QUALITY)
-    assert [row.base for row in table.shown()] == ["c", "b", "none"]
+    assert [row.base for row in table.shown()] == ["same", "near", "far", "none"]
+
+
+def test_the_reference_of_a_measurement_is_called_so(page: LibraryPage, family: list[str], context: Context) -> None:
+    large, small = family
+    for path, value in ((large, 0.0), (small, 0.0231)):
+        payload = {"path": path, "reference": large, "verdict": "pass", "kld": {"mean": {"value": value}}}
+        context.store.add_measurement(path, "quality", payload)
+    page.refresh()
+    assert [cell(page, path, QUALITY) for path in family] == ["reference", "0.0231"]
+    assert cell(page, large, QUALITY, Qt.ItemDataRole.ForegroundRole) == context.theme.color("muted")
+    payload = {"path": large, "reference": "/other.gguf", "verdict": "pass", "kld": {"mean": {"value": 0.0004}}}
+    context.store.add_measurement(large, "quality", payload)  # the newest measurement counts
+    page.refresh()
+    assert cell(page, large, QUALITY) == "0.0004"
 
 
 def test_the_filter_looks_at_every_word(qtbot: QtBot, page: LibraryPage, family: list[str]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QWidget
+from PySide6.QtWidgets import QAbstractButton
 from pytestqt.qtbot import QtBot
 
 from app import paths
@@ -21,20 +21,15 @@ from app.ui.context import Context
 from app.ui.quality import QualityPage
 from app.ui.quality_setup import KEPT_REPORTS
 from app.ui.quality_table import SORT_ROLE, advice_first
-from app.ui.widgets import ErrorCard
+from tests.ui.conftest import nameless, red_cards
 
 Fill = Callable[..., None]
 Make = Callable[[str], Path]
 
 
 @pytest.fixture
-def page(qtbot: QtBot, context: Context) -> Iterator[QualityPage]:
-    made = QualityPage(context)
-    qtbot.addWidget(made)
-    made.resize(1192, 772)
-    with qtbot.waitExposed(made):
-        made.show()
-    yield made
+def page(shown: Callable[[type[QualityPage]], QualityPage]) -> QualityPage:
+    return shown(QualityPage)
 
 
 @pytest.fixture
@@ -59,10 +54,6 @@ def run_to_end(qtbot: QtBot, page: QualityPage) -> None:
     job = page.job
     assert job is not None
     qtbot.waitUntil(lambda: not job.is_active, timeout=90_000)
-
-
-def red_cards(page: QWidget) -> list[ErrorCard]:
-    return [card for card in page.findChildren(ErrorCard) if card.isVisible()]
 
 
 def test_two_candidates_fill_table_charts_and_store(
@@ -229,16 +220,7 @@ def test_the_advice_comes_first(reason: str, shown: str) -> None:
 def test_everything_has_a_name(qtbot: QtBot, chosen: QualityPage) -> None:
     run_to_end(qtbot, chosen)
     chosen.setup_button.setChecked(True)
-    nameless = [
-        type(widget).__name__
-        for widget in chosen.findChildren(QWidget)
-        if widget.isVisible()
-        and widget.isEnabled()
-        and widget.focusPolicy() & Qt.FocusPolicy.TabFocus
-        and not widget.accessibleName()
-        and not (isinstance(widget, QAbstractButton) and widget.text())
-    ]
-    assert nameless == []
+    assert nameless(chosen) == []
 
 
 def test_figures_survive_the_store(chosen: QualityPage, qtbot: QtBot, context: Context) -> None:

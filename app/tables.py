@@ -42,7 +42,7 @@ def quality(result: QualityResult) -> str:
                 f"{item.top1.value:.1%}",
                 f"{sum(score.correct for score in tasks) / asked:.1%}" if asked else "-",
                 f"{item.tokens_per_second:.0f}",
-                item.verdict,
+                "reference" if item is result.reference else item.verdict,
             )
         )
     header = ("type", "size", "perplexity", "KLD (nats)", "top-1", "tasks", "tokens/s", "verdict")

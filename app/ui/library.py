@@ -311,7 +311,7 @@ class LibraryPage(QWidget):
             set_role(self._facts, "muted")
             self._path.setText("")
             return
-        self._path.setText(row.info.path)
+        self._path.setText(fmt.path(row.info.path))
         if row.is_broken:
             self._facts.setText(row.info.problems[0])
             set_role(self._facts, "bad")

@@ -283,6 +283,8 @@ class LibraryTable(QAbstractItemModel):
             side = Qt.AlignmentFlag.AlignRight if column in NUMBERS else Qt.AlignmentFlag.AlignLeft
             return int(side | Qt.AlignmentFlag.AlignVCenter)
         if role == Qt.ItemDataRole.FontRole:
+            if column == QUALITY and not is_group and rows[0].quality is not None and rows[0].quality.is_reference:
+                return self._theme.font(13)  # a word, not a number
             if column in NUMBERS:
                 return self._theme.mono(13)
             return self._theme.font(13, bold=index.internalId() == 0) if column == NAME else None

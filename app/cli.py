@@ -143,6 +143,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--context", type=_natural, default=0)
     parser.add_argument("--kv", default="f16", choices=("f16", "q8_0", "q4_0"))
+    parser.add_argument(
+        "--gpu-layers", type=_natural, default=0, metavar="N", help="layers on the GPU, if there is one"
+    )
     parser.add_argument("--threads", type=_natural, default=0)
 
 

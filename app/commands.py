@@ -183,7 +183,9 @@ def chat(options: argparse.Namespace) -> Result:
     if options.prompt is not None:
         _check_prompt(options.prompt)
     progress = console.Progress()
-    load = LoadOptions(context=options.context, threads=options.threads, kv_type=options.kv)
+    load = LoadOptions(
+        context=options.context, threads=options.threads, kv_type=options.kv, gpu_layers=options.gpu_layers
+    )
     with ChatSession(_absolute(options.model), load, lambda part: progress.update("loading", part, 1.0)) as session:
         progress.clear()
         sampling = _sampling(options, session.loaded.defaults)

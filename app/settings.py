@@ -13,7 +13,7 @@ import msgspec
 
 from app import paths
 from app.files import write_atomically
-from app.protocol import Sampling
+from app.protocol import LoadOptions, Sampling
 
 VERSION = 1
 MAX_BYTES = 1 << 20
@@ -33,6 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     context: int = 0
     kv_type: str = "f16"
     threads: int = 0
+    gpu_layers: int = 0
+    flash_attention: str = "auto"
     folders: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
     pass_kld: float = 0.03
@@ -44,10 +46,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     geometry: str = ""
     splitters: dict[str, str] = msgspec.field(default_factory=dict)
 
+    def load_options(self) -> LoadOptions:
+        """How models are loaded unless a page says otherwise."""
+        return LoadOptions(
+            context=self.context,
+            threads=self.threads,
+            gpu_layers=self.gpu_layers,
+            kv_type=self.kv_type,
+            flash_attention=self.flash_attention,
+        )
+
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "theme": ("system", "light", "dark"),
     "kv_type": ("f16", "q8_0", "q4_0"),
+    "flash_attention": ("auto", "on", "off"),
 }
 
 

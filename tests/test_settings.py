@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from app import paths, settings
-from app.protocol import Sampling
+from app.protocol import LoadOptions, Sampling
 
 
 def test_round_trip_keeps_every_field(quench_home: Path) -> None:
@@ -45,3 +45,9 @@ def test_saving_replaces_whole_or_not_at_all(quench_home: Path) -> None:
     with pytest.raises(OSError):
         settings.save(settings.Settings(theme="light"))
     assert [path.name for path in quench_home.iterdir()] == ["settings.json"]
+
+
+def test_every_load_option_has_its_setting() -> None:
+    wanted = LoadOptions(context=4096, threads=3, gpu_layers=7, kv_type="q8_0", flash_attention="on")
+    assert settings.Settings(**msgspec.structs.asdict(wanted)).load_options() == wanted
+    assert settings.Settings().load_options() == LoadOptions()

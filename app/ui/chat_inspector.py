@@ -194,20 +194,32 @@ class Inspector(QWidget):
         self.threads_spin = QSpinBox()
         self.threads_spin.setRange(0, 256)
         self.threads_spin.setSpecialValueText(self.tr("automatic"))
+        self.gpu_spin = QSpinBox()
+        self.gpu_spin.setRange(0, 999)
+        self.gpu_spin.setSpecialValueText(self.tr("none"))
+        self.flash_combo = QComboBox()
+        for name, words in (("auto", self.tr("automatic")), ("on", self.tr("on")), ("off", self.tr("off"))):
+            self.flash_combo.addItem(words, name)
         rows = (
             (self.tr("Context"), self.context_spin, self.tr("Tokens the model can look back on. Automatic: 8192, or "
              "what the model was trained for.")),
             (self.tr("KV cache"), self.kv_combo, self.tr("How the conversation is kept in memory: q8_0 takes half of "
              "f16 and loses next to nothing.")),
-            (self.tr("Threads"), self.threads_spin, self.tr("Processor threads. Automatic: one for each real core.")),
+            (self.tr("Threads"), self.threads_spin, self.tr("Processor threads. Automatic: the fastest number, found "
+             "in a short trial for small models, else one for each real core.")),
+            (self.tr("GPU layers"), self.gpu_spin, self.tr("Layers that are computed on the graphics processor, if the "
+             "engine was built for one; more than the model has means all.")),
+            (self.tr("Flash attention"), self.flash_combo, self.tr("Less memory for long contexts. A q8_0 or q4_0 "
+             "cache needs it.")),
         )  # fmt: skip
         for name, widget, why in rows:
             widget.setAccessibleName(name)
             widget.setToolTip(why)
             _row(form, name, why, widget)
-        for spin in (self.context_spin, self.threads_spin):
+        for spin in (self.context_spin, self.threads_spin, self.gpu_spin):
             spin.valueChanged.connect(self._options_edited)
-        self.kv_combo.activated.connect(self._options_edited)
+        for combo in (self.kv_combo, self.flash_combo):
+            combo.activated.connect(self._options_edited)
         self.apply_button = button(self.tr("Load again with these"), self.options_applied.emit, "primary")
         form.addWidget(self.apply_button, form.rowCount(), 0, 1, 2)
         return form
@@ -243,7 +255,11 @@ class Inspector(QWidget):
     def options(self) -> LoadOptions:
         """How the model is to be loaded."""
         return LoadOptions(
-            context=self.context_spin.value(), threads=self.threads_spin.value(), kv_type=self.kv_combo.currentData()
+            context=self.context_spin.value(),
+            threads=self.threads_spin.value(),
+            gpu_layers=self.gpu_spin.value(),
+            kv_type=self.kv_combo.currentData(),
+            flash_attention=self.flash_combo.currentData(),
         )
 
     def set_system(self, text: str) -> None:
@@ -397,8 +413,7 @@ class Inspector(QWidget):
         differs = engine is not None and engine.state != DEAD and engine.options != self.options()
         self.apply_button.setVisible(differs)
         if not self._quiet:
-            now = self.options()
-            self._context.update_settings(context=now.context, kv_type=now.kv_type, threads=now.threads)
+            self._context.update_settings(**msgspec.structs.asdict(self.options()))
 
     def _read_settings(self) -> None:
         settings = self._context.settings
@@ -407,7 +422,9 @@ class Inspector(QWidget):
         self._quiet = True
         self.context_spin.setValue(settings.context)
         self.threads_spin.setValue(settings.threads)
+        self.gpu_spin.setValue(settings.gpu_layers)
         self.kv_combo.setCurrentIndex(max(0, self.kv_combo.findData(settings.kv_type)))
+        self.flash_combo.setCurrentIndex(max(0, self.flash_combo.findData(settings.flash_attention)))
         if settings.sampling != Sampling():
             self._show_values(settings.sampling)
             self._match_preset(settings.sampling)

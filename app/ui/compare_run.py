@@ -9,7 +9,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Signal
 
 from app import hardware, paths
-from app.protocol import ChatMessage, Failed, LoadOptions, Replied, Sampling, Scored, Tokens
+from app.protocol import ChatMessage, Failed, Replied, Sampling, Scored, Tokens
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.engines import DEAD, Engine
@@ -166,7 +166,7 @@ class ComparisonRun(QObject):
     def _engine(self, part: Part) -> Engine:
         settings = self._context.settings
         known = self._context.engines.find(part.path)
-        options = LoadOptions(context=settings.context, threads=settings.threads, kv_type=settings.kv_type)
+        options = settings.load_options()
         engine = self._context.engines.get(part.path, None if known is not None else options, _owner(part))
         if engine not in self._heard:
             self._heard.append(engine)

@@ -350,11 +350,15 @@ def test_other_load_options_offer_to_load_again(qtbot: QtBot, page: ChatPage, co
     page.inspector.tabs.setCurrentIndex(1)
     assert not page.inspector.apply_button.isVisible()
     page.inspector.context_spin.setValue(512)
+    page.inspector.gpu_spin.setValue(2)  # an engine without a GPU takes it and computes as before
+    page.inspector.flash_combo.setCurrentIndex(page.inspector.flash_combo.findData("off"))
+    page.inspector.flash_combo.activated.emit(2)
     assert page.inspector.apply_button.isVisible()
     qtbot.mouseClick(page.inspector.apply_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512, timeout=WAIT)
     assert not page.inspector.apply_button.isVisible()
-    assert context.settings.context == 512
+    assert (engine.options.gpu_layers, engine.options.flash_attention) == (2, "off")
+    assert context.settings.load_options() == engine.options
 
 
 def test_another_model_in_the_middle_of_an_answer_keeps_what_came(

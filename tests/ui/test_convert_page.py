@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -212,6 +213,30 @@ def test_a_quantized_source_must_be_wanted(
     run_to_end(qtbot, page)
     assert page.job is not None and page.job.state == "done"
     assert len(list((quench_home / "models").glob("*.gguf"))) == 1
+
+
+@pytest.mark.skipif(shutil.which("mount") is None or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_that_is_too_small_is_one_card_and_nothing_on_it(
+    qtbot: QtBot, planned: ConvertPage, tmp_path: Path, quench_home: Path
+) -> None:
+    disk = tmp_path / "small disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=False).returncode != 0:
+        pytest.skip("this system does not let root mount a file system")
+    try:
+        planned.output.setText(str(disk))
+        qtbot.waitUntil(lambda: planned.convert_button.isEnabled() or bool(red_cards(planned)), timeout=20_000)
+        if planned.convert_button.isEnabled():
+            QTest.mouseClick(planned.convert_button, Qt.MouseButton.LeftButton)
+        qtbot.waitUntil(lambda: bool(red_cards(planned)), timeout=20_000)
+        (card,) = red_cards(planned)
+        assert card.error is not None and card.error.code == "no_space" and card.error.hint
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    planned.output.setText(str(quench_home / "models"))  # the page goes on
+    run_to_end(qtbot, planned)
+    assert planned.job is not None and planned.job.state == "done"
 
 
 def test_an_unusable_output_folder_is_said(qtbot: QtBot, planned: ConvertPage, tmp_path: Path) -> None:

@@ -201,7 +201,9 @@ def _errors(squared_error: npt.NDArray[Any] | None, n_rows: int) -> int | None:
         return None
     usable = isinstance(squared_error, np.ndarray) and squared_error.shape == (n_rows,)
     if not usable or squared_error.dtype != np.float64 or not squared_error.flags.carray:
-        raise KernelError("bad_array", f"squared_error must be a writable contiguous float64 ({n_rows},).")
+        raise KernelError(
+            "bad_array", f"squared_error and weighted_error must be writable contiguous float64 ({n_rows},)."
+        )
     return squared_error.ctypes.data
 
 
@@ -232,6 +234,7 @@ def quantize(
     source: Source | None = None,
     finite: Finite = "error",
     squared_error: npt.NDArray[Any] | None = None,
+    weighted_error: npt.NDArray[Any] | None = None,
     backend: str | None = None,
 ) -> Bytes:
     """Quantize rows to blocks of ``qtype``.
@@ -240,7 +243,8 @@ def quantize(
     row are contiguous, rows may be any distance apart (a slice costs no copy). ``n_cols`` is whole blocks.
     ``importance``: float32 (n_cols,), finite and not negative: the weight of each column's squared error; Q8_0 and
     the float types do not use it. ``out``: uint8 (n_rows, row_bytes), contiguous, to be reused; it is returned.
-    ``squared_error``: float64 (n_rows,) that receives each row's sum of (weight - decoded weight)^2.
+    ``squared_error``: float64 (n_rows,) that receives each row's sum of (weight - decoded weight)^2;
+    ``weighted_error``: the same with importance as the factor of each column (without importance, 1).
     ``finite="error"`` refuses NaN, infinity and weights whose block scale overflows 16 bits, by :class:`KernelError`
     with row and column; ``"allow"`` writes what comes out. ``backend`` names one for this call alone.
     ``refined`` needs a backend that offers it; none does yet.
@@ -261,6 +265,7 @@ def quantize(
     blocks = _output(out, (n_rows, width), np.uint8)
     weights = _importance(importance, n_cols)
     errors = _errors(squared_error, n_rows)
+    weighted = _errors(weighted_error, n_rows)
     if n_rows == 0:
         return blocks
     report = _library.Report()
@@ -277,6 +282,7 @@ def quantize(
         blocks.ctypes.data,
         blocks.nbytes,
         errors,
+        weighted,
         ctypes.byref(report),
     )
     if status != _library.OK:

@@ -10,13 +10,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ABI = 1
+ABI = 2
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _FILE = f"libquench_kernels{_SUFFIX}"
 
 OK, BAD_BACKEND, BAD_TYPE, BAD_SHAPE, BAD_BUFFER, BAD_IMPORTANCE, BAD_FLAGS, NOT_FINITE, OVERFLOW = range(9)
 ALLOW_NONFINITE = 1
+REFINED = 2
 
 
 class KernelError(ValueError):
@@ -55,7 +56,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "quench_block": (i32, [i32, ctypes.POINTER(i32), ctypes.POINTER(i32)]),
         "quench_quantize": (
             i32,
-            [i32, i32, i32, pointer, i64, i64, i64, pointer, ctypes.c_uint32, pointer, size, pointer, pointer],
+            [i32, i32, i32, pointer, i64, i64, i64, pointer, ctypes.c_uint32, pointer, size, pointer, pointer, pointer],
         ),
         "quench_dequantize": (i32, [i32, i32, pointer, size, i64, i64, pointer, size]),
     }

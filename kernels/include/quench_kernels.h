@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a function's arguments or a number below change meaning. */
-#define QUENCH_ABI 1
+#define QUENCH_ABI 2
 
 enum quench_type {
     QUENCH_F32 = 0,
@@ -62,6 +62,9 @@ enum quench_status {
 /* Write blocks that hold NaN or infinity instead of refusing them. The sign of such a NaN is the processor's own:
  * these are the only bytes that may differ between machines. */
 #define QUENCH_ALLOW_NONFINITE 1u
+/* After the exact search, look for a block of the same format with a smaller error, and keep it if there is one. Types
+ * without such a search are written as they are. */
+#define QUENCH_REFINED 2u
 
 typedef struct quench_report {
     int64_t row;
@@ -83,12 +86,14 @@ QUENCH_API int32_t quench_block(int32_t type, int32_t *weights, int32_t *bytes);
  *
  * importance: n_cols non-negative weights of the squared error, or NULL.
  * squared_error: n_rows sums of (weight - decoded weight)^2 in double, or NULL.
+ * weighted_error: n_rows sums of importance * (weight - decoded weight)^2 in double, or NULL; without importance the
+ * same as squared_error. Neither depends on the backend.
  * report: where the first offending value is, or NULL. Blocks before it may have been written, never its own.
  */
 QUENCH_API int32_t quench_quantize(int32_t backend, int32_t type, int32_t row_type, const void *rows,
                                    int64_t row_stride, int64_t n_rows, int64_t n_cols, const float *importance,
                                    uint32_t flags, void *blocks, size_t blocks_size, double *squared_error,
-                                   quench_report *report);
+                                   double *weighted_error, quench_report *report);
 
 /* Decode contiguous blocks of `type` into n_rows * n_cols contiguous floats. Any bytes are valid blocks. */
 QUENCH_API int32_t quench_dequantize(int32_t backend, int32_t type, const void *blocks, size_t blocks_size,

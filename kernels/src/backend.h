@@ -1,5 +1,5 @@
 /* What a backend provides, and what the dispatcher asks of it. A new instruction set adds a folder beside reference/
- * with one `struct backend`, compiled for that set by target attributes, and one line in dispatch.c's table. */
+ * with one `struct backend`, and one line in dispatch.c's table. */
 #ifndef QUENCH_BACKEND_H
 #define QUENCH_BACKEND_H
 
@@ -8,25 +8,69 @@
 
 #include "quench_kernels.h"
 
-/* Weights that the dispatcher hands over at once: whole blocks of one row, widened to float. */
-enum { TILE = 4096 };
+/* The most weights that the dispatcher hands over at once: whole blocks, widened to float. Blocks of several rows come
+ * together, so that vectors of blocks are full even when rows are short. */
+enum { TILE = 8192 };
 
-/* importance: for exactly these weights, or NULL. row_energy: mean square of the whole row, when the type needs it. */
+/* importance: for exactly these weights, or NULL. row_energy: mean square of the whole row, for the types that need it;
+ * their blocks are never mixed with those of another row. */
 typedef void encode_fn(const float *weights, const float *importance, float row_energy, uint8_t *blocks, size_t n);
 typedef void decode_fn(const uint8_t *blocks, float *weights, size_t n);
 
+/* Replaces those of the n encoded blocks for which it finds others with a smaller weighted error. */
+typedef void refine_fn(const float *weights, const float *importance, uint8_t *blocks, size_t n);
+
 struct codec {
-    encode_fn *encode;
+    encode_fn *encode; /* none for types that are only read */
     decode_fn *decode;
+    refine_fn *refine; /* none where nothing is known to be better */
 };
+
+/* The largest of the magnitudes' bit patterns: beyond 0x7f7fffff something is not finite. */
+typedef uint32_t largest_fn(const float *x, size_t n);
+
+/* Adds (x - y)^2 to plain[i % 8] and importance * (x - y)^2 to weighted[i % 8], in order, in double. The eight sums in
+ * this order make the number the same from every backend. `weighted` is left alone without importance. */
+typedef void distance_fn(const float *x, const float *y, const float *importance, size_t n, double *plain,
+                         double *weighted);
 
 struct backend {
     const char *name;
-    uint64_t features;                      /* all of these CPU features are needed */
-    struct codec codecs[QUENCH_TYPE_LIMIT]; /* an empty entry falls back to the reference */
+    uint64_t features; /* all of these CPU features are needed */
+    /* In all of these an empty entry falls back to the reference. */
+    struct codec codecs[QUENCH_TYPE_LIMIT];
+    largest_fn *largest;
+    distance_fn *distance;
 };
 
 extern const struct backend quench_reference;
+#if defined(QUENCH_HAS_AVX2)
+extern const struct backend quench_avx2;
+#endif
+#if defined(QUENCH_HAS_AVX512)
+extern const struct backend quench_avx512;
+#endif
+#if defined(QUENCH_HAS_NEON)
+extern const struct backend quench_neon;
+#endif
+
+/* The backend of that index among those that this processor can run; NULL if there is none. */
+const struct backend *quench_backend_at(int32_t index);
+
+/* Its functions for a type, the reference's where it has none. */
+struct codec quench_codec(const struct backend *backend, int32_t type);
+
+struct layout {
+    int weights, bytes; /* of a block; 0 for a type that does not exist */
+    int halves[2];      /* where the block's 16-bit floats are; -1 for none */
+    int row_energy;     /* with importance, the encoder needs the mean square of the whole row */
+};
+
+/* NULL for a type that does not exist. */
+const struct layout *quench_layout(int32_t type);
+
+/* Bytes of a row of whole blocks. Returns 0 when the shape is impossible or when all rows together overflow a size. */
+int quench_row_size(const struct layout *layout, int64_t n_rows, int64_t n_cols, size_t *size);
 
 enum cpu_feature {
     CPU_AVX2 = 1 << 0,

@@ -19,4 +19,7 @@ decode_fn quench_decode_q3_k, quench_decode_q6_k;
 encode_fn quench_encode_iq4_nl;
 decode_fn quench_decode_iq4_nl;
 
+largest_fn quench_largest;
+distance_fn quench_distance;
+
 #endif

@@ -1,4 +1,4 @@
-/* F32, F16 and BF16: a block is one weight. */
+/* F32, F16 and BF16, whose blocks are one weight; and what the dispatcher asks about rows of floats. */
 #include <string.h>
 
 #include "../numeric.h"
@@ -42,5 +42,25 @@ void quench_decode_bf16(const uint8_t *blocks, float *weights, size_t n) {
         uint16_t brain;
         memcpy(&brain, blocks + 2 * i, sizeof brain);
         weights[i] = float_from_brain(brain);
+    }
+}
+
+uint32_t quench_largest(const float *x, size_t n) {
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t size = bits_of(x[i]) & 0x7fffffffu;
+        most = size > most ? size : most;
+    }
+    return most;
+}
+
+void quench_distance(const float *x, const float *y, const float *importance, size_t n, double *plain,
+                     double *weighted) {
+    for (size_t i = 0; i < n; i++) {
+        double miss = (double)x[i] - (double)y[i];
+        plain[i % 8] += miss * miss;
+        if (importance) {
+            weighted[i % 8] += (double)importance[i] * (miss * miss);
+        }
     }
 }

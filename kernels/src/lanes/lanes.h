@@ -8,4 +8,6 @@
 largest_fn LANES(largest);
 distance_fn LANES(distance);
 
+encode_fn LANES(encode_q2_k), LANES(encode_q4_k), LANES(encode_q5_k);
+
 #endif

@@ -8,6 +8,9 @@ const struct backend quench_neon = {
     .codecs =
         {
             [QUENCH_F32] = {0},
+            [QUENCH_Q2_K] = {LANES(encode_q2_k), NULL, NULL},
+            [QUENCH_Q4_K] = {LANES(encode_q4_k), NULL, NULL},
+            [QUENCH_Q5_K] = {LANES(encode_q5_k), NULL, NULL},
         },
     .largest = LANES(largest),
     .distance = LANES(distance),

@@ -7,7 +7,7 @@ const struct backend quench_avx2 = {
     .features = CPU_AVX2 | CPU_F16C,
     .codecs =
         {
-            [QUENCH_F32] = {0},
+            [QUENCH_Q6_K] = {.encode = LANES(encode_q6_k)},
         },
     .largest = LANES(largest),
     .distance = LANES(distance),

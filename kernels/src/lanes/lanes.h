@@ -8,4 +8,6 @@
 largest_fn LANES(largest);
 distance_fn LANES(distance);
 
+encode_fn LANES(encode_q6_k);
+
 #endif

@@ -7,6 +7,8 @@
  *   vf_least(a,b)   a < b ? a : b, so b where one is NaN, as in C on every processor; vf_most the same with >
  *   vf_round        nearest integer, ties to even, as a float: exact below 2^23, and larger values stay what they are
  *   vi_nearest(a)   the same as an integer, for |a| < 2^31
+ *   vi_half(a)      the bits of the nearest binary16, ties to even; vf_from_half(a) the way back. NaN: any NaN
+ *   vi_store_bytes  the low byte of each lane, lane 0 first
  *   vm_bits(m)      lane i in bit i
  *
  * No operation contracts a*b+c, and none depends on the optimizer: the float operations that a kernel writes are those
@@ -14,7 +16,9 @@
 #ifndef QUENCH_VEC_H
 #define QUENCH_VEC_H
 
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define QUENCH_PASTE_(a, b, c) a##b##_##c
 #define QUENCH_PASTE(a, b, c) QUENCH_PASTE_(a, b, c)

@@ -7,7 +7,7 @@ const struct backend quench_neon = {
     .features = CPU_NEON,
     .codecs =
         {
-            [QUENCH_F32] = {0},
+            [QUENCH_Q6_K] = {.encode = LANES(encode_q6_k)},
         },
     .largest = LANES(largest),
     .distance = LANES(distance),

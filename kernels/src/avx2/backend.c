@@ -7,10 +7,10 @@ const struct backend quench_avx2 = {
     .features = CPU_AVX2 | CPU_F16C,
     .codecs =
         {
-            [QUENCH_F32] = {0},
-            [QUENCH_Q2_K] = {LANES(encode_q2_k), NULL, NULL},
-            [QUENCH_Q4_K] = {LANES(encode_q4_k), NULL, NULL},
-            [QUENCH_Q5_K] = {LANES(encode_q5_k), NULL, NULL},
+            [QUENCH_Q6_K] = {.encode = LANES(encode_q6_k)},
+            [QUENCH_Q5_K] = {.encode = LANES(encode_q5_k)},
+            [QUENCH_Q4_K] = {.encode = LANES(encode_q4_k)},
+            [QUENCH_Q2_K] = {.encode = LANES(encode_q2_k)},
         },
     .largest = LANES(largest),
     .distance = LANES(distance),

@@ -9,5 +9,6 @@ largest_fn LANES(largest);
 distance_fn LANES(distance);
 
 encode_fn LANES(encode_q2_k), LANES(encode_q4_k), LANES(encode_q5_k);
+encode_fn LANES(encode_q6_k);
 
 #endif

@@ -43,6 +43,7 @@ enum quench_type {
     QUENCH_Q5_K = 13,
     QUENCH_Q6_K = 14,
     QUENCH_IQ4_NL = 20,
+    QUENCH_IQ4_XS = 23,
     QUENCH_BF16 = 30,
     QUENCH_TYPE_LIMIT = 31
 };

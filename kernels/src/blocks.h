@@ -23,6 +23,7 @@ struct block_q4_1 { uint8_t scale[2], low[2], codes[16]; };
 struct block_q5_0 { uint8_t scale[2], high[4], codes[16]; };
 struct block_q5_1 { uint8_t scale[2], low[2], high[4], codes[16]; };
 struct block_q8_0 { uint8_t scale[2], codes[32]; };
+struct block_iq4_xs { uint8_t scale[2], levels_high[2], levels[4], codes[128]; };
 struct block_q2_k { uint8_t levels[16], codes[64], scale[2], low[2]; };
 struct block_q3_k { uint8_t high[32], codes[64], levels[12], scale[2]; };
 struct block_q4_k { uint8_t scale[2], low[2], levels[12], codes[128]; };
@@ -32,6 +33,7 @@ struct block_q6_k { uint8_t codes[128], high[64], levels[16], scale[2]; };
 _Static_assert(sizeof(struct block_q5_1) == 24 && sizeof(struct block_q8_0) == 34, "blocks of 32 have no padding");
 _Static_assert(sizeof(struct block_q2_k) == 84 && sizeof(struct block_q3_k) == 110, "super-blocks have no padding");
 _Static_assert(sizeof(struct block_q4_k) == 144 && sizeof(struct block_q5_k) == 176, "super-blocks have no padding");
+_Static_assert(sizeof(struct block_iq4_xs) == 136, "super-blocks have no padding");
 _Static_assert(sizeof(struct block_q6_k) == 210, "super-blocks have no padding");
 
 #define PLANE_CODES_32 ((struct plane){4, 0, 16, 16})

@@ -33,6 +33,7 @@ static const struct layout layouts[QUENCH_TYPE_LIMIT] = {
                      {offsetof(struct block_q5_1, scale), offsetof(struct block_q5_1, low)}, 1},
     [QUENCH_Q8_0] = {BLOCK, sizeof(struct block_q8_0), {offsetof(struct block_q8_0, scale), -1}, 0},
     [QUENCH_IQ4_NL] = {BLOCK, sizeof(struct block_q4_0), {offsetof(struct block_q4_0, scale), -1}, 0},
+    [QUENCH_IQ4_XS] = {SUPER_BLOCK, sizeof(struct block_iq4_xs), {offsetof(struct block_iq4_xs, scale), -1}, 0},
     [QUENCH_Q2_K] = {SUPER_BLOCK, sizeof(struct block_q2_k),
                      {offsetof(struct block_q2_k, scale), offsetof(struct block_q2_k, low)}, 0},
     [QUENCH_Q3_K] = {SUPER_BLOCK, sizeof(struct block_q3_k), {offsetof(struct block_q3_k, scale), -1}, 0},

@@ -16,8 +16,8 @@ decode_fn quench_decode_q2_k, quench_decode_q4_k, quench_decode_q5_k;
 encode_fn quench_encode_q3_k, quench_encode_q6_k;
 decode_fn quench_decode_q3_k, quench_decode_q6_k;
 
-encode_fn quench_encode_iq4_nl;
-decode_fn quench_decode_iq4_nl;
+encode_fn quench_encode_iq4_nl, quench_encode_iq4_xs;
+decode_fn quench_decode_iq4_nl, quench_decode_iq4_xs;
 
 largest_fn quench_largest;
 distance_fn quench_distance;

@@ -20,6 +20,7 @@ const struct backend quench_reference = {
             [QUENCH_Q5_K] = {quench_encode_q5_k, quench_decode_q5_k, NULL},
             [QUENCH_Q6_K] = {quench_encode_q6_k, quench_decode_q6_k, NULL},
             [QUENCH_IQ4_NL] = {quench_encode_iq4_nl, quench_decode_iq4_nl, NULL},
+            [QUENCH_IQ4_XS] = {quench_encode_iq4_xs, quench_decode_iq4_xs, NULL},
         },
     .largest = quench_largest,
     .distance = quench_distance,

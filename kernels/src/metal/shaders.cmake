@@ -1,0 +1,12 @@
+# In the order in which they make one text.
+set(QUENCH_SHADERS
+  job.h
+  numeric.metal
+  rows.metal
+  search.metal
+  super_blocks.metal
+  k_min.metal
+  k_symmetric.metal
+  blocks_32.metal
+  decode.metal
+)

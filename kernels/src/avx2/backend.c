@@ -7,6 +7,7 @@ const struct backend quench_avx2 = {
     .features = CPU_AVX2 | CPU_F16C,
     .codecs =
         {
+            [QUENCH_Q3_K] = {.encode = LANES(encode_q3_k)},
             [QUENCH_Q6_K] = {.encode = LANES(encode_q6_k)},
         },
     .largest = LANES(largest),

@@ -8,6 +8,7 @@
 largest_fn LANES(largest);
 distance_fn LANES(distance);
 
+encode_fn LANES(encode_q3_k);
 encode_fn LANES(encode_q6_k);
 
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "backend.h"
+#include "blocks.h"
 #include "numeric.h"
 
 struct job {
@@ -212,15 +213,17 @@ static int32_t quantize(const struct job *job, quench_report *report) {
     /* A row whose weights are blocks may end anywhere: the eight error sums want its tiles to begin at multiples. */
     const int row_by_row = needs_energy || layout->weights == 1;
     const uint32_t safe = safe_largest(job);
+    /* Fast encoders want weights, blocks and a narrow source in the first-level cache together; the searches want many
+     * super-blocks at once. */
+    const size_t limit = layout->weights < SUPER_BLOCK ? TILE / 2 : TILE;
     float row_energy = 0.0f;
     uint8_t *blocks = job->blocks;
     struct errors errors;
     struct tile tile = {0, 0, 0, NULL, NULL};
     while (tile.row < job->n_rows) {
         const int64_t row_end = job->n_cols - tile.column;
-        tile.n = at_most(TILE, row_by_row || job->n_rows - tile.row > TILE
-                                   ? (row_by_row ? row_end : TILE)
-                                   : (job->n_rows - tile.row - 1) * job->n_cols + row_end);
+        const int64_t rows_after = (int64_t)at_most(limit, job->n_rows - tile.row - 1);
+        tile.n = at_most(limit, row_by_row ? row_end : row_end + rows_after * job->n_cols);
         const size_t n_blocks = tile.n / (size_t)layout->weights;
         if (needs_energy && tile.column == 0) {
             row_energy = mean_square(job, tile.row, weights);

@@ -26,7 +26,7 @@ static const struct {
     [QUENCH_Q6_K] = KERNEL("q6_k", 2),      [QUENCH_Q4_0] = KERNEL("q4_0", 32),
     [QUENCH_Q4_1] = KERNEL("q4_1", 32),     [QUENCH_Q5_0] = KERNEL("q5_0", 32),
     [QUENCH_Q5_1] = KERNEL("q5_1", 32),     [QUENCH_Q8_0] = KERNEL("q8_0", 32),
-    [QUENCH_IQ4_NL] = KERNEL("iq4_nl", 32),
+    [QUENCH_IQ4_NL] = KERNEL("iq4_nl", 32), [QUENCH_IQ4_XS] = KERNEL("iq4_xs", 4),
 };
 
 int quench_metal_knows(int32_t type) {

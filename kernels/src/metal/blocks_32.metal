@@ -1,4 +1,4 @@
-/* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and IQ4_NL: blocks of 32, a thread a block; src/reference/legacy.c and iq4_nl.c. */
+/* Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0: blocks of 32, a thread a block; src/reference/legacy.c. */
 
 namespace quench {
 
@@ -78,59 +78,6 @@ inline float encode_ranged(constant metal_job &job, place at, device const float
     return scale;
 }
 
-/* ---- IQ4_NL ---- */
-
-enum : int { VALUES = 16, TRIES = 7 };
-
-constant float VALUES_4_NL[VALUES] = {-127.0f, -104.0f, -83.0f, -65.0f, -49.0f, -35.0f, -22.0f, -10.0f,
-                                      1.0f,    13.0f,   25.0f,  38.0f,  53.0f,  69.0f,  89.0f,  113.0f};
-
-inline uint closest(float x) {
-    if (x <= VALUES_4_NL[0]) {
-        return 0;
-    }
-    if (x >= VALUES_4_NL[VALUES - 1]) {
-        return VALUES - 1;
-    }
-    uint above = 1;
-    while (above < uint(VALUES) - 1u && !(x < VALUES_4_NL[above])) {
-        above++;
-    }
-    return x - VALUES_4_NL[above - 1u] < VALUES_4_NL[above] - x ? above - 1u : above;
-}
-
-inline products explain_values(float inverse, thread const float *x, thread const float *weight) {
-    products sum = {0.0f, 0.0f};
-    for (int i = 0; i < BLOCK; i++) {
-        const float value = VALUES_4_NL[closest(product(inverse, x[i]))];
-        const float weighted = product(weight[i], value);
-        const float vx = product(weighted, x[i]), vv = product(weighted, value);
-        sum.lx += vx;
-        sum.ll += vv;
-    }
-    return sum;
-}
-
-inline float fit_values(thread const float *x, thread const float *weight, thread bool &safe) {
-    const float peak = extreme<BLOCK>(x);
-    safe = safe && products_are_safe(extent_of<BLOCK>(weight), extent_of<BLOCK>(x));
-    if (magnitude(peak) < ZERO_GROUP) {
-        return 0.0f;
-    }
-    const float start = quotient(-peak, VALUES_4_NL[0]);
-    products sum = explain_values(inverse_of(start, safe), x, weight);
-    float scale = sum.ll > 0.0f ? over(sum.lx, sum.ll, safe) : 0.0f;
-    float best = times(scale, sum.lx, safe);
-    for (int attempt = -TRIES; attempt <= TRIES; attempt++) {
-        sum = explain_values(quotient(float(attempt) + VALUES_4_NL[0], peak), x, weight);
-        if (explains_more(sum, best, safe)) {
-            scale = over(sum.lx, sum.ll, safe);
-            best = times(scale, sum.lx, safe);
-        }
-    }
-    return scale;
-}
-
 } // namespace quench
 
 #define QUENCH_BLOCK_THREAD                                                                                           \
@@ -207,28 +154,5 @@ kernel void encode_q8_0(QUENCH_ENCODER_BUFFERS, uint block_index [[thread_positi
         for (int i = 0; i < BLOCK; i++) {
             block[2 + i] = found[i];
         }
-    }
-}
-
-kernel void encode_iq4_nl(QUENCH_ENCODER_BUFFERS, uint block_index [[thread_position_in_grid]]) {
-    QUENCH_BLOCK_THREAD;
-    float weight[BLOCK], energy = 0.0f;
-    squares<BLOCK>(x, weight);
-    if (job.has_importance) {
-        for (int i = 0; i < BLOCK; i++) {
-            energy += weight[i];
-        }
-        weigh<BLOCK>(at, 0u, product(energy, 2.0f / float(BLOCK)), x, weight, safe);
-    }
-    const float step = fit_values(x, weight, safe);
-    const float inverse = inverse_of(step, safe);
-    const uint scale = half_from_float(step);
-    for (int i = 0; i < BLOCK; i++) {
-        codes[i] = uchar(closest(product(inverse, x[i])));
-    }
-    if (write_or_leave(block_index, safe && !half_overflows(scale), left)) {
-        device uchar *block = blocks + ulong(block_index) * 18u;
-        store16(block, scale);
-        store_plane(CODES_32, found, block + 2, 0u, 1u);
     }
 }

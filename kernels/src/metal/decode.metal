@@ -65,6 +65,14 @@ inline float decode_iq4_nl(device const uchar *block, uint i) {
     return product(load_half(block), VALUES_4_NL[load_code(CODES_32, block + 2, i)]);
 }
 
+inline float decode_iq4_xs(device const uchar *block, uint i) {
+    const uint group = i / 32u;
+    const uint low = (uint(block[4u + group / 2u]) >> (4u * (group % 2u))) & 15u;
+    const uint high = (load16(block + 2) >> (2u * group)) & 3u;
+    const float step = product(load_half(block), float(int(low | high << 4) - 32));
+    return product(step, VALUES_4_NL[load_code(CODES_IQ4_XS, block + 8, i)]);
+}
+
 } // namespace quench
 
 #define QUENCH_DECODER(name, weights, bytes)                                                                          \
@@ -86,3 +94,4 @@ QUENCH_DECODER(q5_0, 32u, 22u)
 QUENCH_DECODER(q5_1, 32u, 24u)
 QUENCH_DECODER(q8_0, 32u, 34u)
 QUENCH_DECODER(iq4_nl, 32u, 18u)
+QUENCH_DECODER(iq4_xs, 256u, 136u)

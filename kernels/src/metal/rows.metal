@@ -13,6 +13,7 @@ constant plane CODES_32 = {4, 0, 16, 16};
 constant plane HIGH_32 = {1, 4, 1, 4};
 constant plane CODES_Q2_K = {2, 0, 32, 64};
 constant plane CODES_Q4_K = {4, 0, 32, 128};
+constant plane CODES_IQ4_XS = {4, 0, 16, 128};
 constant plane CODES_Q6_K = {4, 0, 64, 128};
 constant plane HIGH_Q3_K = {1, 2, 32, 32};
 constant plane HIGH_Q5_K = {1, 4, 32, 32};

@@ -8,5 +8,6 @@ set(QUENCH_SHADERS
   k_min.metal
   k_symmetric.metal
   blocks_32.metal
+  iq4.metal
   decode.metal
 )

@@ -88,15 +88,9 @@ void run_group(std::vector<fiber> &fibers, const binding &group) {
     }
 }
 
-/* Encoders of super-blocks alone have barriers. */
-bool has_barriers(const char *name) {
-    const char *last = name + std::strlen(name) - 2;
-    return std::strncmp(name, "encode_", 7) == 0 && std::strcmp(last, "_k") == 0;
-}
-
 void run_grid(const named_kernel &one, binding at, uint32_t groups) {
     std::vector<char> shared(at.threads * 64u, char(0x5a));
-    std::vector<fiber> fibers(has_barriers(one.name) ? at.threads : 0);
+    std::vector<fiber> fibers(one.has_barriers ? at.threads : 0);
     for (fiber &each : fibers) {
         each.stack.reset(new char[STACK]);
     }

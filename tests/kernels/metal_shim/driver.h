@@ -19,6 +19,7 @@ struct binding {
 
 struct named_kernel {
     const char *name;
+    bool has_barriers;
     void (*run)(const binding &at);
 };
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,7 @@ __all__ = [
     "block_size",
     "cpu",
     "dequantize",
+    "note",
     "quantize",
     "row_bytes",
     "select",
@@ -116,9 +118,12 @@ def _index(name: str) -> int:
 def active() -> str:
     """The backend that calls use: the selected one, else the one that ``QUENCH_KERNELS`` names, else the best.
 
-    Raises :class:`KernelError` (``unknown_backend``) if ``QUENCH_KERNELS`` names none.
+    ``QUENCH_KERNELS=metal`` without a usable device is a ``RuntimeWarning`` with :func:`note`, and the best one. Raises :class:`KernelError` (``unknown_backend``) if ``QUENCH_KERNELS`` names none.
     """
     name = _chosen or os.environ.get("QUENCH_KERNELS") or _names()[0]
+    if name == "metal" and name not in _names() and (reason := note()) is not None:
+        warnings.warn(reason, RuntimeWarning, stacklevel=2)
+        return _names()[0]
     return _names()[_index(name)]
 
 
@@ -136,6 +141,15 @@ def select(name: str | None) -> str:
         _index(name)
     _chosen = name
     return active()
+
+
+def note() -> str | None:
+    """Why a backend that the library was built with does not compute here, as a sentence; None if nothing is amiss.
+
+    Asks a graphics device to prove itself, once, which may take a second.
+    """
+    text: bytes | None = _library.library().quench_note()
+    return None if text is None else text.decode(errors="replace")
 
 
 def cpu() -> str:

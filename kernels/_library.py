@@ -52,6 +52,7 @@ def _declare(library: ctypes.CDLL) -> None:
     i32, i64, size, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t, ctypes.c_void_p
     signatures: dict[str, tuple[type, list[type]]] = {
         "quench_backend": (ctypes.c_char_p, [i32]),
+        "quench_note": (ctypes.c_char_p, []),
         "quench_cpu": (i32, [ctypes.c_char_p, size]),
         "quench_block": (i32, [i32, ctypes.POINTER(i32), ctypes.POINTER(i32)]),
         "quench_quantize": (

@@ -108,8 +108,8 @@ int quench_metal_decode(int32_t type, const uint8_t *blocks, size_t n, float *we
     if (n == 0 || !quench_metal_knows(type)) {
         return 0;
     }
-    /* Runs of at most 2^30 weights, which 32 bits count. */
-    const size_t most = ((size_t)1 << 30) / (size_t)layout->weights;
+    /* In runs of 64 MiB of floats, which the device holds a copy of. */
+    const size_t most = ((size_t)1 << 24) / (size_t)layout->weights;
     for (size_t done = 0, run; done < n; done += run) {
         run = n - done < most ? n - done : most;
         const struct metal_job job = {.count = (uint32_t)(run * (size_t)layout->weights)};

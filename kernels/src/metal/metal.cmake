@@ -3,6 +3,8 @@
 enable_language(OBJC)
 find_library(QUENCH_METAL Metal REQUIRED)
 find_library(QUENCH_FOUNDATION Foundation REQUIRED)
+# Without it, programs without a window are given no default device.
+find_library(QUENCH_CORE_GRAPHICS CoreGraphics REQUIRED)
 include(${CMAKE_CURRENT_LIST_DIR}/shaders.cmake)
 
 list(TRANSFORM QUENCH_SHADERS PREPEND ${CMAKE_CURRENT_LIST_DIR}/ OUTPUT_VARIABLE shader_paths)
@@ -16,4 +18,4 @@ add_custom_command(
 target_sources(quench_kernels PRIVATE src/metal/backend.c src/metal/probe.c src/metal/device.m ${embedded})
 set_source_files_properties(src/metal/device.m PROPERTIES COMPILE_OPTIONS "-fobjc-arc")
 target_compile_definitions(quench_kernels PRIVATE QUENCH_HAS_METAL)
-target_link_libraries(quench_kernels PRIVATE ${QUENCH_METAL} ${QUENCH_FOUNDATION})
+target_link_libraries(quench_kernels PRIVATE ${QUENCH_METAL} ${QUENCH_FOUNDATION} ${QUENCH_CORE_GRAPHICS})

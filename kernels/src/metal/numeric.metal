@@ -24,8 +24,10 @@
  * The language is C++14 with address spaces; tests compile it as C++ too, and run it with flushing switched on. */
 #include <metal_stdlib>
 
+/* Of the Metal compilers that are around, each knows some of these; what it does not know it passes over. */
 #pragma METAL fp math_mode(safe)
 #pragma METAL fp contract(off)
+#pragma clang fp contract(off)
 
 using namespace metal;
 

@@ -118,7 +118,8 @@ def _index(name: str) -> int:
 def active() -> str:
     """The backend that calls use: the selected one, else the one that ``QUENCH_KERNELS`` names, else the best.
 
-    ``QUENCH_KERNELS=metal`` without a usable device is a ``RuntimeWarning`` with :func:`note`, and the best one. Raises :class:`KernelError` (``unknown_backend``) if ``QUENCH_KERNELS`` names none.
+    ``QUENCH_KERNELS=metal`` without a usable device is a ``RuntimeWarning`` with :func:`note`, and the best one.
+    Raises :class:`KernelError` (``unknown_backend``) if ``QUENCH_KERNELS`` names none.
     """
     name = _chosen or os.environ.get("QUENCH_KERNELS") or _names()[0]
     if name == "metal" and name not in _names() and (reason := note()) is not None:

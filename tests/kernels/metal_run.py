@@ -99,11 +99,17 @@ def _edges(qtype: str) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np
     for power in range(-140, 30, 5):
         rows = np.ldexp(rng.standard_normal((2, n_cols)), power).astype(np.float32)
         yield rows, None, f"2^{power}"
-        for own in (-120, -60, -40, -20, 0, 20):
+        for own in (-120, -40, 0, 40):
             importance = np.ldexp(rng.random(n_cols), own).astype(np.float32)
             yield rows, importance, f"2^{power}, importance 2^{own}"
         wide = np.ldexp(rng.standard_normal((2, n_cols)), rng.integers(power, power + 20, (2, n_cols)))
         yield wide.astype(np.float32), None, f"2^{power} to 2^{power + 20}"
+    # Weights of one size, so that no small one among them gives the block away: sums are normal, squares of errors not.
+    for power in range(-52, -28, 3):
+        rows = (np.ldexp(rng.uniform(0.5, 1, (2, n_cols)), power) * rng.choice([-1, 1], (2, n_cols))).astype(np.float32)
+        for own in range(-20, 41, 6):
+            importance = np.ldexp(rng.uniform(0.5, 1, n_cols), own).astype(np.float32)
+            yield rows, importance, f"of size 2^{power}, importance 2^{own}"
 
 
 def main() -> None:

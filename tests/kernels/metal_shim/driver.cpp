@@ -91,7 +91,7 @@ void run_group(std::vector<fiber> &fibers, const binding &group) {
 }
 
 void run_grid(const named_kernel &one, binding at, uint32_t groups) {
-    std::vector<char> shared(at.threads * 64u, char(0x5a));
+    std::vector<char> shared(QUENCH_METAL_SHARED_BYTES);
     std::vector<fiber> fibers(one.has_barriers ? at.threads : 0);
     for (fiber &each : fibers) {
         each.stack.reset(new char[STACK]);

@@ -65,13 +65,22 @@ QUENCH_INLINE void explain_scales(int count, const int *tenths, int half, const 
     }
     for (int i = 0; i < DEPTH; i++) {
         const vf x = vf_load(c->x + i * W), weight = vf_load(c->weight + i * W), product = vf_load(c->product + i * W);
+        vf code[4];
         for (int k = 0; k < count; k++) {
-            vf code = vf_mul(inverse[k], x);
-            code = tenths[k] >= -5 ? vf_least(code, high) : code;
-            code = tenths[k] >= 5 ? vf_most(code, low) : code;
-            code = vf_round(code);
-            sum_x[k] = vf_add(sum_x[k], vf_mul(product, code));
-            sum_l[k] = vf_add(sum_l[k], vf_mul(vf_mul(weight, code), code));
+            code[k] = vf_mul(inverse[k], x);
+        }
+        for (int k = 0; k < count; k++) {
+            code[k] = tenths[k] >= -5 ? vf_least(code[k], high) : code[k];
+            code[k] = tenths[k] >= 5 ? vf_most(code[k], low) : code[k];
+        }
+        for (int k = 0; k < count; k++) {
+            code[k] = vf_round(code[k]);
+        }
+        for (int k = 0; k < count; k++) {
+            sum_l[k] = vf_add(sum_l[k], vf_mul(vf_mul(weight, code[k]), code[k]));
+        }
+        for (int k = 0; k < count; k++) {
+            sum_x[k] = vf_add(sum_x[k], vf_mul(product, code[k]));
         }
     }
 }

@@ -3,7 +3,7 @@
  *
  *   vi_from_bytes(p)         W unsigned bytes; vi_from_signed_bytes the same with sign
  *   vi_from_words(p)         W unsigned 16-bit integers
- *   vi_store_bytes(p, a)     the low byte of each lane; vi_store_words the low two bytes
+ *   vi_store_words(p, a)     the low two bytes of each lane
  *   vi_store_block(p, a)     a[0] to a[32 / W - 1], each from -128 to 127, as 32 bytes
  *   vf_from_halves(p)        W binary16 numbers; vf_store_halves rounds to nearest even. NaNs as in numeric.h
  *   half_at(p)               one of them

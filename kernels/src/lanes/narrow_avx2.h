@@ -5,12 +5,6 @@ QUENCH_INLINE vi vi_from_signed_bytes(const uint8_t *p) { return _mm256_cvtepi8_
 QUENCH_INLINE vi vi_from_words(const uint8_t *p) {
     return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
-QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
-    const __m256i first = _mm256_set1_epi32(0x0c080400);
-    const __m256i bytes = _mm256_shuffle_epi8(a, first);
-    const __m128i both = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
-    _mm_storel_epi64((__m128i *)(void *)p, both);
-}
 QUENCH_INLINE void vi_store_words(uint8_t *p, vi a) {
     const __m256i first = _mm256_set1_epi64x(0x0d0c090805040100);
     const __m256i words = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(a, first), 0x08);

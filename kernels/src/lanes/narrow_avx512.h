@@ -8,9 +8,6 @@ QUENCH_INLINE vi vi_from_signed_bytes(const uint8_t *p) {
 QUENCH_INLINE vi vi_from_words(const uint8_t *p) {
     return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
-QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
-    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a));
-}
 QUENCH_INLINE void vi_store_words(uint8_t *p, vi a) {
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(a));
 }

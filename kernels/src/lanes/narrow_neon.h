@@ -13,11 +13,6 @@ QUENCH_INLINE vi vi_from_signed_bytes(const uint8_t *p) {
 QUENCH_INLINE vi vi_from_words(const uint8_t *p) {
     return vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_u8(vld1_u8(p))));
 }
-QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
-    const int16x4_t words = vmovn_s32(a);
-    const uint32_t word = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(words, words))), 0);
-    memcpy(p, &word, sizeof word);
-}
 QUENCH_INLINE void vi_store_words(uint8_t *p, vi a) { vst1_u8(p, vreinterpret_u8_s16(vmovn_s32(a))); }
 QUENCH_INLINE void vi_store_block(uint8_t *p, const vi *a) {
     for (int i = 0; i < 8; i += 4) {

@@ -19,7 +19,7 @@ const struct backend quench_avx2 = {
             [QUENCH_Q4_0] = {.encode = LANES(encode_q4_0), .decode = LANES(decode_q4_0)},
             [QUENCH_IQ4_XS] = {.encode = LANES(encode_iq4_xs), .decode = LANES(decode_iq4_xs)},
             [QUENCH_IQ4_NL] = {.encode = LANES(encode_iq4_nl), .decode = LANES(decode_iq4_nl)},
-            [QUENCH_Q3_K] = {.decode = LANES(decode_q3_k)},
+            [QUENCH_Q3_K] = {.encode = LANES(encode_q3_k), .decode = LANES(decode_q3_k)},
             [QUENCH_Q2_K] = {.encode = LANES(encode_q2_k), .decode = LANES(decode_q2_k)},
         },
     .largest = LANES(largest),

@@ -166,6 +166,37 @@ def test_rounding_of_floats_over_the_whole_range(qtype: str) -> None:
 
 @pytest.mark.parametrize("importance", ["none", "uniform"])
 @pytest.mark.parametrize("qtype", TYPES)
+def test_signs_of_zeros_are_the_oracles(qtype: str, importance: str) -> None:
+    """Blocks of zeros of both signs alone, and among positive or negative weights only: which zero counts?"""
+    rows, weight = Case(qtype, "gaussian", importance, 96, max(1, 256 // kernels.block_size(qtype).weights)).data()
+    rng = np.random.default_rng(9)
+    zeros = rng.choice(np.array([0.0, -0.0], np.float32), rows.shape)
+    zeros[::5] = -0.0
+    rows = np.where(rng.random(rows.shape) < 0.3, np.abs(rows) * rng.choice([-1, 1], (96, 1)), zeros)
+    rows[48:] = zeros[48:]
+    rows = rows.astype(np.float32)
+    wanted = oracle.quantize(qtype, rows, weight)
+    for backend in kernels.backends():
+        assert np.array_equal(kernels.quantize(qtype, rows, weight, backend=backend), wanted)
+
+
+@pytest.mark.parametrize("qtype", TYPES)
+def test_ties_and_their_neighbours_round_as_the_oracles(qtype: str) -> None:
+    """Every block has exact inverses (its extremes are the codes' own), and weights at, below and above the middles."""
+    middles = np.arange(-127, 127, dtype=np.float32) + np.float32(0.5)
+    every = np.concatenate([middles, np.nextafter(middles, np.float32(-999)), np.nextafter(middles, np.float32(999))])
+    for top in (127.0, 15.0, 16.0, 31.0, 8.0):
+        values = every[np.abs(every) < top]
+        rows = np.resize(values, (-(-values.size // 30), 32)).astype(np.float32)
+        rows[:, 0], rows[:, 1] = -top, np.minimum(top, 15) if top == 16 else top - (top == 8)
+        rows = np.resize(rows, (len(rows) * 2, max(32, kernels.block_size(qtype).weights)))
+        wanted = oracle.quantize(qtype, rows)
+        for backend in kernels.backends():
+            assert np.array_equal(kernels.quantize(qtype, rows, backend=backend), wanted)
+
+
+@pytest.mark.parametrize("importance", ["none", "uniform"])
+@pytest.mark.parametrize("qtype", TYPES)
 def test_tiles_with_other_than_numbers_are_the_references(qtype: str, importance: str) -> None:
     rows, weight = Case(qtype, "gaussian", importance, 9, max(3, 512 // kernels.block_size(qtype).weights)).data()
     rng = np.random.default_rng(8)

@@ -1,4 +1,5 @@
-/* The symmetric search of reference/search.c in lanes: x ~ scale * code with codes -half..half-1, over 16 values a lane. */
+/* The symmetric search of reference/search.c in lanes: x ~ scale * code with codes -half..half-1, over the
+ * values of a lane. */
 #ifndef QUENCH_SYMMETRIC_H
 #define QUENCH_SYMMETRIC_H
 
@@ -7,7 +8,11 @@
 #include "../reference/search.h"
 #include "vec.h"
 
-enum { DEPTH = 16 };
+/* Values in a lane; a file whose groups are longer says so before. */
+#if !defined(QUENCH_DEPTH)
+#  define QUENCH_DEPTH 16
+#endif
+enum { DEPTH = QUENCH_DEPTH };
 
 /* Value i of lane k is at [i * W + k]. */
 struct columns {

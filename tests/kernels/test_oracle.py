@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,17 @@ import pytest
 
 import kernels
 from tests.kernels import oracle
-from tests.kernels.cases import IMPORTANCE, KINDS, Case, Floats, bf16_bits, cases, from_bf16
+from tests.kernels.cases import (
+    BAD_WEIGHTS,
+    IMPORTANCE,
+    KINDS,
+    Case,
+    Floats,
+    alignments,
+    bf16_bits,
+    cases,
+    from_bf16,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = list(kernels.TYPES)
@@ -44,7 +55,52 @@ def test_block_sizes_are_the_engines(qtype: str) -> None:
 @pytest.mark.parametrize("qtype", TYPES)
 def test_bytes_equal_the_oracle(qtype: str) -> None:
     checked = [assert_same_bytes(case) for case in cases(qtype, 2_000)]
-    assert len(checked) == 6 * len(KINDS) * len(IMPORTANCE)
+    assert len(checked) == 7 * len(KINDS) * len(IMPORTANCE)
+
+
+@pytest.mark.parametrize("qtype", TYPES)
+def test_tiles_may_begin_anywhere_in_a_row(qtype: str) -> None:
+    """Short and odd rows, of which the library encodes several together: bytes, and sums of errors that cross tiles."""
+    for importance in ("none", "zeros"):
+        for case in alignments(qtype, importance):
+            assert_same_bytes(case)
+            rows, weight = case.data()
+            sums = {name: (np.full(len(rows), np.nan), np.full(len(rows), np.nan)) for name in kernels.backends()}
+            for name, (plain, weighted) in sums.items():
+                kernels.quantize(
+                    qtype, rows, weight, squared_error=plain, weighted_error=weighted, finite="allow", backend=name
+                )
+            wanted = sums["reference"]
+            assert not np.isnan(wanted).any()
+            for name, found in sums.items():
+                assert np.array_equal(found, wanted), f"{name} {case}"
+
+
+SOURCES: dict[str, Callable[[Floats], tuple[npt.NDArray[Any], Literal["float32", "float16", "bf16"]]]] = {
+    "float32": lambda rows: (rows, "float32"),
+    "float16": lambda rows: (rows.astype(np.float16), "float16"),
+    "bf16": lambda rows: (bf16_bits(rows), "bf16"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_WEIGHTS)
+@pytest.mark.parametrize("qtype", TYPES)
+def test_what_is_no_number_is_reported_by_every_backend(qtype: str, bad: str) -> None:
+    """At the beginning, in the middle and at the end of the matrix, and in a short row, from every kind of source."""
+    for n_rows, blocks in ((1, 1), (5, 7), (41, 9)):
+        for importance in ("none", "zeros"):
+            rows, weight = Case(qtype, "gaussian", importance, n_rows, blocks).data()
+            for place in {0, rows.size // 2 + 3, rows.size - 1}:
+                where = divmod(min(place, rows.size - 1), rows.shape[1])
+                spoiled = rows.copy()
+                spoiled[where] = BAD_WEIGHTS[bad]
+                for make in SOURCES.values():
+                    matrix, source = make(spoiled)
+                    for backend in kernels.backends():
+                        with pytest.raises(kernels.KernelError) as caught:
+                            kernels.quantize(qtype, matrix, weight, source=source, backend=backend)
+                        error = caught.value
+                        assert (error.code, error.row, error.column) == ("not_finite", *where), backend
 
 
 @pytest.mark.slow

@@ -17,7 +17,9 @@
 #ifndef QUENCH_VEC_H
 #define QUENCH_VEC_H
 
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define QUENCH_PASTE_(a, b, c) a##b##_##c
 #define QUENCH_PASTE(a, b, c) QUENCH_PASTE_(a, b, c)

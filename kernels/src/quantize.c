@@ -6,6 +6,8 @@
 #include "blocks.h"
 #include "numeric.h"
 
+enum { ENERGIES = 8 };
+
 struct job {
     const struct backend *backend;
     const struct layout *layout;
@@ -91,16 +93,26 @@ static void gather(const struct job *job, struct tile *tile, float *weights, flo
     }
 }
 
-static float mean_square(const struct job *job, int64_t row, float *tile) {
-    float sum = 0.0f;
-    for (int64_t start = 0; start < job->n_cols; start += TILE) {
-        size_t n = at_most(TILE, job->n_cols - start);
-        const float *x = widen(job, row, start, n, tile);
-        for (size_t i = 0; i < n; i++) {
-            sum += x[i] * x[i];
+/* Mean squares of up to ENERGIES rows from `row` on. Each is one ordered sum, so rows are added side by side. */
+static void mean_squares(const struct job *job, int64_t row, float *tile, float *energies) {
+    enum { STEP = TILE / ENERGIES };
+    float sums[ENERGIES] = {0.0f};
+    for (int64_t start = 0; start < job->n_cols; start += STEP) {
+        const size_t n = at_most(STEP, job->n_cols - start);
+        const float *x[ENERGIES];
+        for (int i = 0; i < ENERGIES; i++) {
+            const int64_t own = row + i < job->n_rows ? row + i : job->n_rows - 1;
+            x[i] = widen(job, own, start, n, tile + i * STEP);
+        }
+        for (size_t k = 0; k < n; k++) {
+            for (int i = 0; i < ENERGIES; i++) {
+                sums[i] += x[i][k] * x[i][k];
+            }
         }
     }
-    return sum / (float)job->n_cols;
+    for (int i = 0; i < ENERGIES; i++) {
+        energies[i] = sums[i] / (float)job->n_cols;
+    }
 }
 
 /* ---- checks ---- */
@@ -257,7 +269,8 @@ static int32_t quantize(const struct job *job, quench_report *report) {
     /* Fast encoders want weights, blocks and a narrow source in the first-level cache together; the searches want many
      * super-blocks at once. */
     const size_t limit = layout->weights < SUPER_BLOCK ? TILE / 2 : TILE;
-    float row_energy = 0.0f;
+    float energies[ENERGIES] = {0.0f};
+    int64_t energies_of = -1; /* that many rows times ENERGIES */
     uint8_t *blocks = job->blocks;
     struct errors errors;
     struct ahead ahead;
@@ -270,14 +283,15 @@ static int32_t quantize(const struct job *job, quench_report *report) {
         const size_t n_blocks = tile.n / (size_t)layout->weights;
         const size_t first = (size_t)(blocks - job->blocks) / (size_t)layout->bytes;
         const int done = tries_ahead && encoded_ahead(job, &ahead, first, n_blocks);
-        if (!done && needs_energy && (tile.column == 0 || tries_ahead)) {
-            row_energy = mean_square(job, tile.row, weights);
+        if (!done && needs_energy && tile.row / ENERGIES != energies_of) {
+            energies_of = tile.row / ENERGIES;
+            mean_squares(job, energies_of * ENERGIES, weights, energies);
         }
         if (!done || needs_errors) {
             gather(job, &tile, weights, importance);
         }
         if (!done) {
-            int32_t status = encode(job, &tile, row_energy, blocks, n_blocks, report);
+            int32_t status = encode(job, &tile, energies[tile.row % ENERGIES], blocks, n_blocks, report);
             if (status != QUENCH_OK) {
                 return status;
             }

@@ -112,13 +112,28 @@ def _edges(qtype: str) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np
             yield rows, importance, f"of size 2^{power}, importance 2^{own}"
 
 
+def slabs(qtype: str) -> dict[str, Any]:
+    """More blocks than the library hands to the device at once, so that it begins again inside a row; and a weight that
+    makes it leave a whole row to the processor."""
+    rng = np.random.default_rng(12)
+    rows = (rng.standard_normal((101, 649 * 32), np.float32) * 0.02).astype(np.float16)
+    rows[-1, 5] = 0
+    floats = rows.astype(np.float32)
+    floats[-1, 5] = 1e-30
+    importance = rng.random(rows.shape[1], np.float32)
+    failures = check("float16", qtype, rows, importance) + check("float32", qtype, floats, importance)
+    return {"failures": failures, "checked": 2, "seen": counts()}
+
+
 def main() -> None:
     job, *arguments = sys.argv[1:]
+    kernels.note()  # the device proves itself before anything is counted
+    counts()
     if job == "state":
         result: Any = {"backends": kernels.backends(), "note": kernels.note(), "active": kernels.active()}
     else:
         weights = int(arguments[0])
-        run = {"table": lambda name: table(name, weights), "halves": halves, "edges": edges}[job]
+        run = {"table": lambda name: table(name, weights), "halves": halves, "edges": edges, "slabs": slabs}[job]
         result = {qtype: run(qtype) for qtype in arguments[1:] or TYPES}
     print(json.dumps(result))
 

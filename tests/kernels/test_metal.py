@@ -102,6 +102,16 @@ def test_flushing_changes_no_byte_wherever_subnormals_begin(shim_library: Path) 
         assert seen - left > seen / 10, f"{qtype}: the shaders left nearly everything"
 
 
+@needs_compiler
+@needs_known_mode
+def test_a_call_of_more_blocks_than_the_device_gets_at_once(shim_library: Path) -> None:
+    found = run_shim(shim_library, "slabs", "0", "Q4_0", QUENCH_SHIM_FLUSH="1")["Q4_0"]
+    assert (found["failures"], found["checked"]) == ([], 2)
+    # The second part begins with the tile that the first part cut: 124 blocks twice. The last row's mean square is not
+    # safe with that one weight, so all of its blocks are left.
+    assert found["seen"] == [2 * (101 * 649 + 124), 649 + 124]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @needs_compiler

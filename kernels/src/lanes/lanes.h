@@ -8,4 +8,9 @@
 largest_fn LANES(largest);
 distance_fn LANES(distance);
 
+above_fn LANES(above);
+weigh_fn LANES(weigh);
+weigh_pair_fn LANES(weigh_pair);
+subtract_fn LANES(subtract);
+
 #endif

@@ -22,4 +22,9 @@ decode_fn quench_decode_iq4_nl;
 largest_fn quench_largest;
 distance_fn quench_distance;
 
+above_fn quench_above;
+weigh_fn quench_weigh;
+weigh_pair_fn quench_weigh_pair;
+subtract_fn quench_subtract;
+
 #endif

@@ -51,6 +51,26 @@ typedef int encode_ahead_fn(const struct row_source *source, int64_t first, size
 /* Decodes n blocks. Returns 0 if it did nothing. */
 typedef int decode_ahead_fn(int32_t type, const uint8_t *blocks, size_t n, float *weights);
 
+/* Of rows of logits; see rows.h for the arithmetic and its order. Columns of the weighing ones are multiples of 64.
+ * above: the first of x[from .. n) that is greater than `than`, or n.
+ * weigh: adds the weights of x to 16 sums.
+ * weigh_pair: adds the weights of x, those of y, weights of x times x - y and weights of y times x - y to four times 16
+ * sums. Those are no use if a logit is infinite.
+ * subtract: out[i] = x[i] - by, rounded once; any n; out may be x. */
+struct row_scale;
+typedef size_t above_fn(const float *x, size_t from, size_t n, float than);
+typedef void weigh_fn(const float *x, size_t n, const struct row_scale *scale, double *sums);
+typedef void weigh_pair_fn(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
+                           const struct row_scale *y_scale, double *sums);
+typedef void subtract_fn(const float *x, size_t n, double by, float *out);
+
+struct row_kernels {
+    above_fn *above;
+    weigh_fn *weigh;
+    weigh_pair_fn *weigh_pair;
+    subtract_fn *subtract;
+};
+
 struct backend {
     const char *name;
     uint64_t features; /* all of these CPU features are needed */
@@ -63,6 +83,7 @@ struct backend {
     /* NULL where blocks are encoded and decoded tile by tile alone. */
     encode_ahead_fn *encode_ahead;
     decode_ahead_fn *decode_ahead;
+    struct row_kernels rows; /* all or none */
 };
 
 extern const struct backend quench_reference;

@@ -12,6 +12,7 @@
 struct fit {
     vf scale, low;                            /* through 16 bits */
     vf scales[MOST_GROUPS], lows[MOST_GROUPS]; /* levels */
+    vf sum_w[MOST_GROUPS], sum_x[MOST_GROUPS]; /* of the importance, and of its products with x */
 };
 
 /* How a group is coded: code = nearest(x * inverse + base). */
@@ -111,22 +112,20 @@ QUENCH_INLINE struct moments measure(const struct k_min_format *format, struct v
     for (int group = 0; group < groups_of(format); group++) {
         const vf a = fit->scales[group], b = fit->lows[group];
         const struct coding coding = coding_of(vf_mul(fit->scale, a), vf_mul(fit->low, b));
-        vf sum_w = zero, sum_x = zero, sum_l = zero, sum_ll = zero, sum_lx = zero;
+        vf sum_l = zero, sum_ll = zero, sum_lx = zero;
         for (int i = group * n; i < (group + 1) * n; i++) {
             vf x = vf_load(values.x + i * W);
             vf code = vf_round(vf_cut(vf_add(vf_mul(x, coding.inverse), coding.base), top));
             vf l = weighted(values, i, code);
-            sum_w = vf_add(sum_w, weighted(values, i, vf_set(1.0f)));
-            sum_x = vf_add(sum_x, weighted(values, i, x));
             sum_l = vf_add(sum_l, l);
             sum_ll = vf_add(sum_ll, vf_mul(l, code));
             sum_lx = vf_add(sum_lx, vf_mul(l, x));
         }
         sum.aa = vf_add(sum.aa, vf_mul(vf_mul(a, a), sum_ll));
         sum.ab = vf_add(sum.ab, vf_mul(vf_mul(a, b), sum_l));
-        sum.bb = vf_add(sum.bb, vf_mul(vf_mul(b, b), sum_w));
+        sum.bb = vf_add(sum.bb, vf_mul(vf_mul(b, b), fit->sum_w[group]));
         sum.ax = vf_add(sum.ax, vf_mul(a, sum_lx));
-        sum.bx = vf_add(sum.bx, vf_mul(b, sum_x));
+        sum.bx = vf_add(sum.bx, vf_mul(b, fit->sum_x[group]));
     }
     return sum;
 }
@@ -153,17 +152,23 @@ QUENCH_INLINE void fit_numbers(struct moments sum, struct fit *fit) {
 
 /* ---- blocks ---- */
 
-/* The error of decoded values. */
-QUENCH_INLINE vf error_of(const struct k_min_format *format, struct values values, const float *decoded) {
+/* The error of decoded values, and in the same pass the fit's sums. */
+QUENCH_INLINE vf error_of(const struct k_min_format *format, struct values values, const float *decoded,
+                          struct fit *fit) {
     const int n = format->group;
-    vf error = vf_set(0.0f);
+    const vf zero = vf_set(0.0f);
+    vf error = zero;
     for (int group = 0; group < groups_of(format); group++) {
-        vf sum = vf_set(0.0f);
+        vf sum = zero, sum_w = zero, sum_x = zero;
         for (int i = group * n; i < (group + 1) * n; i++) {
-            vf miss = vf_sub(vf_load(values.x + i * W), vf_load(decoded + i * W));
+            vf x = vf_load(values.x + i * W), miss = vf_sub(x, vf_load(decoded + i * W));
             sum = vf_add(sum, weighted(values, i, vf_mul(miss, miss)));
+            sum_x = vf_add(sum_x, weighted(values, i, x));
+            sum_w = values.importance ? vf_add(sum_w, vf_load(values.importance + i * W)) : vf_set((float)n);
         }
         error = vf_add(error, sum);
+        fit->sum_w[group] = sum_w;
+        fit->sum_x[group] = sum_x;
     }
     return error;
 }
@@ -230,7 +235,7 @@ QUENCH_INLINE void write_fit(const struct k_min_format *format, const struct fit
 /* The lanes whose fit is better than their block. */
 QUENCH_INLINE vm improve(const struct k_min_format *format, const int *reach, struct values values,
                          const float *decoded, struct fit *fit, struct batch *batch) {
-    const vf zero = vf_set(0.0f), old = error_of(format, values, decoded);
+    const vf zero = vf_set(0.0f), old = error_of(format, values, decoded, fit);
     vm sound = vm_and(vf_gt(fit->scale, zero), usable_number(fit->scale));
     sound = vm_and(sound, vm_and(vf_ge(fit->low, zero), usable_number(fit->low)));
     for (int round = 0; round < REFINE_ROUNDS; round++) {
@@ -244,11 +249,12 @@ QUENCH_INLINE vm improve(const struct k_min_format *format, const int *reach, st
 /* W super-blocks, of which the first n are read and written. */
 QUENCH_INLINE void refine_batch(const struct k_min_format *format, decode_fn *decode, const float *x,
                                 const float *importance, uint8_t *blocks, size_t n) {
-    _Alignas(64) float rows[SUPER_BLOCK * W] = {0}, decoded[SUPER_BLOCK * W], weight[SUPER_BLOCK * W];
+    _Alignas(64) float rows[SUPER_BLOCK * W], decoded[SUPER_BLOCK * W], weight[SUPER_BLOCK * W];
     struct batch batch;
     struct fit fit;
     vm better;
     transpose(SUPER_BLOCK, W, x, batch.x);
+    memset(rows + n * SUPER_BLOCK, 0, (W - n) * SUPER_BLOCK * sizeof *rows);
     decode(blocks, rows, n);
     transpose(SUPER_BLOCK, W, rows, decoded);
     read_fit(format, blocks, n, &fit);
@@ -271,26 +277,26 @@ QUENCH_INLINE void refine_batch(const struct k_min_format *format, decode_fn *de
 
 /* ---- formats ---- */
 
-static void batch_q2_k(const float *x, const float *importance, uint8_t *blocks, size_t n) {
+static void refined_q2_k(const float *x, const float *importance, uint8_t *blocks, size_t n) {
     refine_batch(&q2_k, LANES(decode_q2_k), x, importance, blocks, n);
 }
 
-static void batch_q4_k(const float *x, const float *importance, uint8_t *blocks, size_t n) {
+static void refined_q4_k(const float *x, const float *importance, uint8_t *blocks, size_t n) {
     refine_batch(&q4_k, LANES(decode_q4_k), x, importance, blocks, n);
 }
 
-static void batch_q5_k(const float *x, const float *importance, uint8_t *blocks, size_t n) {
+static void refined_q5_k(const float *x, const float *importance, uint8_t *blocks, size_t n) {
     refine_batch(&q5_k, LANES(decode_q5_k), x, importance, blocks, n);
 }
 
 void LANES(refine_q2_k)(const float *x, const float *importance, uint8_t *blocks, size_t n) {
-    each_batch(&q2_k, batch_q2_k, x, importance, blocks, n);
+    each_batch(&q2_k, refined_q2_k, x, importance, blocks, n);
 }
 
 void LANES(refine_q4_k)(const float *x, const float *importance, uint8_t *blocks, size_t n) {
-    each_batch(&q4_k, batch_q4_k, x, importance, blocks, n);
+    each_batch(&q4_k, refined_q4_k, x, importance, blocks, n);
 }
 
 void LANES(refine_q5_k)(const float *x, const float *importance, uint8_t *blocks, size_t n) {
-    each_batch(&q5_k, batch_q5_k, x, importance, blocks, n);
+    each_batch(&q5_k, refined_q5_k, x, importance, blocks, n);
 }

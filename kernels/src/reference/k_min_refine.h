@@ -9,8 +9,8 @@
 
 enum { REFINE_ROUNDS = 2, REFINE_BAND = 3 };
 
-static const int refine_reach_plain[REFINE_ROUNDS] = {2, 2};
-static const int refine_reach_importance[REFINE_ROUNDS] = {4, 2};
+static const int refine_reach_plain[REFINE_ROUNDS] = {1, 1};
+static const int refine_reach_importance[REFINE_ROUNDS] = {3, 1};
 
 /* The most levels that the low moves for one level of the scale. */
 #define REFINE_STEEPEST 4.0f

@@ -29,4 +29,9 @@ refine_fn quench_refine_q2_k, quench_refine_q4_k, quench_refine_q5_k;
 largest_fn quench_largest;
 distance_fn quench_distance;
 
+above_fn quench_above;
+weigh_fn quench_weigh;
+weigh_pair_fn quench_weigh_pair;
+subtract_fn quench_subtract;
+
 #endif

@@ -12,7 +12,8 @@
  * together, so that vectors of blocks are full even when rows are short. */
 enum { TILE = 8192 };
 
-/* importance: for exactly these weights, or NULL. row_energy: mean square of the whole row, for the types that need it;
+/* weights: finite; the dispatcher sends a tile that holds anything else to the reference, whatever the backend.
+ * importance: for exactly these weights, or NULL. row_energy: mean square of the whole row, for the types that need it;
  * their blocks are never mixed with those of another row. */
 typedef void encode_fn(const float *weights, const float *importance, float row_energy, uint8_t *blocks, size_t n);
 typedef void decode_fn(const uint8_t *blocks, float *weights, size_t n);

@@ -22,7 +22,6 @@ QUENCH_INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a
 QUENCH_INLINE vf vf_neg(vf a) { return _mm256_xor_ps(_mm256_set1_ps(-0.0f), a); }
 QUENCH_INLINE vf vf_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 QUENCH_INLINE vf vf_pick(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); }
-QUENCH_INLINE vf vf_drop(vm m, vf a) { return _mm256_andnot_ps(m, a); }
 
 QUENCH_INLINE vm vf_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 QUENCH_INLINE vm vf_le(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
@@ -59,6 +58,20 @@ QUENCH_INLINE vi vi_of_bits(vf a) { return _mm256_castps_si256(a); }
 QUENCH_INLINE vf vf_of_bits(vi a) { return _mm256_castsi256_ps(a); }
 QUENCH_INLINE vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
 QUENCH_INLINE vi vi_nearest(vf a) { return _mm256_cvtps_epi32(a); }
+QUENCH_INLINE vi vi_half(vf a) { return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+QUENCH_INLINE vf vf_from_half(vi a) {
+    __m256i pairs = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, a), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(pairs));
+}
+QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
+    const __m256i first = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
+                                           -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i bytes = _mm256_shuffle_epi8(a, first);
+    __m128i both = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, both);
+}
+
+/* Halves in the low 16 bits. */
 
 /* out[i] = the i-th floats of W rows that are `stride` floats apart; for i from 0 to 7. */
 QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {
@@ -81,25 +94,3 @@ QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {
         out[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
     }
 }
-
-typedef struct {
-    __m256d low, high;
-} vd;
-
-QUENCH_INLINE vd vd_load(const double *p) { return (vd){_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}; }
-QUENCH_INLINE void vd_store(double *p, vd a) { _mm256_storeu_pd(p, a.low), _mm256_storeu_pd(p + 4, a.high); }
-QUENCH_INLINE vd vd_set(double a) { return (vd){_mm256_set1_pd(a), _mm256_set1_pd(a)}; }
-QUENCH_INLINE vd vd_add(vd a, vd b) { return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)}; }
-QUENCH_INLINE vd vd_sub(vd a, vd b) { return (vd){_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)}; }
-QUENCH_INLINE vd vd_mul(vd a, vd b) { return (vd){_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)}; }
-QUENCH_INLINE vd vd_widen(vf a) {
-    return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1))};
-}
-QUENCH_INLINE vf vf_narrow(vd a) { return _mm256_set_m128(_mm256_cvtpd_ps(a.high), _mm256_cvtpd_ps(a.low)); }
-
-typedef __m256i vt;
-
-QUENCH_INLINE vt vt_load(const int32_t p[8]) { return vi_load(p); }
-QUENCH_INLINE vi vi_choose8(vt table, vi index) { return _mm256_permutevar8x32_epi32(table, index); }
-
-QUENCH_INLINE void v_prefetch(const char *p) { _mm_prefetch(p, _MM_HINT_T0); }

@@ -101,33 +101,45 @@ struct low_sums {
 
 /* Two of a sum's four columns of both rows: adds what is high to `sums`, and returns what is low. */
 QUENCH_INLINE struct low_sums weigh_two(const float *x, const float *y, const struct spread *around_x,
-                                        const struct spread *around_y, struct pair_sums *sums) {
+                                        const struct spread *around_y, const vw *centre, struct pair_sums *sums) {
     const vf a[4] = {vf_load(x), vf_load(x + ROW_SUMS), vf_load(y), vf_load(y + ROW_SUMS)};
     vf high[4], low[4];
     weights(a, around_x, around_y, high, low);
-    const vw first = vw_sub(vw_widen(a[0]), vw_widen(a[2])), second = vw_sub(vw_widen(a[1]), vw_widen(a[3]));
+    vw first = vw_sub(vw_widen(a[0]), vw_widen(a[2])), second = vw_sub(vw_widen(a[1]), vw_widen(a[3]));
+    vf near_first, near_second;
+    if (centre) {
+        first = vw_sub(first, *centre);
+        second = vw_sub(second, *centre);
+        near_first = vw_narrow(first);
+        near_second = vw_narrow(second);
+    } else {
+        near_first = vf_sub(a[0], a[2]);
+        near_second = vf_sub(a[1], a[3]);
+    }
     add_high(high[0], first, &sums->x_sum, &sums->x_dot);
     add_high(high[2], first, &sums->y_sum, &sums->y_dot);
     add_high(high[1], second, &sums->x_sum, &sums->x_dot);
     add_high(high[3], second, &sums->y_sum, &sums->y_dot);
-    const vf near_first = vf_sub(a[0], a[2]), near_second = vf_sub(a[1], a[3]);
-    return (struct low_sums){vf_add(low[0], low[1]), vf_add(low[2], low[3]),
-                             vf_add(vf_mul(low[0], near_first), vf_mul(low[1], near_second)),
-                             vf_add(vf_mul(low[2], near_first), vf_mul(low[3], near_second))};
+    const struct low_sums sum = {vf_add(low[0], low[1]), vf_add(low[2], low[3]),
+                                 vf_add(vf_mul(low[0], near_first), vf_mul(low[1], near_second)),
+                                 vf_add(vf_mul(low[2], near_first), vf_mul(low[3], near_second))};
+    return sum;
 }
 
-void LANES(weigh_pair)(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
-                       const struct row_scale *y_scale, double *sums) {
+/* Without a centre it is 0, which costs less. */
+QUENCH_INLINE void weigh_both(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
+                              const struct row_scale *y_scale, const vw *centre, double *sums) {
     const struct spread around_x = spread(x_scale), around_y = spread(y_scale);
     for (size_t lane = 0; lane < ROW_SUMS; lane += QUENCH_W) {
         double *place = sums + lane;
         struct pair_sums pair = {vw_load(place), vw_load(place + ROW_SUMS), vw_load(place + 2 * ROW_SUMS),
                                  vw_load(place + 3 * ROW_SUMS)};
         for (size_t i = lane; i < n; i += ROW_GROUP) {
+            const float *next_x = x + i + 2 * ROW_SUMS, *next_y = y + i + 2 * ROW_SUMS;
             prefetch_next(x + i, lane);
             prefetch_next(y + i, lane);
-            const struct low_sums a = weigh_two(x + i, y + i, &around_x, &around_y, &pair);
-            const struct low_sums b = weigh_two(x + i + 2 * ROW_SUMS, y + i + 2 * ROW_SUMS, &around_x, &around_y, &pair);
+            const struct low_sums a = weigh_two(x + i, y + i, &around_x, &around_y, centre, &pair);
+            const struct low_sums b = weigh_two(next_x, next_y, &around_x, &around_y, centre, &pair);
             pair.x_sum = vw_add(pair.x_sum, vw_widen(vf_add(a.x_sum, b.x_sum)));
             pair.y_sum = vw_add(pair.y_sum, vw_widen(vf_add(a.y_sum, b.y_sum)));
             pair.x_dot = vw_add(pair.x_dot, vw_widen(vf_add(a.x_dot, b.x_dot)));
@@ -137,6 +149,16 @@ void LANES(weigh_pair)(const float *x, const float *y, size_t n, const struct ro
         vw_store(place + ROW_SUMS, pair.y_sum);
         vw_store(place + 2 * ROW_SUMS, pair.x_dot);
         vw_store(place + 3 * ROW_SUMS, pair.y_dot);
+    }
+}
+
+void LANES(weigh_pair)(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
+                       const struct row_scale *y_scale, double centre, double *sums) {
+    if (centre == 0.0) {
+        weigh_both(x, y, n, x_scale, y_scale, NULL, sums);
+    } else {
+        const vw wide_centre = vw_set(centre);
+        weigh_both(x, y, n, x_scale, y_scale, &wide_centre, sums);
     }
 }
 

@@ -122,7 +122,8 @@ def lowest(size: int, seed: int) -> tuple[Rows, Rows]:
 
 
 KINDS: list[Callable[[int, int], tuple[Rows, Rows]]] = [
-    gaussian, near, peaked, flat, equal, ties, one_and_the_rest, alone, masked, high, low, steep, denormal, wide, lowest,
+    gaussian, near, peaked, flat, equal, ties, one_and_the_rest, alone, masked, high, low, steep, denormal, wide,
+    lowest,
 ]  # fmt: skip
 
 

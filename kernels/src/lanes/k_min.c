@@ -10,8 +10,9 @@
 #include "level_search.h"
 #include "range_search.h"
 
-/* Numbers of W super-blocks: value i of lane s is at [i * W + s]. */
+/* Numbers of W super-blocks: that of group i of lane s is at [i * W + s]. */
 struct batch {
+    /* Weight i of group j is at [((j / ABREAST * n + i) * ABREAST + j % ABREAST) * W + s], as the search wants it. */
     _Alignas(64) float x[SUPER_BLOCK * W];
     /* Of each group: as it will be decoded, and what made the search's codes. */
     _Alignas(64) float scale[MOST_GROUPS * W], low[MOST_GROUPS * W], inverse[MOST_GROUPS * W], start[MOST_GROUPS * W];
@@ -26,22 +27,26 @@ QUENCH_INLINE int groups_of(const struct k_min_format *format) {
 
 /* ---- search ---- */
 
-QUENCH_INLINE void transpose(const float *from, int count, float *to) {
-    for (int i = 0; i < count; i += 8) {
-        vf columns[8];
-        vf_transpose8(from + i, SUPER_BLOCK, columns);
-        for (int k = 0; k < 8; k++) {
-            vf_store(to + (i + k) * W, columns[k]);
+/* ABREAST groups of n. */
+QUENCH_INLINE void transpose(const int n, const float *from, float *to) {
+    for (int k = 0; k < ABREAST; k++, from += n) {
+        for (int i = 0; i < n; i += 8) {
+            vf columns[8];
+            vf_transpose8(from + i, SUPER_BLOCK, columns);
+            for (int j = 0; j < 8; j++) {
+                vf_store(to + ((i + j) * ABREAST + k) * W, columns[j]);
+            }
         }
     }
 }
 
-/* The ordered sums of squares of whole super-blocks. */
-QUENCH_INLINE vf energies(const float *x) {
-    vf sum = vf_set(0.0f);
-    for (int i = 0; i < SUPER_BLOCK; i++) {
-        vf value = vf_load(x + i * W);
-        sum = vf_add(sum, vf_mul(value, value));
+/* Adds the squares of ABREAST groups, in the order of the super-block. */
+QUENCH_INLINE vf add_squares(const int n, vf sum, const float *x) {
+    for (int k = 0; k < ABREAST; k++) {
+        for (int i = 0; i < n; i++) {
+            vf value = vf_load(x + (i * ABREAST + k) * W);
+            sum = vf_add(sum, vf_mul(value, value));
+        }
     }
     return sum;
 }
@@ -56,7 +61,7 @@ QUENCH_INLINE void weigh_plain(const struct k_min_format *format, const float *x
     if (format->plain_rms) {
         for (int i = 0; i < n; i++) {
             for (int k = 0; k < ABREAST; k++) {
-                vf value = vf_load(x + (k * n + i) * W);
+                vf value = vf_load(x + (i * ABREAST + k) * W);
                 base[k] = vf_add(base[k], vf_mul(value, value));
             }
         }
@@ -64,9 +69,10 @@ QUENCH_INLINE void weigh_plain(const struct k_min_format *format, const float *x
             base[k] = vf_sqrt(vf_div(base[k], vf_set((float)n)));
         }
     }
-    for (int k = 0; k < ABREAST; k++) {
-        for (int i = k * n; i < (k + 1) * n; i++) {
-            vf_store(weight + i * W, vf_add(base[k], vf_abs(vf_load(x + i * W))));
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < ABREAST; k++) {
+            const int at = (i * ABREAST + k) * W;
+            vf_store(weight + at, vf_add(base[k], vf_abs(vf_load(x + at))));
         }
     }
 }
@@ -83,36 +89,36 @@ QUENCH_INLINE void weigh_importance(const struct k_min_format *format, vf energy
 QUENCH_INLINE vm search(const struct k_min_format *format, const float *x, const float *importance,
                         struct batch *batch) {
     _Alignas(64) float weight[ABREAST * LONGEST_GROUP * W], codes[ABREAST * LONGEST_GROUP * W];
-    const int span = ABREAST * format->group;
+    const int n = format->group, span = ABREAST * n;
     vm wraps = vm_none();
     vf energy = vf_set(0.0f);
-    transpose(x, SUPER_BLOCK, batch->x);
-    if (importance) {
-        energy = vf_mul(vf_set(format->energy_factor), energies(batch->x));
-        energy = vf_div(energy, vf_set((float)SUPER_BLOCK));
+    for (int place = 0; place < SUPER_BLOCK; place += span) {
+        transpose(n, x + place, batch->x + place * W);
+        energy = importance ? add_squares(n, energy, batch->x + place * W) : energy;
     }
+    energy = vf_div(vf_mul(vf_set(format->energy_factor), energy), vf_set((float)SUPER_BLOCK));
     for (int first = 0; first < groups_of(format); first += ABREAST) {
-        const int place = first * format->group;
-        struct ranges found[ABREAST];
+        const int place = first * n;
+        struct ranges found;
         if (importance) {
-            transpose(importance + place, span, weight);
+            transpose(n, importance + place, weight);
             weigh_importance(format, energy, batch->x + place * W, weight);
         } else {
             weigh_plain(format, batch->x + place * W, weight);
         }
-        fit_ranges(format->group, format->top, importance ? grid_with_importance : format->plain,
-                   batch->x + place * W, weight, codes, found);
+        fit_ranges(n, format->top, importance ? grid_with_importance : format->plain, batch->x + place * W, weight,
+                   codes, &found);
         for (int k = 0; k < ABREAST; k++) {
             const int at = (first + k) * W;
-            vf_store(batch->scale + at, found[k].scale);
-            vf_store(batch->low + at, found[k].low);
-            vf_store(batch->inverse + at, found[k].inverse);
-            vf_store(batch->start + at, found[k].start);
-            vf_store(batch->least + at, found[k].least);
-            vf_store(batch->most + at, found[k].most);
-            vf_store(batch->sum_w + at, found[k].sum_w);
-            wraps = vm_or(wraps, found[k].wraps);
+            vf_store(batch->scale + at, found.scale[k]);
+            vf_store(batch->low + at, found.low[k]);
+            vf_store(batch->inverse + at, found.inverse[k]);
+            vf_store(batch->start + at, found.start[k]);
+            vf_store(batch->least + at, found.least[k]);
+            vf_store(batch->most + at, found.most[k]);
+            vf_store(batch->sum_w + at, found.sum_w[k]);
         }
+        wraps = vm_or(wraps, found.wraps);
     }
     return wraps;
 }

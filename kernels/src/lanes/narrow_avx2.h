@@ -20,9 +20,6 @@ QUENCH_INLINE vf vf_from_halves(const uint8_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 QUENCH_INLINE void vf_store_halves(uint8_t *p, vf a) {
-    const __m256 quiet = _mm256_or_ps(_mm256_and_ps(a, _mm256_set1_ps(-0.0f)),
-                                      _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)));
-    a = _mm256_blendv_ps(a, quiet, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
     _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 QUENCH_INLINE float half_at(const uint8_t *p) {

@@ -23,11 +23,7 @@ QUENCH_INLINE void vi_store_block(uint8_t *p, const vi *a) {
 }
 
 QUENCH_INLINE vf vf_from_halves(const uint8_t *p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
-QUENCH_INLINE void vf_store_halves(uint8_t *p, vf a) {
-    const uint32x4_t sign = vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0x80000000u));
-    const vf quiet = vreinterpretq_f32_u32(vorrq_u32(sign, vdupq_n_u32(0x7fc00000u)));
-    vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(vbslq_f32(vceqq_f32(a, a), a, quiet))));
-}
+QUENCH_INLINE void vf_store_halves(uint8_t *p, vf a) { vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(a))); }
 QUENCH_INLINE float half_at(const uint8_t *p) {
     return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(load16(p)))), 0);
 }

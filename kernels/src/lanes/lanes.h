@@ -20,5 +20,9 @@ decode_fn LANES(decode_f16), LANES(decode_bf16);
 decode_fn LANES(decode_q8_0), LANES(decode_q4_0), LANES(decode_q4_1), LANES(decode_q5_0), LANES(decode_q5_1);
 decode_fn LANES(decode_q2_k), LANES(decode_q3_k), LANES(decode_q4_k), LANES(decode_q5_k), LANES(decode_q6_k);
 decode_fn LANES(decode_iq4_nl), LANES(decode_iq4_xs);
+above_fn LANES(above);
+weigh_fn LANES(weigh);
+weigh_pair_fn LANES(weigh_pair);
+subtract_fn LANES(subtract);
 
 #endif

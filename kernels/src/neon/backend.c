@@ -24,4 +24,5 @@ const struct backend quench_neon = {
         },
     .largest = LANES(largest),
     .distance = LANES(distance),
+    .rows = {LANES(above), LANES(weigh), LANES(weigh_pair), LANES(subtract)},
 };

@@ -27,4 +27,9 @@ decode_fn quench_decode_mxfp4, quench_decode_nvfp4;
 largest_fn quench_largest;
 distance_fn quench_distance;
 
+above_fn quench_above;
+weigh_fn quench_weigh;
+weigh_pair_fn quench_weigh_pair;
+subtract_fn quench_subtract;
+
 #endif

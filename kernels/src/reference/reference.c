@@ -37,4 +37,5 @@ const struct backend quench_reference = {
         },
     .largest = quench_largest,
     .distance = quench_distance,
+    .rows = {quench_above, quench_weigh, quench_weigh_pair, quench_subtract},
 };

@@ -54,14 +54,14 @@ typedef int decode_ahead_fn(int32_t type, const uint8_t *blocks, size_t n, float
 /* Of rows of logits; see rows.h for the arithmetic and its order. Columns of the weighing ones are multiples of 64.
  * above: the first of x[from .. n) that is greater than `than`, or n.
  * weigh: adds the weights of x to 16 sums.
- * weigh_pair: adds the weights of x, those of y, weights of x times x - y and weights of y times x - y to four times 16
- * sums. Those are no use if a logit is infinite.
+ * weigh_pair: adds the weights of x, those of y, weights of x times x - y - centre and weights of y times the same to
+ * four times 16 sums. Those are no use if a logit is infinite.
  * subtract: out[i] = x[i] - by, rounded once; any n; out may be x. */
 struct row_scale;
 typedef size_t above_fn(const float *x, size_t from, size_t n, float than);
 typedef void weigh_fn(const float *x, size_t n, const struct row_scale *scale, double *sums);
 typedef void weigh_pair_fn(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
-                           const struct row_scale *y_scale, double *sums);
+                           const struct row_scale *y_scale, double centre, double *sums);
 typedef void subtract_fn(const float *x, size_t n, double by, float *out);
 
 struct row_kernels {

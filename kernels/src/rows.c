@@ -197,7 +197,7 @@ static double weigh(const struct backend *backend, struct row *row, size_t n, in
             /* A far row with larger logits to come: find the largest first, then begin again. */
             advance(backend, row, n, k);
             memset(sums, 0, sizeof sums);
-            count = 0;
+            at = count = 0;
             continue;
         }
         multiply(sums, factor);
@@ -233,6 +233,7 @@ enum { PAIR_SUMS = 4 * ROW_SUMS };
 
 struct pair {
     struct row rows[2];
+    double centre; /* about what the candidate's logits are off by; roundings are of what is left */
     double log_sum[2];
     double mean[2];  /* of reference - candidate, under either */
     int excludes[2]; /* the candidate what the reference allows, and the other way round */
@@ -258,7 +259,7 @@ static void weigh_piece(const struct backend *backend, struct pair *pair, const 
     float possible_x[ROW_PIECE], possible_y[ROW_PIECE];
     double before[PAIR_SUMS];
     memcpy(before, sums, sizeof before);
-    backend->rows.weigh_pair(x, y, n, x_scale, y_scale, sums);
+    backend->rows.weigh_pair(x, y, n, x_scale, y_scale, pair->centre, sums);
     if (!isnan(total(sums + 2 * ROW_SUMS) + total(sums + 3 * ROW_SUMS))) {
         return;
     }
@@ -269,11 +270,17 @@ static void weigh_piece(const struct backend *backend, struct pair *pair, const 
     pair->excludes[0] |= excludes(x, y, n);
     pair->excludes[1] |= excludes(y, x, n);
     memcpy(sums, before, sizeof before);
-    backend->rows.weigh_pair(possible_x, possible_y, n, x_scale, y_scale, sums);
+    backend->rows.weigh_pair(possible_x, possible_y, n, x_scale, y_scale, pair->centre, sums);
 }
 
 static double difference(const struct pair *pair, int32_t column) {
     return (double)possible(pair->rows[0].x[column]) - (double)possible(pair->rows[1].x[column]);
+}
+
+/* Two models of one family agree in their largest logits within a fraction, and then 0 is as good and faster. */
+static double centre(const struct pair *pair) {
+    const double off = pair->rows[0].count > 0 ? difference(pair, pair->rows[0].top[0]) : 0.0;
+    return fabs(off) < 0.25 || fabs(off) > (double)LARGEST ? 0.0 : off;
 }
 
 static void weigh_pair(const struct backend *backend, struct pair *pair, size_t n, int32_t k) {
@@ -285,6 +292,9 @@ static void weigh_pair(const struct backend *backend, struct pair *pair, size_t 
         count = piece(at, n);
         for (int side = 0; side < 2; side++) {
             factors[side] = advance(backend, &pair->rows[side], at + count, k);
+        }
+        if (at == 0) {
+            pair->centre = centre(pair);
         }
         if (factors[0] < 0.0 || factors[1] < 0.0) {
             advance(backend, &pair->rows[0], n, k);
@@ -306,7 +316,8 @@ static void weigh_pair(const struct backend *backend, struct pair *pair, size_t 
         pair->log_sum[side] = found.log_sum;
         if (!isnan(found.log_sum)) {
             const double dot = total(sums + (2 + side) * ROW_SUMS);
-            pair->mean[side] = (dot + found.correction * difference(pair, pair->rows[side].top[0])) / found.sum;
+            const double off_centre = difference(pair, pair->rows[side].top[0]) - pair->centre;
+            pair->mean[side] = (dot + found.correction * off_centre) / found.sum + pair->centre;
         }
     }
 }

@@ -2,6 +2,7 @@
  * Where a vector is narrower than the 16 sums, each of its places is walked by itself, so that sums stay in registers. */
 #include "../rows.h"
 #include "lanes.h"
+#include "wide.h"
 
 #define EACH for (int k = 0; k < 4; k++)
 
@@ -27,11 +28,11 @@ size_t LANES(above)(const float *x, size_t from, size_t n, float than) {
 /* A row's scale, its numbers in every lane. */
 struct spread {
     vf anchor, least;
-    vt high, low;
+    v8 high, low;
 };
 
 QUENCH_INLINE struct spread spread(const struct row_scale *scale) {
-    return (struct spread){vf_set(scale->anchor), vf_set(scale->least), vt_load(scale->high), vt_load(scale->low)};
+    return (struct spread){vf_set(scale->anchor), vf_set(scale->least), v8_load(scale->high), v8_load(scale->low)};
 }
 
 /* row_weight of four vectors, the first two and the last two with a scale of their own. */
@@ -49,8 +50,8 @@ QUENCH_INLINE void weights(const vf x[4], const struct spread *first, const stru
     EACH n[k] = vf_sub(n[k], magic);
     EACH t[k] = vf_sub(t[k], vf_mul(n[k], vf_set(EXP_STEP)));
     EACH r[k] = vf_sub(t[k], vf_mul(n[k], vf_set(EXP_STEP_REST)));
-    EACH high[k] = vf_of_bits(vi_add(vi_left(bits[k], 20), vi_choose8(scale[k]->high, bits[k])));
-    EACH low[k] = vf_of_bits(vi_add(vi_left(bits[k], 20), vi_choose8(scale[k]->low, bits[k])));
+    EACH high[k] = vf_of_bits(vi_add(vi_left(bits[k], 20), v8_at(scale[k]->high, bits[k])));
+    EACH low[k] = vf_of_bits(vi_add(vi_left(bits[k], 20), v8_at(scale[k]->low, bits[k])));
     EACH u[k] = vf_add(vf_mul(vf_set(EXP_C4), r[k]), vf_set(EXP_C3));
     EACH u[k] = vf_add(vf_mul(u[k], r[k]), vf_set(0.5f));
     EACH u[k] = vf_add(vf_mul(u[k], vf_mul(r[k], r[k])), r[k]);
@@ -71,27 +72,27 @@ void LANES(weigh)(const float *x, size_t n, const struct row_scale *scale, doubl
     const struct spread around = spread(scale);
     vf a[4], high[4], low[4];
     for (size_t lane = 0; lane < ROW_SUMS; lane += QUENCH_W) {
-        vd sum = vd_load(sums + lane);
+        vw sum = vw_load(sums + lane);
         for (size_t i = lane; i < n; i += ROW_GROUP) {
             prefetch_next(x + i, lane);
             EACH a[k] = vf_load(x + i + k * ROW_SUMS);
             weights(a, &around, &around, high, low);
-            EACH sum = vd_add(sum, vd_widen(high[k]));
-            sum = vd_add(sum, vd_widen(vf_add(vf_add(low[0], low[1]), vf_add(low[2], low[3]))));
+            EACH sum = vw_add(sum, vw_widen(high[k]));
+            sum = vw_add(sum, vw_widen(vf_add(vf_add(low[0], low[1]), vf_add(low[2], low[3]))));
         }
-        vd_store(sums + lane, sum);
+        vw_store(sums + lane, sum);
     }
 }
 
 /* One vector's high parts and their products with `difference`. */
-QUENCH_INLINE void add_high(vf high, vd difference, vd *sum, vd *dot) {
-    const vd wide = vd_widen(high);
-    *sum = vd_add(*sum, wide);
-    *dot = vd_add(*dot, vd_mul(wide, difference));
+QUENCH_INLINE void add_high(vf high, vw difference, vw *sum, vw *dot) {
+    const vw wide = vw_widen(high);
+    *sum = vw_add(*sum, wide);
+    *dot = vw_add(*dot, vw_mul(wide, difference));
 }
 
 struct pair_sums {
-    vd x_sum, y_sum, x_dot, y_dot;
+    vw x_sum, y_sum, x_dot, y_dot;
 };
 
 struct low_sums {
@@ -100,50 +101,72 @@ struct low_sums {
 
 /* Two of a sum's four columns of both rows: adds what is high to `sums`, and returns what is low. */
 QUENCH_INLINE struct low_sums weigh_two(const float *x, const float *y, const struct spread *around_x,
-                                        const struct spread *around_y, struct pair_sums *sums) {
+                                        const struct spread *around_y, const vw *centre, struct pair_sums *sums) {
     const vf a[4] = {vf_load(x), vf_load(x + ROW_SUMS), vf_load(y), vf_load(y + ROW_SUMS)};
     vf high[4], low[4];
     weights(a, around_x, around_y, high, low);
-    const vd first = vd_sub(vd_widen(a[0]), vd_widen(a[2])), second = vd_sub(vd_widen(a[1]), vd_widen(a[3]));
+    vw first = vw_sub(vw_widen(a[0]), vw_widen(a[2])), second = vw_sub(vw_widen(a[1]), vw_widen(a[3]));
+    vf near_first, near_second;
+    if (centre) {
+        first = vw_sub(first, *centre);
+        second = vw_sub(second, *centre);
+        near_first = vw_narrow(first);
+        near_second = vw_narrow(second);
+    } else {
+        near_first = vf_sub(a[0], a[2]);
+        near_second = vf_sub(a[1], a[3]);
+    }
     add_high(high[0], first, &sums->x_sum, &sums->x_dot);
     add_high(high[2], first, &sums->y_sum, &sums->y_dot);
     add_high(high[1], second, &sums->x_sum, &sums->x_dot);
     add_high(high[3], second, &sums->y_sum, &sums->y_dot);
-    const vf near_first = vf_sub(a[0], a[2]), near_second = vf_sub(a[1], a[3]);
-    return (struct low_sums){vf_add(low[0], low[1]), vf_add(low[2], low[3]),
-                             vf_add(vf_mul(low[0], near_first), vf_mul(low[1], near_second)),
-                             vf_add(vf_mul(low[2], near_first), vf_mul(low[3], near_second))};
+    const struct low_sums sum = {vf_add(low[0], low[1]), vf_add(low[2], low[3]),
+                                 vf_add(vf_mul(low[0], near_first), vf_mul(low[1], near_second)),
+                                 vf_add(vf_mul(low[2], near_first), vf_mul(low[3], near_second))};
+    return sum;
 }
 
-void LANES(weigh_pair)(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
-                       const struct row_scale *y_scale, double *sums) {
+/* Without a centre it is 0, which costs less. */
+QUENCH_INLINE void weigh_both(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
+                              const struct row_scale *y_scale, const vw *centre, double *sums) {
     const struct spread around_x = spread(x_scale), around_y = spread(y_scale);
     for (size_t lane = 0; lane < ROW_SUMS; lane += QUENCH_W) {
         double *place = sums + lane;
-        struct pair_sums pair = {vd_load(place), vd_load(place + ROW_SUMS), vd_load(place + 2 * ROW_SUMS),
-                                 vd_load(place + 3 * ROW_SUMS)};
+        struct pair_sums pair = {vw_load(place), vw_load(place + ROW_SUMS), vw_load(place + 2 * ROW_SUMS),
+                                 vw_load(place + 3 * ROW_SUMS)};
         for (size_t i = lane; i < n; i += ROW_GROUP) {
+            const float *next_x = x + i + 2 * ROW_SUMS, *next_y = y + i + 2 * ROW_SUMS;
             prefetch_next(x + i, lane);
             prefetch_next(y + i, lane);
-            const struct low_sums a = weigh_two(x + i, y + i, &around_x, &around_y, &pair);
-            const struct low_sums b = weigh_two(x + i + 2 * ROW_SUMS, y + i + 2 * ROW_SUMS, &around_x, &around_y, &pair);
-            pair.x_sum = vd_add(pair.x_sum, vd_widen(vf_add(a.x_sum, b.x_sum)));
-            pair.y_sum = vd_add(pair.y_sum, vd_widen(vf_add(a.y_sum, b.y_sum)));
-            pair.x_dot = vd_add(pair.x_dot, vd_widen(vf_add(a.x_dot, b.x_dot)));
-            pair.y_dot = vd_add(pair.y_dot, vd_widen(vf_add(a.y_dot, b.y_dot)));
+            const struct low_sums a = weigh_two(x + i, y + i, &around_x, &around_y, centre, &pair);
+            const struct low_sums b = weigh_two(next_x, next_y, &around_x, &around_y, centre, &pair);
+            pair.x_sum = vw_add(pair.x_sum, vw_widen(vf_add(a.x_sum, b.x_sum)));
+            pair.y_sum = vw_add(pair.y_sum, vw_widen(vf_add(a.y_sum, b.y_sum)));
+            pair.x_dot = vw_add(pair.x_dot, vw_widen(vf_add(a.x_dot, b.x_dot)));
+            pair.y_dot = vw_add(pair.y_dot, vw_widen(vf_add(a.y_dot, b.y_dot)));
         }
-        vd_store(place, pair.x_sum);
-        vd_store(place + ROW_SUMS, pair.y_sum);
-        vd_store(place + 2 * ROW_SUMS, pair.x_dot);
-        vd_store(place + 3 * ROW_SUMS, pair.y_dot);
+        vw_store(place, pair.x_sum);
+        vw_store(place + ROW_SUMS, pair.y_sum);
+        vw_store(place + 2 * ROW_SUMS, pair.x_dot);
+        vw_store(place + 3 * ROW_SUMS, pair.y_dot);
+    }
+}
+
+void LANES(weigh_pair)(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
+                       const struct row_scale *y_scale, double centre, double *sums) {
+    if (centre == 0.0) {
+        weigh_both(x, y, n, x_scale, y_scale, NULL, sums);
+    } else {
+        const vw wide_centre = vw_set(centre);
+        weigh_both(x, y, n, x_scale, y_scale, &wide_centre, sums);
     }
 }
 
 void LANES(subtract)(const float *x, size_t n, double by, float *out) {
-    const vd amount = vd_set(by);
+    const vw amount = vw_set(by);
     size_t i = 0;
     for (; i + QUENCH_W <= n; i += QUENCH_W) {
-        vf_store(out + i, vf_narrow(vd_sub(vd_widen(vf_load(x + i)), amount)));
+        vf_store(out + i, vw_narrow(vw_sub(vw_widen(vf_load(x + i)), amount)));
     }
     for (; i < n; i++) {
         out[i] = (float)((double)x[i] - by);

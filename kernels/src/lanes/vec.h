@@ -4,7 +4,6 @@
  *   W               floats in a vector: 16 (AVX-512), 8 (AVX2) or 4 (NEON)
  *   vf vi vm        floats, 32-bit integers, and one truth value a lane
  *   vf_pick(m,a,b)  a where m is true, b elsewhere
- *   vf_drop(m,a)    zero where m is true, a elsewhere
  *   vf_least(a,b)   a < b ? a : b, so b where one is NaN, as in C on every processor; vf_most the same with >
  *   vf_round        nearest integer, ties to even, as a float: exact below 2^23, and larger values stay what they are
  *   vi_nearest(a)   the same as an integer, for |a| < 2^31
@@ -12,9 +11,6 @@
  *   vf_from_half(a) the float of those bits, which are the low half of each lane; the other half is zero
  *   vi_store_bytes  the low byte of every lane, W bytes
  *   vm_bits(m)      lane i in bit i
- *   vd              W doubles; vd_widen(a) are the floats of a, and vf_narrow(a) the nearest floats of a
- *   vi_choose8(t,i) t[i & 7] in each lane, of a table of eight integers that vt_load has loaded
- *   v_prefetch(p)   a hint that this address will be read soon; any address
  *
  * No operation contracts a*b+c, and none depends on the optimizer: the float operations that a kernel writes are those
  * that run, in that order. */

@@ -22,7 +22,6 @@ QUENCH_INLINE vf vf_abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a
 QUENCH_INLINE vf vf_neg(vf a) { return _mm256_xor_ps(_mm256_set1_ps(-0.0f), a); }
 QUENCH_INLINE vf vf_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 QUENCH_INLINE vf vf_pick(vm m, vf a, vf b) { return _mm256_blendv_ps(b, a, m); }
-QUENCH_INLINE vf vf_drop(vm m, vf a) { return _mm256_andnot_ps(m, a); }
 
 QUENCH_INLINE vm vf_lt(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 QUENCH_INLINE vm vf_le(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
@@ -95,25 +94,3 @@ QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {
         out[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
     }
 }
-
-typedef struct {
-    __m256d low, high;
-} vd;
-
-QUENCH_INLINE vd vd_load(const double *p) { return (vd){_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)}; }
-QUENCH_INLINE void vd_store(double *p, vd a) { _mm256_storeu_pd(p, a.low), _mm256_storeu_pd(p + 4, a.high); }
-QUENCH_INLINE vd vd_set(double a) { return (vd){_mm256_set1_pd(a), _mm256_set1_pd(a)}; }
-QUENCH_INLINE vd vd_add(vd a, vd b) { return (vd){_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)}; }
-QUENCH_INLINE vd vd_sub(vd a, vd b) { return (vd){_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)}; }
-QUENCH_INLINE vd vd_mul(vd a, vd b) { return (vd){_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)}; }
-QUENCH_INLINE vd vd_widen(vf a) {
-    return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1))};
-}
-QUENCH_INLINE vf vf_narrow(vd a) { return _mm256_set_m128(_mm256_cvtpd_ps(a.high), _mm256_cvtpd_ps(a.low)); }
-
-typedef __m256i vt;
-
-QUENCH_INLINE vt vt_load(const int32_t p[8]) { return vi_load(p); }
-QUENCH_INLINE vi vi_choose8(vt table, vi index) { return _mm256_permutevar8x32_epi32(table, index); }
-
-QUENCH_INLINE void v_prefetch(const char *p) { _mm_prefetch(p, _MM_HINT_T0); }

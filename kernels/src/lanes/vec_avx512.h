@@ -22,7 +22,6 @@ QUENCH_INLINE vf vf_abs(vf a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a
 QUENCH_INLINE vf vf_neg(vf a) { return _mm512_xor_ps(_mm512_set1_ps(-0.0f), a); }
 QUENCH_INLINE vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 QUENCH_INLINE vf vf_pick(vm m, vf a, vf b) { return _mm512_mask_blend_ps(m, b, a); }
-QUENCH_INLINE vf vf_drop(vm m, vf a) { return _mm512_maskz_mov_ps((vm)~m, a); }
 
 QUENCH_INLINE vm vf_lt(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 QUENCH_INLINE vm vf_le(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
@@ -92,29 +91,3 @@ QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {
         out[i + 4] = _mm512_permutex2var_ps(a[i], high, a[i + 4]);
     }
 }
-
-typedef struct {
-    __m512d low, high;
-} vd;
-
-QUENCH_INLINE vd vd_load(const double *p) { return (vd){_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)}; }
-QUENCH_INLINE void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a.low), _mm512_storeu_pd(p + 8, a.high); }
-QUENCH_INLINE vd vd_set(double a) { return (vd){_mm512_set1_pd(a), _mm512_set1_pd(a)}; }
-QUENCH_INLINE vd vd_add(vd a, vd b) { return (vd){_mm512_add_pd(a.low, b.low), _mm512_add_pd(a.high, b.high)}; }
-QUENCH_INLINE vd vd_sub(vd a, vd b) { return (vd){_mm512_sub_pd(a.low, b.low), _mm512_sub_pd(a.high, b.high)}; }
-QUENCH_INLINE vd vd_mul(vd a, vd b) { return (vd){_mm512_mul_pd(a.low, b.low), _mm512_mul_pd(a.high, b.high)}; }
-QUENCH_INLINE vd vd_widen(vf a) {
-    return (vd){_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1))};
-}
-QUENCH_INLINE vf vf_narrow(vd a) {
-    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.low)), _mm512_cvtpd_ps(a.high), 1);
-}
-
-typedef __m512i vt;
-
-QUENCH_INLINE vt vt_load(const int32_t p[8]) {
-    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
-}
-QUENCH_INLINE vi vi_choose8(vt table, vi index) { return _mm512_permutexvar_epi32(index, table); }
-
-QUENCH_INLINE void v_prefetch(const char *p) { _mm_prefetch(p, _MM_HINT_T0); }

@@ -22,7 +22,6 @@ QUENCH_INLINE vf vf_abs(vf a) { return vabsq_f32(a); }
 QUENCH_INLINE vf vf_neg(vf a) { return vnegq_f32(a); }
 QUENCH_INLINE vf vf_round(vf a) { return vrndnq_f32(a); }
 QUENCH_INLINE vf vf_pick(vm m, vf a, vf b) { return vbslq_f32(m, a, b); }
-QUENCH_INLINE vf vf_drop(vm m, vf a) { return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), m)); }
 
 QUENCH_INLINE vm vf_lt(vf a, vf b) { return vcltq_f32(a, b); }
 QUENCH_INLINE vm vf_le(vf a, vf b) { return vcleq_f32(a, b); }
@@ -91,33 +90,3 @@ QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {
         out[half + 3] = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
     }
 }
-
-typedef struct {
-    float64x2_t low, high;
-} vd;
-
-QUENCH_INLINE vd vd_load(const double *p) { return (vd){vld1q_f64(p), vld1q_f64(p + 2)}; }
-QUENCH_INLINE void vd_store(double *p, vd a) { vst1q_f64(p, a.low), vst1q_f64(p + 2, a.high); }
-QUENCH_INLINE vd vd_set(double a) { return (vd){vdupq_n_f64(a), vdupq_n_f64(a)}; }
-QUENCH_INLINE vd vd_add(vd a, vd b) { return (vd){vaddq_f64(a.low, b.low), vaddq_f64(a.high, b.high)}; }
-QUENCH_INLINE vd vd_sub(vd a, vd b) { return (vd){vsubq_f64(a.low, b.low), vsubq_f64(a.high, b.high)}; }
-QUENCH_INLINE vd vd_mul(vd a, vd b) { return (vd){vmulq_f64(a.low, b.low), vmulq_f64(a.high, b.high)}; }
-QUENCH_INLINE vd vd_widen(vf a) { return (vd){vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)}; }
-QUENCH_INLINE vf vf_narrow(vd a) { return vcvt_high_f32_f64(vcvt_f32_f64(a.low), a.high); }
-
-typedef uint8x16x2_t vt;
-
-QUENCH_INLINE vt vt_load(const int32_t p[8]) {
-    return (vt){{vreinterpretq_u8_s32(vld1q_s32(p)), vreinterpretq_u8_s32(vld1q_s32(p + 4))}};
-}
-QUENCH_INLINE vi vi_choose8(vt table, vi index) {
-    const vi place = vandq_s32(index, vdupq_n_s32(7));
-    const vi bytes = vmlaq_s32(vdupq_n_s32(0x03020100), place, vdupq_n_s32(0x04040404));
-    return vreinterpretq_s32_u8(vqtbl2q_u8(table, vreinterpretq_u8_s32(bytes)));
-}
-
-#if defined(_MSC_VER)
-QUENCH_INLINE void v_prefetch(const char *p) { __prefetch(p); }
-#else
-QUENCH_INLINE void v_prefetch(const char *p) { __builtin_prefetch(p); }
-#endif

@@ -29,17 +29,20 @@ void quench_weigh(const float *x, size_t n, const struct row_scale *scale, doubl
     }
 }
 
-/* The same for weights times differences. */
-static void add_four_times(const float high[4], const float low[4], const float x[4], const float y[4], double *sum) {
+/* The same for weights times differences. A centre of 0 needs no double for what is low. */
+static void add_four_times(const float high[4], const float low[4], const float x[4], const float y[4], double centre,
+                           double *sum) {
+    float product[4];
     for (int k = 0; k < 4; k++) {
-        *sum += (double)high[k] * ((double)x[k] - (double)y[k]);
+        const double difference = (double)x[k] - (double)y[k] - centre;
+        *sum += (double)high[k] * difference;
+        product[k] = low[k] * (centre == 0.0 ? x[k] - y[k] : (float)difference);
     }
-    *sum += (double)((low[0] * (x[0] - y[0]) + low[1] * (x[1] - y[1])) +
-                     (low[2] * (x[2] - y[2]) + low[3] * (x[3] - y[3])));
+    *sum += (double)((product[0] + product[1]) + (product[2] + product[3]));
 }
 
 void quench_weigh_pair(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
-                       const struct row_scale *y_scale, double *sums) {
+                       const struct row_scale *y_scale, double centre, double *sums) {
     const struct row_scale *scales[2] = {x_scale, y_scale};
     float a[4], b[4], high[4], low[4];
     for (size_t i = 0; i < n; i += ROW_GROUP) {
@@ -53,7 +56,7 @@ void quench_weigh_pair(const float *x, const float *y, size_t n, const struct ro
                     high[k] = row_weight(side ? b[k] : a[k], scales[side], &low[k]);
                 }
                 add_four(high, low, sums + side * ROW_SUMS + lane);
-                add_four_times(high, low, a, b, sums + (2 + side) * ROW_SUMS + lane);
+                add_four_times(high, low, a, b, centre, sums + (2 + side) * ROW_SUMS + lane);
             }
         }
     }

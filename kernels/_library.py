@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ABI = 2
+ABI = 3
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _FILE = f"libquench_kernels{_SUFFIX}"

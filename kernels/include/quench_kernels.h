@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a function's arguments or a number below change meaning. */
-#define QUENCH_ABI 2
+#define QUENCH_ABI 3
 
 enum quench_type {
     QUENCH_F32 = 0,

@@ -12,27 +12,30 @@ QUENCH_INLINE vf bounded(vf value, int low, int high) {
     return vf_round(vf_most(vf_least(value, vf_set((float)high)), vf_set((float)low)));
 }
 
-/* Returns whether any level differs. */
-QUENCH_INLINE int levels_differ(const float *old, const float *levels) {
+/* Where groups find their codes: behind those of the other groups if their level changed. Returns whether any did. */
+QUENCH_INLINE int find_changed(const float *old, const float *levels, int32_t *places) {
     vm same = vm_all();
     for (int i = 0; i < GROUPS; i += W) {
-        same = vm_and(same, vf_eq(vf_load(old + i), vf_load(levels + i)));
+        const vm kept = vf_eq(vf_load(old + i), vf_load(levels + i));
+        same = vm_and(same, kept);
+        vi_store(places + i, vi_pick(kept, vi_set(0), vi_set(SUPER_BLOCK)));
     }
     return vm_any(vm_not(same));
 }
 
-/* Codes of the groups whose level changed. Those of all groups are computed, since most groups do change. */
-QUENCH_INLINE void recode_changed(int half, float scale, const float *x, const float *old, const float *levels,
-                                  uint8_t *codes) {
-    uint8_t others[SUPER_BLOCK];
-    for (int group = 0; group < GROUPS; group++) {
-        code_group(half, x + group * GROUP, scale * levels[group], others + group * GROUP);
+/* Codes of the groups whose level changed; those of the others stay. both: the codes, and room for as many. All groups
+ * are coded and then chosen from, since no branch could foresee which of them change. */
+QUENCH_INLINE void recode_changed(int half, float scale, const float *x, const float *levels, const int32_t *places,
+                                  uint8_t *both, uint8_t *codes) {
+    _Alignas(64) float inverses[GROUPS];
+    for (int i = 0; i < GROUPS; i += W) {
+        vf_store(inverses + i, vf_div(vf_set(1.0f), vf_mul(vf_set(scale), vf_load(levels + i))));
+    }
+    for (int i = 0; i < SUPER_BLOCK; i += W) {
+        store_codes(half, vf_mul(vf_set(inverses[i / GROUP]), vf_load(x + i)), both + SUPER_BLOCK + i);
     }
     for (int group = 0; group < GROUPS; group++) {
-        const uint8_t changed = levels[group] != old[group] ? 0xff : 0;
-        for (int i = group * GROUP; i < (group + 1) * GROUP; i++) {
-            codes[i] = (uint8_t)((others[i] & changed) | (codes[i] & ~changed));
-        }
+        memcpy(codes + group * GROUP, both + places[group] + group * GROUP, GROUP);
     }
 }
 

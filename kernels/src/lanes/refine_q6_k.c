@@ -1,69 +1,85 @@
 /* Refinement of Q6_K, operation for operation as in reference/refine_symmetric.c. */
 #include "lanes.h"
+#include "narrow.h"
 #include "pairs.h"
+#include "planes.h"
 #include "refine.h"
 
 enum { HALF = 32, PAIRS = GROUP / 2 };
 
 struct scan {
     vi x[PAIRS], weight[PAIRS];
-    vf unit, least;
+    vf size, unit, least;
 };
 
-QUENCH_INLINE struct scan begin_scan(const struct columns *c, int weighted, vf size, vf heaviest, float scale,
-                                     vf step) {
+QUENCH_INLINE struct scan begin_scan(const struct columns *c, int weighted, vf heaviest, float scale, vf step) {
     struct scan scan;
-    const vf ratio = vf_div(vf_set(32767.0f), size);
-    const vf factor = vf_pick(vf_lt(step, vf_set(0.0f)), vf_neg(ratio), ratio);
-    const vf weight_factor = vf_div(vf_set(32767.0f), heaviest);
-    vi high = vi_set(0), low = vi_set(0);
-    for (int i = 0; i < PAIRS; i++) {
-        const vi first = vi_nearest(vf_mul(vf_load(c->x + 2 * i * W), factor));
-        const vi second = vi_nearest(vf_mul(vf_load(c->x + (2 * i + 1) * W), factor));
-        scan.x[i] = pairs(first, second);
-        high = vi_most(high, vi_most(first, second));
-        low = vi_least(low, vi_least(first, second));
+    vf high = vf_set(0.0f), low = vf_set(0.0f);
+    for (int i = 0; i < GROUP; i++) {
+        high = vf_most(vf_load(c->x + i * W), high);
+        low = vf_least(vf_load(c->x + i * W), low);
     }
+    low = vf_neg(low);
+    scan.size = vf_most(high, low);
+    const vm negative = vf_lt(step, vf_set(0.0f));
+    const vf factor = vf_div(vf_pick(negative, vf_set(-32767.0f), vf_set(32767.0f)), scan.size);
+    for (int i = 0; i < PAIRS; i++) {
+        scan.x[i] = pairs(vi_nearest(vf_mul(vf_load(c->x + 2 * i * W), factor)),
+                          vi_nearest(vf_mul(vf_load(c->x + (2 * i + 1) * W), factor)));
+    }
+    const vf weight_factor = vf_div(vf_set(32767.0f), heaviest);
     for (int i = 0; i < PAIRS && weighted; i++) {
         scan.weight[i] = pairs(vi_nearest(vf_mul(vf_load(c->weight + 2 * i * W), weight_factor)),
                                vi_nearest(vf_mul(vf_load(c->weight + (2 * i + 1) * W), weight_factor)));
     }
-    const vf reach = vf_most(vf_mul(vf_from_vi(high), vf_set(REFINE_REACH_HIGH)),
-                             vf_mul(vf_neg(vf_from_vi(low)), vf_set(REFINE_REACH_LOW)));
-    scan.unit = vf_div(size, vf_set(magnitude(scale)));
-    scan.least = vf_most(vf_mul(reach, scan.unit), vf_set(1.0f));
+    const vf up = vf_pick(negative, low, high), down = vf_pick(negative, high, low);
+    const vf reach = vf_most(vf_mul(up, vf_set(REFINE_REACH_HIGH)), vf_mul(down, vf_set(REFINE_REACH_LOW)));
+    const vf part = vf_set(1.0f / magnitude(scale));
+    scan.unit = vf_mul(vf_mul(vf_set(REFINE_UNIT), scan.size), part);
+    scan.least = vf_most(vf_mul(reach, part), vf_set(1.0f));
     return scan;
 }
 
 /* Squares of what is left of x / step beside whole numbers, in units of 2^-28. */
 QUENCH_INLINE vi remainders(const struct scan *scan, int weighted, vi inverse) {
-    const vi both = pairs(inverse, inverse);
     vi sum = vi_set(0);
     for (int i = 0; i < PAIRS; i++) {
-        const vi rest = pairs_right_signed(pairs_left(pairs_scaled(scan->x[i], both), 7), 2);
+        const vi rest = pairs_right_signed(pairs_left(pairs_scaled(scan->x[i], inverse), 7), 2);
         sum = vi_add(sum, pairs_dot(rest, weighted ? pairs_scaled(rest, scan->weight[i]) : rest));
     }
     return sum;
 }
 
-/* The magnitudes of the levels that promise most. */
+/* The magnitudes of the levels that promise most. A loop for each kind of work: divisions or comparisons in the middle of
+ * the sums would make all of them wait. */
 QUENCH_INLINE vf scan_levels(const struct scan *scan, int weighted, vf level) {
-    const vf size = vf_abs(level), factor = vf_mul(vf_set(REFINE_UNIT), scan->unit);
+    enum { TRIED = REFINE_Q6_K_LAST - REFINE_Q6_K_FIRST + 1 };
+    _Alignas(64) int32_t inverses[TRIED * QUENCH_W];
+    _Alignas(64) float errors[TRIED * QUENCH_W];
+    const vf one = vf_set(1.0f), size = vf_abs(level), first = vf_add(size, vf_set((float)REFINE_Q6_K_FIRST));
     const vf limit = vf_pick(vf_lt(level, vf_set(0.0f)), vf_set(128.0f), vf_set(127.0f));
-    vf best = vf_set(INFINITY), found = size;
-    for (int more = REFINE_Q6_K_FIRST; more <= REFINE_Q6_K_LAST; more++) {
-        if (more == 0) {
-            continue;
-        }
-        const vf tried = vf_add(size, vf_set((float)more));
-        const vm possible = vm_and(vf_ge(tried, scan->least), vf_le(tried, limit));
-        const vi sum = remainders(scan, weighted, vi_nearest(vf_div(factor, tried)));
-        const vf error = vf_mul(vf_from_vi(sum), vf_mul(tried, tried));
-        const vm better = vm_and(possible, vf_lt(error, best));
-        best = vf_pick(better, error, best);
-        found = vf_pick(better, tried, found);
+    for (int i = 0; i < TRIED; i += 2) {
+        const vf a = vf_most(vf_add(first, vf_set((float)i)), one);
+        const vf b = vf_most(vf_add(first, vf_set((float)(i + 1))), one);
+        const vf inverse = vf_div(scan->unit, vf_mul(a, b));
+        const vi of_a = vi_nearest(vf_mul(inverse, b)), of_b = vi_nearest(vf_mul(inverse, a));
+        vi_store(inverses + i * W, pairs(of_a, of_a));
+        vi_store(inverses + (i + 1) * W, pairs(of_b, of_b));
     }
-    return found;
+    vf best = vf_set(INFINITY), found = size;
+    for (int i = 0; i < TRIED; i++) {
+        const vf tried = vf_add(first, vf_set((float)i));
+        const vm possible = vm_and(vf_ge(tried, scan->least), vf_le(tried, limit));
+        const vf rest = vf_from_vi(remainders(scan, weighted, vi_load(inverses + i * W)));
+        const vf error = vf_pick(possible, vf_mul(rest, vf_mul(tried, tried)), vf_set(INFINITY));
+        vf_store(errors + i * W, error);
+        best = vf_least(error, best);
+    }
+    /* The first one of equals. */
+    for (int i = TRIED - 1; i >= 0; i--) {
+        found = vf_pick(vf_eq(vf_load(errors + i * W), best), vf_add(first, vf_set((float)i)), found);
+    }
+    return vf_pick(vf_lt(best, vf_set(INFINITY)), found, size);
 }
 
 /* The errors of the numbers that two levels stand for. */
@@ -84,7 +100,6 @@ QUENCH_INLINE void level_errors(const struct columns *c, int weighted, const vf 
 }
 
 QUENCH_INLINE vf better_levels(const struct columns *c, int weighted, float scale, vf level) {
-    const vf size = vf_abs(extreme_of(c->x));
     vf step[2] = {vf_mul(vf_set(scale), level)}, error[2], heaviest = vf_set(1.0f);
     if (weighted) {
         heaviest = vf_set(0.0f);
@@ -92,7 +107,7 @@ QUENCH_INLINE vf better_levels(const struct columns *c, int weighted, float scal
             heaviest = vf_most(vf_load(c->weight + i * W), heaviest);
         }
     }
-    const struct scan scan = begin_scan(c, weighted, size, heaviest, scale, step[0]);
+    const struct scan scan = begin_scan(c, weighted, heaviest, scale, step[0]);
     vf found = scan_levels(&scan, weighted, level);
     found = vf_pick(vf_lt(level, vf_set(0.0f)), vf_neg(found), found);
     step[1] = vf_mul(vf_set(scale), found);
@@ -100,44 +115,62 @@ QUENCH_INLINE vf better_levels(const struct columns *c, int weighted, float scal
     vm better = vf_lt(error[1], vf_mul(vf_set(REFINE_Q6_K_GAIN), error[0]));
     better = vm_and(better, vf_gt(error[0], vf_set(REFINE_TINY)));
     better = vm_and(better, vm_not(vf_eq(step[0], vf_set(0.0f))));
-    better = vm_and(better, vm_and(vf_ge(size, vf_set(QUENCH_ZERO_GROUP)), vf_ge(heaviest, vf_set(REFINE_TINY))));
+    better = vm_and(better, vm_and(vf_ge(scan.size, vf_set(QUENCH_ZERO_GROUP)), vf_ge(heaviest, vf_set(REFINE_TINY))));
     return vf_pick(better, found, level);
 }
 
-static void refine(const float *x, const float *importance, struct block_q6_k *block) {
+QUENCH_INLINE void find_levels(const float *x, const float *importance, const struct block_q6_k *block, float *old,
+                               float *levels) {
     const float scale = load_half(block->scale);
-    _Alignas(64) float old[GROUPS], levels[GROUPS];
-    uint8_t codes[SUPER_BLOCK] = {0};
-    if (scale == 0.0f || !is_finite(scale)) {
-        return;
-    }
-    for (int group = 0; group < GROUPS; group++) {
-        old[group] = (float)(int8_t)block->levels[group];
-    }
     for (int group = 0; group < GROUPS; group += W) {
         struct columns c;
+        const vf level = vf_from_vi(vi_from_signed_bytes(block->levels + group));
         load_columns(x + group * GROUP, GROUP, c.x);
         if (importance) {
             load_columns(importance + group * GROUP, GROUP, c.weight);
         }
-        vf_store(levels + group, better_levels(&c, importance != NULL, scale, vf_load(old + group)));
+        vf_store(old + group, level);
+        vf_store(levels + group, better_levels(&c, importance != NULL, scale, level));
     }
-    if (!levels_differ(old, levels)) {
+}
+
+QUENCH_INLINE void rewrite(const float *x, const float *old, const float *levels, struct block_q6_k *block) {
+    const float scale = load_half(block->scale);
+    uint8_t both[2 * SUPER_BLOCK], codes[SUPER_BLOCK];
+    int32_t places[GROUPS];
+    if (scale == 0.0f || !is_finite(scale) || !find_changed(old, levels, places)) {
         return;
     }
-    unpack_plane(PLANE_CODES_Q6_K, block->codes, codes);
-    unpack_plane(PLANE_HIGH_Q6_K, block->high, codes);
-    recode_changed(HALF, scale, x, old, levels, codes);
+    memset(both, 0, SUPER_BLOCK);
+    unpack_wide(PLANE_CODES_Q6_K, block->codes, both);
+    unpack_wide(PLANE_HIGH_Q6_K, block->high, both);
+    recode_changed(HALF, scale, x, levels, places, both, codes);
     for (int group = 0; group < GROUPS; group += W) {
         vi_store_bytes(block->levels + group, vi_nearest(vf_load(levels + group)));
     }
-    pack_plane(PLANE_CODES_Q6_K, codes, block->codes);
-    pack_plane(PLANE_HIGH_Q6_K, codes, block->high);
+    pack_wide(PLANE_CODES_Q6_K, codes, block->codes);
+    pack_wide(PLANE_HIGH_Q6_K, codes, block->high);
 }
 
-void LANES(refine_q6_k)(const float *x, const float *importance, uint8_t *blocks, size_t n) {
-    struct block_q6_k *block = (struct block_q6_k *)blocks;
+QUENCH_INLINE void refine(const float *x, const float *importance, struct block_q6_k *blocks, size_t n) {
+    _Alignas(64) float old[BATCH * GROUPS], levels[BATCH * GROUPS];
     for (size_t i = 0; i < n; i++) {
-        refine(x + i * SUPER_BLOCK, importance ? importance + i * SUPER_BLOCK : NULL, &block[i]);
+        find_levels(x + i * SUPER_BLOCK, importance ? importance + i * SUPER_BLOCK : NULL, &blocks[i],
+                    old + i * GROUPS, levels + i * GROUPS);
+    }
+    for (size_t i = 0; i < n; i++) {
+        rewrite(x + i * SUPER_BLOCK, old + i * GROUPS, levels + i * GROUPS, &blocks[i]);
+    }
+}
+
+void LANES(refine_q6_k)(const float *x, const float *importance, uint8_t *out, size_t n) {
+    struct block_q6_k *blocks = (struct block_q6_k *)out;
+    for (size_t first = 0; first < n; first += BATCH) {
+        const size_t count = n - first < BATCH ? n - first : BATCH;
+        if (importance) {
+            refine(x + first * SUPER_BLOCK, importance + first * SUPER_BLOCK, blocks + first, count);
+        } else {
+            refine(x + first * SUPER_BLOCK, NULL, blocks + first, count);
+        }
     }
 }

@@ -36,10 +36,10 @@ static float peak_of(const float *x) {
 /* Codes of the groups whose level changed. */
 static void recode_changed(int half, float scale, const float *x, const float *old, const float *levels,
                            uint8_t *codes) {
-    for (int i = 0; i < SUPER_BLOCK; i++) {
-        const int group = i / GROUP;
-        if (levels[group] != old[group]) {
-            codes[i] = (uint8_t)((int)bounded(x[i] / (scale * levels[group]), -half, half - 1) + half);
+    for (int group = 0; group < GROUPS; group++) {
+        const float inverse = 1.0f / (scale * levels[group]);
+        for (int i = group * GROUP; i < (group + 1) * GROUP && levels[group] != old[group]; i++) {
+            codes[i] = (uint8_t)((int)bounded(inverse * x[i], -half, half - 1) + half);
         }
     }
 }
@@ -69,24 +69,21 @@ struct choice {
     float level, error;
 };
 
-static void try_ranges(const int *tenths, size_t n, float peak, float scale, const float *x, const float *weight,
-                       struct choice *best) {
-    for (size_t i = 0; i < n; i++) {
-        const float inverse = -((float)HALF_Q3_K + 0.1f * (float)tenths[i]) / peak;
-        const struct sums sum = explain(x, weight, inverse);
-        const float level = bounded(sum.x / sum.l * (1.0f / scale), -32, 31);
-        const float error = relative_error(sum, scale * level);
-        if (error < best->error) {
-            best->level = level;
-            best->error = error;
-        }
+static void try_range(struct code_range range, float peak, float scale, const float *x, const float *weight,
+                      struct choice *best) {
+    const float size = (float)HALF_Q3_K + 0.1f * (float)range.tenth;
+    const struct sums sum = explain(x, weight, (range.flipped ? size : -size) / peak);
+    const float level = bounded(sum.x / sum.l * (1.0f / scale), -32, 31);
+    const float error = relative_error(sum, scale * level);
+    if (error < best->error) {
+        best->level = level;
+        best->error = error;
     }
 }
 
-#define LENGTH(array) (sizeof(array) / sizeof *(array))
-
 static float better_level_q3_k(const float *x, const float *importance, float scale, float level) {
-    static const int plain[] = REFINE_Q3_K_PLAIN, weighted[] = REFINE_Q3_K_WEIGHTED, flipped[] = REFINE_Q3_K_FLIPPED;
+    static const struct code_range plain[] = REFINE_Q3_K_PLAIN, weighted[] = REFINE_Q3_K_WEIGHTED;
+    const size_t n = importance ? sizeof weighted / sizeof *weighted : sizeof plain / sizeof *plain;
     const float peak = peak_of(x), step = scale * level;
     float weight[GROUP], energy = 0.0f;
     if (magnitude(peak) < QUENCH_ZERO_GROUP) {
@@ -98,11 +95,8 @@ static float better_level_q3_k(const float *x, const float *importance, float sc
     }
     struct choice best = {level, step == 0.0f ? 0.0f : relative_error(explain(x, weight, 1.0f / step), step)};
     best.error -= REFINE_Q3_K_MARGIN * energy + REFINE_TINY;
-    if (importance) {
-        try_ranges(weighted, LENGTH(weighted), peak, scale, x, weight, &best);
-        try_ranges(flipped, LENGTH(flipped), -peak, scale, x, weight, &best);
-    } else {
-        try_ranges(plain, LENGTH(plain), peak, scale, x, weight, &best);
+    for (size_t i = 0; i < n; i++) {
+        try_range(importance ? weighted[i] : plain[i], peak, scale, x, weight, &best);
     }
     return best.level;
 }
@@ -138,7 +132,7 @@ void quench_refine_q3_k(const float *x, const float *importance, uint8_t *blocks
 
 struct scan {
     int32_t x[GROUP], weight[GROUP]; /* up to 32767 in magnitude */
-    float unit;                      /* size of the group in units of the super-block's scale */
+    float unit;                      /* REFINE_UNIT times the group's size in units of the super-block's scale */
     float least;                     /* level from which on no code is clamped */
 };
 
@@ -147,19 +141,22 @@ static int32_t scaled(int32_t a, int32_t b) {
     return (a * b + 0x4000) >> 15;
 }
 
-static struct scan begin_scan(const float *x, const float *importance, float size, float heaviest, float scale,
-                              float step) {
-    struct scan scan = {{0}, {0}, size / magnitude(scale), 1.0f};
-    const float factor = step < 0.0f ? -(32767.0f / size) : 32767.0f / size;
-    int32_t high = 0, low = 0;
+static struct scan begin_scan(const float *x, const float *importance, float heaviest, float scale, float step) {
+    struct scan scan;
+    float high = 0.0f, low = 0.0f;
+    for (int i = 0; i < GROUP; i++) {
+        high = most(x[i], high);
+        low = least(x[i], low);
+    }
+    const float size = most(high, -low), part = 1.0f / magnitude(scale);
+    const float factor = (step < 0.0f ? -32767.0f : 32767.0f) / size;
     for (int i = 0; i < GROUP; i++) {
         scan.x[i] = nearest(x[i] * factor);
         scan.weight[i] = importance ? nearest(importance[i] * (32767.0f / heaviest)) : 0;
-        high = scan.x[i] > high ? scan.x[i] : high;
-        low = scan.x[i] < low ? scan.x[i] : low;
     }
-    const float reach = most((float)high * REFINE_REACH_HIGH, (float)-low * REFINE_REACH_LOW);
-    scan.least = most(reach * scan.unit, 1.0f);
+    const float up = step < 0.0f ? -low : high, down = step < 0.0f ? high : -low;
+    scan.unit = REFINE_UNIT * size * part;
+    scan.least = most(most(up * REFINE_REACH_HIGH, down * REFINE_REACH_LOW) * part, 1.0f);
     return scan;
 }
 
@@ -172,6 +169,11 @@ static int32_t remainders(const struct scan *scan, int weighted, int32_t inverse
         sum += rest * (weighted ? scaled(rest, scan->weight[i]) : rest);
     }
     return sum;
+}
+
+/* The scan takes its levels in twos. */
+static int neighbour(int more) {
+    return (more - REFINE_Q6_K_FIRST) % 2 ? more - 1 : more + 1;
 }
 
 /* The error of the numbers that a level stands for. */
@@ -197,16 +199,17 @@ static float better_level_q6_k(const float *x, const float *importance, float sc
     if (size < QUENCH_ZERO_GROUP || step == 0.0f || heaviest < REFINE_TINY) {
         return level;
     }
-    const struct scan scan = begin_scan(x, importance, size, heaviest, scale, step);
+    const struct scan scan = begin_scan(x, importance, heaviest, scale, step);
     const float limit = level < 0.0f ? 128.0f : 127.0f;
     float best = INFINITY, found = magnitude(level);
     for (int more = REFINE_Q6_K_FIRST; more <= REFINE_Q6_K_LAST; more++) {
-        const float tried = magnitude(level) + (float)more;
-        if (more == 0 || !(tried >= scan.least && tried <= limit)) {
+        const float tried = magnitude(level) + (float)more, other = magnitude(level) + (float)neighbour(more);
+        if (!(tried >= scan.least && tried <= limit)) {
             continue;
         }
-        const int32_t inverse = nearest(REFINE_UNIT * scan.unit / tried);
-        const float error = (float)remainders(&scan, importance != NULL, inverse) * (tried * tried);
+        /* Two neighbours share a division. */
+        const float inverse = scan.unit / (tried * most(other, 1.0f)) * most(other, 1.0f);
+        const float error = (float)remainders(&scan, importance != NULL, nearest(inverse)) * (tried * tried);
         if (error < best) {
             best = error;
             found = tried;

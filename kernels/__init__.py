@@ -18,20 +18,26 @@ import numpy.typing as npt
 
 from kernels import _library
 from kernels._library import KernelError
+from kernels._rows import RowDivergences, RowScores, compare_rows, log_softmax, score_rows
 
 __all__ = [
     "READABLE",
     "TYPES",
     "BlockSize",
     "KernelError",
+    "RowDivergences",
+    "RowScores",
     "active",
     "backends",
     "bench",
     "block_size",
+    "compare_rows",
     "cpu",
     "dequantize",
+    "log_softmax",
     "quantize",
     "row_bytes",
+    "score_rows",
     "select",
     "selftest",
 ]

@@ -107,10 +107,7 @@ class SourceTensor(ABC):
         long as it is kept, also after the model was closed. Raises what :meth:`rows` raises.
         """
 
-    def expect(self, start: int, stop: int) -> None:  # noqa: B027 - a hint, which not every tensor has a use for
-        """Says that these rows will be asked for soon."""
-
-    def release(self, start: int, stop: int) -> None:  # noqa: B027 - as above
+    def release(self, start: int, stop: int) -> None:  # noqa: B027 - a hint, which not every tensor has a use for
         """Says that what :meth:`raw` gave of these rows was used; it stays valid, but leaves the resident memory."""
 
 

@@ -106,12 +106,6 @@ class ByteFile:
         self.read_into(offset, out.data)
         return out
 
-    def expect(self, offset: int, count: int) -> None:
-        """Says that these bytes will be viewed soon, so that the system can fetch them meanwhile."""
-        mapped = self._mapped()
-        if mapped is not None:
-            mapped.expect(offset, count)
-
     def release(self, offset: int, count: int) -> None:
         """Says that a view of these bytes was used: they stop counting as this process's memory."""
         mapped = self._map

@@ -1,4 +1,4 @@
-"""A file as read-only memory, with the three requests to the system that keep that safe and small.
+"""A file as read-only memory, with the requests to the system that keep that safe, small and quick.
 
 A page of a map that its file does not have any more (cut by another program, a disk that went away) ends the process
 with SIGBUS when it is touched. So nothing is touched unasked: :meth:`FileMap.fault_in` brings a range in and answers
@@ -65,6 +65,9 @@ class FileMap:
         self._faults_in = sys.platform == "linux"
         # A page that was read once is the first to go when the system needs memory, before pages of other programs.
         self._ask(0, size, "MADV_SEQUENTIAL")
+        # Fetches in pieces of megabytes that are mapped by one entry each: with pages of 4 KiB the page tables alone
+        # cost as much as copying the bytes would.
+        self._ask(0, size, "MADV_HUGEPAGE")
 
     def fault_in(self, offset: int, count: int) -> bool:
         """Brings a range into memory; False if the file does not give all of it.
@@ -79,10 +82,6 @@ class FileMap:
             self._faults_in = False
             return True
         return error == 0
-
-    def expect(self, offset: int, count: int) -> None:
-        """Says that a range will be read soon; the system may begin to fetch it and does not wait for it."""
-        self._ask(offset, count, "MADV_WILLNEED")
 
     def release(self, offset: int, count: int) -> None:
         """Gives a range's pages back, and what came into memory just before it. What is still read is fetched again."""

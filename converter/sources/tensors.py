@@ -88,10 +88,6 @@ class FileTensor(SourceTensor):
             return self._paired_elements(items).reshape(1, -1)[start:stop]
         return self._paired_rows(start, stop, self._bytes, np.uint8, self._stored_row_bytes)
 
-    def expect(self, start: int, stop: int) -> None:
-        if not self._heads:
-            self._file.expect(*self._range(start, stop))
-
     def release(self, start: int, stop: int) -> None:
         if not self._heads:
             self._file.release(*self._range(start, stop))

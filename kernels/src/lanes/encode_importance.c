@@ -72,26 +72,32 @@ QUENCH_INLINE void find_ranged(int top, const float *x, const float *importance,
                                struct found *found) {
     static const struct range_grid grid = {-0.9f, 0.05f, 36, 0};
     struct batch batch;
-    struct ranges ranges[ABREAST];
+    struct ranges ranges;
     for (int group = 0; group < ABREAST; group++) {
+        _Alignas(64) float columns[BLOCK * W], weight[BLOCK * W];
         const int start = group * W * BLOCK;
-        load_columns(x + start, BLOCK, batch.x + start);
-        weigh(importance + start, row_energy, batch.x + start, batch.weight + start);
+        load_columns(x + start, BLOCK, columns);
+        weigh(importance + start, row_energy, columns, weight);
+        for (int i = 0; i < BLOCK; i++) { /* the search wants the groups' vectors side by side */
+            vf_store(batch.x + (i * ABREAST + group) * W, vf_load(columns + i * W));
+            vf_store(batch.weight + (i * ABREAST + group) * W, vf_load(weight + i * W));
+        }
     }
-    fit_ranges(BLOCK, top, grid, batch.x, batch.weight, batch.codes, ranges);
+    fit_ranges(BLOCK, top, grid, batch.x, batch.weight, batch.codes, &ranges);
     for (int group = 0; group < ABREAST; group++) {
-        vf_store_halves(found->half + 2 * group * W, ranges[group].scale);
-        vf_store_halves(found->low_half + 2 * group * W, vf_neg(ranges[group].low));
-        vf_store(found->inverse + group * W, ranges[group].inverse);
-        vf_store(found->start + group * W, ranges[group].start);
-        mark(found->odd + group * W, ranges[group].wraps);
+        vf_store_halves(found->half + 2 * group * W, ranges.scale[group]);
+        vf_store_halves(found->low_half + 2 * group * W, vf_neg(ranges.low[group]));
+        vf_store(found->inverse + group * W, ranges.inverse[group]);
+        vf_store(found->start + group * W, ranges.start[group]);
+        mark(found->odd + group * W, ranges.wraps);
     }
 }
 
 QUENCH_INLINE void code_ranged(int top, float inverse, float start, const float *x, vi *codes) {
     const vi top_bits = vi_of_bits(vf_set((float)top));
     for (int k = 0; k < VECTORS; k++) {
-        codes[k] = vi_nearest(range_code(vf_load(x + k * W), vf_set(inverse), vf_set(start), top_bits));
+        const vf exact = vf_mul(vf_set(inverse), vf_sub(vf_load(x + k * W), vf_set(start)));
+        codes[k] = vi_nearest(vf_cut(exact, top_bits));
     }
 }
 

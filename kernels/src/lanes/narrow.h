@@ -11,8 +11,8 @@
  *   vi_truncated(a)          toward zero, for |a| < 2^31
  *   vi_down(a, count)        shifted right by a count that is no constant, zeros come in
  *   vm_of_bits(bits)         lane i is true where bit i is set
- *   vt vt_load vt_at(t, i)   a table of sixteen floats, and its entries i, each lane from 0 to 15
- *   vd vd_...                eight doubles
+ *   vtable vtable_load vtable_at(t, i)   a table of sixteen floats, and its entries i, each lane from 0 to 15
+ *   v8d v8d_...                eight doubles
  */
 #ifndef QUENCH_NARROW_H
 #define QUENCH_NARROW_H

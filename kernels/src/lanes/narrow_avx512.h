@@ -30,14 +30,14 @@ QUENCH_INLINE vi vi_truncated(vf a) { return _mm512_cvttps_epi32(a); }
 QUENCH_INLINE vi vi_down(vi a, int count) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(count)); }
 QUENCH_INLINE vm vm_of_bits(uint32_t bits) { return (vm)bits; }
 
-typedef __m512 vt;
-QUENCH_INLINE vt vt_load(const float *p) { return _mm512_loadu_ps(p); }
-QUENCH_INLINE vf vt_at(vt table, vi index) { return _mm512_permutexvar_ps(index, table); }
+typedef __m512 vtable;
+QUENCH_INLINE vtable vtable_load(const float *p) { return _mm512_loadu_ps(p); }
+QUENCH_INLINE vf vtable_at(vtable table, vi index) { return _mm512_permutexvar_ps(index, table); }
 
-typedef __m512d vd;
-QUENCH_INLINE vd vd_load(const double *p) { return _mm512_loadu_pd(p); }
-QUENCH_INLINE void vd_store(double *p, vd a) { _mm512_storeu_pd(p, a); }
-QUENCH_INLINE vd vd_from_floats(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
-QUENCH_INLINE vd vd_add(vd a, vd b) { return _mm512_add_pd(a, b); }
-QUENCH_INLINE vd vd_sub(vd a, vd b) { return _mm512_sub_pd(a, b); }
-QUENCH_INLINE vd vd_mul(vd a, vd b) { return _mm512_mul_pd(a, b); }
+typedef __m512d v8d;
+QUENCH_INLINE v8d v8d_load(const double *p) { return _mm512_loadu_pd(p); }
+QUENCH_INLINE void v8d_store(double *p, v8d a) { _mm512_storeu_pd(p, a); }
+QUENCH_INLINE v8d v8d_from_floats(const float *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+QUENCH_INLINE v8d v8d_add(v8d a, v8d b) { return _mm512_add_pd(a, b); }
+QUENCH_INLINE v8d v8d_sub(v8d a, v8d b) { return _mm512_sub_pd(a, b); }
+QUENCH_INLINE v8d v8d_mul(v8d a, v8d b) { return _mm512_mul_pd(a, b); }

@@ -114,7 +114,7 @@ QUENCH_INLINE void measure_side(const int n, const float *x, const float *weight
         }
     }
     for (int k = 0; k < SIDE; k++) {
-        out->least[first + k] = vf_least(least[k], vf_set(0.0f));
+        out->least[first + k] = vf_least(vf_set(0.0f), least[k]); /* of two zeros the weights' own: its sign is stored */
         out->most[first + k] = most[k];
         out->sum_w[first + k] = sum_w[k];
         sum_x[first + k] = sum[k];

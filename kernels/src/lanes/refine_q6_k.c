@@ -9,10 +9,11 @@ enum { HALF = 32, PAIRS = GROUP / 2 };
 
 struct scan {
     vi x[PAIRS], weight[PAIRS];
-    vf size, unit, least;
+    vf size, unit, least, limit;
 };
 
-QUENCH_INLINE struct scan begin_scan(const struct columns *c, int weighted, vf heaviest, float scale, vf step) {
+QUENCH_INLINE struct scan begin_scan(const struct columns *c, int weighted, vf heaviest, float scale, vf level) {
+    const vf step = vf_mul(vf_set(scale), level);
     struct scan scan;
     vf high = vf_set(0.0f), low = vf_set(0.0f);
     for (int i = 0; i < GROUP; i++) {
@@ -35,8 +36,10 @@ QUENCH_INLINE struct scan begin_scan(const struct columns *c, int weighted, vf h
     const vf up = vf_pick(negative, low, high), down = vf_pick(negative, high, low);
     const vf reach = vf_most(vf_mul(up, vf_set(REFINE_REACH_HIGH)), vf_mul(down, vf_set(REFINE_REACH_LOW)));
     const vf part = vf_set(1.0f / magnitude(scale));
+    scan.limit = vf_pick(vf_lt(level, vf_set(0.0f)), vf_set(128.0f), vf_set(127.0f));
     scan.unit = vf_mul(vf_mul(vf_set(REFINE_UNIT), scan.size), part);
-    scan.least = vf_most(vf_mul(reach, part), vf_set(1.0f));
+    scan.least = vf_least(vf_add(vf_mul(reach, part), vf_set(0.5f)), vf_set(1000.0f));
+    scan.least = vf_most(vf_round(scan.least), vf_set(1.0f));
     return scan;
 }
 
@@ -50,50 +53,44 @@ QUENCH_INLINE vi remainders(const struct scan *scan, int weighted, vi inverse) {
     return sum;
 }
 
-/* The magnitudes of the levels that promise most. A loop for each kind of work: divisions or comparisons in the middle of
- * the sums would make all of them wait. */
-QUENCH_INLINE vf scan_levels(const struct scan *scan, int weighted, vf level) {
-    enum { TRIED = REFINE_Q6_K_LAST - REFINE_Q6_K_FIRST + 1 };
-    _Alignas(64) int32_t inverses[TRIED * QUENCH_W];
-    _Alignas(64) float errors[TRIED * QUENCH_W];
-    const vf one = vf_set(1.0f), size = vf_abs(level), first = vf_add(size, vf_set((float)REFINE_Q6_K_FIRST));
-    const vf limit = vf_pick(vf_lt(level, vf_set(0.0f)), vf_set(128.0f), vf_set(127.0f));
-    for (int i = 0; i < TRIED; i += 2) {
-        const vf a = vf_most(vf_add(first, vf_set((float)i)), one);
-        const vf b = vf_most(vf_add(first, vf_set((float)(i + 1))), one);
-        const vf inverse = vf_div(scan->unit, vf_mul(a, b));
-        const vi of_a = vi_nearest(vf_mul(inverse, b)), of_b = vi_nearest(vf_mul(inverse, a));
-        vi_store(inverses + i * W, pairs(of_a, of_a));
-        vi_store(inverses + (i + 1) * W, pairs(of_b, of_b));
-    }
-    vf best = vf_set(INFINITY), found = size;
-    for (int i = 0; i < TRIED; i++) {
-        const vf tried = vf_add(first, vf_set((float)i));
-        const vm possible = vm_and(vf_ge(tried, scan->least), vf_le(tried, limit));
-        const vf rest = vf_from_vi(remainders(scan, weighted, vi_load(inverses + i * W)));
-        const vf error = vf_pick(possible, vf_mul(rest, vf_mul(tried, tried)), vf_set(INFINITY));
-        vf_store(errors + i * W, error);
-        best = vf_least(error, best);
-    }
-    /* The first one of equals. */
-    for (int i = TRIED - 1; i >= 0; i--) {
-        found = vf_pick(vf_eq(vf_load(errors + i * W), best), vf_add(first, vf_set((float)i)), found);
-    }
-    return vf_pick(vf_lt(best, vf_set(INFINITY)), found, size);
+/* Magnitudes around that of the level; beyond what is possible the same ones again. */
+QUENCH_INLINE vf tried_level(const struct scan *scan, vf first, int i) {
+    return vf_most(vf_least(vf_add(first, vf_set((float)i)), scan->limit), scan->least);
 }
 
-/* The errors of the numbers that two levels stand for. */
-QUENCH_INLINE void level_errors(const struct columns *c, int weighted, const vf *step, vf *error) {
-    vf inverse[2];
-    for (int k = 0; k < 2; k++) {
-        inverse[k] = vf_div(vf_set(1.0f), step[k]);
-        error[k] = vf_set(0.0f);
+/* The magnitudes of the levels that promise most. The divisions have a loop of their own, since in the middle of the
+ * sums they would make all of them wait. */
+QUENCH_INLINE vf scan_levels(const struct scan *scan, int weighted, vf level) {
+    _Alignas(64) int32_t inverses[REFINE_Q6_K_TRIED * QUENCH_W];
+    const vf first = vf_add(vf_abs(level), vf_set((float)REFINE_Q6_K_FIRST));
+    for (int i = 0; i < REFINE_Q6_K_TRIED; i += 2) {
+        const vf a = tried_level(scan, first, i), b = tried_level(scan, first, i + 1);
+        const vf inverse = vf_div(scan->unit, vf_mul(a, b));
+        const vi of_a = vi_nearest(vf_mul(inverse, b)), of_b = vi_nearest(vf_mul(inverse, a));
+        vi_store(inverses + i * W, vi_or(of_a, vi_left(of_a, 16)));
+        vi_store(inverses + (i + 1) * W, vi_or(of_b, vi_left(of_b, 16)));
     }
+    /* Positive floats are ordered like their bits, and the lowest ones can hold the place. */
+    vi best = vi_set(INT32_MAX);
+    for (int i = 0; i < REFINE_Q6_K_TRIED; i++) {
+        const vf tried = tried_level(scan, first, i);
+        const vf rest = vf_from_vi(remainders(scan, weighted, vi_load(inverses + i * W)));
+        const vf error = vf_mul(rest, vf_mul(tried, tried));
+        best = vi_least(best, vi_or(vi_and(vi_of_bits(error), vi_set(~31)), vi_set(i)));
+    }
+    const vf place = vf_from_vi(vi_and(best, vi_set(31)));
+    return vf_most(vf_least(vf_add(first, place), scan->limit), scan->least);
+}
+
+/* The errors of the numbers that two levels stand for. No code of the second one is clamped. */
+QUENCH_INLINE void level_errors(const struct columns *c, int weighted, const vf *step, vf *error) {
+    const vf inverse[2] = {vf_div(vf_set(1.0f), step[0]), vf_div(vf_set(1.0f), step[1])};
+    error[0] = error[1] = vf_set(0.0f);
     for (int i = 0; i < GROUP; i++) {
         const vf x = vf_load(c->x + i * W);
+        const vf code[2] = {bounded(vf_mul(inverse[0], x), -HALF, HALF - 1), vf_round(vf_mul(inverse[1], x))};
         for (int k = 0; k < 2; k++) {
-            const vf code = bounded(vf_mul(inverse[k], x), -HALF, HALF - 1);
-            const vf miss = vf_sub(x, vf_mul(step[k], code)), square = vf_mul(miss, miss);
+            const vf miss = vf_sub(x, vf_mul(step[k], code[k])), square = vf_mul(miss, miss);
             error[k] = vf_add(error[k], weighted ? vf_mul(vf_load(c->weight + i * W), square) : square);
         }
     }
@@ -107,14 +104,14 @@ QUENCH_INLINE vf better_levels(const struct columns *c, int weighted, float scal
             heaviest = vf_most(vf_load(c->weight + i * W), heaviest);
         }
     }
-    const struct scan scan = begin_scan(c, weighted, heaviest, scale, step[0]);
+    const struct scan scan = begin_scan(c, weighted, heaviest, scale, level);
     vf found = scan_levels(&scan, weighted, level);
     found = vf_pick(vf_lt(level, vf_set(0.0f)), vf_neg(found), found);
     step[1] = vf_mul(vf_set(scale), found);
     level_errors(c, weighted, step, error);
     vm better = vf_lt(error[1], vf_mul(vf_set(REFINE_Q6_K_GAIN), error[0]));
     better = vm_and(better, vf_gt(error[0], vf_set(REFINE_TINY)));
-    better = vm_and(better, vm_not(vf_eq(step[0], vf_set(0.0f))));
+    better = vm_and(better, vm_and(vf_le(scan.least, scan.limit), vm_not(vf_eq(step[0], vf_set(0.0f)))));
     better = vm_and(better, vm_and(vf_ge(scan.size, vf_set(QUENCH_ZERO_GROUP)), vf_ge(heaviest, vf_set(REFINE_TINY))));
     return vf_pick(better, found, level);
 }

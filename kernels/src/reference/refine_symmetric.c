@@ -133,7 +133,7 @@ void quench_refine_q3_k(const float *x, const float *importance, uint8_t *blocks
 struct scan {
     int32_t x[GROUP], weight[GROUP]; /* up to 32767 in magnitude */
     float unit;                      /* REFINE_UNIT times the group's size in units of the super-block's scale */
-    float least;                     /* level from which on no code is clamped */
+    float least;                     /* the smallest level for which no code is clamped */
 };
 
 /* a * b / 2^15, rounded, for 16-bit integers. */
@@ -156,7 +156,8 @@ static struct scan begin_scan(const float *x, const float *importance, float hea
     }
     const float up = step < 0.0f ? -low : high, down = step < 0.0f ? high : -low;
     scan.unit = REFINE_UNIT * size * part;
-    scan.least = most(most(up * REFINE_REACH_HIGH, down * REFINE_REACH_LOW) * part, 1.0f);
+    scan.least = least(most(up * REFINE_REACH_HIGH, down * REFINE_REACH_LOW) * part + 0.5f, 1000.0f);
+    scan.least = most((float)nearest(scan.least), 1.0f);
     return scan;
 }
 
@@ -171,9 +172,9 @@ static int32_t remainders(const struct scan *scan, int weighted, int32_t inverse
     return sum;
 }
 
-/* The scan takes its levels in twos. */
-static int neighbour(int more) {
-    return (more - REFINE_Q6_K_FIRST) % 2 ? more - 1 : more + 1;
+/* Magnitudes around that of the level; beyond what is possible the same ones again. */
+static float tried_level(const struct scan *scan, float limit, float level, int i) {
+    return most(least(magnitude(level) + (float)(REFINE_Q6_K_FIRST + i), limit), scan->least);
 }
 
 /* The error of the numbers that a level stands for. */
@@ -201,20 +202,20 @@ static float better_level_q6_k(const float *x, const float *importance, float sc
     }
     const struct scan scan = begin_scan(x, importance, heaviest, scale, step);
     const float limit = level < 0.0f ? 128.0f : 127.0f;
-    float best = INFINITY, found = magnitude(level);
-    for (int more = REFINE_Q6_K_FIRST; more <= REFINE_Q6_K_LAST; more++) {
-        const float tried = magnitude(level) + (float)more, other = magnitude(level) + (float)neighbour(more);
-        if (!(tried >= scan.least && tried <= limit)) {
-            continue;
-        }
-        /* Two neighbours share a division. */
-        const float inverse = scan.unit / (tried * most(other, 1.0f)) * most(other, 1.0f);
-        const float error = (float)remainders(&scan, importance != NULL, nearest(inverse)) * (tried * tried);
-        if (error < best) {
-            best = error;
-            found = tried;
-        }
+    if (!(scan.least <= limit)) {
+        return level;
     }
+    uint32_t best = UINT32_MAX;
+    for (int i = 0; i < REFINE_Q6_K_TRIED; i++) {
+        const float tried = tried_level(&scan, limit, level, i);
+        /* Two neighbours share a division. */
+        const float other = tried_level(&scan, limit, level, i % 2 ? i - 1 : i + 1);
+        const int32_t inverse = nearest(scan.unit / (tried * other) * other);
+        const float error = (float)remainders(&scan, importance != NULL, inverse) * (tried * tried);
+        const uint32_t key = (bits_of(error) & ~31u) | (uint32_t)i;
+        best = key < best ? key : best;
+    }
+    float found = tried_level(&scan, limit, level, (int)(best & 31u));
     found = level < 0.0f ? -found : found;
     const float before = level_error(x, importance, step), after = level_error(x, importance, scale * found);
     return after < REFINE_Q6_K_GAIN * before && before > REFINE_TINY ? found : level;

@@ -13,8 +13,9 @@ struct code_range {
 /* Of a group's sum of weight * x * x: far above the rounding of the sums, far below what is worth having. */
 #define REFINE_Q3_K_MARGIN 1e-5f
 
-/* Q6_K: levels that are that much larger in magnitude. The scan runs in 16-bit integers. */
-enum { REFINE_Q6_K_FIRST = -5, REFINE_Q6_K_LAST = 12 };
+/* Q6_K: how many levels are tried, and by how much the first is smaller in magnitude than the old one. The scan runs in
+ * 16-bit integers. */
+enum { REFINE_Q6_K_FIRST = -5, REFINE_Q6_K_TRIED = 18 };
 
 /* x / step in 512ths is X * b >> 15 for X = 32767 x / size and b = REFINE_UNIT * size / step. */
 #define REFINE_UNIT 512.015625f

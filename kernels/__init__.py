@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels import _library
+from kernels._dot import activations, dot
 from kernels._library import KernelError
 from kernels._rows import RowDivergences, RowScores, compare_rows, log_softmax, score_rows
 
@@ -28,6 +29,7 @@ __all__ = [
     "KernelError",
     "RowDivergences",
     "RowScores",
+    "activations",
     "active",
     "backends",
     "bench",
@@ -35,6 +37,7 @@ __all__ = [
     "compare_rows",
     "cpu",
     "dequantize",
+    "dot",
     "log_softmax",
     "note",
     "quantize",
@@ -210,7 +213,7 @@ def _matrix(array: npt.NDArray[Any], what: str) -> tuple[int, int]:
     return array.shape[0], array.shape[1]
 
 
-def _output(out: npt.NDArray[Any] | None, shape: tuple[int, int], dtype: type[np.generic]) -> npt.NDArray[Any]:
+def _output(out: npt.NDArray[Any] | None, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.dtype(dtype):

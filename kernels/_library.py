@@ -68,6 +68,9 @@ def _declare(library: ctypes.CDLL) -> None:
             i32,
             [i32, pointer, i64, pointer, i64, i64, i64, pointer, i32, pointer, size, pointer],
         ),
+        "quench_activations_size": (i32, [i32, i64, pointer]),
+        "quench_activations": (i32, [i32, i32, pointer, i64, pointer, size, pointer]),
+        "quench_dot": (i32, [i32, i32, pointer, size, i64, i64, pointer, size, pointer, size]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

@@ -1,8 +1,8 @@
 /* Quench kernels: the whole C ABI.
  *
  * Rows of weights become GGUF blocks and back. Every call is a pure function of its arguments: nothing is allocated,
- * no thread is started, no state is kept (but by the Metal backend, whose device has buffers and compiled shaders).
- * Callers split rows over threads as they like; the bytes do not depend on it.
+ * no thread is started, no state is kept but what the processor can do (and by the Metal backend, whose device has
+ * buffers and compiled shaders). Callers split rows over threads as they like; the bytes do not depend on it.
  *
  * Types are named by their GGUF numbers. Sizes are bytes, strides are bytes between the starts of two rows.
  * A call returns a status; on QUENCH_OK everything was written, on any other status nothing useful was.
@@ -159,6 +159,24 @@ QUENCH_API int32_t quench_compare_rows(int32_t backend, const float *reference, 
                                        int64_t n_cols, const int32_t *targets, int32_t top_k,
                                        quench_row_divergence *divergences, size_t divergences_size,
                                        quench_report *report);
+
+/* Bytes that quench_activations writes for a vector of n_cols floats that rows of `type` will be multiplied with. */
+QUENCH_API int32_t quench_activations_size(int32_t type, int64_t n_cols, size_t *size);
+
+/* Prepare a vector of finite floats, once for any number of rows: quantized as the engine does for rows of this type
+ * (Q8_K, Q8_0 or Q8_1), in planes whose layout is in src/dot.h and may change; for F32, F16 and BF16 as floats.
+ * They do not depend on the backend.
+ *
+ * activations: aligned to 64 bytes. report: the column of the first value that is not finite, or NULL.
+ */
+QUENCH_API int32_t quench_activations(int32_t backend, int32_t type, const float *x, int64_t n_cols, void *activations, size_t size,
+                                      quench_report *report);
+
+/* out[row] = dot product of each of n_rows contiguous rows of blocks with a prepared vector of the same type and length.
+ * The floats do not depend on the backend; infinite or NaN scales of a block make a row NaN or infinite. */
+QUENCH_API int32_t quench_dot(int32_t backend, int32_t type, const void *blocks, size_t blocks_size, int64_t n_rows,
+                              int64_t n_cols, const void *activations, size_t activations_size, float *out,
+                              size_t out_size);
 
 #ifdef __cplusplus
 }

@@ -71,6 +71,20 @@ struct row_kernels {
     subtract_fn *subtract;
 };
 
+/* Quantizes 256 finite floats as Q8_K and returns their scale. */
+typedef float encode_q8_k_fn(const float *x, int8_t *codes);
+
+/* Adds row[i] * x[i] to sums[i % 32], in order. */
+typedef void dot_floats_fn(const float *row, const float *x, size_t n, float *sums);
+
+/* Dot products of rows with one prepared vector: see dot.h. */
+struct activations;
+typedef void dot_fn(const uint8_t *rows, size_t n_rows, size_t n_blocks, const struct activations *x, float *out);
+struct dots {
+    uint64_t features; /* needed beside the backend's own */
+    dot_fn *types[QUENCH_TYPE_LIMIT];
+};
+
 struct backend {
     const char *name;
     uint64_t features; /* all of these CPU features are needed */
@@ -84,6 +98,9 @@ struct backend {
     encode_ahead_fn *encode_ahead;
     decode_ahead_fn *decode_ahead;
     struct row_kernels rows; /* all or none */
+    encode_q8_k_fn *encode_q8_k;
+    dot_floats_fn *dot_floats;
+    const struct dots *dots[2]; /* the first that the processor can run and that knows the type */
 };
 
 extern const struct backend quench_reference;

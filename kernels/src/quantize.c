@@ -6,6 +6,8 @@
 #include "blocks.h"
 #include "numeric.h"
 
+enum { ENERGIES = 8 };
+
 struct job {
     const struct backend *backend;
     const struct layout *layout;
@@ -91,16 +93,26 @@ static void gather(const struct job *job, struct tile *tile, float *weights, flo
     }
 }
 
-static float mean_square(const struct job *job, int64_t row, float *tile) {
-    float sum = 0.0f;
-    for (int64_t start = 0; start < job->n_cols; start += TILE) {
-        size_t n = at_most(TILE, job->n_cols - start);
-        const float *x = widen(job, row, start, n, tile);
-        for (size_t i = 0; i < n; i++) {
-            sum += x[i] * x[i];
+/* Mean squares of up to ENERGIES rows from `row` on. Each is one ordered sum, so rows are added side by side. */
+static void mean_squares(const struct job *job, int64_t row, float *tile, float *energies) {
+    enum { STEP = TILE / ENERGIES };
+    float sums[ENERGIES] = {0.0f};
+    for (int64_t start = 0; start < job->n_cols; start += STEP) {
+        const size_t n = at_most(STEP, job->n_cols - start);
+        const float *x[ENERGIES];
+        for (int i = 0; i < ENERGIES; i++) {
+            const int64_t own = row + i < job->n_rows ? row + i : job->n_rows - 1;
+            x[i] = widen(job, own, start, n, tile + i * STEP);
+        }
+        for (size_t k = 0; k < n; k++) {
+            for (int i = 0; i < ENERGIES; i++) {
+                sums[i] += x[i][k] * x[i][k];
+            }
         }
     }
-    return sum / (float)job->n_cols;
+    for (int i = 0; i < ENERGIES; i++) {
+        energies[i] = sums[i] / (float)job->n_cols;
+    }
 }
 
 /* ---- checks ---- */
@@ -216,7 +228,7 @@ static int32_t quantize(const struct job *job, quench_report *report) {
     /* Fast encoders want weights, blocks and a narrow source in the first-level cache together; the searches want many
      * super-blocks at once. */
     const size_t limit = layout->weights < SUPER_BLOCK ? TILE / 2 : TILE;
-    float row_energy = 0.0f;
+    float energies[ENERGIES] = {0.0f};
     uint8_t *blocks = job->blocks;
     struct errors errors;
     struct tile tile = {0, 0, 0, NULL, NULL};
@@ -226,7 +238,9 @@ static int32_t quantize(const struct job *job, quench_report *report) {
         tile.n = at_most(limit, row_by_row ? row_end : row_end + rows_after * job->n_cols);
         const size_t n_blocks = tile.n / (size_t)layout->weights;
         if (needs_energy && tile.column == 0) {
-            row_energy = mean_square(job, tile.row, weights);
+            if (tile.row % ENERGIES == 0) {
+                mean_squares(job, tile.row, weights, energies);
+            }
         }
         gather(job, &tile, weights, importance);
         const uint32_t largest = largest_of(job, &tile);
@@ -235,7 +249,7 @@ static int32_t quantize(const struct job *job, quench_report *report) {
             return refuse_infinite(job, &tile, report);
         }
         encode_fn *encode = finite ? job->codec.encode : quench_reference.codecs[job->type].encode;
-        encode(tile.weights, tile.importance, row_energy, blocks, n_blocks);
+        encode(tile.weights, tile.importance, energies[tile.row % ENERGIES], blocks, n_blocks);
         if (finite && job->codec.refine && (job->flags & QUENCH_REFINED)) {
             job->codec.refine(tile.weights, tile.importance, blocks, n_blocks);
         }

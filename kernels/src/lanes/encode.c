@@ -6,8 +6,9 @@
 #include "../reference/codecs.h"
 #include "lanes.h"
 #include "narrow.h"
+#include "pack.h"
 
-enum { VECTORS = BLOCK / W, COLUMNS = W < 8 ? 8 : W, LARGEST_BLOCK = sizeof(struct block_q8_0) };
+enum { COLUMNS = W < 8 ? 8 : W, LARGEST_BLOCK = sizeof(struct block_q8_0) };
 
 /* ---- what the lanes of a group of blocks agree on ---- */
 
@@ -165,22 +166,6 @@ void LANES(encode_q8_0)(const float *x, const float *importance, float row_energ
 
 /* ---- Q4 and Q5 ---- */
 
-/* Sixteen codes in the low and sixteen in the high halves of the bytes; fifth bits in four more bytes. */
-QUENCH_INLINE void pack(const vi *codes, uint8_t *low_bits, uint8_t *high_bits) {
-    for (int k = 0; k < VECTORS / 2; k++) {
-        const vi low = codes[k], high = codes[k + VECTORS / 2];
-        const vi both = high_bits ? vi_or(vi_and(low, vi_set(15)), vi_left(high, 4)) : vi_or(low, vi_left(high, 4));
-        vi_store_bytes(low_bits + k * W, both);
-    }
-    if (high_bits) {
-        uint32_t fives = 0;
-        for (int k = 0; k < VECTORS; k++) {
-            fives |= vm_bits(vi_gt(codes[k], vi_set(15))) << (k * W);
-        }
-        memcpy(high_bits, &fives, sizeof fives);
-    }
-}
-
 /* The weight of the largest magnitude becomes the lowest code. */
 QUENCH_INLINE void centred_scales(const float *x, int half, struct scales *scales) {
     vf least, most;
@@ -274,7 +259,7 @@ QUENCH_INLINE void group_q5_1(const float *x, uint8_t *blocks) {
 
 void LANES(encode_q4_0)(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
     if (importance) {
-        quench_encode_q4_0(x, importance, row_energy, blocks, n);
+        LANES(encode_q4_0_by_importance)(x, importance, row_energy, blocks, n);
     } else {
         in_groups(group_q4_0, sizeof(struct block_q4_0), x, blocks, n);
     }
@@ -282,7 +267,7 @@ void LANES(encode_q4_0)(const float *x, const float *importance, float row_energ
 
 void LANES(encode_q5_0)(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
     if (importance) {
-        quench_encode_q5_0(x, importance, row_energy, blocks, n);
+        LANES(encode_q5_0_by_importance)(x, importance, row_energy, blocks, n);
     } else {
         in_groups(group_q5_0, sizeof(struct block_q5_0), x, blocks, n);
     }
@@ -290,7 +275,7 @@ void LANES(encode_q5_0)(const float *x, const float *importance, float row_energ
 
 void LANES(encode_q4_1)(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
     if (importance) {
-        quench_encode_q4_1(x, importance, row_energy, blocks, n);
+        LANES(encode_q4_1_by_importance)(x, importance, row_energy, blocks, n);
     } else {
         in_groups(group_q4_1, sizeof(struct block_q4_1), x, blocks, n);
     }
@@ -298,7 +283,7 @@ void LANES(encode_q4_1)(const float *x, const float *importance, float row_energ
 
 void LANES(encode_q5_1)(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
     if (importance) {
-        quench_encode_q5_1(x, importance, row_energy, blocks, n);
+        LANES(encode_q5_1_by_importance)(x, importance, row_energy, blocks, n);
     } else {
         in_groups(group_q5_1, sizeof(struct block_q5_1), x, blocks, n);
     }

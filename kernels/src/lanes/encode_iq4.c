@@ -16,14 +16,14 @@ static const float middles[CODES] = {-115.5f, -93.5f, -74.0f, -57.0f, -42.0f, -2
 
 /* The code next to a number from -134 to 134. The parabolas run through the middles: at middle i they are within 0.06 of
  * i + 0.5, so what they give, cut to an integer, is the code or one below, and that code's upper middle decides. */
-QUENCH_INLINE vi closest(vt ends, vf a) {
+QUENCH_INLINE vi closest(vtable ends, vf a) {
     const vf slope = vf_sub(vf_set(0.09f), vf_mul(vf_abs(a), vf_set(0.000232f)));
     const vi guess = vi_truncated(vf_add(vf_mul(a, slope), vf_set(7.84f)));
-    return vi_add(guess, vi_pick(vf_lt(a, vt_at(ends, guess)), vi_set(0), vi_set(1)));
+    return vi_add(guess, vi_pick(vf_lt(a, vtable_at(ends, guess)), vi_set(0), vi_set(1)));
 }
 
 /* The same for any number; NaN becomes the last code. */
-QUENCH_INLINE vi closest_of_any(vt ends, vf a) {
+QUENCH_INLINE vi closest_of_any(vtable ends, vf a) {
     a = vf_most(vf_least(a, vf_set(values[CODES - 1])), vf_set(values[0]));
     return closest(ends, a);
 }
@@ -41,7 +41,7 @@ QUENCH_INLINE vf inverse_of_try(int i, vf peak) {
 /* Scales for 32 weights in each lane. No product of an inverse and a weight is beyond 134, because no weight is beyond
  * the peak; lanes of zeros compute nonsense and are set to zero at the end. */
 QUENCH_INLINE vf find_scales(const vf *x, const vf *weight) {
-    const vt ends = vt_load(middles), levels = vt_load(values);
+    const vtable ends = vtable_load(middles), levels = vtable_load(values);
     const vf zero = vf_set(0.0f);
     vf size = zero, peak = zero, vx[TRIES], vv[TRIES];
     for (int j = 0; j < BLOCK; j++) {
@@ -57,7 +57,7 @@ QUENCH_INLINE vf find_scales(const vf *x, const vf *weight) {
         }
         for (int j = 0; j < BLOCK; j++) {
             for (int k = 0; k < AT_ONCE; k++) {
-                const vf value = vt_at(levels, closest(ends, vf_mul(inverse[k], x[j])));
+                const vf value = vtable_at(levels, closest(ends, vf_mul(inverse[k], x[j])));
                 const vf weighted = vf_mul(weight[j], value);
                 sum_vx[k] = vf_add(sum_vx[k], vf_mul(weighted, x[j]));
                 sum_vv[k] = vf_add(sum_vv[k], vf_mul(weighted, value));
@@ -117,7 +117,7 @@ QUENCH_INLINE vf inverse_of(vf scale) {
     return vf_pick(vf_eq(scale, vf_set(0.0f)), vf_set(0.0f), vf_div(vf_set(1.0f), scale));
 }
 
-QUENCH_INLINE void code_block(vt ends, const float *x, float inverse, uint8_t *packed) {
+QUENCH_INLINE void code_block(vtable ends, const float *x, float inverse, uint8_t *packed) {
     for (int i = 0; i < BLOCK / 2; i += W) {
         const vi low = closest_of_any(ends, vf_mul(vf_set(inverse), vf_load(x + i)));
         const vi high = closest_of_any(ends, vf_mul(vf_set(inverse), vf_load(x + BLOCK / 2 + i)));
@@ -131,7 +131,7 @@ typedef void group_fn(const float *x, const float *importance, uint8_t *blocks);
 
 static void group_iq4_nl(const float *x, const float *importance, uint8_t *blocks) {
     struct block_q4_0 *block = (struct block_q4_0 *)blocks;
-    const vt ends = vt_load(middles);
+    const vtable ends = vtable_load(middles);
     const vf energy = importance ? energy_of(x, BLOCK, BLOCK) : vf_set(0.0f);
     const vf scale = fit_blocks(x, importance, BLOCK, energy);
     uint8_t halves[2 * W];
@@ -169,7 +169,7 @@ QUENCH_INLINE vf fit_signed_levels(const vf *scales, int32_t levels[][W], float 
 
 static void group_iq4_xs(const float *x, const float *importance, uint8_t *blocks) {
     struct block_iq4_xs *block = (struct block_iq4_xs *)blocks;
-    const vt ends = vt_load(middles);
+    const vtable ends = vtable_load(middles);
     const vf energy = importance ? energy_of(x, SUPER_BLOCK, SUPER_BLOCK) : vf_set(0.0f);
     vf scales[BLOCKS];
     int32_t levels[BLOCKS][W];

@@ -8,23 +8,6 @@ enum { HALF = 4, HALF_LEVELS = 32 };
 
 /* ---- groups ---- */
 
-static void find_plain(const float *x, size_t vectors, struct found *found) {
-    struct descent descents[TOGETHER];
-    for (size_t first = 0; first < vectors; first += TOGETHER) {
-        vf peak[TOGETHER], scale[TOGETHER];
-        for (size_t k = 0; k < TOGETHER; k++) {
-            const size_t at = first + k < vectors ? first + k : vectors - 1;
-            load_columns(x + at * W * GROUP, GROUP, descents[k].columns.x);
-            peak[k] = extreme_of(descents[k].columns.x);
-        }
-        descend(HALF, descents, peak, scale);
-        for (size_t k = 0; k < TOGETHER && first + k < vectors; k++) {
-            vf_store(found->scales + (first + k) * W, scale[k]);
-            vf_store(found->peaks + (first + k) * W, peak[k]);
-        }
-    }
-}
-
 /* Sums of squares of up to BATCH super-blocks, each in the order of its weights. */
 static void sum_squares(const float *x, size_t n, float *sums) {
     if (n < BATCH) {
@@ -143,7 +126,7 @@ void LANES(encode_q3_k)(const float *x, const float *importance, float row_energ
         if (importance) {
             find_with_importance(own, weight, count, &found, group_weights);
         } else {
-            find_plain(own, count * GROUPS / W, &found);
+            descend(HALF, own, count * GROUPS / W, found.scales, found.peaks);
         }
         const struct level_scales levels = scale_levels(&found, importance ? group_weights : NULL);
         for (size_t i = 0; i < count; i++) {

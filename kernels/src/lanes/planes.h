@@ -45,8 +45,8 @@ QUENCH_INLINE void pack_wide(struct plane plane, const uint8_t *codes, uint8_t *
     }
 }
 
-/* Adds the plane's bits to codes that other planes have begun: start from zeros. */
-QUENCH_INLINE void unpack_wide(struct plane plane, const uint8_t *in, uint8_t *codes) {
+/* begun: the plane's bits are added to those of other planes. */
+QUENCH_INLINE void unpack_wide(struct plane plane, int begun, const uint8_t *in, uint8_t *codes) {
     const int per_byte = 8 / plane.bits;
     const unsigned mask = (1u << plane.bits) - 1u;
     for (int group = 0; group < plane.bytes / plane.width; group++) {
@@ -56,7 +56,8 @@ QUENCH_INLINE void unpack_wide(struct plane plane, const uint8_t *in, uint8_t *c
             for (int part = 0; part < per_byte; part++) {
                 uint8_t *place = first + part * plane.width + byte;
                 const vb moved = bytes_shift(packed, plane.shift - part * plane.bits);
-                bytes_store(place, bytes_or(bytes_load(place), bytes_and(moved, bytes_set(mask << plane.shift))));
+                const vb bits = bytes_and(moved, bytes_set(mask << plane.shift));
+                bytes_store(place, begun ? bytes_or(bytes_load(place), bits) : bits);
             }
         }
     }

@@ -31,8 +31,12 @@ QUENCH_INLINE void recode_changed(int half, float scale, const float *x, const f
     for (int i = 0; i < GROUPS; i += W) {
         vf_store(inverses + i, vf_div(vf_set(1.0f), vf_mul(vf_set(scale), vf_load(levels + i))));
     }
-    for (int i = 0; i < SUPER_BLOCK; i += W) {
-        store_codes(half, vf_mul(vf_set(inverses[i / GROUP]), vf_load(x + i)), both + SUPER_BLOCK + i);
+    for (int first = 0; first < SUPER_BLOCK; first += BLOCK) {
+        vi code[BLOCK / W];
+        for (int i = 0; i < BLOCK; i += W) {
+            code[i / W] = code_of(half, vf_mul(vf_set(inverses[(first + i) / GROUP]), vf_load(x + first + i)));
+        }
+        vi_store_block(both + SUPER_BLOCK + first, code);
     }
     for (int group = 0; group < GROUPS; group++) {
         memcpy(codes + group * GROUP, both + places[group] + group * GROUP, GROUP);

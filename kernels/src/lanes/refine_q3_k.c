@@ -94,9 +94,8 @@ QUENCH_INLINE void rewrite(const float *x, const float *old, const float *levels
     if (scale == 0.0f || !is_finite(scale) || !find_changed(old, levels, places)) {
         return;
     }
-    memset(both, 0, SUPER_BLOCK);
-    unpack_wide(PLANE_CODES_Q2_K, block->codes, both);
-    unpack_wide(PLANE_HIGH_Q3_K, block->high, both);
+    unpack_wide(PLANE_CODES_Q2_K, 0, block->codes, both);
+    unpack_wide(PLANE_HIGH_Q3_K, 1, block->high, both);
     recode_changed(HALF, scale, x, levels, places, both, codes);
     for (int group = 0; group < GROUPS; group += W) {
         vi_store_bytes(stored + group, vi_nearest(vf_add(vf_load(levels + group), vf_set(32.0f))));

@@ -15,7 +15,7 @@ struct code_range {
 
 /* Q6_K: how many levels are tried, and by how much the first is smaller in magnitude than the old one. The scan runs in
  * 16-bit integers. */
-enum { REFINE_Q6_K_FIRST = -5, REFINE_Q6_K_TRIED = 18 };
+enum { REFINE_Q6_K_FIRST = -4, REFINE_Q6_K_TRIED = 16 };
 
 /* x / step in 512ths is X * b >> 15 for X = 32767 x / size and b = REFINE_UNIT * size / step. */
 #define REFINE_UNIT 512.015625f

@@ -73,4 +73,18 @@ QUENCH_INLINE float row_value(__m256 sums) {
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
 }
 
+/* Sixteen bytes of codes as values: low nibbles, then high ones. */
+QUENCH_INLINE __m256i nibbles(__m128i bytes) {
+    const __m256i both = _mm256_inserti128_si256(_mm256_castsi128_si256(bytes), _mm_srli_epi16(bytes, 4), 1);
+    return _mm256_and_si256(both, _mm256_set1_epi8(15));
+}
+
+QUENCH_INLINE __m256i iq4_values(__m128i bytes) {
+    const __m128i table = _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles(bytes));
+}
+
+/* Blocks of 32, compiled for each backend; they do not fill more than AVX2's vectors. */
+dot_fn LANES(dot_q8_0), LANES(dot_q4_0), LANES(dot_q4_1), LANES(dot_q5_0), LANES(dot_q5_1), LANES(dot_iq4_nl);
+
 #endif

@@ -370,6 +370,14 @@ const struct dots TABLE = {
 #endif
     .types =
         {
+#if !defined(QUENCH_VNNI) /* here nothing of it is used */
+            [QUENCH_Q8_0] = LANES(dot_q8_0),
+            [QUENCH_Q5_1] = LANES(dot_q5_1),
+            [QUENCH_Q5_0] = LANES(dot_q5_0),
+            [QUENCH_Q4_1] = LANES(dot_q4_1),
+            [QUENCH_Q4_0] = LANES(dot_q4_0),
+            [QUENCH_IQ4_NL] = LANES(dot_iq4_nl),
+#endif
             [QUENCH_Q6_K] = dot_q6_k,
             [QUENCH_Q5_K] = dot_q5_k,
             [QUENCH_Q4_K] = dot_q4_k,

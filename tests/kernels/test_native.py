@@ -14,7 +14,7 @@ import kernels
 from tests.kernels import oracle
 from tests.kernels.cases import KINDS, Case
 from tests.kernels.fuzz import build_targets, fuzz, fuzzing_compiler
-from tests.kernels.native import CMAKE, COMPILER, HERE, build, build_replay, calls, replay, run
+from tests.kernels.native import CMAKE, COMPILER, HERE, build, build_replay, calls, dot_calls, replay, run
 
 SYSROOT = Path("/usr/aarch64-linux-gnu")
 ARM_COMPILER, ARM_EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
@@ -105,6 +105,25 @@ def test_arm64_writes_the_same_bytes_under_emulation(arm_replay: list[str | Path
 @needs_arm
 def test_arm64_writes_the_same_bytes_over_the_whole_table(arm_replay: list[str | Path]) -> None:
     assert replay(arm_replay, calls(quick=False), ["neon", "reference"]) > 10_000
+
+
+@pytest.mark.timeout(600)
+@needs_cmake
+@needs_arm
+def test_arm64_without_dot_product_instructions_gives_the_same_floats(arm_replay: list[str | Path]) -> None:
+    """A Cortex-A53 has none: a kernel that used one would end there."""
+    older = [arm_replay[0], "-cpu", "cortex-a53", *arm_replay[1:]]
+    assert replay(older, dot_calls(), ["neon", "reference"]) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@needs_cmake
+def test_dot_products_without_newer_instructions_give_the_same_floats(tmp_path: Path) -> None:
+    """The kernels of AVX-512 without VNNI, on any processor that has AVX-512."""
+    assert COMPILER is not None
+    program = build_replay(COMPILER, build(tmp_path, "-DQUENCH_PLAIN_DOTS=ON"))
+    assert replay([program], dot_calls(), kernels.backends()) > 100
 
 
 # ---- valgrind ----

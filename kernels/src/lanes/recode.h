@@ -37,15 +37,8 @@ QUENCH_INLINE void code_group(int half, const float *x, float step, uint8_t *cod
     }
 }
 
-
-/* The codes that the search itself had chosen: those of its inverse scale, or without one those of the descent. Returns 0
- * where only the reference knows them, because x is not a number. */
-static int code_lost_group(int half, const float *x, float peak, const float *inverse, uint8_t *codes) {
-    vm numbers = vm_all();
-    for (int i = 0; i < GROUP; i += W) {
-        const vf value = vf_load(x + i);
-        numbers = vm_and(numbers, vf_eq(value, value));
-    }
+/* The codes that the search itself had chosen: those of its inverse scale, or without one those of the descent. */
+static void code_lost_group(int half, const float *x, float peak, const float *inverse, uint8_t *codes) {
     if (magnitude(peak) < QUENCH_ZERO_GROUP) {
         memset(codes, 0, GROUP);
     } else if (inverse) {
@@ -55,39 +48,31 @@ static int code_lost_group(int half, const float *x, float peak, const float *in
     } else {
         (void)quench_descend_symmetric(GROUP, half, x, codes);
     }
-    return !vm_any(vm_not(numbers));
 }
 
-/* Codes of a super-block. inverses: NULL after a descent. levels: whole numbers as floats. Returns 0 where the reference has to decide: numbers that are
- * not finite, and quotients so large that its rounding wraps. */
+/* Codes of a super-block. inverses: NULL after a descent. levels: whole numbers as floats. Returns 0 where the
+ * reference has to decide: scales that are not finite, and quotients so large that its rounding wraps. */
 QUENCH_INLINE int recode(int half, float scale, const float *levels, const float *x, const float *scales,
                          const float *peaks, const float *inverses, uint8_t *codes) {
     _Alignas(64) float steps[GROUPS];
-    vm usual = vm_all(), kept = vm_all();
+    vm usual = vm_all();
     for (int i = 0; i < GROUPS; i += W) {
         const vf step = vf_mul(vf_set(scale), vf_load(levels + i)), peak = vf_abs(vf_load(peaks + i));
         const vm zero = vf_eq(step, vf_set(0.0f));
         const vf most = vf_div(peak, vf_abs(step));
         vf_store(steps + i, step);
-        kept = vm_and(kept, vm_not(zero));
-        usual = vm_and(usual, vm_and(vf_lt(peak, vf_set(INFINITY)), vf_lt(vf_abs(vf_load(scales + i)), vf_set(INFINITY))));
+        usual = vm_and(usual, vf_lt(vf_abs(vf_load(scales + i)), vf_set(INFINITY)));
         usual = vm_and(usual, vm_or(zero, vf_le(most, vf_set(4194303.0f))));
     }
     if (vm_any(vm_not(usual))) {
         return 0;
     }
-    if (!vm_any(vm_not(kept))) {
-        for (int group = 0; group < GROUPS; group++) {
-            code_group(half, x + group * GROUP, steps[group], codes + group * GROUP);
-        }
-        return 1;
-    }
     for (int group = 0; group < GROUPS; group++) {
         if (steps[group] != 0.0f) {
             code_group(half, x + group * GROUP, steps[group], codes + group * GROUP);
-        } else if (!code_lost_group(half, x + group * GROUP, peaks[group], inverses ? &inverses[group] : NULL,
-                                    codes + group * GROUP)) {
-            return 0;
+        } else {
+            code_lost_group(half, x + group * GROUP, peaks[group], inverses ? &inverses[group] : NULL,
+                            codes + group * GROUP);
         }
     }
     return 1;

@@ -20,6 +20,7 @@ from kernels import _library
 from kernels._library import KernelError
 
 __all__ = [
+    "READABLE",
     "TYPES",
     "BlockSize",
     "KernelError",
@@ -48,10 +49,29 @@ TYPES: dict[str, int] = {
     "Q4_1": 3,
     "Q4_0": 2,
     "IQ4_NL": 20,
+    "IQ4_XS": 23,
     "Q3_K": 11,
     "Q2_K": 10,
 }
 """Names of the types that can be written and read, with their GGUF numbers."""
+
+READABLE: dict[str, int] = {
+    **TYPES,
+    "IQ2_XXS": 16,
+    "IQ2_XS": 17,
+    "IQ3_XXS": 18,
+    "IQ1_S": 19,
+    "IQ3_S": 21,
+    "IQ2_S": 22,
+    "IQ1_M": 29,
+    "TQ1_0": 34,
+    "TQ2_0": 35,
+    "MXFP4": 39,
+    "NVFP4": 40,
+    "Q1_0": 41,
+    "Q2_0": 42,
+}
+"""All of :data:`TYPES`, and those that :func:`dequantize` alone knows: a GGUF file may hold them as a source."""
 
 Source = Literal["float32", "float16", "bf16"]
 Finite = Literal["error", "allow"]
@@ -129,9 +149,16 @@ def cpu() -> str:
 
 
 def _type(qtype: str) -> int:
-    number = TYPES.get(qtype)
+    number = READABLE.get(qtype)
     if number is None:
-        raise KernelError("unknown_type", f"The kernels know no type {qtype!r}. Known: {', '.join(TYPES)}.")
+        raise KernelError("unknown_type", f"The kernels know no type {qtype!r}. Known: {', '.join(READABLE)}.")
+    return number
+
+
+def _writable(qtype: str) -> int:
+    number = _type(qtype)
+    if qtype not in TYPES:
+        raise KernelError("read_only", f"{qtype} can be read but not written. Written are: {', '.join(TYPES)}.")
     return number
 
 
@@ -249,10 +276,10 @@ def quantize(
     with row and column; ``"allow"`` writes what comes out. ``backend`` names one for this call alone.
     ``refined`` needs a backend that offers it; none does yet.
 
-    Raises :class:`KernelError`: ``unknown_type``, ``unknown_backend``, ``bad_shape``, ``bad_array``,
+    Raises :class:`KernelError`: ``unknown_type``, ``read_only``, ``unknown_backend``, ``bad_shape``, ``bad_array``,
     ``bad_importance``, ``not_finite``, ``overflow``, ``no_refined``.
     """
-    number = _type(qtype)
+    number = _writable(qtype)
     n_rows, n_cols = _matrix(rows, "rows")
     if refined:
         raise KernelError("no_refined", "Refined quantization is not part of these kernels; leave it off.")

@@ -65,7 +65,7 @@ class FileTensor(SourceTensor):
             return True
         import kernels
 
-        return self._stored in kernels.TYPES
+        return self._stored in kernels.READABLE
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         self._check(start, stop)
@@ -146,7 +146,7 @@ class FileTensor(SourceTensor):
     def _dequantize(self, blocks: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]) -> None:
         import kernels
 
-        if self._stored not in kernels.TYPES:
+        if self._stored not in kernels.READABLE:
             raise QuenchError(
                 "unsupported_type",
                 "These weights are stored in a type that Quench cannot read as numbers.",

@@ -42,9 +42,23 @@ enum quench_type {
     QUENCH_Q4_K = 12,
     QUENCH_Q5_K = 13,
     QUENCH_Q6_K = 14,
+    QUENCH_IQ2_XXS = 16,
+    QUENCH_IQ2_XS = 17,
+    QUENCH_IQ3_XXS = 18,
+    QUENCH_IQ1_S = 19,
     QUENCH_IQ4_NL = 20,
+    QUENCH_IQ3_S = 21,
+    QUENCH_IQ2_S = 22,
+    QUENCH_IQ4_XS = 23,
+    QUENCH_IQ1_M = 29,
     QUENCH_BF16 = 30,
-    QUENCH_TYPE_LIMIT = 31
+    QUENCH_TQ1_0 = 34,
+    QUENCH_TQ2_0 = 35,
+    QUENCH_MXFP4 = 39,
+    QUENCH_NVFP4 = 40,
+    QUENCH_Q1_0 = 41,
+    QUENCH_Q2_0 = 42,
+    QUENCH_TYPE_LIMIT = 43
 };
 
 enum quench_status {

@@ -23,15 +23,32 @@ struct block_q4_1 { uint8_t scale[2], low[2], codes[16]; };
 struct block_q5_0 { uint8_t scale[2], high[4], codes[16]; };
 struct block_q5_1 { uint8_t scale[2], low[2], high[4], codes[16]; };
 struct block_q8_0 { uint8_t scale[2], codes[32]; };
+struct block_iq4_xs { uint8_t scale[2], levels_high[2], levels[4], codes[128]; };
 struct block_q2_k { uint8_t levels[16], codes[64], scale[2], low[2]; };
 struct block_q3_k { uint8_t high[32], codes[64], levels[12], scale[2]; };
 struct block_q4_k { uint8_t scale[2], low[2], levels[12], codes[128]; };
 struct block_q5_k { uint8_t scale[2], low[2], levels[12], high[32], codes[128]; };
 struct block_q6_k { uint8_t codes[128], high[64], levels[16], scale[2]; };
 
+/* Only read. */
+struct block_q1_0 { uint8_t scale[2], codes[16]; };
+struct block_q2_0 { uint8_t scale[2], codes[16]; };
+struct block_iq1_s { uint8_t scale[2], codes[32], high[8][2]; };
+struct block_iq1_m { uint8_t codes[32], high[16], levels[4][2]; };
+struct block_iq2_xxs { uint8_t scale[2], parts[8][8]; };
+struct block_iq2_xs { uint8_t scale[2], codes[32][2], levels[8]; };
+struct block_iq2_s { uint8_t scale[2], codes[32], signs[32], high[8], levels[8]; };
+struct block_iq3_xxs { uint8_t scale[2], codes[64], signs[8][4]; };
+struct block_iq3_s { uint8_t scale[2], codes[64], high[8], signs[32], levels[4]; };
+struct block_tq1_0 { uint8_t codes[48], rest[4], scale[2]; };
+struct block_tq2_0 { uint8_t codes[64], scale[2]; };
+struct block_mxfp4 { uint8_t exponent, codes[16]; };
+struct block_nvfp4 { uint8_t scales[4], codes[32]; };
+
 _Static_assert(sizeof(struct block_q5_1) == 24 && sizeof(struct block_q8_0) == 34, "blocks of 32 have no padding");
 _Static_assert(sizeof(struct block_q2_k) == 84 && sizeof(struct block_q3_k) == 110, "super-blocks have no padding");
 _Static_assert(sizeof(struct block_q4_k) == 144 && sizeof(struct block_q5_k) == 176, "super-blocks have no padding");
+_Static_assert(sizeof(struct block_iq4_xs) == 136, "super-blocks have no padding");
 _Static_assert(sizeof(struct block_q6_k) == 210, "super-blocks have no padding");
 
 #define PLANE_CODES_32 ((struct plane){4, 0, 16, 16})

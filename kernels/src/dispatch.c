@@ -33,6 +33,7 @@ static const struct layout layouts[QUENCH_TYPE_LIMIT] = {
                      {offsetof(struct block_q5_1, scale), offsetof(struct block_q5_1, low)}, 1},
     [QUENCH_Q8_0] = {BLOCK, sizeof(struct block_q8_0), {offsetof(struct block_q8_0, scale), -1}, 0},
     [QUENCH_IQ4_NL] = {BLOCK, sizeof(struct block_q4_0), {offsetof(struct block_q4_0, scale), -1}, 0},
+    [QUENCH_IQ4_XS] = {SUPER_BLOCK, sizeof(struct block_iq4_xs), {offsetof(struct block_iq4_xs, scale), -1}, 0},
     [QUENCH_Q2_K] = {SUPER_BLOCK, sizeof(struct block_q2_k),
                      {offsetof(struct block_q2_k, scale), offsetof(struct block_q2_k, low)}, 0},
     [QUENCH_Q3_K] = {SUPER_BLOCK, sizeof(struct block_q3_k), {offsetof(struct block_q3_k, scale), -1}, 0},
@@ -41,6 +42,20 @@ static const struct layout layouts[QUENCH_TYPE_LIMIT] = {
     [QUENCH_Q5_K] = {SUPER_BLOCK, sizeof(struct block_q5_k),
                      {offsetof(struct block_q5_k, scale), offsetof(struct block_q5_k, low)}, 0},
     [QUENCH_Q6_K] = {SUPER_BLOCK, sizeof(struct block_q6_k), {offsetof(struct block_q6_k, scale), -1}, 0},
+    /* Only read: nothing asks where their scales are. */
+    [QUENCH_IQ1_S] = {SUPER_BLOCK, sizeof(struct block_iq1_s), NO_HALVES, 0},
+    [QUENCH_IQ1_M] = {SUPER_BLOCK, sizeof(struct block_iq1_m), NO_HALVES, 0},
+    [QUENCH_IQ2_XXS] = {SUPER_BLOCK, sizeof(struct block_iq2_xxs), NO_HALVES, 0},
+    [QUENCH_IQ2_XS] = {SUPER_BLOCK, sizeof(struct block_iq2_xs), NO_HALVES, 0},
+    [QUENCH_IQ2_S] = {SUPER_BLOCK, sizeof(struct block_iq2_s), NO_HALVES, 0},
+    [QUENCH_IQ3_XXS] = {SUPER_BLOCK, sizeof(struct block_iq3_xxs), NO_HALVES, 0},
+    [QUENCH_IQ3_S] = {SUPER_BLOCK, sizeof(struct block_iq3_s), NO_HALVES, 0},
+    [QUENCH_TQ1_0] = {SUPER_BLOCK, sizeof(struct block_tq1_0), NO_HALVES, 0},
+    [QUENCH_TQ2_0] = {SUPER_BLOCK, sizeof(struct block_tq2_0), NO_HALVES, 0},
+    [QUENCH_MXFP4] = {BLOCK, sizeof(struct block_mxfp4), NO_HALVES, 0},
+    [QUENCH_NVFP4] = {64, sizeof(struct block_nvfp4), NO_HALVES, 0},
+    [QUENCH_Q1_0] = {128, sizeof(struct block_q1_0), NO_HALVES, 0},
+    [QUENCH_Q2_0] = {64, sizeof(struct block_q2_0), NO_HALVES, 0},
 };
 
 const struct layout *quench_layout(int32_t type) {

@@ -186,6 +186,20 @@ def test_requantizing_is_refused_and_when_allowed_equals_llama_cpp(family: Conve
     assert_same_tensors(ours, theirs)
 
 
+@pytest.mark.parametrize("file_type", [26, 36], ids=["IQ3_S", "TQ1_0"])
+def test_types_that_are_only_read_are_requantized_as_by_llama_cpp(
+    family: ConversionResult, tmp_path: Path, file_type: int
+) -> None:
+    source, ours, theirs = (tmp_path / name for name in ("source.gguf", "ours.gguf", "theirs.gguf"))
+    llama_quantize(path_of(family, "BF16"), source, file_type)
+    with pytest.raises(QuenchError) as caught:
+        convert(ConversionSpec(str(source), str(ours), ("Q4_K_M",)))
+    assert caught.value.code == "requantize"
+    convert(ConversionSpec(str(source), str(ours), ("Q4_K_M",), allow_requantize=True))
+    llama_quantize(source, theirs, RECIPES["Q4_K_M"].file_type, allow_requantize=True)
+    assert_same_tensors(ours, theirs)
+
+
 def test_equal_types_are_copied_without_asking(family: ConversionResult, tmp_path: Path) -> None:
     source, ours = path_of(family, "Q4_K_M"), tmp_path / "copy.gguf"
     result = convert(ConversionSpec(str(source), str(ours), ("Q4_K_M",)))

@@ -131,15 +131,30 @@ def test_quantized_tensors_read_as_the_package_reads_them(kind: str, tmp_path: P
         np.testing.assert_allclose(found.rows(2, 7), expected[2:7], rtol=1e-6, atol=1e-7)
 
 
+def test_every_decoder_of_the_kernels_reads_a_file(tmp_path: Path) -> None:
+    values = np.random.default_rng(6)
+    for kind in kernels.READABLE.keys() - kernels.TYPES.keys():
+        entry = BY_NAME[kind]
+        blocks = values.integers(0, 256, 5 * 3 * entry.bytes, np.uint8)
+        file = GgufFile(tensors=[tensor("a.weight", (3 * entry.block, 5), entry.id, 0)], data=blocks.tobytes())
+        path = tmp_path / f"{kind}.gguf"
+        path.write_bytes(file.build())
+        with open_model(path) as model:
+            found = model.tensors[0]
+            assert found.readable
+            wanted = kernels.dequantize(kind, blocks.reshape(5, -1), 3 * entry.block)
+            np.testing.assert_array_equal(found.rows(1, 4), wanted[1:4])
+
+
 def test_types_without_a_decoder_can_only_be_copied(tmp_path: Path) -> None:
-    iq = BY_NAME["IQ2_XXS"]
-    file = GgufFile(tensors=[tensor("a.weight", (256, 2), iq.id, 0)], data=bytes(range(132)))
+    kind = BY_NAME["Q8_1"]
+    file = GgufFile(tensors=[tensor("a.weight", (32, 2), kind.id, 0)], data=bytes(range(80)))
     path = tmp_path / "m.gguf"
     path.write_bytes(file.build())
     with open_model(path) as model:
         found = model.tensors[0]
         assert not found.readable
-        assert found.raw(0, 2).tobytes() == bytes(range(132))
+        assert found.raw(0, 2).tobytes() == bytes(range(80))
         with pytest.raises(QuenchError) as caught:
             found.rows(0, 1)
     assert caught.value.code == "unsupported_type"

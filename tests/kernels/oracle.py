@@ -51,7 +51,7 @@ def _library() -> ctypes.CDLL:
 
 def traits(qtype: str) -> tuple[str, int, int]:
     """Name, weights of a block and bytes of a block."""
-    found = _library().ggml_get_type_traits(kernels.TYPES[qtype]).contents
+    found = _library().ggml_get_type_traits(kernels.READABLE[qtype]).contents
     return found.type_name.decode(), found.block_weights, found.block_bytes
 
 
@@ -63,7 +63,7 @@ def quantize(
     out = np.zeros((rows.shape[0], rows.shape[1] // weights * size), np.uint8)
     address = None if importance is None else importance.ctypes.data
     written = _library().ggml_quantize_chunk(
-        kernels.TYPES[qtype], rows.ctypes.data, out.ctypes.data, 0, *rows.shape, address
+        kernels.READABLE[qtype], rows.ctypes.data, out.ctypes.data, 0, *rows.shape, address
     )
     assert written == out.nbytes
     return out
@@ -73,7 +73,7 @@ def dequantize(qtype: str, blocks: npt.NDArray[np.uint8], n_cols: int) -> npt.ND
     if qtype == "F32":
         return blocks.view(np.float32).reshape(-1, n_cols)
     out = np.zeros((blocks.shape[0], n_cols), np.float32)
-    _library().ggml_get_type_traits(kernels.TYPES[qtype]).contents.to_float(
+    _library().ggml_get_type_traits(kernels.READABLE[qtype]).contents.to_float(
         blocks.ctypes.data, out.ctypes.data, out.size
     )
     return out

@@ -181,6 +181,8 @@ def test_error_sums_need_their_own_array() -> None:
 def test_other_refusals() -> None:
     rows = gaussian()
     assert refused(lambda: kernels.quantize("Q4_K_M", rows)).code == "unknown_type"
+    for only_read in kernels.READABLE.keys() - kernels.TYPES.keys():
+        assert refused(lambda name=only_read: kernels.quantize(name, rows)).code == "read_only"  # type: ignore[misc]
     assert "Q4_K" in refused(lambda: kernels.dequantize("q4_k", rows, 512)).message
     assert refused(lambda: kernels.quantize("Q4_K", rows, refined=True)).code == "no_refined"
     assert refused(lambda: kernels.quantize("Q4_K", rows, backend="cray")).code == "unknown_backend"

@@ -1,18 +1,21 @@
-/* What the dispatcher asks about rows of floats. */
-#include "../numeric.h"
+/* Rows of floats: widening and narrowing, and what the dispatcher asks about them. */
 #include "lanes.h"
+#include "narrow.h"
 
 uint32_t LANES(largest)(const float *x, size_t n) {
+    enum { STEP = 4 * W };
     const vi sign = vi_set(0x7fffffff);
-    vi most = vi_set(0);
+    vi most[4] = {vi_set(0), vi_set(0), vi_set(0), vi_set(0)};
     size_t i = 0;
-    for (; i + QUENCH_W <= n; i += QUENCH_W) {
-        most = vi_most(most, vi_and(vi_of_bits(vf_load(x + i)), sign));
+    for (; i + STEP <= n; i += STEP) {
+        for (int k = 0; k < 4; k++) {
+            most[k] = vi_most(most[k], vi_and(vi_of_bits(vf_load(x + i + k * W)), sign));
+        }
     }
-    int32_t lanes[QUENCH_W];
-    vi_store(lanes, most);
+    int32_t lanes[W];
+    vi_store(lanes, vi_most(vi_most(most[0], most[1]), vi_most(most[2], most[3])));
     uint32_t result = 0;
-    for (int lane = 0; lane < QUENCH_W; lane++) {
+    for (int lane = 0; lane < W; lane++) {
         result = (uint32_t)lanes[lane] > result ? (uint32_t)lanes[lane] : result;
     }
     for (; i < n; i++) {
@@ -24,38 +27,77 @@ uint32_t LANES(largest)(const float *x, size_t n) {
 
 void LANES(distance)(const float *x, const float *y, const float *importance, size_t n, double *plain,
                      double *weighted) {
-    double sums[8], weighted_sums[8];
-    for (int lane = 0; lane < 8; lane++) {
-        sums[lane] = plain[lane];
-        weighted_sums[lane] = weighted[lane];
-    }
-    size_t whole = n - n % 8;
-    /* Eight independent sums: the compiler's own vectors keep their order. */
+    const size_t whole = n - n % 8;
+    vd sum = vd_load(plain);
     if (importance) {
+        vd weighted_sum = vd_load(weighted);
         for (size_t i = 0; i < whole; i += 8) {
-            for (size_t lane = 0; lane < 8; lane++) {
-                double miss = (double)x[i + lane] - (double)y[i + lane];
-                sums[lane] += miss * miss;
-                weighted_sums[lane] += (double)importance[i + lane] * (miss * miss);
-            }
+            const vd miss = vd_sub(vd_from_floats(x + i), vd_from_floats(y + i));
+            const vd square = vd_mul(miss, miss);
+            sum = vd_add(sum, square);
+            weighted_sum = vd_add(weighted_sum, vd_mul(vd_from_floats(importance + i), square));
         }
+        vd_store(weighted, weighted_sum);
     } else {
         for (size_t i = 0; i < whole; i += 8) {
-            for (size_t lane = 0; lane < 8; lane++) {
-                double miss = (double)x[i + lane] - (double)y[i + lane];
-                sums[lane] += miss * miss;
-            }
+            const vd miss = vd_sub(vd_from_floats(x + i), vd_from_floats(y + i));
+            sum = vd_add(sum, vd_mul(miss, miss));
         }
     }
+    vd_store(plain, sum);
     for (size_t i = whole; i < n; i++) {
-        double miss = (double)x[i] - (double)y[i];
-        sums[i % 8] += miss * miss;
+        const double miss = (double)x[i] - (double)y[i];
+        plain[i % 8] += miss * miss;
         if (importance) {
-            weighted_sums[i % 8] += (double)importance[i] * (miss * miss);
+            weighted[i % 8] += (double)importance[i] * (miss * miss);
         }
     }
-    for (int lane = 0; lane < 8; lane++) {
-        plain[lane] = sums[lane];
-        weighted[lane] = weighted_sums[lane];
+}
+
+/* ---- F16 and BF16 ---- */
+
+void LANES(decode_f16)(const uint8_t *blocks, float *x, size_t n) {
+    size_t i = 0;
+    for (; i + W <= n; i += W) {
+        vf_store(x + i, vf_from_halves(blocks + 2 * i));
+    }
+    for (; i < n; i++) {
+        x[i] = half_at(blocks + 2 * i);
+    }
+}
+
+void LANES(encode_f16)(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
+    (void)importance, (void)row_energy;
+    size_t i = 0;
+    for (; i + W <= n; i += W) {
+        vf_store_halves(blocks + 2 * i, vf_load(x + i));
+    }
+    for (; i < n; i++) {
+        store_half(blocks + 2 * i, x[i]);
+    }
+}
+
+void LANES(decode_bf16)(const uint8_t *blocks, float *x, size_t n) {
+    size_t i = 0;
+    for (; i + W <= n; i += W) {
+        vf_store(x + i, vf_of_bits(vi_left(vi_from_words(blocks + 2 * i), 16)));
+    }
+    for (; i < n; i++) {
+        x[i] = float_from_brain(load16(blocks + 2 * i));
+    }
+}
+
+void LANES(encode_bf16)(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
+    (void)importance, (void)row_energy;
+    size_t i = 0;
+    for (; i + W <= n; i += W) {
+        const vf value = vf_load(x + i);
+        const vi bits = vi_of_bits(value), upper = vi_right(bits, 16);
+        const vi tie = vi_add(vi_and(upper, vi_set(1)), vi_set(0x7fff));
+        const vi kept = vi_right(vi_add(bits, tie), 16), nan = vi_or(upper, vi_set(0x40));
+        vi_store_words(blocks + 2 * i, vi_pick(vf_eq(value, value), kept, nan));
+    }
+    for (; i < n; i++) {
+        store16(blocks + 2 * i, brain_from_float(x[i]));
     }
 }

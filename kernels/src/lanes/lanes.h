@@ -8,4 +8,12 @@
 largest_fn LANES(largest);
 distance_fn LANES(distance);
 
+encode_fn LANES(encode_q2_k), LANES(encode_q4_k), LANES(encode_q5_k);
+encode_fn LANES(encode_q6_k);
+encode_fn LANES(encode_f16), LANES(encode_bf16);
+decode_fn LANES(decode_f16), LANES(decode_bf16);
+decode_fn LANES(decode_q8_0), LANES(decode_q4_0), LANES(decode_q4_1), LANES(decode_q5_0), LANES(decode_q5_1);
+decode_fn LANES(decode_q2_k), LANES(decode_q3_k), LANES(decode_q4_k), LANES(decode_q5_k), LANES(decode_q6_k);
+decode_fn LANES(decode_iq4_nl), LANES(decode_iq4_xs);
+
 #endif

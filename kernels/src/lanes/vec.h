@@ -7,6 +7,9 @@
  *   vf_least(a,b)   a < b ? a : b, so b where one is NaN, as in C on every processor; vf_most the same with >
  *   vf_round        nearest integer, ties to even, as a float: exact below 2^23, and larger values stay what they are
  *   vi_nearest(a)   the same as an integer, for |a| < 2^31
+ *   vi_half(a)      bits of the nearest 16-bit float, ties to even; the payload of a NaN is the processor's own
+ *   vf_from_half(a) the float of those bits, which are the low half of each lane; the other half is zero
+ *   vi_store_bytes  the low byte of every lane, W bytes
  *   vm_bits(m)      lane i in bit i
  *
  * No operation contracts a*b+c, and none depends on the optimizer: the float operations that a kernel writes are those
@@ -14,7 +17,9 @@
 #ifndef QUENCH_VEC_H
 #define QUENCH_VEC_H
 
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define QUENCH_PASTE_(a, b, c) a##b##_##c
 #define QUENCH_PASTE(a, b, c) QUENCH_PASTE_(a, b, c)

@@ -58,6 +58,20 @@ QUENCH_INLINE vi vi_of_bits(vf a) { return _mm256_castps_si256(a); }
 QUENCH_INLINE vf vf_of_bits(vi a) { return _mm256_castsi256_ps(a); }
 QUENCH_INLINE vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
 QUENCH_INLINE vi vi_nearest(vf a) { return _mm256_cvtps_epi32(a); }
+QUENCH_INLINE vi vi_half(vf a) { return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+QUENCH_INLINE vf vf_from_half(vi a) {
+    __m256i pairs = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, a), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(pairs));
+}
+QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
+    const __m256i first = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12, -1,
+                                           -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    __m256i bytes = _mm256_shuffle_epi8(a, first);
+    __m128i both = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+    _mm_storel_epi64((__m128i *)(void *)p, both);
+}
+
+/* Halves in the low 16 bits. */
 
 /* out[i] = the i-th floats of W rows that are `stride` floats apart; for i from 0 to 7. */
 QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {

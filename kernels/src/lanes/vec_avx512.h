@@ -58,6 +58,13 @@ QUENCH_INLINE vi vi_of_bits(vf a) { return _mm512_castps_si512(a); }
 QUENCH_INLINE vf vf_of_bits(vi a) { return _mm512_castsi512_ps(a); }
 QUENCH_INLINE vf vf_from_vi(vi a) { return _mm512_cvtepi32_ps(a); }
 QUENCH_INLINE vi vi_nearest(vf a) { return _mm512_cvtps_epi32(a); }
+QUENCH_INLINE vi vi_half(vf a) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT)); }
+QUENCH_INLINE vf vf_from_half(vi a) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)); }
+QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a));
+}
+
+/* Halves in the low 16 bits. */
 
 /* out[i] = the i-th floats of W rows that are `stride` floats apart; for i from 0 to 7. */
 QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {

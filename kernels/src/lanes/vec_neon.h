@@ -61,6 +61,22 @@ QUENCH_INLINE vi vi_of_bits(vf a) { return vreinterpretq_s32_f32(a); }
 QUENCH_INLINE vf vf_of_bits(vi a) { return vreinterpretq_f32_s32(a); }
 QUENCH_INLINE vf vf_from_vi(vi a) { return vcvtq_f32_s32(a); }
 QUENCH_INLINE vi vi_nearest(vf a) { return vcvtnq_s32_f32(a); }
+QUENCH_INLINE vi vi_half(vf a) {
+    return vreinterpretq_s32_u32(vmovl_u16(vreinterpret_u16_f16(vcvt_f16_f32(a))));
+}
+QUENCH_INLINE vf vf_from_half(vi a) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(vreinterpretq_u32_s32(a))));
+}
+QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
+    uint16x4_t pairs = vmovn_u32(vreinterpretq_u32_s32(a));
+    uint8x8_t bytes = vmovn_u16(vcombine_u16(pairs, pairs));
+    uint32_t four = vget_lane_u32(vreinterpret_u32_u8(bytes), 0);
+    for (int i = 0; i < 4; i++) {
+        p[i] = (uint8_t)(four >> (8 * i));
+    }
+}
+
+/* Halves in the low 16 bits. */
 
 /* out[i] = the i-th floats of W rows that are `stride` floats apart; for i from 0 to 7. */
 QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {

@@ -16,8 +16,13 @@ decode_fn quench_decode_q2_k, quench_decode_q4_k, quench_decode_q5_k;
 encode_fn quench_encode_q3_k, quench_encode_q6_k;
 decode_fn quench_decode_q3_k, quench_decode_q6_k;
 
-encode_fn quench_encode_iq4_nl;
-decode_fn quench_decode_iq4_nl;
+encode_fn quench_encode_iq4_nl, quench_encode_iq4_xs;
+decode_fn quench_decode_iq4_nl, quench_decode_iq4_xs;
+
+decode_fn quench_decode_iq1_s, quench_decode_iq1_m, quench_decode_iq2_xxs, quench_decode_iq2_xs, quench_decode_iq2_s;
+decode_fn quench_decode_iq3_xxs, quench_decode_iq3_s;
+decode_fn quench_decode_q1_0, quench_decode_q2_0, quench_decode_tq1_0, quench_decode_tq2_0;
+decode_fn quench_decode_mxfp4, quench_decode_nvfp4;
 
 largest_fn quench_largest;
 distance_fn quench_distance;

@@ -6,34 +6,16 @@
 #include "../blocks.h"
 #include "../numeric.h"
 #include "codecs.h"
-#include "search.h"
-
-enum { MOST_GROUPS = 16, LONGEST_GROUP = 32 };
+#include "k_min_formats.h"
 
 struct levels {
     float scale, low; /* as stored: through 16 bits */
     uint8_t scales[MOST_GROUPS], lows[MOST_GROUPS];
 };
 
-struct format {
-    int group;               /* weights in a group */
-    int top;                 /* highest code */
-    int level_top;           /* highest level */
-    struct range_grid plain; /* grid without importance */
-    int plain_rms;           /* weight of an error is |x| plus the group's root mean square, not |x| alone */
-    float energy_factor;     /* with importance: of the super-block's sum of squares */
-    int cap_plain, cap_fitted; /* levels above level_top are cut, after each of the two level searches */
-};
-
-static const struct range_grid grid_with_importance = {-0.9f, 0.05f, 36, 0};
-
-static const struct format q2_k = {16, 3, 15, {-0.5f, 0.1f, 15, 1}, 0, 1.0f, 0, 0};
-static const struct format q4_k = {32, 15, 63, {-1.0f, 0.1f, 20, 0}, 1, 2.0f, 1, 0};
-static const struct format q5_k = {32, 31, 63, {-0.5f, 0.1f, 15, 0}, 1, 2.0f, 1, 1};
-
 /* ---- levels ---- */
 
-static float round_levels(const struct format *format, int groups, const float *values, uint8_t *levels) {
+static float round_levels(const struct k_min_format *format, int groups, const float *values, uint8_t *levels) {
     float most = 0.0f;
     for (int i = 0; i < groups; i++) {
         most = values[i] > most ? values[i] : most;
@@ -45,14 +27,14 @@ static float round_levels(const struct format *format, int groups, const float *
     return most / (float)format->level_top;
 }
 
-static void cap_levels(const struct format *format, struct levels *levels) {
+static void cap_levels(const struct k_min_format *format, struct levels *levels) {
     for (int i = 0; i < MOST_GROUPS; i++) {
         levels->scales[i] = (uint8_t)clamp(levels->scales[i], 0, format->level_top);
         levels->lows[i] = (uint8_t)clamp(levels->lows[i], 0, format->level_top);
     }
 }
 
-static void find_plain(const struct format *format, const float *x, uint8_t *codes, struct levels *levels) {
+static void find_plain(const struct k_min_format *format, const float *x, uint8_t *codes, struct levels *levels) {
     float scales[MOST_GROUPS], lows[MOST_GROUPS];
     const int n = format->group, groups = SUPER_BLOCK / n;
     for (int group = 0; group < groups; group++) {
@@ -76,8 +58,8 @@ static void find_plain(const struct format *format, const float *x, uint8_t *cod
     }
 }
 
-static void find_with_importance(const struct format *format, const float *x, const float *importance, uint8_t *codes,
-                                 struct levels *levels) {
+static void find_with_importance(const struct k_min_format *format, const float *x, const float *importance,
+                                 uint8_t *codes, struct levels *levels) {
     float scales[MOST_GROUPS], lows[MOST_GROUPS], group_weight[MOST_GROUPS];
     const int n = format->group, groups = SUPER_BLOCK / n;
     float energy = 0.0f;
@@ -139,7 +121,7 @@ static void unpack_levels_6(const uint8_t *in, struct levels *levels) {
 
 /* ---- codes ---- */
 
-static void find(const struct format *format, const float *x, const float *importance, uint8_t *codes,
+static void find(const struct k_min_format *format, const float *x, const float *importance, uint8_t *codes,
                  struct levels *levels) {
     memset(levels, 0, sizeof *levels);
     if (importance) {
@@ -150,7 +132,7 @@ static void find(const struct format *format, const float *x, const float *impor
 }
 
 /* Codes for the scales as they were stored. A group whose scale became zero keeps the search's codes. */
-static void recode(const struct format *format, const float *x, const struct levels *levels, uint8_t *codes) {
+static void recode(const struct k_min_format *format, const float *x, const struct levels *levels, uint8_t *codes) {
     for (int group = 0; group < SUPER_BLOCK / format->group; group++) {
         float scale = levels->scale * (float)levels->scales[group];
         float low = levels->low * (float)levels->lows[group];
@@ -163,7 +145,7 @@ static void recode(const struct format *format, const float *x, const struct lev
     }
 }
 
-static void decode(const struct format *format, const struct levels *levels, const uint8_t *codes, float *x) {
+static void decode(const struct k_min_format *format, const struct levels *levels, const uint8_t *codes, float *x) {
     for (int group = 0; group < SUPER_BLOCK / format->group; group++) {
         float scale = levels->scale * (float)levels->scales[group];
         float low = levels->low * (float)levels->lows[group];

@@ -48,6 +48,7 @@ def open_native(
     on_progress: Callable[[float], bool] | None,
     outputs: int,
     sequences: int,
+    *,
     eval_callback: Any = None,
 ) -> Opened:
     """Load ``path`` and make a context. See :meth:`app.engine.model.Model.load` for the meaning and the errors."""

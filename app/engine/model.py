@@ -133,7 +133,8 @@ class Model:
         """
         options = options or LoadOptions()
         callback = capture.callback if capture else None
-        model = cls(path, options, open_native(path, options, on_progress, outputs, sequences, callback), sequences)
+        opened = open_native(path, options, on_progress, outputs, sequences, eval_callback=callback)
+        model = cls(path, options, opened, sequences)
         if capture is None and options.threads == 0 and int(lib.llama_model_size(model._model)) < _SWEEP_BELOW:
             model._sweep_threads()
         return model

@@ -1,4 +1,4 @@
-"""llama-perplexity and its like, built from the pinned engine's own sources and kept between runs: the oracle of the figures.
+"""llama-perplexity and its like, built from the pinned engine's own sources and kept between runs: oracles of figures.
 
 The build folder is ``QUENCH_TEST_CACHE``, or ``quench-test-cache`` in the system's folder for temporary files.
 """

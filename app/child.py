@@ -106,6 +106,8 @@ def verdict(terminal: Event | None, exit_code: int | None, signal: int | None, l
     kind = _kind_of_death(exit_code, signal, log_tail)
     title, hint = _DEATHS[kind]
     facts = [_status_text(exit_code, signal)]
+    if kind == "file":
+        facts.append("Bytes of a file that was mapped into memory were not there any more.")
     reason = _last_native_error(log_tail)
     if reason:
         facts.append(reason)
@@ -134,8 +136,8 @@ _DEATHS: dict[str, tuple[str, str]] = {
         "Retry. If it happens again, the model file may be damaged: download or convert it again.",
     ),
     "file": (
-        "The model file changed or went away while it was in use.",
-        "Check that the file is whole and its disk connected, then retry.",
+        "A file was cut short, or its disk went away, while it was read.",
+        "Check that the model is whole, its disk connected and not full, and that nothing writes to it; then retry.",
     ),
     "ended": ("The engine process was ended from outside.", "Retry."),
     "silent": ("The engine process ended without a result.", "Retry. If it happens again, look at the log."),

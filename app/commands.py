@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from app import console, edges, tables
+from app import console, tables
 from converter.spec import Cancelled, QuenchError
 
 
@@ -49,6 +49,7 @@ def inspect(options: argparse.Namespace) -> Result:
 
 def convert(options: argparse.Namespace) -> Result:
     import converter
+    from app import conversion
     from converter.spec import Progress
 
     spec = converter.ConversionSpec(
@@ -93,8 +94,9 @@ def convert(options: argparse.Namespace) -> Result:
             label = f"{console.size(event.rate)}/s  {event.label}"
             progress.update(label, event.done, event.total, event.seconds_left)
 
-    with edges.interruptible() as stopped:
-        result = converter.convert(spec, show, stopped)
+    for path in (spec.source, spec.output, spec.imatrix or ""):
+        _check_name(path)
+    result = conversion.run(spec, show)
     progress.clear()
     text = tables.files([(o.path, o.type, o.bytes, o.bpw) for o in result.outputs])
     text += (
@@ -407,6 +409,11 @@ def _engine_base_library() -> str | None:
 
 
 def _absolute(path: str) -> str:
+    _check_name(path)
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps links as they are
+
+
+def _check_name(path: str) -> None:
     try:
         path.encode()
     except UnicodeEncodeError as error:
@@ -417,7 +424,6 @@ def _absolute(path: str) -> str:
             repr(os.fsencode(path)),
             "Rename it, or make a link to it with a simpler name.",
         ) from error
-    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps links as they are
 
 
 def _finished(event: Any, kind: type[Any]) -> Any:

@@ -14,15 +14,14 @@ from typing import Any
 
 import msgspec
 
-import converter
 import resources
-from app import comparison, console, measurements, tables
+from app import comparison, console, conversion, measurements, tables
 from app.child import run_job
 from app.files import write_atomically
 from app.protocol import BenchResult, Event, MeasureBench, MeasureQuality, QualityResult, Status
 from app.quality import report, tasks, texts
 from app.store import Store
-from converter.spec import Cancelled, ConversionResult, Progress
+from converter.spec import Cancelled, ConversionResult, ConversionSpec, Progress
 
 REFERENCE = "BF16"
 TYPES = (REFERENCE, "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -94,10 +93,8 @@ def _convert(folder: Path, progress: console.Progress) -> ConversionResult:
         if isinstance(event, Progress):
             progress.update(f"{console.size(event.rate)}/s", event.done, event.total, event.seconds_left)
 
-    spec = converter.ConversionSpec(
-        source=str(resources.path("pocket")), output=str(folder), types=TYPES, overwrite=True
-    )
-    return converter.convert(spec, show, lambda: False)
+    spec = ConversionSpec(source=str(resources.path("pocket")), output=str(folder), types=TYPES, overwrite=True)
+    return conversion.run(spec, show)
 
 
 def _show_status(progress: console.Progress) -> Any:

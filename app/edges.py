@@ -47,21 +47,6 @@ def endings(handler: Callable[[int, Any], Any]) -> Iterator[None]:
             signal.signal(number, old)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """While inside, the first Ctrl-C (or ``kill``) sets a flag that the yielded function reads; the next one raises."""
-    stopped = False
-
-    def stop(number: int, frame: Any) -> None:
-        nonlocal stopped
-        if stopped:
-            raise KeyboardInterrupt
-        stopped = True
-
-    with endings(stop):
-        yield lambda: stopped
-
-
 def system_error(error: OSError) -> QuenchError:
     """What the system refused and nobody nearer to it has put into words."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -74,4 +59,4 @@ def system_error(error: OSError) -> QuenchError:
     )
 
 
-__all__ = ["complete_streams", "endings", "interruptible", "silence_output", "system_error"]
+__all__ = ["complete_streams", "endings", "silence_output", "system_error"]

@@ -91,10 +91,7 @@ def _refused(error: kernels.KernelError, where: str) -> QuenchError:
 
 
 def seconds_per_weight(kind: str, refined: bool) -> float:
-    """Measured cost of one weight of ``kind`` on one thread, in seconds; a few milliseconds at the first call.
-
-    ``QuenchError`` ``no_refined`` where the kernels have no refined mode.
-    """
+    """Measured cost of one weight of ``kind`` on one thread, in seconds; a few milliseconds at the first call."""
     try:
         return _probed(kind, refined, kernels.active())
     except kernels.KernelError as error:

@@ -2,7 +2,8 @@
 
 Slabs are split over Python threads (the kernels and the disk release the interpreter's lock). Equal types of several
 outputs are made once and written many times. Memory is a slab a thread, never a tensor. Rows are independent of each
-other, so the bytes depend neither on the number of threads nor on the slab size.
+other, so the bytes depend neither on the number of threads nor on the slab size. A slab that needs no rearranging is
+a view of the mapped source all the way into the kernels.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ Stopped = Callable[[], bool]
 
 _POLL = 0.05
 """Seconds between looks at ``stopped``."""
+_RELEASE = 8 << 20
+"""Bytes of a mapped source that stay in memory after their use."""
 _REPORT = 0.1
 _RATE_WINDOW = 3.0
 
@@ -174,6 +177,9 @@ class _TensorJob:
     importance: npt.NDArray[np.float32] | None
     step: int
     left: int = 0
+    _behind: dict[int, int] = field(default_factory=dict)
+    """Slabs that were used: first row to end, none beginning before ``_released``."""
+    _released: int = 0
 
     def slabs(self) -> Iterator[tuple[int, int]]:
         """Row ranges of at most ``step`` rows that do not cross from one expert's matrix into the next."""
@@ -182,6 +188,24 @@ class _TensorJob:
         for first in range(0, rows, matrix):
             for start in range(first, first + matrix, self.step):
                 yield start, min(start + self.step, first + matrix)
+
+    def used(self, start: int, stop: int) -> None:
+        """Notes a slab that nobody looks at any more, and gives the source's memory back in large pieces.
+
+        A piece a slab would cost a round through all cores each time (their address translations are dropped).
+        """
+        self._behind[start] = stop
+        end = self._released
+        while end in self._behind:
+            end = self._behind[end]
+        if self.left == 0 or (end - self._released) * self.tensor.row_bytes >= _RELEASE:
+            self.tensor.release(self._released, end)
+            self._behind = {first: last for first, last in self._behind.items() if first >= end}
+            self._released = end
+
+
+_Running = dict[Future[None], tuple[_TensorJob, int, int]]
+"""Slabs under way: tensor, first row, end."""
 
 
 @dataclass
@@ -221,7 +245,7 @@ class _Run:
 
     def _feed(self, pool: ThreadPoolExecutor, ahead: int) -> None:
         """Keeps ``ahead`` slabs under way until all are done. The first error ends it."""
-        running: dict[Future[None], tuple[_TensorJob, int]] = {}
+        running: _Running = {}
         label = ""
         for job in map(self._job, range(len(self.prepared.model.tensors))):
             slabs = list(job.slabs())
@@ -230,20 +254,21 @@ class _Run:
             for start, stop in slabs:
                 while len(running) >= ahead:
                     self._collect(running, label)
-                running[pool.submit(self._slab, job, start, stop)] = (job, (stop - start) * job.tensor.row_bytes)
+                running[pool.submit(self._slab, job, start, stop)] = (job, start, stop)
             if not slabs:
                 self._finish(job)
         while running:
             self._collect(running, label)
 
-    def _collect(self, running: dict[Future[None], tuple[_TensorJob, int]], label: str) -> None:
+    def _collect(self, running: _Running, label: str) -> None:
         done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
         _halt_if(self.stopped)
         for future in done:
-            job, size = running.pop(future)
+            job, start, stop = running.pop(future)
             future.result()
-            self.read_bytes += size
+            self.read_bytes += (stop - start) * job.tensor.row_bytes
             job.left -= 1
+            job.used(start, stop)
             if job.left == 0:
                 self._finish(job)
         self.report(label)

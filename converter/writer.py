@@ -176,6 +176,14 @@ def disk_error(error: OSError, path: Path) -> QuenchError:
             "Free some space or choose another folder; nothing half-written was left behind.",
             exit_status=4,
         )
+    if error.errno == errno.EFAULT:
+        # No memory behind the bytes: they were a view of a mapped source.
+        return QuenchError(
+            "truncated",
+            "The source ends too early.",
+            f"It became shorter, or its disk went away, while {path.name} was written from it.",
+            "Download or copy it again; it may still be on its way.",
+        )
     if error.errno in _FORBIDDEN:
         return QuenchError("read_only", "The output folder cannot be written to.", reason, "Choose another folder.")
     return QuenchError("write_failed", "The output could not be written.", reason, "Check the disk and try again.")
@@ -297,6 +305,24 @@ class PartFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.discard()
+
+
+def remove_leftover(target: Path) -> None:
+    """Removes the ``.part`` of ``target`` that a process left when it died; one that somebody writes to now stays.
+
+    Never raises: it is called after a failure, which is what should be told.
+    """
+    part = target.with_name(target.name + ".part")
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            part.unlink()  # which is refused while a process has it open
+        else:
+            handle = os.open(part, os.O_RDWR)
+            try:
+                locking.flock(handle, locking.LOCK_EX | locking.LOCK_NB)
+                part.unlink()
+            finally:
+                os.close(handle)
 
 
 def _reserve(handle: int, size: int) -> None:

@@ -18,20 +18,26 @@ import numpy.typing as npt
 
 from kernels import _library
 from kernels._library import KernelError
+from kernels._rows import RowDivergences, RowScores, compare_rows, log_softmax, score_rows
 
 __all__ = [
     "READABLE",
     "TYPES",
     "BlockSize",
     "KernelError",
+    "RowDivergences",
+    "RowScores",
     "active",
     "backends",
     "bench",
     "block_size",
+    "compare_rows",
     "cpu",
     "dequantize",
+    "log_softmax",
     "quantize",
     "row_bytes",
+    "score_rows",
     "select",
     "selftest",
 ]
@@ -274,15 +280,15 @@ def quantize(
     ``weighted_error``: the same with importance as the factor of each column (without importance, 1).
     ``finite="error"`` refuses NaN, infinity and weights whose block scale overflows 16 bits, by :class:`KernelError`
     with row and column; ``"allow"`` writes what comes out. ``backend`` names one for this call alone.
-    ``refined`` needs a backend that offers it; none does yet.
+    ``refined`` looks, after the exact search, for blocks of the same format with a smaller squared error (weighted with
+    importance, where given), and keeps the exact block unless the error drops; the bytes do not depend on the backend.
+    Types without such a search are written as they are.
 
     Raises :class:`KernelError`: ``unknown_type``, ``read_only``, ``unknown_backend``, ``bad_shape``, ``bad_array``,
-    ``bad_importance``, ``not_finite``, ``overflow``, ``no_refined``.
+    ``bad_importance``, ``not_finite``, ``overflow``.
     """
     number = _writable(qtype)
     n_rows, n_cols = _matrix(rows, "rows")
-    if refined:
-        raise KernelError("no_refined", "Refined quantization is not part of these kernels; leave it off.")
     if finite not in ("error", "allow"):
         raise KernelError("bad_array", f"finite must be 'error' or 'allow', not {finite!r}.")
     row_type = _row_type(rows, source)
@@ -305,7 +311,7 @@ def quantize(
         n_rows,
         n_cols,
         None if weights is None else weights.ctypes.data,
-        0 if finite == "error" else _library.ALLOW_NONFINITE,
+        (0 if finite == "error" else _library.ALLOW_NONFINITE) | (_library.REFINED if refined else 0),
         blocks.ctypes.data,
         blocks.nbytes,
         errors,

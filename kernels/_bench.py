@@ -20,16 +20,42 @@ ENGINE = "engine"
 Run = Callable[[], object]
 
 
+class _Traits(ctypes.Structure):
+    """The head of ``ggml_type_traits``."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("block_weights", ctypes.c_int64),
+        ("interleave", ctypes.c_int64),
+        ("block_bytes", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+    )
+
+
 def load_oracle(path: str) -> ctypes.CDLL:
     """The engine's ``libggml-base`` at ``path``, its chunk quantizer declared. Raises KernelError (``no_oracle``)."""
     try:
         library = ctypes.CDLL(path)
-        function = library.ggml_quantize_chunk
+        function, traits = library.ggml_quantize_chunk, library.ggml_get_type_traits
     except (OSError, AttributeError) as error:
         raise kernels.KernelError("no_oracle", f"{path} is not the engine's quantization library: {error}") from error
     function.restype = ctypes.c_size_t
     function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    traits.restype = ctypes.POINTER(_Traits)
     return library
+
+
+def oracle_dequantize(
+    library: ctypes.CDLL, qtype: str, blocks: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """``blocks`` decoded into ``out`` by the engine, which copies F32 elsewhere. The caller answers for shapes."""
+    decode = library.ggml_get_type_traits(kernels.READABLE[qtype]).contents.to_float
+    if decode:
+        decode(blocks.ctypes.data, out.ctypes.data, out.size)
+    else:
+        out.view(np.uint8)[:] = blocks
+    return out
 
 
 def oracle_quantize(
@@ -74,7 +100,9 @@ def run(types: Sequence[str] | None, *, oracle: str | None, repeats: int, weight
         }
         for kernel, job in jobs.items():
             runs: dict[str, Run] = {name: partial(job, backend=name) for name in kernels.backends()}
-            if engine is not None and kernel != "dequantize":
+            if engine is not None and kernel == "dequantize":
+                runs[ENGINE] = partial(oracle_dequantize, engine, qtype, blocks, decoded)
+            elif engine is not None:
                 weight = importance if kernel == "quantize with importance" else None
                 runs[ENGINE] = partial(oracle_quantize, engine, qtype, rows, weight, out)
             medians = _medians(runs, repeats)

@@ -59,6 +59,14 @@ def _declare(library: ctypes.CDLL) -> None:
             [i32, i32, i32, pointer, i64, i64, i64, pointer, ctypes.c_uint32, pointer, size, pointer, pointer, pointer],
         ),
         "quench_dequantize": (i32, [i32, i32, pointer, size, i64, i64, pointer, size]),
+        "quench_score_rows": (
+            i32,
+            [i32, pointer, i64, i64, i64, pointer, i32, pointer, size, pointer, size, pointer, size, pointer],
+        ),
+        "quench_compare_rows": (
+            i32,
+            [i32, pointer, i64, pointer, i64, i64, i64, pointer, i32, pointer, size, pointer],
+        ),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

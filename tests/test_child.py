@@ -37,7 +37,7 @@ ENDS = [
     (None, 137, None, "", False, False, "engine_died", "SIGKILL"),
     (None, None, signal.SIGABRT, "GGML_ASSERT(n > 0) failed", False, False, "engine_died", "GGML_ASSERT(n > 0)"),
     (None, None, signal.SIGSEGV, "", False, False, "engine_died", "crashed"),
-    (None, None, signal.SIGBUS, "", False, False, "engine_died", "file changed"),
+    (None, None, signal.SIGBUS, "", False, False, "engine_died", "file was cut short"),
     (None, None, signal.SIGTERM, "", False, False, "engine_died", "from outside"),
     (None, None, signal.SIGABRT, "what():  std::bad_alloc", False, False, "engine_died", "out of memory"),
     (None, None, 64, "", False, False, "engine_died", "64"),

@@ -144,7 +144,8 @@ def test_names_that_are_not_utf8_are_told_and_never_break_the_output(pocket_gguf
     assert quench_json("inspect", odd)["path"].endswith("b\ufffd.gguf")
     assert quench("inspect", odd).returncode == 0
     assert quench_error(3, "inspect", tmp_path / os.fsdecode(b"no\xfe"))["code"] == "not_found"
-    for command in (("chat", odd, "-p", "x"), ("library", "add", odd), ("bench", odd)):
+    convert = ("convert", odd, "-o", tmp_path / "out.gguf", "--type", "Q4_K_M")
+    for command in (("chat", odd, "-p", "x"), ("library", "add", odd), ("bench", odd), convert):
         assert quench_error(3, *command)["code"] == "bad_name"
     assert quench_json("chat", pocket_gguf("Q4_K_M"), "-p", os.fsdecode(b"a\xffb"), "--max-tokens", "2")["tokens"] > 0
 

@@ -1,4 +1,4 @@
-"""How far a candidate's next-token odds are from a reference's: numpy alone, streaming over windows.
+"""How far a candidate's next-token odds are from a reference's, streaming over windows.
 
 Logits go in a window at a time and are never kept; five numbers a scored token stay (40 bytes), so that quantiles are
 exact and every error can respect that the tokens of one window go together. All divergences are in nats.
@@ -9,7 +9,9 @@ Conventions (they are llama-perplexity's, so that figures can be set beside its 
   ``n // 2 + 1 .. n - 1``, which is 255 of 512;
 - perplexity is ``exp(mean nll)`` and its error ``ppl * sqrt((E[nll^2] - E[nll]^2) / (N - 1))``, as if tokens were
   independent, so that it equals the figure that the tool prints;
-- KL is ``sum p_ref (ln p_ref - ln p_cand)`` over the whole vocabulary, nothing clipped or rounded to 16 bits.
+- KL is ``sum p_ref (ln p_ref - ln p_cand)`` over the whole vocabulary, nothing clipped or rounded to 16 bits. The
+  kernels compute it: exponentials to 1.1e-8, sums in double and in one order, so that the figures of given logits are
+  the same on every processor.
 
 Errors of everything that compares (ln ratio, KL, top-1, delta-p) do not pretend that tokens are independent: they are
 the cluster-robust ("sandwich") error of a mean, with the windows as clusters (Liang and Zeger 1986; factor G/(G-1)),
@@ -27,15 +29,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+import kernels
 from app.protocol import HISTOGRAM_EDGES, Estimate, Kld, SliceQuality
 from converter.spec import QuenchError
 
 Floats = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
-
-BLOCK_ELEMENTS = 1 << 18
-"""Logits worked on at once: 1 MiB of float32, so that a block stays in the processor's cache."""
 
 MIN_CLUSTERS = 8
 POSITION_PARTS = 8
@@ -55,14 +55,13 @@ def scored_per_window(context: int) -> int:
 
 @dataclass(frozen=True)
 class Rows:
-    """Logits of some positions made ready for comparing: shapes ``(n, vocabulary)`` and ``(n,)``.
+    """A reference's logits of some positions and what they say: shapes ``(n, vocabulary)`` and ``(n,)``.
 
-    ``log_sum`` is ln(sum(exp(logits))), ``top`` the most likely token, ``nll`` the right token's -ln(probability).
+    ``right`` are the tokens that follow, ``nll`` their -ln(probability).
     """
 
     logits: Logits
-    log_sum: Floats
-    top: Tokens
+    right: Tokens
     nll: Floats
 
 
@@ -83,72 +82,41 @@ class TokenValues:
         return len(self.nll)
 
 
-def _blocks(rows: int, columns: int) -> list[slice]:
-    step = max(1, BLOCK_ELEMENTS // max(1, columns))
-    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
 def score(logits: Logits, targets: Sequence[int] | Tokens, *, keep: bool = True) -> Rows:
-    """Log-softmax facts of ``logits`` (n, vocabulary) whose right next tokens are ``targets`` (n,).
+    """What ``logits`` (n, vocabulary) say of their right next tokens ``targets`` (n,).
 
-    exp in float32, sums in float64. With ``keep`` the logits are copied, else the array is referenced (an engine's
-    view that lives until its next decode). Raises QuenchError ``not_finite`` if the model's output is not numbers.
+    With ``keep`` the logits are copied, else the array is referenced (an engine's view that lives until its next
+    decode). Raises QuenchError ``not_finite`` if the model's output is not numbers.
     """
     right = np.asarray(targets, dtype=np.int64)
     if logits.ndim != 2 or right.shape != (logits.shape[0],):
         raise ValueError(f"logits {logits.shape} do not go with {right.shape} targets")
-    rows = logits.shape[0]
-    log_sum = np.empty(rows, dtype=np.float64)
-    top = np.empty(rows, dtype=np.int64)
-    for part in _blocks(*logits.shape):
-        block = logits[part]
-        top[part] = block.argmax(axis=1)
-        peak = block[np.arange(len(block)), top[part]]
-        total = np.exp(block - peak[:, None]).sum(axis=1, dtype=np.float64)
-        log_sum[part] = peak + np.log(total)
-    if not np.isfinite(log_sum).all():
+    found = kernels.score_rows(logits, right)
+    _check_finite(found.log_sum)
+    return Rows(logits.copy() if keep else logits, right, found.nll)
+
+
+def compare(reference: Rows, candidate: Logits) -> TokenValues:
+    """Per-token divergence from ``reference`` of the logits ``candidate`` (n, vocabulary) of the same positions.
+
+    Raises QuenchError ``not_finite`` if the candidate's output is not numbers.
+    """
+    if reference.logits.shape != candidate.shape:
+        raise ValueError(f"logits of shape {candidate.shape} against {reference.logits.shape}")
+    found = kernels.compare_rows(reference.logits, candidate, reference.right)
+    _check_finite(found.log_sum)
+    return TokenValues(found.reference_nll, found.nll, found.kl, found.agree, found.shift)
+
+
+def _check_finite(log_sum: Floats) -> None:
+    bad = int((~np.isfinite(log_sum)).sum())
+    if bad:
         raise QuenchError(
             "not_finite",
             "The model's output is not numbers.",
-            f"{int((~np.isfinite(log_sum)).sum())} of {rows} scored positions gave infinity or NaN.",
+            f"{bad} of {len(log_sum)} scored positions gave infinity or NaN.",
             "The file is damaged or was made by a faulty conversion: make or download it again.",
         )
-    nll = log_sum - logits[np.arange(rows), right]
-    return Rows(logits.copy() if keep else logits, log_sum, top, nll)
-
-
-def compare(reference: Rows, candidate: Rows) -> TokenValues:
-    """Per-token divergence of ``candidate`` from ``reference`` at the same positions.
-
-    With a and b the logits less their row's greatest, KL = sum(exp(a) (a - b)) / sum(exp(a)) - (ln sum(exp(a)) -
-    ln sum(exp(b))): a shift that all logits of a row share costs no digits, and dividing by the same sum cancels the
-    rounding of float32. What rounding leaves below zero is lifted to zero.
-    """
-    if reference.logits.shape != candidate.logits.shape:
-        raise ValueError(f"logits of shape {candidate.logits.shape} against {reference.logits.shape}")
-    kld = np.empty(len(reference.nll), dtype=np.float64)
-    for part in _blocks(*reference.logits.shape):
-        shifted, log_sum = _shifted(reference, part)
-        other, other_log_sum = _shifted(candidate, part)
-        weight = np.exp(shifted)
-        total = weight.sum(axis=1, dtype=np.float64)
-        np.subtract(shifted, other, out=shifted)
-        weight *= shifted
-        kld[part] = weight.sum(axis=1, dtype=np.float64) / total - (log_sum - other_log_sum)
-    return TokenValues(
-        reference_nll=reference.nll,
-        nll=candidate.nll,
-        kld=np.maximum(kld, 0.0),
-        agree=reference.top == candidate.top,
-        dp=np.exp(-candidate.nll) - np.exp(-reference.nll),
-    )
-
-
-def _shifted(rows: Rows, part: slice) -> tuple[Logits, Floats]:
-    """Logits of a block less the greatest of each row, and ln(sum(exp)) of these."""
-    block = rows.logits[part]
-    peak = block[np.arange(len(block)), rows.top[part]]
-    return block - peak[:, None], rows.log_sum[part] - peak
 
 
 def same(reference: Rows) -> TokenValues:

@@ -35,7 +35,7 @@ from app.protocol import (
 )
 from app.quality import tasks as graded
 from app.quality import texts as texts_module
-from app.quality.divergence import Rows, compare, first_scored, same, score, scored_per_window
+from app.quality.divergence import Logits, Rows, compare, first_scored, same, score, scored_per_window
 from app.quality.subject import Subject, Vocabulary
 from app.quality.texts import Window
 from app.quality.verdict import Thresholds
@@ -253,18 +253,18 @@ class QualityRun:
             self.reference.vocabulary.check(model, subject.name)
 
     def _reference_rows(self, window: Window) -> Rows:
-        rows = self._rows(self.reference, window)
+        first = first_scored(len(window.tokens))
+        rows = score(self._logits(self.reference, window), window.tokens[first + 1 :], keep=False)
         self.reference.divergence.add(window.text, same(rows))
         return rows
 
     def _compare(self, window: Window, reference: Rows, subject: Subject) -> None:
-        subject.divergence.add(window.text, compare(reference, self._rows(subject, window)))
+        subject.divergence.add(window.text, compare(reference, self._logits(subject, window)))
 
-    def _rows(self, subject: Subject, window: Window) -> Rows:
+    def _logits(self, subject: Subject, window: Window) -> Logits:
+        """Logits of the scored positions: a view, valid until the model's next decode."""
         self._check_stopped()
-        first = first_scored(len(window.tokens))
-        logits = subject.open_model.window_logits(window.tokens, first)
-        return score(logits[:-1], window.tokens[first + 1 :], keep=False)
+        return subject.open_model.window_logits(window.tokens, first_scored(len(window.tokens)))[:-1]
 
     def _task_groups(self) -> Iterator[list[graded.Task]]:
         for at in range(0, len(self._tasks), TASK_GROUP):
@@ -376,7 +376,7 @@ class _Store:
 
     def keep(self, place: int, rows: Rows) -> None:
         self._logits[place] = rows.logits
-        self._facts[place] = Rows(self._logits[place], rows.log_sum, rows.top, rows.nll)
+        self._facts[place] = Rows(self._logits[place], rows.right, rows.nll)
 
     def rows(self, place: int) -> Rows:
         return self._facts[place]

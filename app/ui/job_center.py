@@ -13,10 +13,10 @@ from typing import Any
 
 from PySide6.QtCore import QObject, Signal
 
-from app import jobs, protocol
+from app import conversion, jobs, protocol
 from app.child import Verdict
 from app.ui.process import WorkerProcess
-from converter.spec import QuenchError
+from converter.spec import Planned, QuenchError
 
 QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
@@ -27,7 +27,8 @@ class Job(QObject):
 
     ``progress`` runs 0 to 1; ``label`` is what it does now; ``rate`` in bytes per second where it reads or writes;
     ``owner`` names the pages that show how it ends (empty: the pages for that kind of work).
-    ``result`` is the terminal event of a job that is ``done``, ``error`` the QuenchError of one that ``failed``.
+    ``result`` is the terminal event of a job that is ``done``, ``error`` the QuenchError of one that ``failed``;
+    ``planned`` is what a conversion said that it would make.
     """
 
     event = Signal(object)  # type: ignore[assignment]  # hides QObject.event, which Qt calls past Python
@@ -52,6 +53,7 @@ class Job(QObject):
         self.error: QuenchError | None = None
         self.result: Any = None
         self.process: WorkerProcess | None = None
+        self.planned: Planned | None = None
         self._center = center
 
     def cancel(self) -> None:
@@ -159,6 +161,8 @@ class JobCenter(QObject):
             job.changed.emit()
             self.changed.emit()
             return
+        if isinstance(message, Planned):
+            job.planned = message
         job.event.emit(message)
 
     def _ended(self, job: Job, verdict: Verdict) -> None:
@@ -173,6 +177,7 @@ class JobCenter(QObject):
             job.state = CANCELLED
         else:
             job.state, job.error = FAILED, verdict.error
+            conversion.tidy(job.planned)
         if process is not None:
             process.deleteLater()
         if not self._closing:

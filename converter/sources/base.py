@@ -101,7 +101,14 @@ class SourceTensor(ABC):
 
     @abstractmethod
     def raw(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """The same rows as the source's bytes, ``(stop - start, row_bytes)``, owned by the caller."""
+        """The same rows as the source's bytes, ``(stop - start, row_bytes)``, C-contiguous, not to be written to.
+
+        Where they lie in a file just so, this is a view of the file's map: no copy, aligned for its type, and good as
+        long as it is kept, also after the model was closed. Raises what :meth:`rows` raises.
+        """
+
+    def release(self, start: int, stop: int) -> None:  # noqa: B027 - a hint, which not every tensor has a use for
+        """Says that what :meth:`raw` gave of these rows was used; it stays valid, but leaves the resident memory."""
 
 
 @dataclass

@@ -1,13 +1,16 @@
 """Bounded reading: bytes at an offset, and small JSON files that strangers wrote.
 
-Weights are read with positioned reads into a buffer of ours instead of through a memory map. A map that loses its
-file (truncated by another program, a disk that went away) kills the process with SIGBUS; a short read is an error we
-can name. Positioned reads also keep the model out of the process's resident size, need no seek lock between threads,
-and cost one copy out of the page cache, which is far cheaper than the conversion that follows.
+Headers and small files are read by position into a buffer; weights are looked at through a memory map, which spares
+the buffer and the copy. A map that loses its file (truncated by another program, a disk that went away) kills the
+process with SIGBUS, so that before every look the file's size is checked and the system asked to bring the bytes in;
+if anything is odd, the same bytes are read by position, which either works or fails with an error that can be named.
+What is left is the moment between that check and the last use of a slab. A conversion runs in a process of its own for
+it, and its end by SIGBUS is told in words (``app.child``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -19,6 +22,11 @@ from converter.spec import QuenchError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from converter.sources.mapping import FileMap
 
 MEBIBYTE = 1 << 20
 CONFIG_LIMIT = 4 * MEBIBYTE
@@ -36,7 +44,11 @@ def cannot_read(path: Path, error: OSError) -> QuenchError:
 
 
 class ByteFile:
-    """A regular file opened for positioned reads from any thread. ``size`` is its length in bytes when opened."""
+    """A regular file, read from any thread. ``size`` is its length in bytes when opened.
+
+    Nothing is mapped before the first :meth:`view`. Closing gives the descriptor back at once and the map with the
+    last view of it; until then Windows neither deletes nor shortens the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,6 +63,8 @@ class ByteFile:
         except ValueError as error:  # a NUL in the name
             raise QuenchError("not_found", "This is no file name.", f"{path!r}", "Check the path.") from error
         self._open = True
+        self._map: FileMap | None = None
+        self._map_tried = False
         self.size = os.fstat(self._descriptor).st_size
 
     def read_into(self, offset: int, view: memoryview) -> None:
@@ -77,11 +91,52 @@ class ByteFile:
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
 
+    def view(self, offset: int, count: int) -> npt.NDArray[np.uint8]:
+        """``count`` bytes from ``offset``, uint8, not to be written to: a view of the file's map, without a copy.
+
+        They are a copy in memory of their own where the file cannot be mapped. :meth:`release` them when they were
+        used. Raises ``QuenchError`` as :meth:`read_into` does, also for a file that has become shorter.
+        """
+        mapped = self._mapped()
+        if mapped is not None and self._has(offset + count) and mapped.fault_in(offset, count):
+            return mapped.bytes[offset : offset + count]
+        import numpy as np
+
+        out = np.empty(count, np.uint8)
+        self.read_into(offset, out.data)
+        return out
+
+    def release(self, offset: int, count: int) -> None:
+        """Says that a view of these bytes was used: they stop counting as this process's memory."""
+        mapped = self._map
+        if mapped is not None:
+            mapped.release(offset, count)
+
     def close(self) -> None:
         with self._lock:
+            self._map = None
             if self._open:
                 self._open = False
                 os.close(self._descriptor)
+
+    def _mapped(self) -> FileMap | None:
+        """The map, made when it is first asked for; None where the file cannot be mapped or is closed."""
+        if not self._map_tried:
+            from converter.sources.mapping import FileMap
+
+            with self._lock:
+                if self._open and not self._map_tried:
+                    with contextlib.suppress(OSError, ValueError):
+                        self._map = FileMap(self._descriptor, self.size)
+                    self._map_tried = True
+        return self._map
+
+    def _has(self, end: int) -> bool:
+        """Whether the file still reaches to ``end``."""
+        try:
+            return os.fstat(self._descriptor).st_size >= end
+        except OSError as error:
+            raise cannot_read(self.path, error) from error
 
     def _read_some(self, offset: int, view: memoryview) -> int:
         if not self._open:

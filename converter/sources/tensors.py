@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from converter.sources.files import ByteFile
 
-# Bytes read at once while widening: stays in the second-level cache between the read and the conversion.
+# Stored bytes that are looked at in one go while widening: what is resident of the source does not grow beyond it.
 _PIECE = 1 << 20
+_ALIGNMENT = {"F32": 4, "F64": 8}
+"""Bytes to whose multiples the kernels and numpy want an element aligned; 2 for every other type."""
 _PLAIN = frozenset({"F32", "F64"})
 
 T = TypeVar("T", np.float32, np.uint8)
@@ -86,6 +88,14 @@ class FileTensor(SourceTensor):
             return self._paired_elements(items).reshape(1, -1)[start:stop]
         return self._paired_rows(start, stop, self._bytes, np.uint8, self._stored_row_bytes)
 
+    def release(self, start: int, stop: int) -> None:
+        if not self._heads:
+            self._file.release(*self._range(start, stop))
+
+    def _range(self, start: int, stop: int) -> tuple[int, int]:
+        """Stored rows as ``(offset, bytes)`` of the file."""
+        return self._offset + start * self._stored_row_bytes, (stop - start) * self._stored_row_bytes
+
     def _check(self, start: int, stop: int) -> None:
         if not 0 <= start <= stop <= self.n_rows:
             raise IndexError(f"rows {start}:{stop} of {self.name}, which has {self.n_rows}")
@@ -112,34 +122,31 @@ class FileTensor(SourceTensor):
             for half in (0, 1):
                 first = head * per_head + half * (per_head // 2) + inside // 2
                 target[:, half] = read(first, first + pairs)
+                self._file.release(*self._range(first, first + pairs))
             position = until
         return out[start - begin : stop - begin]
 
     def _bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        out = np.empty((stop - start, self._stored_row_bytes), np.uint8)
-        if out.size:
-            self._file.read_into(self._offset + start * self._stored_row_bytes, out.data.cast("B"))
-        return out
+        """Stored rows as they lie in the file: a view of its map, copied only if the file put them at an odd place."""
+        found = self._file.view(*self._range(start, stop)).reshape(stop - start, self._stored_row_bytes)
+        return found.copy() if self._offset % _ALIGNMENT.get(self._stored, 2) else found
 
     def _widened(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Stored rows as float32, piece by piece, so that the narrow copy never grows beyond ``_PIECE``."""
+        """Stored rows as float32, piece by piece."""
         out = np.empty((stop - start, self.n_cols), np.float32)
         if not out.size:
-            return out
-        if self._stored == "F32":
-            view = out.data.cast("B")
-            self._file.read_into(self._offset + start * self._stored_row_bytes, view)
             return out
         step = max(1, _PIECE // self._stored_row_bytes)
         for first in range(start, stop, step):
             last = min(first + step, stop)
             self._widen(self._bytes(first, last), out[first - start : last - start])
+            self._file.release(*self._range(first, last))
         return out
 
     def _widen(self, blocks: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]) -> None:
-        if self._stored == "F64":
-            with np.errstate(over="ignore"):  # beyond float32 becomes infinite, as in any cast
-                out[:] = blocks.view("<f8")
+        if self._stored in _PLAIN:
+            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, as in any cast
+                out[:] = blocks.view("<f8" if self._stored == "F64" else "<f4")
         else:
             self._dequantize(blocks, out)
 

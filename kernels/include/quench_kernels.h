@@ -70,7 +70,8 @@ enum quench_status {
     QUENCH_BAD_IMPORTANCE = 5, /* importance that is negative or not finite; the report has the column */
     QUENCH_BAD_FLAGS = 6,
     QUENCH_NOT_FINITE = 7,     /* a weight is NaN or infinite; the report has row and column */
-    QUENCH_OVERFLOW = 8        /* weights too large for the type's 16-bit scale; the report has row and first column */
+    QUENCH_OVERFLOW = 8,       /* weights too large for the type's 16-bit scale; the report has row and first column */
+    QUENCH_BAD_TARGET = 9      /* a target that is no column; the report has row and target */
 };
 
 /* Write blocks that hold NaN or infinity instead of refusing them. The sign of such a NaN is the processor's own:
@@ -112,6 +113,47 @@ QUENCH_API int32_t quench_quantize(int32_t backend, int32_t type, int32_t row_ty
 /* Decode contiguous blocks of `type` into n_rows * n_cols contiguous floats. Any bytes are valid blocks. */
 QUENCH_API int32_t quench_dequantize(int32_t backend, int32_t type, const void *blocks, size_t blocks_size,
                                      int64_t n_rows, int64_t n_cols, float *out, size_t out_size);
+
+/* The most of a row's largest logits that can be asked for. */
+#define QUENCH_TOP_LIMIT 128
+
+typedef struct quench_row_score {
+    double log_sum; /* ln(sum(exp(logits))) */
+    double nll;     /* log_sum - the target's logit: -ln of its probability; NaN without targets */
+} quench_row_score;
+
+/* Of reference p and candidate q; in pairs the reference is first. In nats. */
+typedef struct quench_row_divergence {
+    double kl;         /* sum(p (ln p - ln q)) */
+    double reverse_kl; /* sum(q (ln q - ln p)) */
+    double log_sum[2]; /* as quench_score_rows, the same bits */
+    double nll[2];
+    int32_t top[2]; /* the column of the largest logit */
+    int32_t shared; /* how many of the top_k largest of both are the same columns */
+    int32_t reserved;
+} quench_row_divergence;
+
+/* Rows of logits of n_cols tokens; their softmax is a distribution. -infinity is an impossible token. A row with NaN,
+ * with a logit above 2^100, or without one above -2^100 is no distribution: its numbers are NaN and its columns -1.
+ * All bits are the same from every backend. Pointers and strides are multiples of 4.
+ *
+ * targets: n_rows columns, or NULL.
+ * top: for each row the top_k largest columns, the largest first, of equals the lower one first. 1 <= top_k <= n_cols.
+ * log_probabilities: n_rows * n_cols contiguous floats that receive logit - log_sum, or NULL; they may be the logits.
+ * report: for QUENCH_BAD_TARGET, or NULL. */
+QUENCH_API int32_t quench_score_rows(int32_t backend, const float *logits, int64_t row_stride, int64_t n_rows,
+                                     int64_t n_cols, const int32_t *targets, int32_t top_k, quench_row_score *scores,
+                                     size_t scores_size, int32_t *top, size_t top_size, float *log_probabilities,
+                                     size_t log_probabilities_size, quench_report *report);
+
+/* The same positions by two models. A divergence is infinite if it would divide a possible token by an impossible one.
+ * What rounding leaves below zero is zero; equal rows give exactly zero. If either row is no distribution, divergences
+ * are NaN and `shared` is 0. */
+QUENCH_API int32_t quench_compare_rows(int32_t backend, const float *reference, int64_t reference_stride,
+                                       const float *candidate, int64_t candidate_stride, int64_t n_rows,
+                                       int64_t n_cols, const int32_t *targets, int32_t top_k,
+                                       quench_row_divergence *divergences, size_t divergences_size,
+                                       quench_report *report);
 
 #ifdef __cplusplus
 }

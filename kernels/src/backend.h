@@ -12,7 +12,8 @@
  * together, so that vectors of blocks are full even when rows are short. */
 enum { TILE = 8192 };
 
-/* importance: for exactly these weights, or NULL. row_energy: mean square of the whole row, for the types that need it;
+/* weights: finite; the dispatcher sends a tile that holds anything else to the reference, whatever the backend.
+ * importance: for exactly these weights, or NULL. row_energy: mean square of the whole row, for the types that need it;
  * their blocks are never mixed with those of another row. */
 typedef void encode_fn(const float *weights, const float *importance, float row_energy, uint8_t *blocks, size_t n);
 typedef void decode_fn(const uint8_t *blocks, float *weights, size_t n);
@@ -34,6 +35,26 @@ typedef uint32_t largest_fn(const float *x, size_t n);
 typedef void distance_fn(const float *x, const float *y, const float *importance, size_t n, double *plain,
                          double *weighted);
 
+/* Of rows of logits; see rows.h for the arithmetic and its order. Columns of the weighing ones are multiples of 64.
+ * above: the first of x[from .. n) that is greater than `than`, or n.
+ * weigh: adds the weights of x to 16 sums.
+ * weigh_pair: adds the weights of x, those of y, weights of x times x - y - centre and weights of y times the same to
+ * four times 16 sums. Those are no use if a logit is infinite.
+ * subtract: out[i] = x[i] - by, rounded once; any n; out may be x. */
+struct row_scale;
+typedef size_t above_fn(const float *x, size_t from, size_t n, float than);
+typedef void weigh_fn(const float *x, size_t n, const struct row_scale *scale, double *sums);
+typedef void weigh_pair_fn(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
+                           const struct row_scale *y_scale, double centre, double *sums);
+typedef void subtract_fn(const float *x, size_t n, double by, float *out);
+
+struct row_kernels {
+    above_fn *above;
+    weigh_fn *weigh;
+    weigh_pair_fn *weigh_pair;
+    subtract_fn *subtract;
+};
+
 struct backend {
     const char *name;
     uint64_t features; /* all of these CPU features are needed */
@@ -41,6 +62,7 @@ struct backend {
     struct codec codecs[QUENCH_TYPE_LIMIT];
     largest_fn *largest;
     distance_fn *distance;
+    struct row_kernels rows; /* all or none */
 };
 
 extern const struct backend quench_reference;

@@ -3,7 +3,10 @@
 #include <string.h>
 
 #include "backend.h"
+#include "blocks.h"
 #include "numeric.h"
+
+enum { ENERGIES = 8 };
 
 struct job {
     const struct backend *backend;
@@ -90,16 +93,26 @@ static void gather(const struct job *job, struct tile *tile, float *weights, flo
     }
 }
 
-static float mean_square(const struct job *job, int64_t row, float *tile) {
-    float sum = 0.0f;
-    for (int64_t start = 0; start < job->n_cols; start += TILE) {
-        size_t n = at_most(TILE, job->n_cols - start);
-        const float *x = widen(job, row, start, n, tile);
-        for (size_t i = 0; i < n; i++) {
-            sum += x[i] * x[i];
+/* Mean squares of up to ENERGIES rows from `row` on. Each is one ordered sum, so rows are added side by side. */
+static void mean_squares(const struct job *job, int64_t row, float *tile, float *energies) {
+    enum { STEP = TILE / ENERGIES };
+    float sums[ENERGIES] = {0.0f};
+    for (int64_t start = 0; start < job->n_cols; start += STEP) {
+        const size_t n = at_most(STEP, job->n_cols - start);
+        const float *x[ENERGIES];
+        for (int i = 0; i < ENERGIES; i++) {
+            const int64_t own = row + i < job->n_rows ? row + i : job->n_rows - 1;
+            x[i] = widen(job, own, start, n, tile + i * STEP);
+        }
+        for (size_t k = 0; k < n; k++) {
+            for (int i = 0; i < ENERGIES; i++) {
+                sums[i] += x[i][k] * x[i][k];
+            }
         }
     }
-    return sum / (float)job->n_cols;
+    for (int i = 0; i < ENERGIES; i++) {
+        energies[i] = sums[i] / (float)job->n_cols;
+    }
 }
 
 /* ---- checks ---- */
@@ -111,16 +124,36 @@ static int32_t refuse_weight(const struct job *job, const struct tile *tile, int
     return refuse(status, report, tile->row + place / job->n_cols, place % job->n_cols);
 }
 
-static int32_t check_finite(const struct job *job, const struct tile *tile, quench_report *report) {
+static uint32_t largest_of(const struct job *job, const struct tile *tile) {
     largest_fn *largest = job->backend->largest ? job->backend->largest : quench_reference.largest;
-    if (largest(tile->weights, tile->n) < 0x7f800000u) {
-        return QUENCH_OK;
-    }
+    return largest(tile->weights, tile->n);
+}
+
+static int32_t refuse_infinite(const struct job *job, const struct tile *tile, quench_report *report) {
     size_t i = 0;
     while (is_finite(tile->weights[i])) {
         i++;
     }
     return refuse_weight(job, tile, QUENCH_NOT_FINITE, i, report);
+}
+
+/* Weights of at most this magnitude (as bits) give no 16-bit number that overflows. Only said of types whose numbers are
+ * simple functions of the weights; a search can end anywhere. */
+static uint32_t safe_largest(const struct job *job) {
+    switch (job->type) {
+    case QUENCH_BF16:
+        return 0x7f7f0000u;
+    case QUENCH_F16:
+    case QUENCH_Q8_0:
+        return 0x477fe000u; /* 65504, the largest binary16 */
+    case QUENCH_Q4_0:
+    case QUENCH_Q4_1:
+    case QUENCH_Q5_0:
+    case QUENCH_Q5_1:
+        return job->importance ? 0 : 0x477fe000u;
+    default:
+        return 0;
+    }
 }
 
 /* The first block that holds an infinite or NaN 16-bit number; n_blocks if none does. */
@@ -191,31 +224,40 @@ static int32_t quantize(const struct job *job, quench_report *report) {
     const int needs_energy = layout->row_energy && job->importance;
     /* A row whose weights are blocks may end anywhere: the eight error sums want its tiles to begin at multiples. */
     const int row_by_row = needs_energy || layout->weights == 1;
-    float row_energy = 0.0f;
+    const uint32_t safe = safe_largest(job);
+    /* Fast encoders want weights, blocks and a narrow source in the first-level cache together; the searches want many
+     * super-blocks at once. */
+    const size_t limit = layout->weights < SUPER_BLOCK ? TILE / 2 : TILE;
+    float energies[ENERGIES] = {0.0f};
     uint8_t *blocks = job->blocks;
     struct errors errors;
     struct tile tile = {0, 0, 0, NULL, NULL};
     while (tile.row < job->n_rows) {
         const int64_t row_end = job->n_cols - tile.column;
-        tile.n = at_most(TILE, row_by_row || job->n_rows - tile.row > TILE
-                                   ? (row_by_row ? row_end : TILE)
-                                   : (job->n_rows - tile.row - 1) * job->n_cols + row_end);
+        const int64_t rows_after = (int64_t)at_most(limit, job->n_rows - tile.row - 1);
+        tile.n = at_most(limit, row_by_row ? row_end : row_end + rows_after * job->n_cols);
         const size_t n_blocks = tile.n / (size_t)layout->weights;
         if (needs_energy && tile.column == 0) {
-            row_energy = mean_square(job, tile.row, weights);
+            if (tile.row % ENERGIES == 0) {
+                mean_squares(job, tile.row, weights, energies);
+            }
         }
         gather(job, &tile, weights, importance);
-        int32_t status = checked ? check_finite(job, &tile, report) : QUENCH_OK;
-        if (status != QUENCH_OK) {
-            return status;
+        const uint32_t largest = largest_of(job, &tile);
+        const int finite = largest < 0x7f800000u;
+        if (!finite && checked) {
+            return refuse_infinite(job, &tile, report);
         }
-        job->codec.encode(tile.weights, tile.importance, row_energy, blocks, n_blocks);
-        if (job->codec.refine && (job->flags & QUENCH_REFINED)) {
+        encode_fn *encode = finite ? job->codec.encode : quench_reference.codecs[job->type].encode;
+        encode(tile.weights, tile.importance, energies[tile.row % ENERGIES], blocks, n_blocks);
+        if (finite && job->codec.refine && (job->flags & QUENCH_REFINED)) {
             job->codec.refine(tile.weights, tile.importance, blocks, n_blocks);
         }
-        status = checked ? check_overflow(job, &tile, blocks, n_blocks, report) : QUENCH_OK;
-        if (status != QUENCH_OK) {
-            return status;
+        if (checked && largest > safe) {
+            int32_t status = check_overflow(job, &tile, blocks, n_blocks, report);
+            if (status != QUENCH_OK) {
+                return status;
+            }
         }
         if (job->squared_error || job->weighted_error) {
             add_errors(job, &tile, blocks, n_blocks, &errors);

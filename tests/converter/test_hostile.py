@@ -848,7 +848,7 @@ def test_the_undamaged_forms_pass(tmp_path: Path) -> None:
 
 
 def test_a_file_that_shrinks_while_open_is_an_error_not_a_crash(tmp_path: Path) -> None:
-    """A memory map would end the process here (SIGBUS)."""
+    """The weights are mapped, and touching what is gone would end the process (SIGBUS): it is looked at before."""
     folder = good(tmp_path)
     with open_model(folder) as model:
         with (folder / "model.safetensors").open("r+b") as file:

@@ -1,53 +1,115 @@
-/* Runs recorded cases through the library, for processors that are only emulated here.
+/* Runs recorded calls through every backend of the library, for processors and tools that Python does not run on.
  *
- * stdin: records of {int32 type, int32 has_importance, int64 n_rows, int64 n_cols, float rows[], float importance[]}.
- * stdout: for each record its blocks, then the floats that they decode to. Exit status 1 on any refusal. */
+ * stdin: records of {struct record, float importance[n_cols] if there is one, uint8 data[data_bytes]}.
+ * stdout: how many backends there are (int32) and their names (16 bytes each); then for each record and backend a
+ * struct answer, and if the status is 0 what the call wrote: for quantize blocks, squared and weighted errors of the
+ * rows, for dequantize floats. Every buffer is of exactly the size that the call needs, so that a memory checker sees
+ * a step over its end. Exit status 1 for a record that is not understood. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "quench_kernels.h"
 
+enum { QUANTIZE = 0, DEQUANTIZE = 1 };
+
 struct record {
-    int32_t type, has_importance;
-    int64_t n_rows, n_cols;
+    int32_t operation, type, row_type;
+    uint32_t flags;
+    int32_t has_importance;
+    int32_t shift; /* bytes between an aligned address and the data */
+    int64_t row_stride, n_rows, n_cols, data_bytes;
 };
 
-static void *read_floats(size_t count) {
-    float *floats = malloc(count * sizeof *floats);
-    if (!floats || fread(floats, sizeof *floats, count, stdin) != count) {
+struct answer {
+    int32_t status, unused;
+    int64_t row, column;
+};
+
+static void *allocate(size_t size) {
+    void *memory = malloc(size);
+    if (!memory) {
         exit(1);
     }
-    return floats;
+    return memory;
+}
+
+static void *read_bytes(size_t count, size_t shift) {
+    uint8_t *bytes = allocate(count + shift);
+    if (fread(bytes + shift, 1, count, stdin) != count) {
+        exit(1);
+    }
+    return bytes;
+}
+
+static void quantize(const struct record *record, int32_t backend, const uint8_t *data, const float *importance,
+                     size_t blocks_size) {
+    /* Rows may lie backwards: then the first is the last in memory. */
+    const uint8_t *rows = record->row_stride < 0 ? data - (record->n_rows - 1) * record->row_stride : data;
+    const size_t n_rows = (size_t)record->n_rows;
+    uint8_t *blocks = allocate(blocks_size);
+    double *plain = allocate(n_rows * sizeof *plain), *weighted = allocate(n_rows * sizeof *weighted);
+    quench_report report = {-1, -1};
+    struct answer answer = {0};
+    answer.status = quench_quantize(backend, record->type, record->row_type, rows, record->row_stride, record->n_rows,
+                                    record->n_cols, importance, record->flags, blocks, blocks_size, plain, weighted,
+                                    &report);
+    answer.row = report.row;
+    answer.column = report.column;
+    fwrite(&answer, sizeof answer, 1, stdout);
+    if (answer.status == QUENCH_OK) {
+        fwrite(blocks, 1, blocks_size, stdout);
+        fwrite(plain, sizeof *plain, n_rows, stdout);
+        fwrite(weighted, sizeof *weighted, n_rows, stdout);
+    }
+    free(blocks);
+    free(plain);
+    free(weighted);
+}
+
+static void dequantize(const struct record *record, int32_t backend, const uint8_t *data) {
+    const size_t count = (size_t)(record->n_rows * record->n_cols);
+    float *values = allocate(count * sizeof *values);
+    struct answer answer = {0, 0, -1, -1};
+    answer.status = quench_dequantize(backend, record->type, data, (size_t)record->data_bytes, record->n_rows,
+                                      record->n_cols, values, count * sizeof *values);
+    fwrite(&answer, sizeof answer, 1, stdout);
+    if (answer.status == QUENCH_OK) {
+        fwrite(values, sizeof *values, count, stdout);
+    }
+    free(values);
 }
 
 static void replay(const struct record *record) {
     int32_t weights = 0, bytes = 0;
-    const size_t count = (size_t)(record->n_rows * record->n_cols);
     if (quench_block(record->type, &weights, &bytes) != QUENCH_OK) {
         exit(1);
     }
-    const size_t size = count / (size_t)weights * (size_t)bytes;
-    float *rows = read_floats(count);
-    float *importance = record->has_importance ? read_floats((size_t)record->n_cols) : NULL;
-    void *blocks = malloc(size);
-    quench_report report;
-    if (!blocks || quench_quantize(0, record->type, QUENCH_F32, rows, 4 * record->n_cols, record->n_rows,
-                                   record->n_cols, importance, QUENCH_ALLOW_NONFINITE, blocks, size, NULL,
-                                   &report) != QUENCH_OK) {
-        exit(1);
+    const size_t blocks_size = (size_t)(record->n_rows * (record->n_cols / weights)) * (size_t)bytes;
+    float *importance = record->has_importance ? read_bytes((size_t)record->n_cols * sizeof *importance, 0) : NULL;
+    uint8_t *memory = read_bytes((size_t)record->data_bytes, (size_t)record->shift);
+    for (int32_t backend = 0; quench_backend(backend); backend++) {
+        if (record->operation == QUANTIZE) {
+            quantize(record, backend, memory + record->shift, importance, blocks_size);
+        } else {
+            dequantize(record, backend, memory + record->shift);
+        }
     }
-    if (quench_dequantize(0, record->type, blocks, size, record->n_rows, record->n_cols, rows,
-                          count * sizeof *rows) != QUENCH_OK) {
-        exit(1);
-    }
-    fwrite(blocks, 1, size, stdout);
-    fwrite(rows, sizeof *rows, count, stdout);
-    free(blocks);
     free(importance);
-    free(rows);
+    free(memory);
 }
 
 int main(void) {
+    int32_t count = 0;
+    while (quench_backend(count)) {
+        count++;
+    }
+    fwrite(&count, sizeof count, 1, stdout);
+    for (int32_t i = 0; i < count; i++) {
+        char name[16] = {0};
+        strncpy(name, quench_backend(i), sizeof name - 1);
+        fwrite(name, sizeof name, 1, stdout);
+    }
     struct record record;
     while (fread(&record, sizeof record, 1, stdin) == 1) {
         replay(&record);

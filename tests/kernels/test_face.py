@@ -184,7 +184,6 @@ def test_other_refusals() -> None:
     for only_read in kernels.READABLE.keys() - kernels.TYPES.keys():
         assert refused(lambda name=only_read: kernels.quantize(name, rows)).code == "read_only"  # type: ignore[misc]
     assert "Q4_K" in refused(lambda: kernels.dequantize("q4_k", rows, 512)).message
-    assert refused(lambda: kernels.quantize("Q4_K", rows, refined=True)).code == "no_refined"
     assert refused(lambda: kernels.quantize("Q4_K", rows, backend="cray")).code == "unknown_backend"
     assert refused(lambda: kernels.quantize("Q4_K", rows, finite="maybe")).code == "bad_array"  # type: ignore[arg-type]
 
@@ -393,5 +392,5 @@ def test_bench_times_every_kernel() -> None:
     for result in results:
         assert result["million_weights_per_second"] > 0
         assert result["gigabytes_per_second"] > 0
-        assert (result["oracle_ratio"] is None) == (result["kernel"] == "dequantize")
+        assert result["oracle_ratio"] > 0
     assert refused(lambda: kernels.bench(["Q4_K"], oracle="nowhere.so")).code == "no_oracle"

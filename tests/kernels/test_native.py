@@ -1,11 +1,9 @@
-"""Checks that need a C compiler: sanitizers over the case table, the thread's float mode, the installed file."""
+"""Checks that need a compiler: memory checkers over the case table, another processor, the installed file."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,35 +12,117 @@ import pytest
 
 import kernels
 from tests.kernels import oracle
-from tests.kernels.cases import KINDS, OVERFLOWING, Case, cases
+from tests.kernels.cases import KINDS, Case
+from tests.kernels.native import CMAKE, COMPILER, HERE, build, build_replay, calls, replay, run
 
-ROOT = Path(__file__).resolve().parents[2]
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-CMAKE = shutil.which("cmake")
+SYSROOT = Path("/usr/aarch64-linux-gnu")
+ARM_COMPILER, ARM_EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+VALGRIND = shutil.which("valgrind")
 
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine")
 needs_cmake = pytest.mark.skipif(CMAKE is None or COMPILER is None, reason="no cmake or no C compiler on this machine")
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the sanitizer's runtime is preloaded, as on Linux")
+needs_arm = pytest.mark.skipif(
+    ARM_COMPILER is None or ARM_EMULATOR is None or not SYSROOT.is_dir(),
+    reason="no aarch64-linux-gnu-gcc, no arm64 C library or no qemu-aarch64 on this machine",
+)
 
 
-def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [str(part) for part in command],
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=1500,
+# ---- address and undefined behaviour sanitizers ----
+
+
+@pytest.fixture(scope="session")
+def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library with both sanitizers."""
+    folder = tmp_path_factory.mktemp("sanitized")
+    return build(folder, "-DQUENCH_SANITIZE=address,undefined,float-cast-overflow")
+
+
+def sanitized_run(library: Path, *options: str) -> None:
+    """The table through Python and through the exact buffers of replay.c; neither checker may say a word."""
+    assert COMPILER is not None
+    runtimes = [run(COMPILER, f"-print-file-name={name}").stdout.strip() for name in ("libasan.so", "libubsan.so")]
+    if not all(Path(runtime).is_absolute() for runtime in runtimes):
+        pytest.skip(f"{COMPILER} brings no sanitizer runtime that can be preloaded")
+    quiet = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    result = run(
+        sys.executable,
+        "-W",
+        "ignore:overflow:RuntimeWarning",
+        HERE / "sanitized.py",
+        *options,
+        PYTHONPATH=str(HERE.parents[1]),
+        QUENCH_KERNELS_LIBRARY=str(library),
+        LD_PRELOAD=" ".join(runtimes),
+        **quiet,
     )
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
-    return result
+    assert result.stdout.startswith(f"{', '.join(kernels.backends())}: ")
+    assert "runtime error" not in result.stderr
+    program = build_replay(COMPILER, library, "-fsanitize=address,undefined")
+    assert replay([program], calls(quick="--quick" in options), kernels.backends()) > 1000
 
 
-def build(folder: Path, *options: str) -> None:
-    assert CMAKE is not None
-    run(CMAKE, "-S", ROOT / "kernels", "-B", folder, *options)
-    run(CMAKE, "--build", folder, "--config", "Release")
+@pytest.mark.timeout(600)
+@needs_cmake
+@needs_linux
+def test_sanitizers_are_silent(sanitized: Path) -> None:
+    sanitized_run(sanitized, "--quick")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@needs_cmake
+@needs_linux
+def test_sanitizers_are_silent_over_the_whole_table(sanitized: Path) -> None:
+    sanitized_run(sanitized)
+
+
+# ---- another processor ----
+
+
+@pytest.fixture(scope="session")
+def arm_replay(tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+    """The command that runs replay.c with the arm64 library here."""
+    folder = tmp_path_factory.mktemp("arm64")
+    assert ARM_COMPILER is not None and ARM_EMULATOR is not None
+    library = build(folder, f"-DCMAKE_C_COMPILER={ARM_COMPILER}", "-DCMAKE_SYSTEM_NAME=Linux",
+                    "-DCMAKE_SYSTEM_PROCESSOR=aarch64")  # fmt: skip
+    return [ARM_EMULATOR, "-L", SYSROOT, build_replay(ARM_COMPILER, library)]
+
+
+@pytest.mark.timeout(600)
+@needs_cmake
+@needs_arm
+def test_arm64_writes_the_same_bytes_under_emulation(arm_replay: list[str | Path]) -> None:
+    """Contraction and the signedness of char differ there by default, and so do conversions out of range."""
+    assert replay(arm_replay, calls(quick=True), ["neon", "reference"]) > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@needs_cmake
+@needs_arm
+def test_arm64_writes_the_same_bytes_over_the_whole_table(arm_replay: list[str | Path]) -> None:
+    assert replay(arm_replay, calls(quick=False), ["neon", "reference"]) > 10_000
+
+
+# ---- valgrind ----
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@needs_cmake
+@pytest.mark.skipif(VALGRIND is None, reason="no valgrind on this machine")
+def test_valgrind_finds_no_uninitialized_and_no_foreign_memory(tmp_path: Path) -> None:
+    """Its processor has no AVX-512, so those kernels are left to the sanitizers."""
+    assert VALGRIND is not None and COMPILER is not None
+    program = build_replay(COMPILER, build(tmp_path, "-DCMAKE_C_FLAGS=-g"))
+    command = [VALGRIND, "--quiet", "--error-exitcode=9", "--leak-check=full", program]
+    known = [name for name in kernels.backends() if name != "avx512"]
+    assert replay(command, calls(quick=True), known) > 1000
+
+
+# ---- the installed file, the thread's float mode ----
 
 
 @pytest.mark.slow
@@ -57,121 +137,6 @@ def test_the_library_is_installed_where_the_module_looks(tmp_path: Path) -> None
     program = "import kernels; print(all(result['passed'] for result in kernels.selftest()))"
     library = tmp_path / "wheel" / files[0]
     assert run(sys.executable, "-c", program, QUENCH_KERNELS_LIBRARY=str(library)).stdout.strip() == "True"
-
-
-SANITIZED_RUN = """
-import ctypes
-import numpy as np
-import kernels
-from tests.kernels.cases import cases, bf16_bits
-
-ctypes.CDLL(None).__asan_init  # the runtime is here
-generator = np.random.default_rng(0)
-count = 0
-for qtype in kernels.TYPES:
-    for case in cases(qtype, 2_000):
-        rows, importance = case.data()
-        for backend in kernels.backends():
-            errors = np.zeros(len(rows))
-            blocks = kernels.quantize(
-                qtype, rows, importance, finite="allow", backend=backend, squared_error=errors
-            )
-            kernels.dequantize(qtype, blocks, case.n_cols, backend=backend)
-        count += 1
-        if case.importance == "heavy":
-            kernels.quantize(qtype, rows.astype(np.float16), importance, finite="allow")
-            kernels.quantize(qtype, bf16_bits(rows), importance, source="bf16", finite="allow")
-            odd = np.frombuffer(b"x" + rows.tobytes(), np.float32, rows.size, 1).reshape(rows.shape)
-            kernels.quantize(qtype, odd, importance, finite="allow")
-            bits = generator.integers(0, 1 << 32, rows.shape, np.uint32).view(np.float32)
-            kernels.quantize(qtype, bits, importance, finite="allow")
-            noise = generator.integers(0, 256, blocks.shape, np.uint8)
-            kernels.dequantize(qtype, noise, case.n_cols)
-print("cases", count)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@needs_cmake
-@needs_linux
-def test_address_and_undefined_behaviour_sanitizers_are_silent(tmp_path: Path) -> None:
-    build(tmp_path, "-DQUENCH_SANITIZE=address,undefined,float-cast-overflow")
-    library = tmp_path / "libquench_kernels.so"
-    assert COMPILER is not None
-    runtimes = [run(COMPILER, f"-print-file-name={name}").stdout.strip() for name in ("libasan.so", "libubsan.so")]
-    result = run(
-        sys.executable,
-        "-W",
-        "ignore:overflow:RuntimeWarning",
-        "-c",
-        SANITIZED_RUN,
-        QUENCH_KERNELS_LIBRARY=str(library),
-        LD_PRELOAD=" ".join(runtimes),
-        ASAN_OPTIONS="detect_leaks=0",
-        UBSAN_OPTIONS="print_stacktrace=1",
-    )
-    assert result.stdout.startswith("cases ")
-    assert "runtime error" not in result.stderr
-
-
-def representable(case: Case) -> bool:
-    """False if a scale overflows: then blocks hold NaN, whose sign differs between processors."""
-    rows, importance = case.data()
-    try:
-        kernels.quantize(case.qtype, rows, importance)
-    except kernels.KernelError as error:
-        assert error.code == "overflow" and case.kind in OVERFLOWING
-        return False
-    return True
-
-
-def replayed(program: list[str], cases_of: list[Case]) -> None:
-    """Run the cases through a program of replay.c; its blocks and decoded floats must be the oracle's."""
-    records, wanted = [], []
-    for case in cases_of:
-        rows, importance = case.data()
-        header = np.array([kernels.TYPES[case.qtype], importance is not None], np.int32).tobytes()
-        header += np.array(rows.shape, np.int64).tobytes()
-        records.append(header + rows.tobytes() + (b"" if importance is None else importance.tobytes()))
-        blocks = oracle.quantize(case.qtype, rows, importance)
-        wanted.append((case, blocks, oracle.dequantize(case.qtype, blocks, rows.shape[1])))
-    result = subprocess.run(program, check=False, input=b"".join(records), capture_output=True, timeout=1500)
-    assert result.returncode == 0, result.stderr.decode(errors="replace")
-    place = 0
-    for case, blocks, values in wanted:
-        found = np.frombuffer(result.stdout, np.uint8, blocks.size, place)
-        decoded = np.frombuffer(result.stdout, np.uint8, values.nbytes, place + blocks.size).view(np.float32)
-        place += blocks.size + values.nbytes
-        assert np.array_equal(found, blocks.ravel()), case
-        assert np.array_equal(decoded, values.ravel(), equal_nan=True), case
-    assert place == len(result.stdout)
-
-
-ARM_COMPILER, ARM_EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@needs_cmake
-@pytest.mark.skipif(
-    ARM_COMPILER is None or ARM_EMULATOR is None, reason="no aarch64-linux-gnu-gcc or no qemu-aarch64 on this machine"
-)
-def test_arm64_writes_the_same_bytes_under_emulation(tmp_path: Path) -> None:
-    """Contraction and the signedness of char differ there by default, and so do conversions out of range."""
-    build(
-        tmp_path, f"-DCMAKE_C_COMPILER={ARM_COMPILER}", "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"
-    )
-    program = tmp_path / "replay"
-    source = ROOT / "tests" / "kernels" / "replay.c"
-    assert ARM_COMPILER is not None and ARM_EMULATOR is not None
-    run(ARM_COMPILER, "-std=c11", "-O1", "-I", ROOT / "kernels" / "include", "-o", program, source,
-        f"-L{tmp_path}", "-lquench_kernels", f"-Wl,-rpath,{tmp_path}")  # fmt: skip
-    sysroot = "/usr/aarch64-linux-gnu"
-    for qtype in kernels.TYPES:
-        replayed(
-            [ARM_EMULATOR, "-L", sysroot, str(program)], [case for case in cases(qtype, 2_000) if representable(case)]
-        )
 
 
 FLOAT_MODE = """

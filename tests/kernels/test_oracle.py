@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import runpy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,17 @@ import pytest
 
 import kernels
 from tests.kernels import oracle
-from tests.kernels.cases import IMPORTANCE, KINDS, Case, Floats, bf16_bits, cases, from_bf16
+from tests.kernels.cases import (
+    BAD_WEIGHTS,
+    IMPORTANCE,
+    KINDS,
+    Case,
+    Floats,
+    alignments,
+    bf16_bits,
+    cases,
+    from_bf16,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TYPES = list(kernels.TYPES)
@@ -44,7 +55,52 @@ def test_block_sizes_are_the_engines(qtype: str) -> None:
 @pytest.mark.parametrize("qtype", TYPES)
 def test_bytes_equal_the_oracle(qtype: str) -> None:
     checked = [assert_same_bytes(case) for case in cases(qtype, 2_000)]
-    assert len(checked) == 6 * len(KINDS) * len(IMPORTANCE)
+    assert len(checked) == 7 * len(KINDS) * len(IMPORTANCE)
+
+
+@pytest.mark.parametrize("qtype", TYPES)
+def test_tiles_may_begin_anywhere_in_a_row(qtype: str) -> None:
+    """Short and odd rows, of which the library encodes several together: bytes, and sums of errors that cross tiles."""
+    for importance in ("none", "zeros"):
+        for case in alignments(qtype, importance):
+            assert_same_bytes(case)
+            rows, weight = case.data()
+            sums = {name: (np.full(len(rows), np.nan), np.full(len(rows), np.nan)) for name in kernels.backends()}
+            for name, (plain, weighted) in sums.items():
+                kernels.quantize(
+                    qtype, rows, weight, squared_error=plain, weighted_error=weighted, finite="allow", backend=name
+                )
+            wanted = sums["reference"]
+            assert not np.isnan(wanted).any()
+            for name, found in sums.items():
+                assert np.array_equal(found, wanted), f"{name} {case}"
+
+
+SOURCES: dict[str, Callable[[Floats], tuple[npt.NDArray[Any], Literal["float32", "float16", "bf16"]]]] = {
+    "float32": lambda rows: (rows, "float32"),
+    "float16": lambda rows: (rows.astype(np.float16), "float16"),
+    "bf16": lambda rows: (bf16_bits(rows), "bf16"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_WEIGHTS)
+@pytest.mark.parametrize("qtype", TYPES)
+def test_what_is_no_number_is_reported_by_every_backend(qtype: str, bad: str) -> None:
+    """At the beginning, in the middle and at the end of the matrix, and in a short row, from every kind of source."""
+    for n_rows, blocks in ((1, 1), (5, 7), (41, 9)):
+        for importance in ("none", "zeros"):
+            rows, weight = Case(qtype, "gaussian", importance, n_rows, blocks).data()
+            for place in {0, rows.size // 2 + 3, rows.size - 1}:
+                where = divmod(min(place, rows.size - 1), rows.shape[1])
+                spoiled = rows.copy()
+                spoiled[where] = BAD_WEIGHTS[bad]
+                for make in SOURCES.values():
+                    matrix, source = make(spoiled)
+                    for backend in kernels.backends():
+                        with pytest.raises(kernels.KernelError) as caught:
+                            kernels.quantize(qtype, matrix, weight, source=source, backend=backend)
+                        error = caught.value
+                        assert (error.code, error.row, error.column) == ("not_finite", *where), backend
 
 
 @pytest.mark.slow
@@ -126,12 +182,26 @@ def test_the_table_of_lattices_is_what_its_tool_writes() -> None:
 
 def test_every_half_float_decodes_and_encodes_exactly() -> None:
     bits = np.arange(65536, dtype=np.uint16).reshape(64, 1024)
-    values = kernels.dequantize("F16", bits.view(np.uint8), 1024)
-    assert np.array_equal(values, bits.view(np.float16).astype(np.float32), equal_nan=True)
-    back = kernels.quantize("F16", values, finite="allow").view(np.uint16)
-    number = ~np.isnan(values)
-    assert np.array_equal(back[number], bits[number])
-    assert np.isnan(back[~number].view(np.float16)).all()
+    quiet = np.where((bits & 0x7FFF) > 0x7C00, (bits & 0x8000) | 0x7E00, bits)
+    wide = bits.astype(np.uint32)
+    for backend in kernels.backends():
+        values = kernels.dequantize("F16", bits.view(np.uint8), 1024, backend=backend)
+        number = (bits & 0x7FFF) <= 0x7C00
+        assert np.array_equal(values[number], bits.view(np.float16).astype(np.float32)[number])
+        kept = (wide & 0x8000) << 16 | 0x7FC00000 | (wide & 0x3FF) << 13
+        assert np.array_equal(values.view(np.uint32)[~number], kept[~number])
+        back = kernels.quantize("F16", values, finite="allow", backend=backend)
+        assert np.array_equal(back.view(np.uint16), quiet)
+
+
+def test_every_brain_float_decodes_and_encodes_exactly() -> None:
+    bits = np.arange(65536, dtype=np.uint16).reshape(64, 1024)
+    quiet = np.where((bits & 0x7FFF) > 0x7F80, bits | 0x40, bits)
+    for backend in kernels.backends():
+        values = kernels.dequantize("BF16", bits.view(np.uint8), 1024, backend=backend)
+        assert np.array_equal(values.view(np.uint32), bits.astype(np.uint32) << 16)
+        back = kernels.quantize("BF16", values, finite="allow", backend=backend)
+        assert np.array_equal(back.view(np.uint16), quiet)
 
 
 @pytest.mark.parametrize("qtype", ["F16", "BF16"])
@@ -142,5 +212,52 @@ def test_rounding_of_floats_over_the_whole_range(qtype: str) -> None:
     near = np.concatenate([middles, np.nextafter(middles, np.float32(9e9)), np.nextafter(middles, np.float32(0))])
     patterns = np.random.default_rng(6).integers(0, 1 << 32, 200_000, np.uint32).view(np.float32)
     values = np.concatenate([near, -near, patterns])[None, :]
-    found = kernels.quantize(qtype, values, finite="allow")
-    assert np.array_equal(found, oracle.quantize(qtype, values))
+    wanted = oracle.quantize(qtype, values)
+    finite = np.where(np.isfinite(values), values, 0)
+    wanted_finite = oracle.quantize(qtype, finite)
+    for backend in kernels.backends():
+        assert np.array_equal(kernels.quantize(qtype, values, finite="allow", backend=backend), wanted)
+        assert np.array_equal(kernels.quantize(qtype, finite, finite="allow", backend=backend), wanted_finite)
+
+
+@pytest.mark.parametrize("importance", ["none", "uniform"])
+@pytest.mark.parametrize("qtype", TYPES)
+def test_signs_of_zeros_are_the_oracles(qtype: str, importance: str) -> None:
+    """Blocks of zeros of both signs alone, and among positive or negative weights only: which zero counts?"""
+    rows, weight = Case(qtype, "gaussian", importance, 96, max(1, 256 // kernels.block_size(qtype).weights)).data()
+    rng = np.random.default_rng(9)
+    zeros = rng.choice(np.array([0.0, -0.0], np.float32), rows.shape)
+    zeros[::5] = -0.0
+    rows = np.where(rng.random(rows.shape) < 0.3, np.abs(rows) * rng.choice([-1, 1], (96, 1)), zeros)
+    rows[48:] = zeros[48:]
+    rows = rows.astype(np.float32)
+    wanted = oracle.quantize(qtype, rows, weight)
+    for backend in kernels.backends():
+        assert np.array_equal(kernels.quantize(qtype, rows, weight, backend=backend), wanted)
+
+
+@pytest.mark.parametrize("qtype", TYPES)
+def test_ties_and_their_neighbours_round_as_the_oracles(qtype: str) -> None:
+    """Every block has exact inverses (its extremes are the codes' own), and weights at, below and above the middles."""
+    middles = np.arange(-127, 127, dtype=np.float32) + np.float32(0.5)
+    every = np.concatenate([middles, np.nextafter(middles, np.float32(-999)), np.nextafter(middles, np.float32(999))])
+    for top in (127.0, 15.0, 16.0, 31.0, 8.0):
+        values = every[np.abs(every) < top]
+        rows = np.resize(values, (-(-values.size // 30), 32)).astype(np.float32)
+        rows[:, 0], rows[:, 1] = -top, np.minimum(top, 15) if top == 16 else top - (top == 8)
+        rows = np.resize(rows, (len(rows) * 2, max(32, kernels.block_size(qtype).weights)))
+        wanted = oracle.quantize(qtype, rows)
+        for backend in kernels.backends():
+            assert np.array_equal(kernels.quantize(qtype, rows, backend=backend), wanted)
+
+
+@pytest.mark.parametrize("importance", ["none", "uniform"])
+@pytest.mark.parametrize("qtype", TYPES)
+def test_tiles_with_other_than_numbers_are_the_references(qtype: str, importance: str) -> None:
+    rows, weight = Case(qtype, "gaussian", importance, 9, max(3, 512 // kernels.block_size(qtype).weights)).data()
+    rng = np.random.default_rng(8)
+    places = rng.integers(0, rows.size, 12)
+    rows.ravel()[places] = rng.choice(np.array([np.nan, -np.nan, np.inf, -np.inf], np.float32), 12)
+    wanted = kernels.quantize(qtype, rows, weight, finite="allow", backend="reference")
+    for backend in kernels.backends():
+        assert np.array_equal(kernels.quantize(qtype, rows, weight, finite="allow", backend=backend), wanted)

@@ -56,7 +56,7 @@ def scored(path: Path) -> list[d.Rows]:
 
 def ours(reference: list[d.Rows], candidate: list[d.Rows]) -> dict[str, list[float]]:
     """Our figures in the tool's units; errors as if tokens were independent, as the tool has them."""
-    pairs = [d.compare(one, two) for one, two in zip(reference, candidate, strict=True)]
+    pairs = [d.compare(one, two.logits) for one, two in zip(reference, candidate, strict=True)]
     gather = d.Divergence()
     for values in pairs:
         gather.add(TEXT, values)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
+import psutil
 import pytest
 
+from app import conversion
 from app.child import Child, run_job
 from app.protocol import Cancelled, Convert, Failed
 from converter.spec import ConversionResult, ConversionSpec, Planned, Progress, QuenchError, TensorDone
+from tests.workers.small import small_worker
 
 MANY = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "BF16")
 
@@ -60,6 +65,69 @@ def test_a_killed_worker_leaves_at_most_parts_and_a_retry_succeeds(pocket: Path,
     result = run_job("convert", command, lambda event: None)
     assert isinstance(result, ConversionResult)
     assert sorted(path.name for path in out.iterdir()) == sorted(Path(o.path).name for o in result.outputs)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
+def test_a_worker_that_loses_a_mapped_file_says_so(tmp_path: Path, pocket: Path) -> None:
+    """A real one: the weights are cut while a view of them is used, which no check before it can see."""
+    weights = tmp_path / "model.safetensors"
+    for file in pocket.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    arguments = small_worker(
+        tmp_path,
+        f"""
+        from converter import open_model
+        with open_model({str(tmp_path)!r}) as model:
+            view = model.tensors[0].raw(0, model.tensors[0].n_rows)
+            assert view.any()
+            os.truncate({str(weights)!r}, 4096)
+            connection.send(Status("the file is cut", 0, 1))
+            view.any(axis=0).sum()
+        """,
+    )
+    with Child("small", arguments) as child:
+        (event,) = child.events()
+        end = child.wait(30)
+    assert event.label == "the file is cut"
+    error = end.error
+    assert error is not None and (error.code, error.exit_status) == ("engine_died", 5)
+    assert error.title == "A file was cut short, or its disk went away, while it was read."
+    assert "SIGBUS" in error.detail and "were not there any more" in error.detail
+    assert "disk connected" in error.hint
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
+def test_a_conversion_that_dies_is_tidied_up_after(pocket: Path, tmp_path: Path) -> None:
+    """Killed by the signal of a lost file in the middle of its work, and by a kill: the parent removes the parts."""
+    for number in (signal.SIGBUS, signal.SIGKILL):
+        out = tmp_path / number.name
+        seen: list[list[str]] = []
+
+        def strike(event: object, number: int = number, out: Path = out, seen: list[list[str]] = seen) -> None:
+            if isinstance(event, TensorDone) and not seen:
+                seen.append([path.name for path in out.iterdir()])
+                (worker,) = psutil.Process().children()
+                worker.send_signal(number)
+
+        with pytest.raises(QuenchError) as caught:
+            conversion.run(spec(pocket, out).spec, strike)
+        assert caught.value.exit_status == 5
+        assert ("cut short" in caught.value.title) == (number == signal.SIGBUS)
+        assert len(seen[0]) == len(MANY) and all(name.endswith(".gguf.part") for name in seen[0])
+        assert list(out.iterdir()) == []
+
+
+def test_tidying_spares_what_another_conversion_is_writing(pocket: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with Child("convert") as child:
+        child.send(spec(pocket, out))
+        events = child.events()
+        planned = next(event for event in events if isinstance(event, Planned))
+        next(event for event in events if isinstance(event, TensorDone))
+        conversion.tidy(planned)
+        assert len(list(out.iterdir())) == len(MANY)
+        assert isinstance(list(events)[-1], ConversionResult)
+        assert child.wait(30).ok
 
 
 def test_a_refusal_travels_with_its_code(pocket: Path, tmp_path: Path) -> None:

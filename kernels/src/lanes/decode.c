@@ -81,18 +81,18 @@ void LANES(decode_q5_1)(const uint8_t *blocks, float *x, size_t n) {
 
 static const float values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-QUENCH_INLINE void looked_up(vt table, const uint8_t *codes, float scale, float *x) {
+QUENCH_INLINE void looked_up(vtable table, const uint8_t *codes, float scale, float *x) {
     const vf factor = vf_set(scale);
     for (int i = 0; i < HALF; i += W) {
         const vi both = vi_from_bytes(codes + i);
-        vf_store(x + i, vf_mul(factor, vt_at(table, vi_and(both, vi_set(15)))));
-        vf_store(x + i + HALF, vf_mul(factor, vt_at(table, vi_right(both, 4))));
+        vf_store(x + i, vf_mul(factor, vtable_at(table, vi_and(both, vi_set(15)))));
+        vf_store(x + i + HALF, vf_mul(factor, vtable_at(table, vi_right(both, 4))));
     }
 }
 
 void LANES(decode_iq4_nl)(const uint8_t *blocks, float *x, size_t n) {
     const struct block_q4_0 *block = (const struct block_q4_0 *)blocks;
-    const vt table = vt_load(values);
+    const vtable table = vtable_load(values);
     for (; n > 0; n--, block++, x += BLOCK) {
         looked_up(table, block->codes, half_at(block->scale), x);
     }
@@ -101,7 +101,7 @@ void LANES(decode_iq4_nl)(const uint8_t *blocks, float *x, size_t n) {
 void LANES(decode_iq4_xs)(const uint8_t *blocks, float *x, size_t n) {
     enum { BLOCKS = SUPER_BLOCK / BLOCK };
     const struct block_iq4_xs *block = (const struct block_iq4_xs *)blocks;
-    const vt table = vt_load(values);
+    const vtable table = vtable_load(values);
     for (; n > 0; n--, block++) {
         const float scale = half_at(block->scale);
         const uint32_t low = word_at(block->levels);

@@ -28,23 +28,23 @@ uint32_t LANES(largest)(const float *x, size_t n) {
 void LANES(distance)(const float *x, const float *y, const float *importance, size_t n, double *plain,
                      double *weighted) {
     const size_t whole = n - n % 8;
-    vd sum = vd_load(plain);
+    v8d sum = v8d_load(plain);
     if (importance) {
-        vd weighted_sum = vd_load(weighted);
+        v8d weighted_sum = v8d_load(weighted);
         for (size_t i = 0; i < whole; i += 8) {
-            const vd miss = vd_sub(vd_from_floats(x + i), vd_from_floats(y + i));
-            const vd square = vd_mul(miss, miss);
-            sum = vd_add(sum, square);
-            weighted_sum = vd_add(weighted_sum, vd_mul(vd_from_floats(importance + i), square));
+            const v8d miss = v8d_sub(v8d_from_floats(x + i), v8d_from_floats(y + i));
+            const v8d square = v8d_mul(miss, miss);
+            sum = v8d_add(sum, square);
+            weighted_sum = v8d_add(weighted_sum, v8d_mul(v8d_from_floats(importance + i), square));
         }
-        vd_store(weighted, weighted_sum);
+        v8d_store(weighted, weighted_sum);
     } else {
         for (size_t i = 0; i < whole; i += 8) {
-            const vd miss = vd_sub(vd_from_floats(x + i), vd_from_floats(y + i));
-            sum = vd_add(sum, vd_mul(miss, miss));
+            const v8d miss = v8d_sub(v8d_from_floats(x + i), v8d_from_floats(y + i));
+            sum = v8d_add(sum, v8d_mul(miss, miss));
         }
     }
-    vd_store(plain, sum);
+    v8d_store(plain, sum);
     for (size_t i = whole; i < n; i++) {
         const double miss = (double)x[i] - (double)y[i];
         plain[i % 8] += miss * miss;
@@ -54,7 +54,7 @@ void LANES(distance)(const float *x, const float *y, const float *importance, si
     }
 }
 
-/* ---- F16 and BF16 ---- */
+/* ---- F16 and BF16: no weight that is encoded is a NaN ---- */
 
 void LANES(decode_f16)(const uint8_t *blocks, float *x, size_t n) {
     size_t i = 0;
@@ -91,11 +91,9 @@ void LANES(encode_bf16)(const float *x, const float *importance, float row_energ
     (void)importance, (void)row_energy;
     size_t i = 0;
     for (; i + W <= n; i += W) {
-        const vf value = vf_load(x + i);
-        const vi bits = vi_of_bits(value), upper = vi_right(bits, 16);
-        const vi tie = vi_add(vi_and(upper, vi_set(1)), vi_set(0x7fff));
-        const vi kept = vi_right(vi_add(bits, tie), 16), nan = vi_or(upper, vi_set(0x40));
-        vi_store_words(blocks + 2 * i, vi_pick(vf_eq(value, value), kept, nan));
+        const vi bits = vi_of_bits(vf_load(x + i));
+        const vi tie = vi_add(vi_and(vi_right(bits, 16), vi_set(1)), vi_set(0x7fff));
+        vi_store_words(blocks + 2 * i, vi_right(vi_add(bits, tie), 16));
     }
     for (; i < n; i++) {
         store16(blocks + 2 * i, brain_from_float(x[i]));

@@ -9,11 +9,21 @@ largest_fn LANES(largest);
 distance_fn LANES(distance);
 
 encode_fn LANES(encode_q2_k), LANES(encode_q4_k), LANES(encode_q5_k);
+refine_fn LANES(refine_q2_k), LANES(refine_q4_k), LANES(refine_q5_k);
+encode_fn LANES(encode_q3_k);
 encode_fn LANES(encode_q6_k);
 encode_fn LANES(encode_f16), LANES(encode_bf16);
+encode_fn LANES(encode_q8_0), LANES(encode_q4_0), LANES(encode_q4_1), LANES(encode_q5_0), LANES(encode_q5_1);
+encode_fn LANES(encode_q4_0_by_importance), LANES(encode_q4_1_by_importance);
+encode_fn LANES(encode_q5_0_by_importance), LANES(encode_q5_1_by_importance);
+encode_fn LANES(encode_iq4_nl), LANES(encode_iq4_xs);
 decode_fn LANES(decode_f16), LANES(decode_bf16);
 decode_fn LANES(decode_q8_0), LANES(decode_q4_0), LANES(decode_q4_1), LANES(decode_q5_0), LANES(decode_q5_1);
 decode_fn LANES(decode_q2_k), LANES(decode_q3_k), LANES(decode_q4_k), LANES(decode_q5_k), LANES(decode_q6_k);
 decode_fn LANES(decode_iq4_nl), LANES(decode_iq4_xs);
+above_fn LANES(above);
+weigh_fn LANES(weigh);
+weigh_pair_fn LANES(weigh_pair);
+subtract_fn LANES(subtract);
 
 #endif

@@ -7,10 +7,6 @@
 
 enum { LEVEL_DESCENTS = 5, MOST_LEVELS = 16 };
 
-QUENCH_INLINE vi vi_byte(vi a) {
-    return vi_and(a, vi_set(255));
-}
-
 /* The first candidate is stored in a byte before it is measured, the others are capped. */
 QUENCH_INLINE vf level_error(const int n, vf inverse, int capped, vi top, const vf *x, const vf *weight) {
     vf scale = vf_div(vf_set(1.0f), inverse), error = vf_set(0.0f);

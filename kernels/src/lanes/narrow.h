@@ -5,13 +5,14 @@
  *   vi_from_words(p)         W unsigned 16-bit integers
  *   vi_store_words(p, a)     the low two bytes of each lane
  *   vi_store_block(p, a)     a[0] to a[32 / W - 1], each from -128 to 127, as 32 bytes
- *   vf_from_halves(p)        W binary16 numbers; vf_store_halves rounds to nearest even. NaNs as in numeric.h
+ *   vf_from_halves(p)        W binary16 numbers, NaNs as in numeric.h
+ *   vf_store_halves(p, a)    rounded to nearest even; a NaN has no payload, as those that arithmetic makes
  *   half_at(p)               one of them
  *   vi_truncated(a)          toward zero, for |a| < 2^31
  *   vi_down(a, count)        shifted right by a count that is no constant, zeros come in
  *   vm_of_bits(bits)         lane i is true where bit i is set
- *   vt vt_load vt_at(t, i)   a table of sixteen floats, and its entries i, each lane from 0 to 15
- *   vd vd_...                eight doubles
+ *   vtable vtable_load vtable_at(t, i)   a table of sixteen floats, and its entries i, each lane from 0 to 15
+ *   v8d v8d_...                eight doubles
  */
 #ifndef QUENCH_NARROW_H
 #define QUENCH_NARROW_H

@@ -20,9 +20,6 @@ QUENCH_INLINE vf vf_from_halves(const uint8_t *p) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
 }
 QUENCH_INLINE void vf_store_halves(uint8_t *p, vf a) {
-    const __m256 quiet = _mm256_or_ps(_mm256_and_ps(a, _mm256_set1_ps(-0.0f)),
-                                      _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)));
-    a = _mm256_blendv_ps(a, quiet, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
     _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 QUENCH_INLINE float half_at(const uint8_t *p) {
@@ -39,40 +36,40 @@ QUENCH_INLINE vm vm_of_bits(uint32_t bits) {
 
 typedef struct {
     __m256 low, high;
-} vt;
-QUENCH_INLINE vt vt_load(const float *p) {
-    const vt table = {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+} vtable;
+QUENCH_INLINE vtable vtable_load(const float *p) {
+    const vtable table = {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
     return table;
 }
-QUENCH_INLINE vf vt_at(vt table, vi index) {
+QUENCH_INLINE vf vtable_at(vtable table, vi index) {
     return _mm256_blendv_ps(_mm256_permutevar8x32_ps(table.low, index), _mm256_permutevar8x32_ps(table.high, index),
                             _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
 }
 
 typedef struct {
     __m256d low, high;
-} vd;
-QUENCH_INLINE vd vd_load(const double *p) {
-    const vd a = {_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)};
+} v8d;
+QUENCH_INLINE v8d v8d_load(const double *p) {
+    const v8d a = {_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4)};
     return a;
 }
-QUENCH_INLINE void vd_store(double *p, vd a) {
+QUENCH_INLINE void v8d_store(double *p, v8d a) {
     _mm256_storeu_pd(p, a.low);
     _mm256_storeu_pd(p + 4, a.high);
 }
-QUENCH_INLINE vd vd_from_floats(const float *p) {
-    const vd a = {_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))};
+QUENCH_INLINE v8d v8d_from_floats(const float *p) {
+    const v8d a = {_mm256_cvtps_pd(_mm_loadu_ps(p)), _mm256_cvtps_pd(_mm_loadu_ps(p + 4))};
     return a;
 }
-QUENCH_INLINE vd vd_add(vd a, vd b) {
-    const vd c = {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
+QUENCH_INLINE v8d v8d_add(v8d a, v8d b) {
+    const v8d c = {_mm256_add_pd(a.low, b.low), _mm256_add_pd(a.high, b.high)};
     return c;
 }
-QUENCH_INLINE vd vd_sub(vd a, vd b) {
-    const vd c = {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
+QUENCH_INLINE v8d v8d_sub(v8d a, v8d b) {
+    const v8d c = {_mm256_sub_pd(a.low, b.low), _mm256_sub_pd(a.high, b.high)};
     return c;
 }
-QUENCH_INLINE vd vd_mul(vd a, vd b) {
-    const vd c = {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
+QUENCH_INLINE v8d v8d_mul(v8d a, v8d b) {
+    const v8d c = {_mm256_mul_pd(a.low, b.low), _mm256_mul_pd(a.high, b.high)};
     return c;
 }

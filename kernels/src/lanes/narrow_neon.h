@@ -23,11 +23,7 @@ QUENCH_INLINE void vi_store_block(uint8_t *p, const vi *a) {
 }
 
 QUENCH_INLINE vf vf_from_halves(const uint8_t *p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
-QUENCH_INLINE void vf_store_halves(uint8_t *p, vf a) {
-    const uint32x4_t sign = vandq_u32(vreinterpretq_u32_f32(a), vdupq_n_u32(0x80000000u));
-    const vf quiet = vreinterpretq_f32_u32(vorrq_u32(sign, vdupq_n_u32(0x7fc00000u)));
-    vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(vbslq_f32(vceqq_f32(a, a), a, quiet))));
-}
+QUENCH_INLINE void vf_store_halves(uint8_t *p, vf a) { vst1_u8(p, vreinterpret_u8_f16(vcvt_f16_f32(a))); }
 QUENCH_INLINE float half_at(const uint8_t *p) {
     return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(load16(p)))), 0);
 }
@@ -41,15 +37,15 @@ QUENCH_INLINE vm vm_of_bits(uint32_t bits) {
     return vtstq_u32(vdupq_n_u32(bits), vld1q_u32(place));
 }
 
-typedef uint8x16x4_t vt;
-QUENCH_INLINE vt vt_load(const float *p) {
-    vt table;
+typedef uint8x16x4_t vtable;
+QUENCH_INLINE vtable vtable_load(const float *p) {
+    vtable table;
     for (int i = 0; i < 4; i++) {
         table.val[i] = vreinterpretq_u8_f32(vld1q_f32(p + 4 * i));
     }
     return table;
 }
-QUENCH_INLINE vf vt_at(vt table, vi index) {
+QUENCH_INLINE vf vtable_at(vtable table, vi index) {
     /* The four bytes of entry i are bytes 4 i to 4 i + 3 of the table. */
     const uint32x4_t places = vmlaq_n_u32(vdupq_n_u32(0x03020100u), vreinterpretq_u32_s32(index), 0x04040404u);
     return vreinterpretq_f32_u8(vqtbl4q_u8(table, vreinterpretq_u8_u32(places)));
@@ -57,39 +53,39 @@ QUENCH_INLINE vf vt_at(vt table, vi index) {
 
 typedef struct {
     float64x2_t part[4];
-} vd;
-QUENCH_INLINE vd vd_load(const double *p) {
-    vd a;
+} v8d;
+QUENCH_INLINE v8d v8d_load(const double *p) {
+    v8d a;
     for (int i = 0; i < 4; i++) {
         a.part[i] = vld1q_f64(p + 2 * i);
     }
     return a;
 }
-QUENCH_INLINE void vd_store(double *p, vd a) {
+QUENCH_INLINE void v8d_store(double *p, v8d a) {
     for (int i = 0; i < 4; i++) {
         vst1q_f64(p + 2 * i, a.part[i]);
     }
 }
-QUENCH_INLINE vd vd_from_floats(const float *p) {
-    vd a;
+QUENCH_INLINE v8d v8d_from_floats(const float *p) {
+    v8d a;
     for (int i = 0; i < 4; i++) {
         a.part[i] = vcvt_f64_f32(vld1_f32(p + 2 * i));
     }
     return a;
 }
-QUENCH_INLINE vd vd_add(vd a, vd b) {
+QUENCH_INLINE v8d v8d_add(v8d a, v8d b) {
     for (int i = 0; i < 4; i++) {
         a.part[i] = vaddq_f64(a.part[i], b.part[i]);
     }
     return a;
 }
-QUENCH_INLINE vd vd_sub(vd a, vd b) {
+QUENCH_INLINE v8d v8d_sub(v8d a, v8d b) {
     for (int i = 0; i < 4; i++) {
         a.part[i] = vsubq_f64(a.part[i], b.part[i]);
     }
     return a;
 }
-QUENCH_INLINE vd vd_mul(vd a, vd b) {
+QUENCH_INLINE v8d v8d_mul(v8d a, v8d b) {
     for (int i = 0; i < 4; i++) {
         a.part[i] = vmulq_f64(a.part[i], b.part[i]);
     }

@@ -25,36 +25,40 @@ QUENCH_INLINE vf extreme_scales(const float *scales) {
     return extreme_of(columns);
 }
 
-/* Adding this to a whole number leaves the number plus half in the low bits. */
-QUENCH_INLINE vf code_base(int half) {
-    return vf_set(12582912.0f + (float)half);
+/* Adding 1.5 * 2^23 to a whole number leaves the number in the low bits. */
+QUENCH_INLINE void store_codes(int half, vf code, uint8_t *codes) {
+    code = vf_most(vf_least(code, vf_set((float)(half - 1))), vf_set((float)-half));
+    vi_store_bytes(codes, vi_of_bits(vf_add(code, vf_set(12582912.0f + (float)half))));
 }
 
-QUENCH_INLINE void code_group(int half, const float *x, vf step, uint8_t *codes) {
+QUENCH_INLINE void code_group(int half, const float *x, float step, uint8_t *codes) {
     for (int i = 0; i < GROUP; i += W) {
-        vf code = vf_div(vf_load(x + i), step);
-        code = vf_most(vf_least(code, vf_set((float)(half - 1))), vf_set((float)-half));
-        vi_store_bytes(codes + i, vi_of_bits(vf_add(code, code_base(half))));
+        store_codes(half, vf_div(vf_load(x + i), vf_set(step)), codes + i);
     }
 }
 
-/* The codes that the search itself had chosen. Returns 0 where only the reference knows them: x is not a number. */
-QUENCH_INLINE int code_lost_group(int half, const float *x, float peak, float inverse, uint8_t *codes) {
+
+/* The codes that the search itself had chosen: those of its inverse scale, or without one those of the descent. Returns 0
+ * where only the reference knows them, because x is not a number. */
+static int code_lost_group(int half, const float *x, float peak, const float *inverse, uint8_t *codes) {
     vm numbers = vm_all();
     for (int i = 0; i < GROUP; i += W) {
         const vf value = vf_load(x + i);
         numbers = vm_and(numbers, vf_eq(value, value));
-        vf code = vf_mul(vf_set(inverse), value);
-        code = vf_most(vf_least(code, vf_set((float)(half - 1))), vf_set((float)-half));
-        vi_store_bytes(codes + i, vi_of_bits(vf_add(code, code_base(half))));
     }
     if (magnitude(peak) < QUENCH_ZERO_GROUP) {
         memset(codes, 0, GROUP);
+    } else if (inverse) {
+        for (int i = 0; i < GROUP; i += W) {
+            store_codes(half, vf_mul(vf_set(*inverse), vf_load(x + i)), codes + i);
+        }
+    } else {
+        (void)quench_descend_symmetric(GROUP, half, x, codes);
     }
     return !vm_any(vm_not(numbers));
 }
 
-/* Codes of a super-block. levels: whole numbers as floats. Returns 0 where the reference has to decide: numbers that are
+/* Codes of a super-block. inverses: NULL after a descent. levels: whole numbers as floats. Returns 0 where the reference has to decide: numbers that are
  * not finite, and quotients so large that its rounding wraps. */
 QUENCH_INLINE int recode(int half, float scale, const float *levels, const float *x, const float *scales,
                          const float *peaks, const float *inverses, uint8_t *codes) {
@@ -74,14 +78,15 @@ QUENCH_INLINE int recode(int half, float scale, const float *levels, const float
     }
     if (!vm_any(vm_not(kept))) {
         for (int group = 0; group < GROUPS; group++) {
-            code_group(half, x + group * GROUP, vf_set(steps[group]), codes + group * GROUP);
+            code_group(half, x + group * GROUP, steps[group], codes + group * GROUP);
         }
         return 1;
     }
     for (int group = 0; group < GROUPS; group++) {
         if (steps[group] != 0.0f) {
-            code_group(half, x + group * GROUP, vf_set(steps[group]), codes + group * GROUP);
-        } else if (!code_lost_group(half, x + group * GROUP, peaks[group], inverses[group], codes + group * GROUP)) {
+            code_group(half, x + group * GROUP, steps[group], codes + group * GROUP);
+        } else if (!code_lost_group(half, x + group * GROUP, peaks[group], inverses ? &inverses[group] : NULL,
+                                    codes + group * GROUP)) {
             return 0;
         }
     }

@@ -1,4 +1,5 @@
-/* The symmetric search of reference/search.c in lanes: x ~ scale * code with codes -half..half-1, over 16 values a lane. */
+/* The symmetric search of reference/search.c in lanes: x ~ scale * code with codes -half..half-1, over the
+ * values of a lane. */
 #ifndef QUENCH_SYMMETRIC_H
 #define QUENCH_SYMMETRIC_H
 
@@ -7,7 +8,11 @@
 #include "../reference/search.h"
 #include "vec.h"
 
-enum { DEPTH = 16 };
+/* Values in a lane; a file whose groups are longer says so before. */
+#if !defined(QUENCH_DEPTH)
+#  define QUENCH_DEPTH 16
+#endif
+enum { DEPTH = QUENCH_DEPTH };
 
 /* Value i of lane k is at [i * W + k]. */
 struct columns {
@@ -65,13 +70,22 @@ QUENCH_INLINE void explain_scales(int count, const int *tenths, int half, const 
     }
     for (int i = 0; i < DEPTH; i++) {
         const vf x = vf_load(c->x + i * W), weight = vf_load(c->weight + i * W), product = vf_load(c->product + i * W);
+        vf code[4];
         for (int k = 0; k < count; k++) {
-            vf code = vf_mul(inverse[k], x);
-            code = tenths[k] >= -5 ? vf_least(code, high) : code;
-            code = tenths[k] >= 5 ? vf_most(code, low) : code;
-            code = vf_round(code);
-            sum_x[k] = vf_add(sum_x[k], vf_mul(product, code));
-            sum_l[k] = vf_add(sum_l[k], vf_mul(vf_mul(weight, code), code));
+            code[k] = vf_mul(inverse[k], x);
+        }
+        for (int k = 0; k < count; k++) {
+            code[k] = tenths[k] >= -5 ? vf_least(code[k], high) : code[k];
+            code[k] = tenths[k] >= 5 ? vf_most(code[k], low) : code[k];
+        }
+        for (int k = 0; k < count; k++) {
+            code[k] = vf_round(code[k]);
+        }
+        for (int k = 0; k < count; k++) {
+            sum_l[k] = vf_add(sum_l[k], vf_mul(vf_mul(weight, code[k]), code[k]));
+        }
+        for (int k = 0; k < count; k++) {
+            sum_x[k] = vf_add(sum_x[k], vf_mul(product, code[k]));
         }
     }
 }

@@ -24,7 +24,14 @@ decode_fn quench_decode_iq3_xxs, quench_decode_iq3_s;
 decode_fn quench_decode_q1_0, quench_decode_q2_0, quench_decode_tq1_0, quench_decode_tq2_0;
 decode_fn quench_decode_mxfp4, quench_decode_nvfp4;
 
+refine_fn quench_refine_q2_k, quench_refine_q4_k, quench_refine_q5_k;
+
 largest_fn quench_largest;
 distance_fn quench_distance;
+
+above_fn quench_above;
+weigh_fn quench_weigh;
+weigh_pair_fn quench_weigh_pair;
+subtract_fn quench_subtract;
 
 #endif

@@ -6,12 +6,7 @@
 #include "../blocks.h"
 #include "../numeric.h"
 #include "codecs.h"
-#include "k_min_formats.h"
-
-struct levels {
-    float scale, low; /* as stored: through 16 bits */
-    uint8_t scales[MOST_GROUPS], lows[MOST_GROUPS];
-};
+#include "k_min.h"
 
 /* ---- levels ---- */
 
@@ -85,6 +80,8 @@ static void find_with_importance(const struct k_min_format *format, const float 
     }
 }
 
+/* ---- blocks ---- */
+
 /* Q2_K: one byte a group. */
 static void pack_levels_4(const struct levels *levels, uint8_t *out) {
     for (int i = 0; i < 16; i++) {
@@ -119,6 +116,50 @@ static void unpack_levels_6(const uint8_t *in, struct levels *levels) {
     }
 }
 
+static void pack_levels(const struct k_min_format *format, const struct levels *levels, uint8_t *block) {
+    store_half(block + format->numbers, levels->scale);
+    store_half(block + format->numbers + 2, levels->low);
+    if (format->group == 16) {
+        pack_levels_4(levels, block + format->levels);
+    } else {
+        pack_levels_6(levels, block + format->levels);
+    }
+}
+
+void quench_unpack_levels(const struct k_min_format *format, const uint8_t *block, struct levels *levels) {
+    memset(levels, 0, sizeof *levels);
+    levels->scale = load_half(block + format->numbers);
+    levels->low = load_half(block + format->numbers + 2);
+    if (format->group == 16) {
+        unpack_levels_4(block + format->levels, levels);
+    } else {
+        unpack_levels_6(block + format->levels, levels);
+    }
+}
+
+static void pack_codes(const struct k_min_format *format, const uint8_t *codes, uint8_t *block) {
+    pack_plane(format->group == 16 ? PLANE_CODES_Q2_K : PLANE_CODES_Q4_K, codes, block + format->codes);
+    if (format->fifth) {
+        pack_plane(PLANE_HIGH_Q5_K, codes, block + format->fifth);
+    }
+}
+
+void quench_pack_k_min(const struct k_min_format *format, const struct levels *levels, const uint8_t *codes,
+                       uint8_t *block) {
+    pack_levels(format, levels, block);
+    pack_codes(format, codes, block);
+}
+
+void quench_unpack_k_min(const struct k_min_format *format, const uint8_t *block, struct levels *levels,
+                         uint8_t *codes) {
+    quench_unpack_levels(format, block, levels);
+    memset(codes, 0, SUPER_BLOCK);
+    unpack_plane(format->group == 16 ? PLANE_CODES_Q2_K : PLANE_CODES_Q4_K, block + format->codes, codes);
+    if (format->fifth) {
+        unpack_plane(PLANE_HIGH_Q5_K, block + format->fifth, codes);
+    }
+}
+
 /* ---- codes ---- */
 
 static void find(const struct k_min_format *format, const float *x, const float *importance, uint8_t *codes,
@@ -145,11 +186,27 @@ static void recode(const struct k_min_format *format, const float *x, const stru
     }
 }
 
-static void decode(const struct k_min_format *format, const struct levels *levels, const uint8_t *codes, float *x) {
-    for (int group = 0; group < SUPER_BLOCK / format->group; group++) {
-        float scale = levels->scale * (float)levels->scales[group];
-        float low = levels->low * (float)levels->lows[group];
-        for (int i = group * format->group; i < (group + 1) * format->group; i++) {
+static void encode(const struct k_min_format *format, const float *x, const float *importance, uint8_t *blocks,
+                   size_t n) {
+    for (size_t i = 0; i < n; i++, x += SUPER_BLOCK, blocks += format->bytes) {
+        uint8_t codes[SUPER_BLOCK];
+        struct levels levels;
+        find(format, x, importance ? importance + i * SUPER_BLOCK : NULL, codes, &levels);
+        pack_levels(format, &levels, blocks);
+        quench_unpack_levels(format, blocks, &levels);
+        recode(format, x, &levels, codes);
+        pack_codes(format, codes, blocks);
+    }
+}
+
+static void decode(const struct k_min_format *format, const uint8_t *blocks, float *x, size_t n) {
+    for (size_t block = 0; block < n; block++, x += SUPER_BLOCK, blocks += format->bytes) {
+        uint8_t codes[SUPER_BLOCK];
+        struct levels levels;
+        quench_unpack_k_min(format, blocks, &levels, codes);
+        for (int i = 0; i < SUPER_BLOCK; i++) {
+            float scale = levels.scale * (float)levels.scales[i / format->group];
+            float low = levels.low * (float)levels.lows[i / format->group];
             x[i] = scale * (float)codes[i] - low;
         }
     }
@@ -157,89 +214,29 @@ static void decode(const struct k_min_format *format, const struct levels *level
 
 /* ---- formats ---- */
 
-static void store_scales(struct levels *levels, uint8_t *scale, uint8_t *low) {
-    store_half(scale, levels->scale);
-    store_half(low, levels->low);
-    levels->scale = load_half(scale);
-    levels->low = load_half(low);
-}
-
 void quench_encode_q2_k(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
     (void)row_energy;
-    struct block_q2_k *block = (struct block_q2_k *)blocks;
-    for (size_t i = 0; i < n; i++, x += SUPER_BLOCK) {
-        uint8_t codes[SUPER_BLOCK];
-        struct levels levels;
-        find(&q2_k, x, importance ? importance + i * SUPER_BLOCK : NULL, codes, &levels);
-        store_scales(&levels, block[i].scale, block[i].low);
-        pack_levels_4(&levels, block[i].levels);
-        unpack_levels_4(block[i].levels, &levels);
-        recode(&q2_k, x, &levels, codes);
-        pack_plane(PLANE_CODES_Q2_K, codes, block[i].codes);
-    }
-}
-
-void quench_decode_q2_k(const uint8_t *blocks, float *x, size_t n) {
-    const struct block_q2_k *block = (const struct block_q2_k *)blocks;
-    for (size_t i = 0; i < n; i++, x += SUPER_BLOCK) {
-        uint8_t codes[SUPER_BLOCK] = {0};
-        struct levels levels = {load_half(block[i].scale), load_half(block[i].low), {0}, {0}};
-        unpack_levels_4(block[i].levels, &levels);
-        unpack_plane(PLANE_CODES_Q2_K, block[i].codes, codes);
-        decode(&q2_k, &levels, codes, x);
-    }
+    encode(&q2_k, x, importance, blocks, n);
 }
 
 void quench_encode_q4_k(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
     (void)row_energy;
-    struct block_q4_k *block = (struct block_q4_k *)blocks;
-    for (size_t i = 0; i < n; i++, x += SUPER_BLOCK) {
-        uint8_t codes[SUPER_BLOCK];
-        struct levels levels;
-        find(&q4_k, x, importance ? importance + i * SUPER_BLOCK : NULL, codes, &levels);
-        store_scales(&levels, block[i].scale, block[i].low);
-        pack_levels_6(&levels, block[i].levels);
-        unpack_levels_6(block[i].levels, &levels);
-        recode(&q4_k, x, &levels, codes);
-        pack_plane(PLANE_CODES_Q4_K, codes, block[i].codes);
-    }
-}
-
-void quench_decode_q4_k(const uint8_t *blocks, float *x, size_t n) {
-    const struct block_q4_k *block = (const struct block_q4_k *)blocks;
-    for (size_t i = 0; i < n; i++, x += SUPER_BLOCK) {
-        uint8_t codes[SUPER_BLOCK] = {0};
-        struct levels levels = {load_half(block[i].scale), load_half(block[i].low), {0}, {0}};
-        unpack_levels_6(block[i].levels, &levels);
-        unpack_plane(PLANE_CODES_Q4_K, block[i].codes, codes);
-        decode(&q4_k, &levels, codes, x);
-    }
+    encode(&q4_k, x, importance, blocks, n);
 }
 
 void quench_encode_q5_k(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
     (void)row_energy;
-    struct block_q5_k *block = (struct block_q5_k *)blocks;
-    for (size_t i = 0; i < n; i++, x += SUPER_BLOCK) {
-        uint8_t codes[SUPER_BLOCK];
-        struct levels levels;
-        find(&q5_k, x, importance ? importance + i * SUPER_BLOCK : NULL, codes, &levels);
-        store_scales(&levels, block[i].scale, block[i].low);
-        pack_levels_6(&levels, block[i].levels);
-        unpack_levels_6(block[i].levels, &levels);
-        recode(&q5_k, x, &levels, codes);
-        pack_plane(PLANE_CODES_Q4_K, codes, block[i].codes);
-        pack_plane(PLANE_HIGH_Q5_K, codes, block[i].high);
-    }
+    encode(&q5_k, x, importance, blocks, n);
+}
+
+void quench_decode_q2_k(const uint8_t *blocks, float *x, size_t n) {
+    decode(&q2_k, blocks, x, n);
+}
+
+void quench_decode_q4_k(const uint8_t *blocks, float *x, size_t n) {
+    decode(&q4_k, blocks, x, n);
 }
 
 void quench_decode_q5_k(const uint8_t *blocks, float *x, size_t n) {
-    const struct block_q5_k *block = (const struct block_q5_k *)blocks;
-    for (size_t i = 0; i < n; i++, x += SUPER_BLOCK) {
-        uint8_t codes[SUPER_BLOCK] = {0};
-        struct levels levels = {load_half(block[i].scale), load_half(block[i].low), {0}, {0}};
-        unpack_levels_6(block[i].levels, &levels);
-        unpack_plane(PLANE_CODES_Q4_K, block[i].codes, codes);
-        unpack_plane(PLANE_HIGH_Q5_K, block[i].high, codes);
-        decode(&q5_k, &levels, codes, x);
-    }
+    decode(&q5_k, blocks, x, n);
 }

@@ -335,7 +335,9 @@ def kernels(options: argparse.Namespace) -> Result:
     import kernels
 
     data: dict[str, Any] = {"backends": kernels.backends(), "active": kernels.active(), "cpu": kernels.cpu()}
+    data["note"] = kernels.note()
     lines = [f"cpu       {data['cpu']}", f"backends  {', '.join(data['backends'])}", f"active    {data['active']}"]
+    lines += [f"note      {data['note']}"] if data["note"] else []
     if options.action == "selftest":
         data["results"] = kernels.selftest()
         passed = {True: "ok", False: "WRONG BYTES"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels import _library
+from kernels._dot import activations, dot
 from kernels._library import KernelError
 from kernels._rows import RowDivergences, RowScores, compare_rows, log_softmax, score_rows
 
@@ -27,6 +29,7 @@ __all__ = [
     "KernelError",
     "RowDivergences",
     "RowScores",
+    "activations",
     "active",
     "backends",
     "bench",
@@ -34,7 +37,9 @@ __all__ = [
     "compare_rows",
     "cpu",
     "dequantize",
+    "dot",
     "log_softmax",
+    "note",
     "quantize",
     "row_bytes",
     "score_rows",
@@ -122,9 +127,13 @@ def _index(name: str) -> int:
 def active() -> str:
     """The backend that calls use: the selected one, else the one that ``QUENCH_KERNELS`` names, else the best.
 
+    ``QUENCH_KERNELS=metal`` without a usable device is a ``RuntimeWarning`` with :func:`note`, and the best one.
     Raises :class:`KernelError` (``unknown_backend``) if ``QUENCH_KERNELS`` names none.
     """
     name = _chosen or os.environ.get("QUENCH_KERNELS") or _names()[0]
+    if name == "metal" and name not in _names() and (reason := note()) is not None:
+        warnings.warn(reason, RuntimeWarning, stacklevel=2)
+        return _names()[0]
     return _names()[_index(name)]
 
 
@@ -142,6 +151,15 @@ def select(name: str | None) -> str:
         _index(name)
     _chosen = name
     return active()
+
+
+def note() -> str | None:
+    """Why a backend that the library was built with does not compute here, as a sentence; None if nothing is amiss.
+
+    Asks a graphics device to prove itself, once, which may take a second.
+    """
+    text: bytes | None = _library.library().quench_note()
+    return None if text is None else text.decode(errors="replace")
 
 
 def cpu() -> str:
@@ -195,7 +213,7 @@ def _matrix(array: npt.NDArray[Any], what: str) -> tuple[int, int]:
     return array.shape[0], array.shape[1]
 
 
-def _output(out: npt.NDArray[Any] | None, shape: tuple[int, int], dtype: type[np.generic]) -> npt.NDArray[Any]:
+def _output(out: npt.NDArray[Any] | None, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.dtype(dtype):

@@ -119,6 +119,30 @@ def dequantize_call(qtype: str, n_rows: int, blocks: int, shift: int = 0) -> Cal
                 (oracle.dequantize(qtype, noise, n_cols),))  # fmt: skip
 
 
+def dot_call(qtype: str, n_rows: int, blocks: int, shift: int = 0, *, bad: bool = False) -> Call:
+    """Arbitrary bytes as blocks of the type, and a vector; ``bad`` spoils a value of it."""
+    generator = np.random.default_rng([n_rows, blocks, 2])
+    n_cols = blocks * kernels.block_size(qtype).weights
+    x = generator.standard_normal(n_cols, np.float32)
+    if bad:
+        x[n_cols // 2] = np.nan
+    noise = generator.integers(0, 256, (n_rows, kernels.row_bytes(qtype, n_cols)), np.uint8)
+    data = x.tobytes() + noise.tobytes()
+    record = _RECORD.pack(2, kernels.TYPES[qtype], 0, 0, 0, shift, 0, n_rows, n_cols, len(data)) + data
+    what = f"dot {qtype} {n_rows} x {blocks} shift={shift} bad={bad}"
+    if bad:
+        return Call(what, record, _STATUS["not_finite"], (0, n_cols // 2), ())
+    return Call(what, record, 0, (-1, -1), (kernels.dot(qtype, noise, x, backend="reference"),))
+
+
+def dot_calls() -> Iterator[Call]:
+    """Every type, rows of less and more than the eight blocks that kernels take at a time."""
+    for qtype in kernels.TYPES:
+        for n_rows, blocks, shift in ((1, 1, 0), (3, 5, 1), (2, 8, 0), (3, 9, 2), (2, 33, 3)):
+            yield dot_call(qtype, n_rows, blocks, shift)
+        yield dot_call(qtype, 2, 3, bad=True)
+
+
 def calls(*, quick: bool) -> Iterator[Call]:
     """The case table as calls: kinds, importances, sources, rows off alignment, refusals, arbitrary bytes."""
     for qtype in kernels.TYPES:
@@ -139,6 +163,7 @@ def calls(*, quick: bool) -> Iterator[Call]:
     for qtype in kernels.READABLE:
         for n_rows, blocks, shift in ((1, 1, 0), (3, 5, 1), (2, 33, 0), *(((40, 64, 3),) if not quick else ())):
             yield dequantize_call(qtype, n_rows, blocks, shift)
+    yield from dot_calls()
 
 
 def replay(program: list[str | Path], recorded: Iterable[Call], backends: list[str]) -> int:
@@ -174,4 +199,17 @@ def replay(program: list[str | Path], recorded: Iterable[Call], backends: list[s
     return len(recorded) * count
 
 
-__all__ = ["CMAKE", "COMPILER", "HERE", "ROOT", "Call", "Floats", "build", "build_replay", "calls", "replay", "run"]
+__all__ = [
+    "CMAKE",
+    "COMPILER",
+    "HERE",
+    "ROOT",
+    "Call",
+    "Floats",
+    "build",
+    "build_replay",
+    "calls",
+    "dot_calls",
+    "replay",
+    "run",
+]

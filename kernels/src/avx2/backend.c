@@ -1,5 +1,6 @@
 /* Eight lanes and F16C. What is not in the table comes from the reference. */
 #include "../backend.h"
+#include "../dot.h"
 #include "../lanes/lanes.h"
 
 const struct backend quench_avx2 = {
@@ -25,4 +26,7 @@ const struct backend quench_avx2 = {
     .largest = LANES(largest),
     .distance = LANES(distance),
     .rows = {LANES(above), LANES(weigh), LANES(weigh_pair), LANES(subtract)},
+    .encode_q8_k = LANES(encode_q8_k),
+    .dot_floats = LANES(dot_floats),
+    .dots = {&quench_avx2_dots},
 };

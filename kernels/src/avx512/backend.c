@@ -1,5 +1,6 @@
 /* Sixteen lanes. What is not in the table comes from the reference. */
 #include "../backend.h"
+#include "../dot.h"
 #include "../lanes/lanes.h"
 
 const struct backend quench_avx512 = {
@@ -25,4 +26,11 @@ const struct backend quench_avx512 = {
     .largest = LANES(largest),
     .distance = LANES(distance),
     .rows = {LANES(above), LANES(weigh), LANES(weigh_pair), LANES(subtract)},
+    .encode_q8_k = LANES(encode_q8_k),
+    .dot_floats = LANES(dot_floats),
+#if defined(QUENCH_HAS_VNNI)
+    .dots = {&quench_vnni_dots, &quench_avx512_dots},
+#else
+    .dots = {&quench_avx512_dots},
+#endif
 };

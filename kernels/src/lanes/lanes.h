@@ -7,6 +7,8 @@
 
 largest_fn LANES(largest);
 distance_fn LANES(distance);
+encode_q8_k_fn LANES(encode_q8_k);
+dot_floats_fn LANES(dot_floats);
 
 encode_fn LANES(encode_q2_k), LANES(encode_q4_k), LANES(encode_q5_k);
 encode_fn LANES(encode_q3_k), LANES(encode_q6_k);

@@ -1,5 +1,6 @@
 /* Four lanes. What is not in the table comes from the reference. */
 #include "../backend.h"
+#include "../dot.h"
 #include "../lanes/lanes.h"
 
 const struct backend quench_neon = {
@@ -25,4 +26,11 @@ const struct backend quench_neon = {
     .largest = LANES(largest),
     .distance = LANES(distance),
     .rows = {LANES(above), LANES(weigh), LANES(weigh_pair), LANES(subtract)},
+    .encode_q8_k = LANES(encode_q8_k),
+    .dot_floats = LANES(dot_floats),
+#if defined(QUENCH_HAS_DOTPROD)
+    .dots = {&quench_dotprod_dots, &quench_neon_dots},
+#else
+    .dots = {&quench_neon_dots},
+#endif
 };

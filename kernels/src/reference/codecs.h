@@ -35,4 +35,7 @@ weigh_fn quench_weigh;
 weigh_pair_fn quench_weigh_pair;
 subtract_fn quench_subtract;
 
+encode_q8_k_fn quench_encode_q8_k;
+dot_floats_fn quench_dot_floats;
+
 #endif

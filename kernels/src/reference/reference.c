@@ -1,4 +1,5 @@
 /* Plain C, every type: what the other backends are held to. */
+#include "../dot.h"
 #include "codecs.h"
 
 const struct backend quench_reference = {
@@ -38,4 +39,7 @@ const struct backend quench_reference = {
     .largest = quench_largest,
     .distance = quench_distance,
     .rows = {quench_above, quench_weigh, quench_weigh_pair, quench_subtract},
+    .encode_q8_k = quench_encode_q8_k,
+    .dot_floats = quench_dot_floats,
+    .dots = {&quench_reference_dots},
 };

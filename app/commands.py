@@ -147,10 +147,46 @@ def quality(options: argparse.Namespace) -> Result:
 
 
 def _text(name: str) -> str:
-    """A bundled slice by its name, else a file."""
-    from app.quality.texts import BUNDLED
+    """A bundled text by its name, else a file."""
+    from app.quality.texts import BUNDLED, CALIBRATION
 
-    return name if name in BUNDLED else _absolute(name)
+    return name if name in BUNDLED or name in CALIBRATION else _absolute(name)
+
+
+def imatrix(options: argparse.Namespace) -> Result:
+    from app.child import run_job
+    from app.protocol import ImatrixResult, ImatrixUpdate, MeasureImatrix, Status
+    from app.quality.texts import CALIBRATION
+
+    progress = console.Progress()
+
+    def show(event: object) -> None:
+        if isinstance(event, Status):
+            progress.update(event.label, event.done, event.total, event.seconds_left)
+        elif isinstance(event, ImatrixUpdate):
+            label = f"perplexity {event.perplexity.value:.3f}"
+            if event.experts:
+                label += f", experts {event.experts_seen}/{event.experts}"
+            progress.update(label, event.chunks, event.total, event.seconds_left)
+
+    texts = tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else tuple(CALIBRATION)
+    output = _absolute(options.output)
+    command = MeasureImatrix(
+        model=_absolute(options.model),
+        texts=texts,
+        output=output,
+        format=options.format or ("dat" if output.endswith(".dat") else "gguf"),
+        context=options.context,
+        chunks=options.chunks,
+        process_output=options.process_output,
+        resume=options.resume,
+        threads=options.threads,
+    )
+    result = _finished(run_job("measure", command, show), ImatrixResult)
+    progress.clear()
+    data: dict[str, Any] = msgspec.to_builtins(result)
+    data.pop("message", None)
+    return Result(data, tables.imatrix(result))
 
 
 def bench(options: argparse.Namespace) -> Result:
@@ -335,7 +371,9 @@ def kernels(options: argparse.Namespace) -> Result:
     import kernels
 
     data: dict[str, Any] = {"backends": kernels.backends(), "active": kernels.active(), "cpu": kernels.cpu()}
+    data["note"] = kernels.note()
     lines = [f"cpu       {data['cpu']}", f"backends  {', '.join(data['backends'])}", f"active    {data['active']}"]
+    lines += [f"note      {data['note']}"] if data["note"] else []
     if options.action == "selftest":
         data["results"] = kernels.selftest()
         passed = {True: "ok", False: "WRONG BYTES"}

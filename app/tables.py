@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from app import console
-from app.protocol import BenchResult, QualityResult
+from app.protocol import BenchResult, ImatrixResult, QualityResult
 
 
 def files(made: Sequence[tuple[str, str, int, float]]) -> str:
@@ -47,6 +47,32 @@ def quality(result: QualityResult) -> str:
         )
     header = ("type", "size", "perplexity", "KLD (nats)", "top-1", "tasks", "tokens/s", "verdict")
     return console.table(header, rows)
+
+
+def imatrix(result: ImatrixResult, most: int = 12) -> str:
+    """What was made, and the matrices whose inputs are the largest."""
+    rows = [
+        (
+            item.name,
+            str(item.columns),
+            f"{item.total:.2f}",
+            f"{item.most:.4f}",
+            f"{item.active:.1%}",
+            f"{item.evenness:.1%}",
+            "-" if item.cosine is None else f"{item.cosine:.4f}",
+        )
+        for item in result.statistics[:most]
+    ]
+    header = ("matrix", "columns", "sum", "largest", "active", "evenness", "like the layer below")
+    perplexity = f"{result.perplexity.value:.4f} +- {result.perplexity.error:.5f}"
+    lines = [
+        console.table(header, rows),
+        f"{result.path}: {result.entries} matrices from {result.chunks} windows ({result.tokens:,} tokens), "
+        f"perplexity {perplexity}, {console.duration(result.seconds)}",
+    ]
+    if result.experts.total:
+        lines.append(f"experts reached by the text: {result.experts.seen} of {result.experts.total}")
+    return "\n".join(lines)
 
 
 def bench(result: BenchResult) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +39,7 @@ __all__ = [
     "dequantize",
     "dot",
     "log_softmax",
+    "note",
     "quantize",
     "row_bytes",
     "score_rows",
@@ -125,9 +127,13 @@ def _index(name: str) -> int:
 def active() -> str:
     """The backend that calls use: the selected one, else the one that ``QUENCH_KERNELS`` names, else the best.
 
+    ``QUENCH_KERNELS=metal`` without a usable device is a ``RuntimeWarning`` with :func:`note`, and the best one.
     Raises :class:`KernelError` (``unknown_backend``) if ``QUENCH_KERNELS`` names none.
     """
     name = _chosen or os.environ.get("QUENCH_KERNELS") or _names()[0]
+    if name == "metal" and name not in _names() and (reason := note()) is not None:
+        warnings.warn(reason, RuntimeWarning, stacklevel=2)
+        return _names()[0]
     return _names()[_index(name)]
 
 
@@ -145,6 +151,15 @@ def select(name: str | None) -> str:
         _index(name)
     _chosen = name
     return active()
+
+
+def note() -> str | None:
+    """Why a backend that the library was built with does not compute here, as a sentence; None if nothing is amiss.
+
+    Asks a graphics device to prove itself, once, which may take a second.
+    """
+    text: bytes | None = _library.library().quench_note()
+    return None if text is None else text.decode(errors="replace")
 
 
 def cpu() -> str:

@@ -10,12 +10,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ABI = 2
+ABI = 3
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _FILE = f"libquench_kernels{_SUFFIX}"
 
-OK, BAD_BACKEND, BAD_TYPE, BAD_SHAPE, BAD_BUFFER, BAD_IMPORTANCE, BAD_FLAGS, NOT_FINITE, OVERFLOW = range(9)
+OK, BAD_BACKEND, BAD_TYPE, BAD_SHAPE, BAD_BUFFER, BAD_IMPORTANCE, BAD_FLAGS, NOT_FINITE, OVERFLOW, BAD_TARGET = range(
+    10
+)
 ALLOW_NONFINITE = 1
 REFINED = 2
 
@@ -52,6 +54,7 @@ def _declare(library: ctypes.CDLL) -> None:
     i32, i64, size, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t, ctypes.c_void_p
     signatures: dict[str, tuple[type, list[type]]] = {
         "quench_backend": (ctypes.c_char_p, [i32]),
+        "quench_note": (ctypes.c_char_p, []),
         "quench_cpu": (i32, [ctypes.c_char_p, size]),
         "quench_block": (i32, [i32, ctypes.POINTER(i32), ctypes.POINTER(i32)]),
         "quench_quantize": (

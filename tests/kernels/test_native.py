@@ -13,6 +13,7 @@ import pytest
 import kernels
 from tests.kernels import oracle
 from tests.kernels.cases import KINDS, Case
+from tests.kernels.fuzz import build_targets, fuzz, fuzzing_compiler
 from tests.kernels.native import CMAKE, COMPILER, HERE, build, build_replay, calls, dot_calls, replay, run
 
 SYSROOT = Path("/usr/aarch64-linux-gnu")
@@ -44,7 +45,7 @@ def sanitized_run(library: Path, *options: str) -> None:
     runtimes = [run(COMPILER, f"-print-file-name={name}").stdout.strip() for name in ("libasan.so", "libubsan.so")]
     if not all(Path(runtime).is_absolute() for runtime in runtimes):
         pytest.skip(f"{COMPILER} brings no sanitizer runtime that can be preloaded")
-    quiet = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    quiet = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"}
     result = run(
         sys.executable,
         "-W",
@@ -139,6 +140,20 @@ def test_valgrind_finds_no_uninitialized_and_no_foreign_memory(tmp_path: Path) -
     command = [VALGRIND, "--quiet", "--error-exitcode=9", "--leak-check=full", program]
     known = [name for name in kernels.backends() if name != "avx512"]
     assert replay(command, calls(quick=True), known) > 1000
+
+
+# ---- arbitrary bytes ----
+
+
+@pytest.mark.timeout(600)
+@needs_cmake
+@pytest.mark.skipif(fuzzing_compiler() is None, reason="no clang with libFuzzer on this machine")
+def test_a_few_seconds_of_arbitrary_bytes_find_nothing(tmp_path: Path) -> None:
+    """Longer with `make fuzz`; the same seed for everybody, so that a finding is found again."""
+    for name, program in build_targets(tmp_path).items():
+        found = fuzz(program, tmp_path / f"corpus-{name}", 5, "-seed=1")
+        assert found["executions"] > 100
+        assert found["coverage"] > 100
 
 
 # ---- the installed file, the thread's float mode ----

@@ -64,8 +64,6 @@ QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a));
 }
 
-/* Halves in the low 16 bits. */
-
 /* out[i] = the i-th floats of W rows that are `stride` floats apart; for i from 0 to 7. */
 QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {
     vf a[8], b[8];

@@ -76,8 +76,6 @@ QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
     }
 }
 
-/* Halves in the low 16 bits. */
-
 /* out[i] = the i-th floats of W rows that are `stride` floats apart; for i from 0 to 7. */
 QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {
     for (int half = 0; half < 8; half += 4) {

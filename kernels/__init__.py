@@ -375,11 +375,17 @@ def dequantize(
 # ---- checks on the user's machine ----
 
 
-def selftest() -> list[dict[str, Any]]:
-    """Run the golden table on every backend: ``[{"kernel", "type", "backend", "passed"}]``."""
+def selftest(backend: str | None = None) -> list[dict[str, Any]]:
+    """Compare every backend (or the one named) with the reference, and the reference with llama.cpp's checksums.
+
+    ``[{"kernel", "type", "backend", "passed", "detail"}]``; ``detail`` names the first data that came out wrong. Takes
+    a second or two. Raises :class:`KernelError` (``unknown_backend``).
+    """
     from kernels import _selftest
 
-    return _selftest.run()
+    if backend is not None:
+        _index(backend)
+    return _selftest.run(backend)
 
 
 def bench(

@@ -12,6 +12,7 @@ import functools
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ __all__ = [
     "cpu",
     "dequantize",
     "dot",
+    "library_file",
     "log_softmax",
     "note",
     "quantize",
@@ -160,6 +162,11 @@ def note() -> str | None:
     """
     text: bytes | None = _library.library().quench_note()
     return None if text is None else text.decode(errors="replace")
+
+
+def library_file() -> Path:
+    """The C library that is used. Raises :class:`KernelError` (``no_library``)."""
+    return _library.file()
 
 
 def cpu() -> str:

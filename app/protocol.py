@@ -633,8 +633,7 @@ Event = (
     | ConversionResult
 )
 
-TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, Cancelled)
-TERMINAL = (ConversionResult, QualityResult, BenchResult, KernelsTested, Cancelled)
+TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled)
 """Events that end a job well, beside :class:`Failed` with ``request`` 0."""
 
 _encoder = msgspec.json.Encoder()

@@ -110,6 +110,20 @@ class Scan(msgspec.Struct, frozen=True, tag_field="message", tag="scan"):
     folders: tuple[str, ...]
 
 
+class CheckKernels(msgspec.Struct, frozen=True, tag_field="message", tag="check_kernels"):
+    """Say which kernel backend is used here, testing them first if need be (worker ``scout``); answered by
+    :class:`KernelsChecked` or :class:`Failed`."""
+
+    request: int
+
+
+class RunSelftest(msgspec.Struct, frozen=True, tag_field="message", tag="run_selftest"):
+    """Run the self-test of these backends (worker ``selftest``): for each :class:`BackendStarted` and
+    :class:`BackendTested`, then :class:`KernelsTested`."""
+
+    backends: tuple[str, ...]
+
+
 class Load(msgspec.Struct, frozen=True, tag_field="message", tag="load"):
     """Load a model (worker ``chat``); :class:`Loading` ..., then :class:`Loaded` or :class:`Failed`."""
 
@@ -172,6 +186,25 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     fail_kld: float = 0.2
     pass_top1: float = 0.95
     report: str | None = None
+
+
+class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):
+    """Gather an importance matrix of ``model`` (a GGUF file) on ``texts`` into ``output`` (worker ``measure``).
+
+    ``format`` is ``gguf`` or ``dat``; ``context`` tokens a window; ``chunks`` 0: all windows of the texts;
+    ``process_output``: the output matrix as well; ``resume``: go on from what an interrupted run left beside
+    ``output``. ``texts`` as in :class:`MeasureQuality`; they are put together in their order.
+    """
+
+    model: str
+    texts: tuple[str, ...]
+    output: str
+    format: str = "gguf"
+    context: int = 512
+    chunks: int = 0
+    process_output: bool = False
+    resume: bool = False
+    threads: int = 0
 
 
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
@@ -244,6 +277,39 @@ class Found(msgspec.Struct, frozen=True, tag_field="message", tag="found"):
 class ScanDone(msgspec.Struct, frozen=True, tag_field="message", tag="scan_done"):
     request: int
     seen: int
+
+
+class KernelCheck(msgspec.Struct, frozen=True):
+    """Which backend of the kernels is used. ``failed`` has those that computed something else here, with the reason;
+    ``fresh`` if that was found out just now."""
+
+    backend: str
+    failed: dict[str, str] = {}
+    fresh: bool = False
+
+
+class KernelsChecked(msgspec.Struct, frozen=True, tag_field="message", tag="kernels_checked"):
+    request: int
+    check: KernelCheck
+
+
+class BackendStarted(msgspec.Struct, frozen=True, tag_field="message", tag="backend_started"):
+    """If nothing follows, it was this backend that ended the process."""
+
+    backend: str
+
+
+class BackendTested(msgspec.Struct, frozen=True, tag_field="message", tag="backend_tested"):
+    """``results`` as :func:`kernels.selftest` gives them."""
+
+    backend: str
+    results: tuple[dict[str, Any], ...]
+
+
+class KernelsTested(msgspec.Struct, frozen=True, tag_field="message", tag="kernels_tested"):
+    """The end of a self-test."""
+
+    backends: tuple[str, ...]
 
 
 class Loading(msgspec.Struct, frozen=True, tag_field="message", tag="loading"):
@@ -471,7 +537,71 @@ class BenchResult(msgspec.Struct, frozen=True, tag_field="message", tag="bench_r
     automatic: bool = False
 
 
-Command = Cancel | Convert | Inspect | MakePlan | Scan | Load | Generate | Stop | Score | MeasureQuality | MeasureBench
+class ImatrixUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_update"):
+    """How far an importance matrix is. ``perplexity`` is of the text so far; ``experts`` those that were reached."""
+
+    chunks: int
+    total: int
+    perplexity: Estimate
+    experts_seen: int
+    experts: int
+    seconds_left: float | None = None
+    memory: int = 0
+
+
+class ImatrixStatistics(msgspec.Struct, frozen=True):
+    """Figures of one matrix; :class:`converter.imatrix_sums.Statistics` says what they are."""
+
+    name: str
+    columns: int
+    total: float
+    mean: float
+    least: float
+    most: float
+    deviation: float
+    active: float
+    entropy: float
+    evenness: float
+    above: float
+    cosine: float | None
+
+
+class Experts(msgspec.Struct, frozen=True):
+    """Of all experts of all layers, how many the text reached; both 0 for a dense model."""
+
+    seen: int
+    total: int
+
+
+class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_result"):
+    """A finished importance matrix. ``entries`` matrices, ``statistics`` of each, the heaviest first."""
+
+    path: str
+    entries: int
+    chunks: int
+    tokens: int
+    perplexity: Estimate
+    experts: Experts
+    seconds: float
+    statistics: tuple[ImatrixStatistics, ...]
+
+
+Command = (
+    Cancel
+    | Convert
+    | Inspect
+    | MakePlan
+    | Scan
+    | CheckKernels
+    | RunSelftest
+    | Load
+    | Generate
+    | Stop
+    | Score
+    | MeasureQuality
+    | MeasureBench
+    | MeasureImatrix
+)
 
 Event = (
     Hello
@@ -482,6 +612,10 @@ Event = (
     | PlanMade
     | Found
     | ScanDone
+    | KernelsChecked
+    | BackendStarted
+    | BackendTested
+    | KernelsTested
     | Loading
     | Loaded
     | Tokens
@@ -491,13 +625,15 @@ Event = (
     | QualityResult
     | BenchUpdate
     | BenchResult
+    | ImatrixUpdate
+    | ImatrixResult
     | Planned
     | TensorDone
     | Progress
     | ConversionResult
 )
 
-TERMINAL = (ConversionResult, QualityResult, BenchResult, Cancelled)
+TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled)
 """Events that end a job well, beside :class:`Failed` with ``request`` 0."""
 
 _encoder = msgspec.json.Encoder()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from app import console
-from app.protocol import BenchResult, QualityResult
+from app.protocol import BenchResult, ImatrixResult, QualityResult
 
 
 def files(made: Sequence[tuple[str, str, int, float]]) -> str:
@@ -49,6 +49,32 @@ def quality(result: QualityResult) -> str:
     return console.table(header, rows)
 
 
+def imatrix(result: ImatrixResult, most: int = 12) -> str:
+    """What was made, and the matrices whose inputs are the largest."""
+    rows = [
+        (
+            item.name,
+            str(item.columns),
+            f"{item.total:.2f}",
+            f"{item.most:.4f}",
+            f"{item.active:.1%}",
+            f"{item.evenness:.1%}",
+            "-" if item.cosine is None else f"{item.cosine:.4f}",
+        )
+        for item in result.statistics[:most]
+    ]
+    header = ("matrix", "columns", "sum", "largest", "active", "evenness", "like the layer below")
+    perplexity = f"{result.perplexity.value:.4f} +- {result.perplexity.error:.5f}"
+    lines = [
+        console.table(header, rows),
+        f"{result.path}: {result.entries} matrices from {result.chunks} windows ({result.tokens:,} tokens), "
+        f"perplexity {perplexity}, {console.duration(result.seconds)}",
+    ]
+    if result.experts.total:
+        lines.append(f"experts reached by the text: {result.experts.seen} of {result.experts.total}")
+    return "\n".join(lines)
+
+
 def bench(result: BenchResult) -> str:
     """One line a point: reading a prompt and writing, at each depth of context and number of threads."""
     rows = [
@@ -65,3 +91,17 @@ def bench(result: BenchResult) -> str:
         for point in points
     ]
     return console.table(("model", "what", "depth", "threads", "tokens/s", "10 to 90 %"), rows)
+
+
+def selftest(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a kernel and backend: how many types passed, and what did not."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["backend"], row["kernel"]), []).append(row)
+    lines = []
+    for (backend, kernel), found in groups.items():
+        wrong = [f"{row['type']} {row['detail']}".strip() for row in found if not row["passed"]]
+        told = f"{len(found)} ok" if not wrong else f"{len(wrong)} of {len(found)} WRONG: " + ", ".join(wrong[:3])
+        lines.append((backend, kernel, told))
+    widths = [max(len(line[place]) for line in lines) for place in (0, 1)]
+    return "\n".join(f"{backend:{widths[0]}}  {kernel:{widths[1]}}  {told}" for backend, kernel, told in lines)

@@ -13,10 +13,11 @@ import pytest
 
 import kernels
 from kernels import _library
-from tests.kernels.test_native import ARM_COMPILER, ARM_EMULATOR, ROOT, build, needs_cmake, run
+from tests.kernels.native import HERE, ROOT, build, run
+from tests.kernels.test_native import ARM_COMPILER, ARM_EMULATOR, needs_arm, needs_cmake
 from tests.kernels.test_rows import KINDS, SMALL
 
-SOURCE = ROOT / "tests" / "kernels" / "replay_rows.c"
+SOURCE = HERE / "replay_rows.c"
 DIVERGENCE = np.dtype("f8, f8, (2,)f8, (2,)f8, (2,)i4, i4, i4")
 
 
@@ -65,9 +66,7 @@ def check(command: list[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @needs_cmake
-@pytest.mark.skipif(
-    ARM_COMPILER is None or ARM_EMULATOR is None, reason="no aarch64-linux-gnu-gcc or no qemu-aarch64 on this machine"
-)
+@needs_arm
 def test_arm64_gives_the_same_bits_under_emulation(tmp_path: Path) -> None:
     assert ARM_COMPILER is not None and ARM_EMULATOR is not None
     build(

@@ -91,3 +91,17 @@ def bench(result: BenchResult) -> str:
         for point in points
     ]
     return console.table(("model", "what", "depth", "threads", "tokens/s", "10 to 90 %"), rows)
+
+
+def selftest(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a kernel and backend: how many types passed, and what did not."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["backend"], row["kernel"]), []).append(row)
+    lines = []
+    for (backend, kernel), found in groups.items():
+        wrong = [f"{row['type']} {row['detail']}".strip() for row in found if not row["passed"]]
+        told = f"{len(found)} ok" if not wrong else f"{len(wrong)} of {len(found)} WRONG: " + ", ".join(wrong[:3])
+        lines.append((backend, kernel, told))
+    widths = [max(len(line[place]) for line in lines) for place in (0, 1)]
+    return "\n".join(f"{backend:{widths[0]}}  {kernel:{widths[1]}}  {told}" for backend, kernel, told in lines)

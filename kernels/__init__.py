@@ -12,6 +12,7 @@ import functools
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ __all__ = [
     "cpu",
     "dequantize",
     "dot",
+    "library_file",
     "log_softmax",
     "note",
     "quantize",
@@ -160,6 +162,11 @@ def note() -> str | None:
     """
     text: bytes | None = _library.library().quench_note()
     return None if text is None else text.decode(errors="replace")
+
+
+def library_file() -> Path:
+    """The C library that is used. Raises :class:`KernelError` (``no_library``)."""
+    return _library.file()
 
 
 def cpu() -> str:
@@ -375,11 +382,17 @@ def dequantize(
 # ---- checks on the user's machine ----
 
 
-def selftest() -> list[dict[str, Any]]:
-    """Run the golden table on every backend: ``[{"kernel", "type", "backend", "passed"}]``."""
+def selftest(backend: str | None = None) -> list[dict[str, Any]]:
+    """Compare every backend (or the one named) with the reference, and the reference with llama.cpp's checksums.
+
+    ``[{"kernel", "type", "backend", "passed", "detail"}]``; ``detail`` names the first data that came out wrong. Takes
+    a second or two. Raises :class:`KernelError` (``unknown_backend``).
+    """
     from kernels import _selftest
 
-    return _selftest.run()
+    if backend is not None:
+        _index(backend)
+    return _selftest.run(backend)
 
 
 def bench(

@@ -364,11 +364,16 @@ def test_threads_write_the_bytes_of_one_call(qtype: str) -> None:
 
 def test_selftest_passes_on_every_backend_and_type() -> None:
     results = kernels.selftest()
-    assert len(results) == 3 * len(TYPES) * len(kernels.backends())
     assert [result for result in results if not result["passed"]] == []
+    for backend in kernels.backends():
+        asked = {(result["kernel"], result["type"]) for result in results if result["backend"] == backend}
+        for kernel in ("quantize", "quantize with importance", "quantize 16-bit rows", "refuse", "dot"):
+            assert {qtype for name, qtype in asked if name == kernel} == set(TYPES)
+        assert {qtype for name, qtype in asked if name == "dequantize"} == set(kernels.READABLE)
+    assert refused(lambda: kernels.selftest("cray")).code == "unknown_backend"
 
 
-def test_the_golden_table_is_the_oracles() -> None:
+def test_the_golden_tables_are_the_oracles() -> None:
     import zlib
 
     from kernels import _selftest
@@ -380,6 +385,12 @@ def test_the_golden_table_is_the_oracles() -> None:
         weighted = oracle.quantize(qtype, rows, importance)
         decoded = oracle.dequantize(qtype, blocks, _selftest.N_COLS)
         assert golden == tuple(zlib.crc32(part.tobytes()) for part in (blocks, weighted, decoded))
+    assert list(_selftest.GOLDEN_NOISE) == list(kernels.READABLE)
+    for qtype, sum_of_noise in _selftest.GOLDEN_NOISE.items():
+        width = kernels.row_bytes(qtype, 9 * 256)
+        values = oracle.dequantize(qtype, _selftest.noise(5 * width).reshape(5, width), 9 * 256).copy()
+        values[np.isnan(values)] = np.nan
+        assert sum_of_noise == zlib.crc32(values.tobytes())
 
 
 def test_bench_times_every_kernel() -> None:

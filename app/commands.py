@@ -160,10 +160,46 @@ def quality(options: argparse.Namespace) -> Result:
 
 
 def _text(name: str) -> str:
-    """A bundled slice by its name, else a file."""
-    from app.quality.texts import BUNDLED
+    """A bundled text by its name, else a file."""
+    from app.quality.texts import BUNDLED, CALIBRATION
 
-    return name if name in BUNDLED else _absolute(name)
+    return name if name in BUNDLED or name in CALIBRATION else _absolute(name)
+
+
+def imatrix(options: argparse.Namespace) -> Result:
+    from app.child import run_job
+    from app.protocol import ImatrixResult, ImatrixUpdate, MeasureImatrix, Status
+    from app.quality.texts import CALIBRATION
+
+    progress = console.Progress()
+
+    def show(event: object) -> None:
+        if isinstance(event, Status):
+            progress.update(event.label, event.done, event.total, event.seconds_left)
+        elif isinstance(event, ImatrixUpdate):
+            label = f"perplexity {event.perplexity.value:.3f}"
+            if event.experts:
+                label += f", experts {event.experts_seen}/{event.experts}"
+            progress.update(label, event.chunks, event.total, event.seconds_left)
+
+    texts = tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else tuple(CALIBRATION)
+    output = _absolute(options.output)
+    command = MeasureImatrix(
+        model=_absolute(options.model),
+        texts=texts,
+        output=output,
+        format=options.format or ("dat" if output.endswith(".dat") else "gguf"),
+        context=options.context,
+        chunks=options.chunks,
+        process_output=options.process_output,
+        resume=options.resume,
+        threads=options.threads,
+    )
+    result = _finished(run_job("measure", command, show), ImatrixResult)
+    progress.clear()
+    data: dict[str, Any] = msgspec.to_builtins(result)
+    data.pop("message", None)
+    return Result(data, tables.imatrix(result))
 
 
 def bench(options: argparse.Namespace) -> Result:
@@ -368,9 +404,32 @@ def kernels(options: argparse.Namespace) -> Result:
         passed = all(row["passed"] for row in data["results"])
         return Result(data, "\n".join(lines), 0 if passed else 1)
     if options.action == "bench":
-        data["results"] = kernels.bench(options.types, oracle=_engine_base_library())
+        progress = console.Progress()
+        try:
+            data["results"] = kernels.bench(
+                options.types,
+                oracle=_engine_base_library(),
+                samples={"trained": _trained_rows()},
+                on_step=progress.update,
+            )
+        except kernels.KernelError as error:
+            raise QuenchError("usage", "The kernels cannot be timed.", error.message, exit_status=2) from error
+        progress.clear()
         lines.append(tables.kernel_bench(data["results"]))
     return Result(data, "\n".join(lines))
+
+
+def _trained_rows() -> Any:
+    """Weights of the bundled model, float32 (n, 4096): what a quantizer meets, unlike gaussian ones."""
+    import numpy as np
+
+    import converter
+    from resources import path
+
+    with converter.open_model(path("pocket")) as model:
+        matrices = [tensor for tensor in model.tensors if len(tensor.shape) == 2]
+        weights = np.concatenate([tensor.rows(0, tensor.n_rows).reshape(-1) for tensor in matrices])
+    return weights[: len(weights) // 4096 * 4096].reshape(-1, 4096)
 
 
 def _engine_base_library() -> str | None:

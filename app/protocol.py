@@ -188,6 +188,25 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     report: str | None = None
 
 
+class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):
+    """Gather an importance matrix of ``model`` (a GGUF file) on ``texts`` into ``output`` (worker ``measure``).
+
+    ``format`` is ``gguf`` or ``dat``; ``context`` tokens a window; ``chunks`` 0: all windows of the texts;
+    ``process_output``: the output matrix as well; ``resume``: go on from what an interrupted run left beside
+    ``output``. ``texts`` as in :class:`MeasureQuality`; they are put together in their order.
+    """
+
+    model: str
+    texts: tuple[str, ...]
+    output: str
+    format: str = "gguf"
+    context: int = 512
+    chunks: int = 0
+    process_output: bool = False
+    resume: bool = False
+    threads: int = 0
+
+
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
     """Speed and memory of models (worker ``measure``). No ``threads``: each model's own choice, as in Chat."""
 
@@ -518,6 +537,55 @@ class BenchResult(msgspec.Struct, frozen=True, tag_field="message", tag="bench_r
     automatic: bool = False
 
 
+class ImatrixUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_update"):
+    """How far an importance matrix is. ``perplexity`` is of the text so far; ``experts`` those that were reached."""
+
+    chunks: int
+    total: int
+    perplexity: Estimate
+    experts_seen: int
+    experts: int
+    seconds_left: float | None = None
+    memory: int = 0
+
+
+class ImatrixStatistics(msgspec.Struct, frozen=True):
+    """Figures of one matrix; :class:`converter.imatrix_sums.Statistics` says what they are."""
+
+    name: str
+    columns: int
+    total: float
+    mean: float
+    least: float
+    most: float
+    deviation: float
+    active: float
+    entropy: float
+    evenness: float
+    above: float
+    cosine: float | None
+
+
+class Experts(msgspec.Struct, frozen=True):
+    """Of all experts of all layers, how many the text reached; both 0 for a dense model."""
+
+    seen: int
+    total: int
+
+
+class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_result"):
+    """A finished importance matrix. ``entries`` matrices, ``statistics`` of each, the heaviest first."""
+
+    path: str
+    entries: int
+    chunks: int
+    tokens: int
+    perplexity: Estimate
+    experts: Experts
+    seconds: float
+    statistics: tuple[ImatrixStatistics, ...]
+
+
 Command = (
     Cancel
     | Convert
@@ -532,6 +600,7 @@ Command = (
     | Score
     | MeasureQuality
     | MeasureBench
+    | MeasureImatrix
 )
 
 Event = (
@@ -556,13 +625,15 @@ Event = (
     | QualityResult
     | BenchUpdate
     | BenchResult
+    | ImatrixUpdate
+    | ImatrixResult
     | Planned
     | TensorDone
     | Progress
     | ConversionResult
 )
 
-TERMINAL = (ConversionResult, QualityResult, BenchResult, KernelsTested, Cancelled)
+TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled)
 """Events that end a job well, beside :class:`Failed` with ``request`` 0."""
 
 _encoder = msgspec.json.Encoder()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from app import console
-from app.protocol import BenchResult, QualityResult
+from app.protocol import BenchResult, ImatrixResult, QualityResult
 
 
 def files(made: Sequence[tuple[str, str, int, float]]) -> str:
@@ -49,6 +49,32 @@ def quality(result: QualityResult) -> str:
     return console.table(header, rows)
 
 
+def imatrix(result: ImatrixResult, most: int = 12) -> str:
+    """What was made, and the matrices whose inputs are the largest."""
+    rows = [
+        (
+            item.name,
+            str(item.columns),
+            f"{item.total:.2f}",
+            f"{item.most:.4f}",
+            f"{item.active:.1%}",
+            f"{item.evenness:.1%}",
+            "-" if item.cosine is None else f"{item.cosine:.4f}",
+        )
+        for item in result.statistics[:most]
+    ]
+    header = ("matrix", "columns", "sum", "largest", "active", "evenness", "like the layer below")
+    perplexity = f"{result.perplexity.value:.4f} +- {result.perplexity.error:.5f}"
+    lines = [
+        console.table(header, rows),
+        f"{result.path}: {result.entries} matrices from {result.chunks} windows ({result.tokens:,} tokens), "
+        f"perplexity {perplexity}, {console.duration(result.seconds)}",
+    ]
+    if result.experts.total:
+        lines.append(f"experts reached by the text: {result.experts.seen} of {result.experts.total}")
+    return "\n".join(lines)
+
+
 def bench(result: BenchResult) -> str:
     """One line a point: reading a prompt and writing, at each depth of context and number of threads."""
     rows = [
@@ -79,3 +105,19 @@ def selftest(rows: Sequence[dict[str, Any]]) -> str:
         lines.append((backend, kernel, told))
     widths = [max(len(line[place]) for line in lines) for place in (0, 1)]
     return "\n".join(f"{backend:{widths[0]}}  {kernel:{widths[1]}}  {told}" for backend, kernel, told in lines)
+
+
+def kernel_bench(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a kernel, type, kind of data and backend."""
+    lines = [
+        (
+            f"{row['kernel']} {row['type']}",
+            row["data"],
+            row["backend"],
+            f"{row['million_weights_per_second']:.1f}",
+            f"{row['gigabytes_per_second']:.2f}",
+            f"{row['oracle_ratio']:.2f}x" if row["oracle_ratio"] else "-",
+        )
+        for row in rows
+    ]
+    return console.table(("kernel", "data", "backend", "Mweights/s", "GB/s", "against llama.cpp"), lines)

@@ -43,7 +43,13 @@ class Opened:
 
 
 def open_native(
-    path: str, options: LoadOptions, on_progress: Callable[[float], bool] | None, outputs: int, sequences: int
+    path: str,
+    options: LoadOptions,
+    on_progress: Callable[[float], bool] | None,
+    outputs: int,
+    sequences: int,
+    *,
+    eval_callback: Any = None,
 ) -> Opened:
     """Load ``path`` and make a context. See :meth:`app.engine.model.Model.load` for the meaning and the errors."""
     check_options(options)
@@ -58,6 +64,8 @@ def open_native(
         tokens = -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP
         _check_memory(model, tokens * sequences, options.kv_type)
         params = _context_params(options, tokens, threads, outputs, sequences)
+        if eval_callback is not None:
+            params.cb_eval = eval_callback
         context = lib.llama_init_from_model(model, params)
         if not context:
             raise _no_context(tokens, options)

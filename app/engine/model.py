@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from app import hardware
 from app.engine import native
+from app.engine.capture import Capture
 from app.engine.loading import BATCH, open_native, text_of, trained_context
 from app.engine.native import DECODE_ABORTED, DECODE_NO_SLOT, DECODE_OK, lib
 from app.engine.sampling import defaults_of, sampler_chain
@@ -115,6 +116,7 @@ class Model:
         *,
         outputs: int = 0,
         sequences: int = 1,
+        capture: Capture | None = None,
     ) -> Self:
         """Load a GGUF file.
 
@@ -122,6 +124,7 @@ class Model:
             on_progress: called with 0..1 while weights are read; False stops the loading.
             outputs: most logits rows a decode may give (fewer need less memory); 0: as many as a batch has tokens.
             sequences: texts that :meth:`windows_logits` may put into one decode; each has the whole context.
+            capture: sees the activations of every decode; it must live as long as the model.
 
         Raises:
             QuenchError: the codes of :func:`app.engine.loading.check_file`, ``bad_options``, ``load_failed`` (the
@@ -129,8 +132,10 @@ class Model:
             converter.spec.Cancelled: ``on_progress`` said no.
         """
         options = options or LoadOptions()
-        model = cls(path, options, open_native(path, options, on_progress, outputs, sequences), sequences)
-        if options.threads == 0 and int(lib.llama_model_size(model._model)) < _SWEEP_BELOW:
+        callback = capture.callback if capture else None
+        opened = open_native(path, options, on_progress, outputs, sequences, eval_callback=callback)
+        model = cls(path, options, opened, sequences)
+        if capture is None and options.threads == 0 and int(lib.llama_model_size(model._model)) < _SWEEP_BELOW:
             model._sweep_threads()
         return model
 

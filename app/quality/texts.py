@@ -28,6 +28,21 @@ BUNDLED: dict[str, str] = {
 }
 """Slices that come with the program, in the order in which they are shown."""
 
+CALIBRATION: dict[str, str] = {
+    f"calibration-{name}": f"calibration/{name}.{kind}"
+    for name, kind in (
+        ("prose", "txt"),
+        ("technical", "txt"),
+        ("code", "txt"),
+        ("mathematics", "txt"),
+        ("data", "txt"),
+        ("languages", "txt"),
+        ("dialogue", "jsonl"),
+        ("tools", "jsonl"),
+    )
+}
+"""What importance matrices are made from: kept apart from the slices above, which judge the result."""
+
 MAX_BYTES = 64 << 20
 MAX_LINE = 1 << 20
 MIN_WINDOWS = 2
@@ -89,8 +104,9 @@ def load(names: Iterable[str]) -> list[Text]:
 
 
 def _load_one(name: str) -> Text:
-    if name in BUNDLED:
-        return _parse(name, resource(BUNDLED[name]))
+    bundled = BUNDLED.get(name) or CALIBRATION.get(name)
+    if bundled:
+        return _parse(name, resource(bundled))
     return _parse(Path(name).stem, Path(name))
 
 

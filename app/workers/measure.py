@@ -1,8 +1,10 @@
-"""The worker that measures: quality of candidates against a reference, or speed and memory. One command, one result.
+"""The worker that measures: quality against a reference, speed and memory, or an importance matrix. One command, one
+result.
 
 ``MeasureQuality`` is answered by ``Status`` and ``QualityUpdate`` messages while it runs and by ``QualityResult``; a
 candidate that cannot be measured is told by a ``Failed`` with its index + 1 as ``request``, and the others go on.
-``MeasureBench`` is answered by ``Status``, ``BenchUpdate`` and ``BenchResult``. ``Cancel`` stops within a decode call.
+``MeasureBench`` is answered by ``Status``, ``BenchUpdate`` and ``BenchResult``, ``MeasureImatrix`` by ``ImatrixUpdate``
+and ``ImatrixResult``. ``Cancel`` stops within a decode call.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from pathlib import Path
 from app import kernel_check
 from app.engine.model import Model
 from app.files import write_atomically
-from app.protocol import Cancel, Command, MeasureBench, MeasureQuality, QualityResult
+from app.protocol import Cancel, Command, MeasureBench, MeasureImatrix, MeasureQuality, QualityResult
 from app.quality import report
 from app.quality.bench import BenchRun
+from app.quality.imatrix import ImatrixRun
 from app.quality.lab import QualityRun
 from app.workers.runtime import Connection
 from converter.spec import QuenchError
@@ -44,6 +47,8 @@ def serve(connection: Connection) -> None:
             connection.send(result)
         elif isinstance(command, MeasureBench):
             connection.send(BenchRun(command, connection.send, stopped, models.append).run())
+        elif isinstance(command, MeasureImatrix):
+            connection.send(ImatrixRun(command, connection.send, stopped, models.append).run())
         else:
             raise QuenchError(
                 "bad_message", "This worker only measures.", f"It was sent {type(command).__name__}.", "", exit_status=1

@@ -10,7 +10,19 @@ from __future__ import annotations
 import threading
 
 from app import library
-from app.protocol import CheckKernels, Event, KernelsChecked, Found, Inspect, Inspected, MakePlan, PlanMade, Scan, ScanDone, failed
+from app.protocol import (
+    CheckKernels,
+    Event,
+    Found,
+    Inspect,
+    Inspected,
+    KernelsChecked,
+    MakePlan,
+    PlanMade,
+    Scan,
+    ScanDone,
+    failed,
+)
 from app.workers.runtime import Connection
 from converter.spec import QuenchError
 

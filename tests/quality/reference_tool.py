@@ -1,4 +1,4 @@
-"""llama-perplexity, built from the pinned engine's own sources and kept between runs: the oracle of the figures.
+"""llama-perplexity and its like, built from the pinned engine's own sources and kept between runs: oracles of figures.
 
 The build folder is ``QUENCH_TEST_CACHE``, or ``quench-test-cache`` in the system's folder for temporary files.
 """
@@ -56,17 +56,17 @@ def cache() -> Path:
     return Path(root) / f"llama-cpp-{version('llama-cpp-python')}"
 
 
-def build() -> Path:
-    """The tool; built once, which takes some minutes. Skips the test where there is no compiler or no package index."""
-    tool = cache() / "build" / "bin" / "llama-perplexity"
+def build(name: str = "llama-perplexity") -> Path:
+    """A tool; built once, which takes some minutes. Skips the test where there is no compiler or no package index."""
+    tool = cache() / "build" / "bin" / name
     if tool.exists():
         return tool
     if shutil.which("cmake") is None or shutil.which("c++") is None:
-        pytest.skip("llama-perplexity cannot be built here: cmake or a C++ compiler is missing")
+        pytest.skip(f"{name} cannot be built here: cmake or a C++ compiler is missing")
     source = _source() / "vendor" / "llama.cpp"
     configure = ["cmake", "-S", str(source), "-B", str(cache() / "build")]
     subprocess.run([*configure, *(f"-D{key}={value}" for key, value in OPTIONS.items())], check=True)
-    make = ["cmake", "--build", str(cache() / "build"), "--target", "llama-perplexity"]
+    make = ["cmake", "--build", str(cache() / "build"), "--target", name]
     subprocess.run([*make, "--parallel", str(os.cpu_count() or 1)], check=True)
     return tool
 

@@ -1,0 +1,230 @@
+"""An importance matrix from a text: which input columns of every matrix carry the most, as llama-imatrix measures it.
+
+The text is cut into windows as the tool cuts it; each runs through the model from a clean context while
+:class:`app.engine.capture.Capture` adds up what goes into the matrices. Every few seconds the sums are put beside the
+output as a checkpoint, so that a run that is stopped, killed or loses its power goes on where it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from app.engine.capture import Capture, Sums
+from app.engine.model import Model
+from app.files import write_atomically
+from app.protocol import (
+    Estimate,
+    Event,
+    Experts,
+    ImatrixResult,
+    ImatrixStatistics,
+    ImatrixUpdate,
+    LoadOptions,
+    MeasureImatrix,
+    Status,
+)
+from app.quality import texts as texts_module
+from app.quality.divergence import first_scored, perplexity_estimate, score
+from converter.imatrix_sums import FORMATS, Collected, coverage, dataset_names, encode, read_sums, statistics
+from converter.sources.base import MetaEntry
+from converter.spec import Cancelled, QuenchError
+
+Emit = Callable[[Event], None]
+Stopped = Callable[[], bool]
+
+UPDATE_SECONDS = 0.3
+CHECKPOINT_SECONDS = 20.0
+_KEY, _NLL, _DONE = "quench.imatrix.key", "quench.imatrix.nll", "quench.imatrix.done"
+_HEAD_BYTES = 1 << 20
+_FEWEST_ROWS, _UBATCH = 16, 512
+MIN_CONTEXT, MAX_CONTEXT = 32, 1 << 17
+
+
+class ImatrixRun:
+    """Runs one :class:`MeasureImatrix`. Arguments as of :class:`app.quality.lab.QualityRun`."""
+
+    def __init__(
+        self,
+        command: MeasureImatrix,
+        emit: Emit,
+        stopped: Stopped,
+        on_model: Callable[[Model], None] = lambda model: None,
+    ) -> None:
+        self._command = command
+        self._emit = emit
+        self._stopped = stopped
+        self._on_model = on_model
+        self._output = Path(command.output)
+        self.checkpoint = self._output.with_name(self._output.name + ".checkpoint")
+        self._start = time.monotonic()
+        self._written = self._start
+        self._shown = 0.0
+        self._nll: list[float] = []
+        self._done = 0
+        self._resumed = 0
+        check(command)
+
+    def run(self) -> ImatrixResult:
+        """Gather and write the file.
+
+        Raises:
+            QuenchError: a text or the model is bad, or the disk; ``bad_imatrix`` when the checkpoint is of another run.
+            converter.spec.Cancelled: ``stopped`` became true; the checkpoint stays for ``resume``.
+        """
+        texts = texts_module.load(self._command.texts)
+        capture = Capture(output=self._command.process_output)
+        options = LoadOptions(context=self._command.context, threads=self._command.threads)
+        with Model.load(self._command.model, options, self._loading, capture=capture) as model:
+            self._on_model(model)
+            windows = self._windows(texts, model)
+            key = self._fingerprint(windows)
+            if self._command.resume:
+                self._take_up(capture, key, len(windows))
+            try:
+                for window in windows[self._done :]:
+                    if self._stopped():
+                        raise Cancelled
+                    self._one(model, capture, window, len(windows), key)
+            except Cancelled:
+                self._save(capture, key)
+                raise
+        self._write(self._output, encode(self._collected(capture), self._command.format))
+        self.checkpoint.unlink(missing_ok=True)
+        return self._result(capture, len(windows))
+
+    # ---- the text --------------------------------------------------------------------------------------------
+
+    def _loading(self, part: float) -> bool:
+        self._emit(Status("Loading the model", part, 1.0))
+        return not self._stopped()
+
+    def _windows(self, texts: list[texts_module.Text], model: Model) -> list[tuple[int, ...]]:
+        """All texts one after the other in one row of tokens, as if they were one file."""
+        context = self._command.context
+        if len(texts) == 1:
+            return [w.tokens for w in texts_module.windows(texts[0], model, context, self._command.chunks)]
+        cut = [w.tokens for text in texts for w in texts_module.windows(text, model, context)]
+        return cut[: self._command.chunks] if self._command.chunks else cut
+
+    def _fingerprint(self, windows: list[tuple[int, ...]]) -> str:
+        """What a checkpoint must agree with: the tokens, the options and the model's file."""
+        model = Path(self._command.model)
+        digest = hashlib.sha256(f"{self._command.context} {self._command.process_output}".encode())
+        digest.update(str(model.stat().st_size).encode())
+        with model.open("rb") as file:
+            digest.update(file.read(_HEAD_BYTES))
+        for window in windows:
+            digest.update(np.asarray(window, "<i4").tobytes())
+        return digest.hexdigest()
+
+    # ---- one window ------------------------------------------------------------------------------------------
+
+    def _one(self, model: Model, capture: Capture, window: tuple[int, ...], total: int, key: str) -> None:
+        first = first_scored(len(window))
+        # Logits of every position are asked for: without them the engine leaves out the last layer's rows.
+        logits = model.window_logits(window, 0)
+        capture.check()
+        self._nll += score(logits[first:-1], window[first + 1 :], keep=False).nll.tolist()
+        self._done += 1
+        now = time.monotonic()
+        if now - self._written >= CHECKPOINT_SECONDS:
+            self._save(capture, key)
+        if now - self._shown >= UPDATE_SECONDS or self._done == total:
+            self._shown = now
+            pace = (now - self._start) / (self._done - self._resumed)
+            seen, experts = coverage(capture.sums)
+            memory = model.memory().anonymous
+            left = pace * (total - self._done)
+            self._emit(ImatrixUpdate(self._done, total, self._perplexity(), seen, experts, left, memory))
+
+    def _perplexity(self) -> Estimate:
+        return perplexity_estimate(np.asarray(self._nll))
+
+    # ---- files -----------------------------------------------------------------------------------------------
+
+    def _collected(self, capture: Capture, extra: tuple[MetaEntry, ...] = ()) -> Collected:
+        return Collected(capture.sums, dataset_names(self._command.texts), self._command.context, extra)
+
+    def _save(self, capture: Capture, key: str) -> None:
+        if not self._done:
+            return
+        extra = (
+            MetaEntry(_KEY, key, "STRING"),
+            MetaEntry(_DONE, self._done, "UINT32"),
+            MetaEntry(_NLL, self._nll, "ARRAY", "FLOAT64"),
+        )
+        self._write(self.checkpoint, encode(self._collected(capture, extra), "gguf"))
+        self._written = time.monotonic()
+
+    def _take_up(self, capture: Capture, key: str, total: int) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        sums, keys = read_sums(self.checkpoint)
+        done, nll = keys.get(_DONE), keys.get(_NLL)
+        if keys.get(_KEY) != key or not isinstance(done, int) or not isinstance(nll, list) or done > total:
+            raise QuenchError(
+                "bad_imatrix",
+                "The interrupted importance matrix was of something else.",
+                f"{self.checkpoint} was made from another model, other texts or other options.",
+                "Start again without going on, or give the same model and texts as before.",
+            )
+        for name, entry in sums.items():
+            # A plain matrix of several has one count; its shape comes back with its first product.
+            matrices = entry.counts.size
+            capture.sums[name] = Sums(entry.squares.reshape(matrices, -1), entry.counts)
+        self._done = self._resumed = done
+        self._nll = [float(value) for value in nll]
+
+    @staticmethod
+    def _write(path: Path, data: bytes) -> None:
+        try:
+            write_atomically(path, data)
+        except OSError as error:
+            raise QuenchError(
+                "write_failed",
+                "The importance matrix could not be written.",
+                f"{path}: {error.strerror or error}.",
+                "Free some space or choose another folder.",
+                exit_status=4,
+            ) from error
+
+    def _result(self, capture: Capture, windows: int) -> ImatrixResult:
+        figures = tuple(ImatrixStatistics(**dataclasses.asdict(item)) for item in statistics(capture.sums))
+        return ImatrixResult(
+            path=str(self._output),
+            entries=len(capture.sums),
+            chunks=windows,
+            tokens=windows * self._command.context,
+            perplexity=self._perplexity(),
+            experts=Experts(*coverage(capture.sums)),
+            seconds=time.monotonic() - self._start,
+            statistics=figures,
+        )
+
+
+def check(command: MeasureImatrix) -> None:
+    """Refuse what cannot be measured; ``QuenchError`` ``bad_options`` or ``no_folder``."""
+    problem = ""
+    if command.format not in FORMATS:
+        problem = f"There is no format {command.format!r}. Known: {', '.join(FORMATS)}."
+    elif not MIN_CONTEXT <= command.context <= MAX_CONTEXT:
+        problem = f"A window has {MIN_CONTEXT} to {MAX_CONTEXT} tokens, not {command.context}."
+    elif 0 < command.context % _UBATCH < _FEWEST_ROWS:
+        # The engine would compute the rest of each window in a batch too small to be counted.
+        problem = f"Windows of {command.context} tokens leave a rest of {command.context % _UBATCH}, which is lost."
+    if problem:
+        raise QuenchError("bad_options", "It cannot be measured this way.", problem, "", exit_status=2)
+    if not Path(command.output).parent.is_dir():
+        raise QuenchError(
+            "no_folder", "The output folder does not exist.", str(Path(command.output).parent), "Create it first."
+        )
+
+
+__all__ = ["ImatrixRun", "check"]

@@ -1,0 +1,240 @@
+"""Importance matrices while they are made: raw sums, how they are stored in both formats, and what they say.
+
+The bytes are llama-imatrix's own for the same sums. GGUF: ``<name>.in_sum2`` and ``<name>.counts`` for each matrix in
+the order of the names, with ``imatrix.datasets``, ``imatrix.chunk_count`` and ``imatrix.chunk_size``. Legacy ``.dat``:
+means times a number of calls, which loses the counts of single experts.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from converter.imatrix import bare_name
+from converter.sources.base import MetaEntry
+from converter.sources.files import ByteFile
+from converter.sources.gguf_header import read_header
+from converter.spec import QuenchError
+from converter.writer import layout, pack_metadata
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+FORMATS = ("gguf", "dat")
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+_LONGEST_NAME = 63
+"""Characters of a tensor's name that the engine keeps."""
+_ALIGNMENT = 32
+_INACTIVE = 1e-5
+_LAYER = re.compile(r"blk\.(\d+)\.")
+
+
+class Sums(Protocol):
+    """Of one matrix: ``squares`` float32 (matrices, columns), ``counts`` int64 (1,) or one an expert."""
+
+    squares: npt.NDArray[np.float32]
+    counts: npt.NDArray[np.int64]
+
+
+@dataclass
+class Stored:
+    """Sums as they were read back."""
+
+    squares: npt.NDArray[np.float32]
+    counts: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """Everything that a file holds. ``chunk_size`` is in tokens; ``datasets`` are bare names of texts."""
+
+    sums: Mapping[str, Sums]
+    datasets: tuple[str, ...]
+    chunk_size: int
+    extra: tuple[MetaEntry, ...] = field(default=())
+
+    @property
+    def chunks(self) -> int:
+        """Whole windows that the most used matrix has seen, as the tool counts."""
+        return max((int(entry.counts.max()) for entry in self.sums.values()), default=0) // self.chunk_size
+
+
+def encode(collected: Collected, form: str) -> bytes:
+    """The bytes of a file in ``form`` (``gguf`` or ``dat``)."""
+    return _encode_gguf(collected) if form == "gguf" else _encode_legacy(collected)
+
+
+def _encode_gguf(collected: Collected) -> bytes:
+    entries = [
+        MetaEntry("general.type", "imatrix", "STRING"),
+        MetaEntry("imatrix.datasets", list(collected.datasets), "ARRAY", "STRING"),
+        MetaEntry("imatrix.chunk_count", collected.chunks, "UINT32"),
+        MetaEntry("imatrix.chunk_size", collected.chunk_size, "UINT32"),
+        *collected.extra,
+    ]
+    places: list[tuple[str, tuple[int, ...], str]] = []
+    arrays: list[npt.NDArray[np.float32]] = []
+    for name, entry in sorted(collected.sums.items()):
+        matrices = entry.counts.size
+        for suffix, values in ((_SUMS, entry.squares), (_COUNTS, entry.counts)):
+            rows = values.astype("<f4").reshape(matrices, -1)
+            places.append((f"{name}{suffix}"[:_LONGEST_NAME], rows.shape if matrices > 1 else rows.shape[1:], "F32"))
+            arrays.append(rows)
+    plan = layout([pack_metadata(entries)], len(entries), places, _ALIGNMENT)
+    file = bytearray(plan.size)
+    head = b"".join(plan.header)
+    file[: len(head)] = head
+    for place, values in zip(plan.tensors, arrays, strict=True):
+        file[place.offset : place.offset + place.bytes] = values.tobytes()
+    return bytes(file)
+
+
+def _encode_legacy(collected: Collected) -> bytes:
+    used = [(name, entry) for name, entry in sorted(collected.sums.items()) if entry.counts.any()]
+    parts = [struct.pack("<i", len(used))]
+    for name, entry in used:
+        calls = -(-int(entry.counts.max()) // collected.chunk_size)
+        counts = entry.counts.astype(np.float32)[:, None]
+        rows = entry.squares.reshape(entry.counts.size, -1)
+        seen = counts > 0  # an expert that the text never reached counts as one call with ones
+        means = np.where(seen, rows, np.float32(1)) / np.where(seen, counts, np.float32(1))
+        values = (means * np.float32(calls)).astype("<f4")
+        raw = name.encode()
+        parts += [struct.pack("<i", len(raw)), raw, struct.pack("<ii", calls, values.size), values.tobytes()]
+    dataset = (collected.datasets[-1] if collected.datasets else "").encode()
+    parts += [struct.pack("<ii", collected.chunks, len(dataset)), dataset]
+    return b"".join(parts)
+
+
+def read_sums(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """Raw sums and scalar keys of a GGUF importance matrix. ``QuenchError`` ``bad_imatrix`` if it is none."""
+    try:
+        file = ByteFile(path)
+        try:
+            header = read_header(file)
+            found: dict[str, npt.NDArray[np.float32]] = {}
+            for entry in header.tensors:
+                if entry.type != "F32":
+                    raise _damaged(path, f"{entry.name} is {entry.type}, not F32")
+                found[entry.name] = np.frombuffer(file.read(entry.offset, entry.n_bytes), "<f4")
+            keys = {key: header.value(key) for key in header.values if not key.endswith(".datasets")}
+            names = header.value("imatrix.datasets")
+            keys["imatrix.datasets"] = names if isinstance(names, list) else []
+        finally:
+            file.close()
+    except QuenchError as error:
+        raise _damaged(path, error.detail or error.title) from error
+    sums: dict[str, Stored] = {}
+    for name in (entry.removesuffix(_SUMS) for entry in found if entry.endswith(_SUMS)):
+        counts = found.get(name + _COUNTS)
+        squares = found[name + _SUMS]
+        if counts is None or not counts.size or squares.size % counts.size:
+            raise _damaged(path, f"{name} has sums without fitting counts")
+        if not np.isfinite(squares).all() or not np.isfinite(counts).all():
+            raise _damaged(path, f"{name} has numbers that are not finite")
+        sums[name] = Stored(squares.copy(), np.rint(counts).astype(np.int64))
+    return sums, keys
+
+
+def _damaged(path: Path, detail: str) -> QuenchError:
+    return QuenchError(
+        "bad_imatrix",
+        "The importance matrix does not fit or is damaged.",
+        f"{path.name}: {detail}.",
+        "Start a new one.",
+    )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What one matrix's mean squared activations say. All but ``columns`` are pure numbers.
+
+    ``total``, ``mean``, ``least``, ``most`` and ``deviation`` are of the means; ``active`` is the share of columns
+    above 1e-5; ``entropy`` in bits, ``evenness`` that entropy divided by its largest value; ``above`` is the share of
+    columns more than a standard deviation above the mean; ``cosine`` compares with the same matrix one layer down
+    (None for the first). Experts that the text never reached are left out.
+    """
+
+    name: str
+    columns: int
+    total: float
+    mean: float
+    least: float
+    most: float
+    deviation: float
+    active: float
+    entropy: float
+    evenness: float
+    above: float
+    cosine: float | None
+
+
+def statistics(sums: Mapping[str, Sums]) -> list[Statistics]:
+    """Of every matrix that has data, the heaviest first. The figures are those of llama-imatrix --show-statistics."""
+    found = [_statistics(name, entry, sums) for name, entry in sums.items() if entry.counts.any()]
+    return sorted(found, key=lambda item: (-item.total, item.name))
+
+
+def _statistics(name: str, entry: Sums, sums: Mapping[str, Sums]) -> Statistics:
+    rows = entry.squares.reshape(entry.counts.size, -1).astype(np.float64)
+    seen = entry.counts > 0
+    means = (rows[seen] / entry.counts[seen, None]).ravel()
+    total, deviation = float(means.sum()), float(means.std())
+    shares = means[means > 0] / total if total > 0 else means[:0]
+    entropy = float(-(shares * np.log2(shares)).sum())
+    return Statistics(
+        name=name,
+        columns=means.size,
+        total=total,
+        mean=float(means.mean()),
+        least=float(means.min()),
+        most=float(means.max()),
+        deviation=deviation,
+        active=float((means > _INACTIVE).mean()),
+        entropy=entropy,
+        evenness=entropy / float(np.log2(means.size)) if means.size > 1 else 1.0,
+        above=float((means > means.mean() + deviation).mean()) if deviation > 0 else 0.0,
+        cosine=_cosine(name, entry, sums),
+    )
+
+
+def _cosine(name: str, entry: Sums, sums: Mapping[str, Sums]) -> float | None:
+    layer = _LAYER.search(name)
+    if layer is None:
+        return None
+    below = sums.get(f"{name[: layer.start(1)]}{int(layer[1]) - 1}{name[layer.end(1) :]}")
+    if below is None or below.squares.size != entry.squares.size:
+        return None
+    mine, other = entry.squares.astype(np.float64).ravel(), below.squares.astype(np.float64).ravel()
+    length = float(np.linalg.norm(mine) * np.linalg.norm(other))
+    return float(mine @ other) / length if length > 0 else None
+
+
+def coverage(sums: Mapping[str, Sums]) -> tuple[int, int]:
+    """(experts that some token reached, experts) over all stacks of experts; (0, 0) for a dense model."""
+    stacks = [entry.counts for entry in sums.values() if entry.counts.size > 1]
+    return sum(int((counts > 0).sum()) for counts in stacks), sum(counts.size for counts in stacks)
+
+
+def dataset_names(paths: Sequence[str]) -> tuple[str, ...]:
+    """What a file says of its texts: bare names, since a path would tell of the machine that made it."""
+    return tuple(bare_name(path) for path in paths)
+
+
+__all__ = [
+    "FORMATS",
+    "Collected",
+    "Statistics",
+    "Stored",
+    "coverage",
+    "dataset_names",
+    "encode",
+    "read_sums",
+    "statistics",
+]

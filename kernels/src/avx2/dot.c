@@ -36,15 +36,6 @@ QUENCH_INLINE __m256i headers(const uint8_t *blocks, size_t size, size_t offset,
                                    header(blocks, size, offset, first + 1, n), 1);
 }
 
-/* Word `word` of each of eight headers. */
-QUENCH_INLINE __m128i words_of(const uint8_t *blocks, size_t size, size_t offset, int word, size_t n) {
-    __m128i heads[8];
-    for (size_t i = 0; i < 8; i++) {
-        heads[i] = header(blocks, size, offset, i, n);
-    }
-    return halves_at(heads, 2 * word);
-}
-
 /* ---- groups of 32: Q4_K, Q5_K ---- */
 
 /* Levels of eight blocks, in the order scales 0-3, lows 0-3, scales 4-7, lows 4-7; what the lows amount to; scales. */
@@ -72,8 +63,8 @@ QUENCH_INLINE void unpack_levels(const uint8_t *blocks, size_t size, size_t n, c
     out->lows = _mm256_permutevar8x32_epi32(
         _mm256_add_epi32(_mm256_unpacklo_epi64(pairs[0], pairs[1]), _mm256_unpackhi_epi64(pairs[0], pairs[1])),
         _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    out->scales = words_of(blocks, size, 0, 0, n);
-    out->low_scales = words_of(blocks, size, 0, 1, n);
+    out->scales = halves(blocks, size, 0, n);
+    out->low_scales = halves(blocks, size, 2, n);
 }
 
 /* Every word is the level of that group. */
@@ -167,8 +158,8 @@ QUENCH_INLINE void eight_q2_k(const uint8_t *blocks, size_t n, const int8_t *x, 
         lows[i] = _mm256_setzero_si256();
     }
     out->lows = sums_of_8(lows);
-    out->scales = words_of(blocks, size, size - 16, 6, n);
-    out->low_scales = words_of(blocks, size, size - 16, 7, n);
+    out->scales = halves(blocks, size, size - 4, n);
+    out->low_scales = halves(blocks, size, size - 2, n);
 }
 
 /* Levels 0-7 are the low four bits of eight bytes, 8-15 the high ones; four more bytes have their two upper bits. */
@@ -191,7 +182,7 @@ QUENCH_INLINE void eight_q3_k(const uint8_t *blocks, size_t n, const int8_t *x, 
         const __m256i head = headers(blocks, size, size - 16, 2 * pair, n);
         _mm256_store_si256((void *)stored[2 * pair], unpack_levels_of_two_q3_k(head));
     }
-    out->scales = words_of(blocks, size, size - 16, 7, n);
+    out->scales = halves(blocks, size, size - 2, n);
     for (size_t i = 0; i < 8 && i < n; i++, x += SUPER_BLOCK, sums16 += 16) {
         const struct block_q3_k *block = (const struct block_q3_k *)blocks + i;
         const __m256i words = _mm256_cvtepi8_epi16(_mm_load_si128((const void *)stored[i]));
@@ -225,7 +216,7 @@ QUENCH_INLINE void eight_q6_k(const uint8_t *blocks, size_t n, const int8_t *x, 
         }
         out->sums[i] = sum;
     }
-    out->scales = words_of(blocks, size, size - 16, 7, n);
+    out->scales = halves(blocks, size, size - 2, n);
 }
 
 /* ---- IQ4_XS: signed values from a table, groups of 32 ---- */
@@ -258,7 +249,7 @@ QUENCH_INLINE void eight_iq4_xs(const uint8_t *blocks, size_t n, const int8_t *x
         }
         out->sums[i] = sum;
     }
-    out->scales = words_of(blocks, size, 0, 0, n);
+    out->scales = halves(blocks, size, 0, n);
 }
 
 /* ---- rows ---- */

@@ -12,6 +12,7 @@ that is torn or does not fit; what stands before it holds. A journal without a s
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import stat
@@ -201,12 +202,14 @@ def head_of(prepared: Prepared) -> Head:
     )
 
 
+@functools.cache
 def _program() -> str:
+    """The version, and the kernels as they were built: equal libraries make equal bytes on any machine."""
     try:
         name = version("quench-studio")
     except PackageNotFoundError:
         name = "source tree"
-    return f"{name} {kernels.fingerprint()[:16]}"
+    return f"{name} {hashlib.sha256(kernels.library_file().read_bytes()).hexdigest()[:16]}"
 
 
 def _source(files: Iterable[ByteFile]) -> str:

@@ -31,7 +31,7 @@ def run(spec: ConversionSpec, show: Callable[[Event], None]) -> ConversionResult
     try:
         end = run_job("convert", Convert(spec), heard)
     except QuenchError as error:
-        kept = tidy(planned)
+        kept = tidy(outputs_of(planned))
         if error.code == "engine_died" and kept is not None:
             error.hint = f"{error.hint} What is finished was kept: resuming goes on at {int(100 * kept)} %.".strip()
         raise
@@ -49,12 +49,11 @@ def outputs_of(planned: Planned | None) -> tuple[str, ...]:
     return tuple(output.path for output in planned.plan.outputs) if planned is not None else ()
 
 
-def tidy(planned: Planned | None) -> float | None:
-    """Remove the half-written outputs of a worker that has ended badly, unless they can be resumed.
+def tidy(outputs: Sequence[str]) -> float | None:
+    """Remove the half-written files of a conversion into ``outputs`` that ended badly, unless it can be resumed.
 
     Returns how much is done then, 0 to 1; None if nothing is kept.
     """
-    outputs = outputs_of(planned)
     kept = kept_fraction(outputs)
     if kept is None:
         discard(outputs)

@@ -272,6 +272,11 @@ class Child:
             self._timer.daemon = True
             self._timer.start()
 
+    def hang_up(self) -> None:
+        """Close the child's input: it leaves soon, and keeps what can be gone on with."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
     def kill(self) -> None:
         self._process.kill()
 

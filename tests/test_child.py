@@ -16,7 +16,7 @@ import pytest
 
 from app import child
 from app.child import Child, Verdict, run_job, verdict, worker_command, worker_environment
-from app.protocol import BenchResult, Cancelled, Failed, Inspect, QuenchError, Status
+from app.protocol import BenchResult, Cancelled, Failed, Inspect, Paused, QuenchError, Status
 from tests.workers.small import small_worker
 
 RESULT = BenchResult((), "cpu", 1.0)
@@ -29,6 +29,7 @@ ENDS = [
     (FAILURE, 3, None, "", False, False, "bad_header", "Broken"),
     (FAILURE, None, signal.SIGSEGV, "", False, False, "bad_header", "Broken"),
     (Cancelled(), 0, None, "", False, True, None, ""),
+    (Paused(), 0, None, "", False, False, None, ""),
     (None, 0, None, "", False, False, "engine_died", "without a result"),
     (None, 1, None, "ImportError: no module", False, False, "engine_died", "ImportError"),
     (None, 127, None, "", False, False, "engine_died", "Exit status 127"),
@@ -49,6 +50,7 @@ def test_every_end_has_one_verdict(case):
     *facts, ok, cancelled, error, word = case
     end = verdict(*facts)
     assert (end.ok, end.cancelled) == (ok, cancelled)
+    assert end.paused == isinstance(facts[0], Paused)
     if error is None:
         assert end.error is None
         return

@@ -176,7 +176,7 @@ class JobDrawer(QFrame):
         super().__init__(parent)
         set_role(self, "drawer")
         self.setFixedWidth(WIDTH)
-        self._context = context
+        self.context = context
         self._rows: dict[str, _Row] = {}
         self._left: dict[str, _Left] = {}
         head = QHBoxLayout()
@@ -223,24 +223,24 @@ class JobDrawer(QFrame):
         return list(self._left.values())
 
     def _refill(self, job: object = None) -> None:
-        known = {job.id for job in self._context.jobs.jobs}
+        known = {job.id for job in self.context.jobs.jobs}
         for identifier in [identifier for identifier in self._rows if identifier not in known]:
             self._drop(self._rows.pop(identifier))
-        for entry in self._context.jobs.jobs:
+        for entry in self.context.jobs.jobs:
             if entry.id not in self._rows:
-                self._rows[entry.id] = _Row(entry, self._context)
-        queue = self._context.jobs.queue()
+                self._rows[entry.id] = _Row(entry, self.context)
+        queue = self.context.jobs.queue()
         for row in self._rows.values():
             row.show_place(queue.index(row.job) if row.job in queue else -1, len(queue))
         self._arrange()
         empty = not self._rows and not self._left
         self._empty.setVisible(empty)
         self._scroll.setVisible(not empty)
-        self._clear.setVisible(any(entry.state in ENDED and entry.kept is None for entry in self._context.jobs.jobs))
+        self._clear.setVisible(any(entry.state in ENDED and entry.kept is None for entry in self.context.jobs.jobs))
 
     def _arrange(self) -> None:
         """Bring the cards into their order, touching nothing when they are."""
-        jobs = self._context.jobs.jobs
+        jobs = self.context.jobs.jobs
         rank = {RUNNING: 0, QUEUED: 1, PAUSED: 3}
         ranked: list[tuple[int, int, QWidget]] = [
             (
@@ -266,7 +266,7 @@ class JobDrawer(QFrame):
         return [card for card in found if isinstance(card, _Row | _Left)]
 
     def _clear_ended(self) -> None:
-        self._context.jobs.clear_ended()
+        self.context.jobs.clear_ended()
 
     def _add_left(self, record: Record) -> None:
         card = _Left(record)
@@ -276,7 +276,7 @@ class JobDrawer(QFrame):
     def _settle(self, card: _Left, go_on: bool) -> None:
         self._drop(self._left.pop(card.record.id))
         if go_on:
-            self._context.jobs.resume(card.record)
+            self.context.jobs.resume(card.record)
         else:
-            self._context.jobs.drop(card.record)
+            self.context.jobs.drop(card.record)
         self._refill()

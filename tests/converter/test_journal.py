@@ -496,6 +496,26 @@ def test_a_spoilt_journal_never_gives_wrong_bytes(
     assert contents(out) == full
 
 
+def test_after_a_torn_line_it_is_written_on_in_order(
+    torn: tuple[dict[str, bytes], dict[str, bytes]], pocket: Path, tmp_path: Path
+) -> None:
+    half, full = torn
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, data in half.items():
+        (out / name).write_bytes(data[: 3 * len(data) // 4] if name.endswith(".jrnl") else data)
+    spec = ConversionSpec(str(pocket), str(out), TWO, resume=True)
+    before = journal.kept_fraction([next(out.glob("*.jrnl")).with_suffix("")])
+    listen, stop = stop_after(70)
+    with pytest.raises(Paused):
+        convert(spec, listen, paused=stop)
+    after = journal.kept_fraction([next(out.glob("*.jrnl")).with_suffix("")])
+    assert before is not None and after is not None and before < after
+    events, _ = resumed(spec)
+    assert kept(events) == after
+    assert contents(out) == full
+
+
 def test_a_journal_is_read_within_bounds(tmp_path: Path) -> None:
     path = tmp_path / "x.jrnl"
     assert journal.read(path) is None

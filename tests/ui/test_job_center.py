@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
 import msgspec
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QProgressBar, QPushButton
+from PySide6.QtWidgets import QLabel, QProgressBar, QPushButton, QToolButton, QWidget
 from pytestqt.qtbot import QtBot
 
+import converter
 from app import jobs, paths
+from app.conversion import kept_fraction
+from app.jobs import CANCELLED, DONE, FAILED, PAUSED, QUEUED, RUNNING
 from app.protocol import Convert
 from app.ui.context import Context
-from app.ui.job_center import CANCELLED, DONE, FAILED, QUEUED, RUNNING, Job
+from app.ui.job_center import Job
 from app.ui.job_drawer import JobDrawer
 from converter.spec import ConversionResult, ConversionSpec, Planned, TensorDone
 
@@ -109,23 +113,198 @@ def test_an_error_keeps_its_words(qtbot: QtBot, context: Context, tmp_path: Path
     assert job.error.exit_status == 3
 
 
-def test_work_cut_off_by_the_end_of_the_program_is_offered_again(
-    qtbot: QtBot, context: Context, pocket: Path, tmp_path: Path
+# ---- pause, go on, give up -------------------------------------------------------------------------------------
+
+
+def at_work(qtbot: QtBot, context: Context, source: Path, target: Path, tensors: int = 12) -> Job:
+    """A conversion that has finished some tensors."""
+    job = context.jobs.submit("convert", f"{source.name} to {target.name}", convert(source, target, "Q4_K_M"))
+    done: list[object] = []
+    job.event.connect(lambda event: done.append(event) if isinstance(event, TensorDone) else None)
+    qtbot.waitUntil(lambda: len(done) >= tensors or not job.is_active, timeout=30_000)
+    assert job.state == RUNNING, job.error and job.error.detail
+    return job
+
+
+def press(qtbot: QtBot, card: QWidget, text: str) -> None:
+    made = next(made for made in card.findChildren(QPushButton) if made.text() == text)
+    assert made.isVisibleTo(card) and made.isEnabled(), text
+    qtbot.mouseClick(made, Qt.MouseButton.LeftButton)
+
+
+def words(card: QWidget) -> str:
+    return "\n".join(made.text() for made in card.findChildren(QLabel) if made.isVisibleTo(card))
+
+
+@pytest.fixture
+def drawer(qtbot: QtBot, context: Context) -> JobDrawer:
+    made = JobDrawer(context)
+    qtbot.addWidget(made)
+    made.resize(336, 700)
+    made.show()
+    return made
+
+
+@pytest.fixture(scope="session")
+def straight(long_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """The long model, and what an uninterrupted run makes of it."""
+    target = tmp_path_factory.mktemp("straight") / "p.gguf"
+    converter.convert(ConversionSpec(str(long_model), str(target), ("Q4_K_M",)))
+    return long_model, target.read_bytes()
+
+
+def test_pause_and_resume_from_the_drawer(
+    qtbot: QtBot, drawer: JobDrawer, straight: tuple[Path, bytes], tmp_path: Path
 ) -> None:
+    context = drawer.context
     target = tmp_path / "p.gguf"
-    job = context.jobs.submit("convert", "Pocket again", convert(pocket, target, "Q4_K_M"))
-    with qtbot.waitSignal(job.event, timeout=30_000):
-        pass
+    job = at_work(qtbot, context, straight[0], target)
+    (row,) = drawer.rows()
+    press(qtbot, row, "Pause")
+    assert "Pausing" in words(row)
+    qtbot.waitUntil(lambda: job.state == PAUSED, timeout=30_000)
+    assert job.kept is not None and 0 < job.kept < 1
+    assert f"Paused at {job.kept * 100:.0f}" in words(row)
+    assert sorted(path.suffix for path in tmp_path.glob("p.gguf*")) == [".jrnl", ".part"]
+    assert context.jobs.active() == []
+    context.jobs.clear_ended()
+    assert drawer.rows() == [row], "a paused job has not ended"
+    (record,) = jobs.remembered()
+    assert (record.state, record.outputs) == (PAUSED, (str(target),))
+    kept = job.kept
+    events: list[object] = []
+    job.event.connect(events.append)
+    press(qtbot, row, "Resume")
+    assert ended(qtbot, job).state == DONE, job.error and job.error.detail
+    assert next(event.kept for event in events if isinstance(event, Planned)) == kept
+    assert target.read_bytes() == straight[1]
+    assert list(tmp_path.glob("p.gguf?*")) == []
+    assert jobs.remembered() == []
+
+
+def test_a_paused_job_lets_the_next_one_run_and_can_be_given_up(
+    qtbot: QtBot, drawer: JobDrawer, long_model: Path, pocket: Path, tmp_path: Path
+) -> None:
+    context = drawer.context
+    job = at_work(qtbot, context, long_model, tmp_path / "p.gguf")
+    other = context.jobs.submit("convert", "Next", convert(pocket, tmp_path / "next.gguf", "Q8_0"))
+    job.pause()
+    assert ended(qtbot, other).state == DONE
+    assert job.state == PAUSED
+    row = next(row for row in drawer.rows() if row.job is job)
+    press(qtbot, row, "Discard")
+    assert job.state == CANCELLED
+    assert list(tmp_path.glob("p.gguf*")) == []
+    assert jobs.remembered() == []
+
+
+def test_cancelling_while_it_runs_leaves_nothing_to_resume(
+    qtbot: QtBot, context: Context, drawer: JobDrawer, long_model: Path, tmp_path: Path
+) -> None:
+    job = at_work(qtbot, context, long_model, tmp_path / "p.gguf")
+    (row,) = drawer.rows()
+    press(qtbot, row, "Cancel")
+    assert ended(qtbot, job).state == CANCELLED
+    assert job.kept is None
+    assert list(tmp_path.glob("p.gguf*")) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
+def test_a_killed_job_that_kept_something_is_resumed_not_retried(
+    qtbot: QtBot, context: Context, drawer: JobDrawer, long_model: Path, tmp_path: Path
+) -> None:
+    """One thread and many types, so that it takes long enough for the journal to begin."""
+    types = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_0", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_K_M", "Q6_K", "IQ4_XS")
+    out = tmp_path / "out"
+    spec = ConversionSpec(source=str(long_model), output=str(out), types=types, threads=1)
+    job = context.jobs.submit("convert", "Many", Convert(spec))
+    qtbot.waitUntil(lambda: kept_fraction(job.outputs) is not None or not job.is_active, timeout=60_000)
+    assert job.state == RUNNING and job.pid(), "it was done before it had noted anything"
+    os.kill(job.pid(), signal.SIGKILL)
+    qtbot.waitUntil(lambda: job.state == FAILED, timeout=20_000)
+    (row,) = drawer.rows()
+    assert job.kept is not None
+    assert "Failed at" in words(row) and "was killed" in words(row)
+    assert not any(made.isVisible() for made in row.findChildren(QPushButton) if made.text() == "Retry")
+    press(qtbot, row, "Resume")
+    assert job.state == RUNNING and job.error is None
+    assert ended(qtbot, job).state == DONE, job.error and job.error.detail
+    assert sorted(path.suffix for path in out.iterdir()) == [".gguf"] * len(types)
+
+
+@pytest.mark.parametrize("go_on", [True, False], ids=["resume", "discard"])
+def test_work_cut_off_by_the_end_of_the_program_is_offered_again(
+    qtbot: QtBot, context: Context, straight: tuple[Path, bytes], tmp_path: Path, go_on: bool
+) -> None:
+    target, (source, wanted) = tmp_path / "p.gguf", straight
+    job = at_work(qtbot, context, source, target)
+    waiting = context.jobs.submit("convert", "Waiting", convert(source, tmp_path / "w.gguf", "Q8_0"))
     context.close()
+    assert sorted(path.suffix for path in tmp_path.glob("p.gguf*")) == [".jrnl", ".part"]
     later = Context()
+    drawer = JobDrawer(later)
+    qtbot.addWidget(drawer)
+    drawer.show()
     try:
-        (record,) = later.jobs.unfinished()
-        assert (record.title, record.command) == ("Pocket again", job.command)
-        assert ended(qtbot, later.jobs.resume(record)).state == DONE
-        assert target.exists()
+        first, second = drawer.left()
+        assert (first.record.title, first.record.command) == (job.title, job.command)
+        assert second.record.id == waiting.id and "Was waiting" in words(second)
+        assert re.search(r"Interrupted at \d+", words(first))
+        press(qtbot, second, "Discard")
+        press(qtbot, first, "Resume" if go_on else "Discard")
+        assert drawer.left() == []
+        if go_on:
+            (again,) = later.jobs.jobs
+            assert ended(qtbot, again).state == DONE, again.error and again.error.detail
+            assert target.read_bytes() == wanted
+        assert list(tmp_path.glob("p.gguf?*")) == []
+        assert target.exists() == go_on
         assert later.jobs.unfinished() == []
     finally:
         later.close()
+
+
+def test_waiting_jobs_change_places_by_buttons_and_keys(
+    qtbot: QtBot, drawer: JobDrawer, long_model: Path, pocket: Path, tmp_path: Path
+) -> None:
+    context = drawer.context
+    order: list[str] = []
+    context.jobs.finished.connect(lambda job: order.append(job.title))
+    running = context.jobs.submit(
+        "convert",
+        "run",
+        convert(long_model, tmp_path / "r.gguf", "Q4_K_M"),
+    )
+    made = [context.jobs.submit("convert", name, convert(pocket, tmp_path / f"{name}.gguf", "Q8_0")) for name in "abc"]
+
+    def titles() -> list[str]:
+        return [row.job.title for row in drawer.rows()]
+
+    def arrow(title: str, name: str) -> QToolButton:
+        row = next(row for row in drawer.rows() if row.job.title == title)
+        return next(made for made in row.findChildren(QToolButton) if made.accessibleName().startswith(name))
+
+    qtbot.waitUntil(lambda: arrow("c", "Move up").isVisible())
+    assert titles() == ["run", "a", "b", "c"]
+    assert not arrow("a", "Move up").isEnabled() and not arrow("c", "Move down").isEnabled()
+    assert not arrow("run", "Move up").isVisible()
+    qtbot.mouseClick(arrow("c", "Move up"), Qt.MouseButton.LeftButton)
+    assert titles() == ["run", "a", "c", "b"]
+    up = arrow("c", "Move up")
+    with qtbot.waitActive(drawer):
+        drawer.activateWindow()
+    up.setFocus()
+    assert up.hasFocus()
+    qtbot.keyClick(up, Qt.Key.Key_Up, Qt.KeyboardModifier.AltModifier)
+    assert titles() == ["run", "c", "a", "b"]
+    assert not up.isEnabled() and arrow("c", "Move down").hasFocus(), "the focus stays in the row"
+    qtbot.keyClick(arrow("c", "Move down"), Qt.Key.Key_Up, Qt.KeyboardModifier.AltModifier)
+    assert titles() == ["run", "c", "a", "b"]
+    assert [record.title for record in jobs.remembered()] == ["run", "c", "a", "b"]
+    for job in (running, *made):
+        ended(qtbot, job)
+    assert order == ["run", "c", "a", "b"]
+    assert titles() == ["b", "a", "c", "run"]
 
 
 def test_records_of_a_running_program_and_unreadable_ones_are_not_offered(context: Context) -> None:

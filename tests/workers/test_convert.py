@@ -6,12 +6,13 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from app import conversion
 from app.child import Child, run_job
-from app.protocol import Cancelled, Convert, Failed
+from app.protocol import Cancelled, Convert, Failed, Pause, Paused
 from converter.spec import ConversionResult, ConversionSpec, Planned, Progress, QuenchError, TensorDone
 from tests.workers.small import small_worker
 
@@ -47,6 +48,28 @@ def test_a_cancel_is_answered_and_leaves_nothing(long_model: Path, tmp_path: Pat
     assert isinstance(seen[-1], Cancelled)
     assert end.cancelled
     assert not out.exists()
+
+
+@pytest.mark.parametrize("how", ["pause", "gone"])
+def test_a_pause_and_a_parent_that_goes_keep_what_is_finished(long_model: Path, tmp_path: Path, how: str) -> None:
+    """Gone: the line to the worker is closed without a word, as when the window is killed."""
+    out = tmp_path / "out"
+    command = spec(long_model, out, ("Q4_K_M", "Q8_0"))
+    with Child("convert") as child:
+        child.send(command)
+        seen = []
+        for event in child.events():
+            seen.append(event)
+            if sum(isinstance(event, TensorDone) for event in seen) == 9:
+                child.send(Pause()) if how == "pause" else child.hang_up()
+        end = child.wait(30)
+    assert isinstance(seen[-1], Paused) and end.paused
+    assert sorted(path.suffix for path in out.iterdir()) == [".jrnl", ".part", ".part"]
+    events = []
+    again = Convert(msgspec.structs.replace(command.spec, resume=True))
+    assert isinstance(run_job("convert", again, events.append), ConversionResult)
+    assert next(event for event in events if isinstance(event, Planned)).kept > 0
+    assert sorted(path.suffix for path in out.iterdir()) == [".gguf", ".gguf"]
 
 
 def test_a_killed_worker_leaves_at_most_parts_and_a_retry_succeeds(long_model: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 # make demo    the whole road on the bundled model: convert, measure, chat, report, screenshots
 # make test    the tests (a few minutes)         make test-all    with the slow oracles
+# make fuzz    arbitrary bytes into the kernels, FUZZ_SECONDS=60 a target
 # make lint    ruff, mypy, import contracts      make run         opens the window
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+FUZZ_SECONDS ?= 60
 
-.PHONY: demo test test-all lint run setup clean clean-env
+.PHONY: demo test test-all fuzz lint run setup clean clean-env
 
 setup:
 	@$(PYTHON) packaging/develop.py $(VENV) --tests
@@ -21,6 +23,9 @@ test: setup
 
 test-all: setup
 	@$(BIN)/python -m pytest
+
+fuzz: setup
+	@$(BIN)/python -m tests.kernels.fuzz $(FUZZ_SECONDS)
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -10,13 +10,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kernels import _library
+from kernels._dot import activations, dot
 from kernels._library import KernelError
 from kernels._rows import RowDivergences, RowScores, compare_rows, log_softmax, score_rows
 
@@ -27,6 +30,7 @@ __all__ = [
     "KernelError",
     "RowDivergences",
     "RowScores",
+    "activations",
     "active",
     "backends",
     "bench",
@@ -34,7 +38,10 @@ __all__ = [
     "compare_rows",
     "cpu",
     "dequantize",
+    "dot",
+    "library_file",
     "log_softmax",
+    "note",
     "quantize",
     "row_bytes",
     "score_rows",
@@ -122,9 +129,13 @@ def _index(name: str) -> int:
 def active() -> str:
     """The backend that calls use: the selected one, else the one that ``QUENCH_KERNELS`` names, else the best.
 
+    ``QUENCH_KERNELS=metal`` without a usable device is a ``RuntimeWarning`` with :func:`note`, and the best one.
     Raises :class:`KernelError` (``unknown_backend``) if ``QUENCH_KERNELS`` names none.
     """
     name = _chosen or os.environ.get("QUENCH_KERNELS") or _names()[0]
+    if name == "metal" and name not in _names() and (reason := note()) is not None:
+        warnings.warn(reason, RuntimeWarning, stacklevel=2)
+        return _names()[0]
     return _names()[_index(name)]
 
 
@@ -142,6 +153,20 @@ def select(name: str | None) -> str:
         _index(name)
     _chosen = name
     return active()
+
+
+def note() -> str | None:
+    """Why a backend that the library was built with does not compute here, as a sentence; None if nothing is amiss.
+
+    Asks a graphics device to prove itself, once, which may take a second.
+    """
+    text: bytes | None = _library.library().quench_note()
+    return None if text is None else text.decode(errors="replace")
+
+
+def library_file() -> Path:
+    """The C library that is used. Raises :class:`KernelError` (``no_library``)."""
+    return _library.file()
 
 
 def cpu() -> str:
@@ -195,7 +220,7 @@ def _matrix(array: npt.NDArray[Any], what: str) -> tuple[int, int]:
     return array.shape[0], array.shape[1]
 
 
-def _output(out: npt.NDArray[Any] | None, shape: tuple[int, int], dtype: type[np.generic]) -> npt.NDArray[Any]:
+def _output(out: npt.NDArray[Any] | None, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
     if out is None:
         return np.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.dtype(dtype):
@@ -357,22 +382,40 @@ def dequantize(
 # ---- checks on the user's machine ----
 
 
-def selftest() -> list[dict[str, Any]]:
-    """Run the golden table on every backend: ``[{"kernel", "type", "backend", "passed"}]``."""
+def selftest(backend: str | None = None) -> list[dict[str, Any]]:
+    """Compare every backend (or the one named) with the reference, and the reference with llama.cpp's checksums.
+
+    ``[{"kernel", "type", "backend", "passed", "detail"}]``; ``detail`` names the first data that came out wrong. Takes
+    a second or two. Raises :class:`KernelError` (``unknown_backend``).
+    """
     from kernels import _selftest
 
-    return _selftest.run()
+    if backend is not None:
+        _index(backend)
+    return _selftest.run(backend)
 
 
 def bench(
-    types: Sequence[str] | None = None, *, oracle: str | None = None, repeats: int = 5, weights: int = 1 << 20
+    types: Sequence[str] | None = None,
+    *,
+    oracle: str | None = None,
+    repeats: int = 15,
+    samples: Mapping[str, Float32Array] | None = None,
+    on_step: Callable[[str, int, int], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """Time every backend on one thread; rows of ``quench kernels bench``.
+    """Time every backend on one thread and, where the system allows it, one core; rows of ``quench kernels bench``.
 
-    ``[{"kernel", "type", "backend", "gigabytes_per_second", "million_weights_per_second", "oracle_ratio"}]``: medians
-    over ``repeats`` runs on ``weights`` gaussian weights; gigabytes count float32 weights read and blocks written.
-    ``oracle`` is the path of the engine's ``libggml-base``; without it ``oracle_ratio`` is None.
+    ``[{"kernel", "type", "backend", "data", "weights", "gigabytes_per_second", "million_weights_per_second",
+    "oracle_ratio"}]``: medians of ``repeats`` runs, taking turns, on ``weights`` weights; gigabytes are those read and
+    written (for dot the blocks alone). ``oracle`` is the path of the engine's ``libggml-base``: ``oracle_ratio`` is its
+    time over ours for the same rows, for refined blocks its exact ones; None without it and for dot.
+    ``samples``: rows float32 (n, 4096) beside the gaussian ones, by what to call them. ``on_step`` hears what is timed,
+    and how many of how many steps are done.
+    Raises :class:`KernelError`: ``unknown_type``, ``read_only``, ``no_oracle``.
     """
     from kernels import _bench
 
-    return _bench.run(types, oracle=oracle, repeats=repeats, weights=weights)
+    for qtype in types or ():
+        _writable(qtype)
+    heard = on_step or (lambda label, done, total: None)
+    return _bench.run(types, oracle=oracle, repeats=repeats, samples=samples or {}, on_step=heard)

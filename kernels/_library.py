@@ -10,12 +10,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ABI = 2
+ABI = 3
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _FILE = f"libquench_kernels{_SUFFIX}"
 
-OK, BAD_BACKEND, BAD_TYPE, BAD_SHAPE, BAD_BUFFER, BAD_IMPORTANCE, BAD_FLAGS, NOT_FINITE, OVERFLOW = range(9)
+OK, BAD_BACKEND, BAD_TYPE, BAD_SHAPE, BAD_BUFFER, BAD_IMPORTANCE, BAD_FLAGS, NOT_FINITE, OVERFLOW, BAD_TARGET = range(
+    10
+)
 ALLOW_NONFINITE = 1
 REFINED = 2
 
@@ -52,6 +54,7 @@ def _declare(library: ctypes.CDLL) -> None:
     i32, i64, size, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t, ctypes.c_void_p
     signatures: dict[str, tuple[type, list[type]]] = {
         "quench_backend": (ctypes.c_char_p, [i32]),
+        "quench_note": (ctypes.c_char_p, []),
         "quench_cpu": (i32, [ctypes.c_char_p, size]),
         "quench_block": (i32, [i32, ctypes.POINTER(i32), ctypes.POINTER(i32)]),
         "quench_quantize": (
@@ -67,6 +70,9 @@ def _declare(library: ctypes.CDLL) -> None:
             i32,
             [i32, pointer, i64, pointer, i64, i64, i64, pointer, i32, pointer, size, pointer],
         ),
+        "quench_activations_size": (i32, [i32, i64, pointer]),
+        "quench_activations": (i32, [i32, i32, pointer, i64, pointer, size, pointer]),
+        "quench_dot": (i32, [i32, i32, pointer, size, i64, i64, pointer, size, pointer, size]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
@@ -74,9 +80,8 @@ def _declare(library: ctypes.CDLL) -> None:
         function.argtypes = arguments
 
 
-@functools.cache
-def library() -> ctypes.CDLL:
-    """The loaded library. Raises :class:`KernelError` with code ``no_library`` or ``bad_library``."""
+def file() -> Path:
+    """The library's file. Raises :class:`KernelError` (``no_library``)."""
     candidates = _candidates()
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
@@ -86,6 +91,13 @@ def library() -> ctypes.CDLL:
             "no_library",
             f"The kernel library is not at {places}. Install Quench, or in its source tree: {build}",
         )
+    return path
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded library. Raises :class:`KernelError` with code ``no_library`` or ``bad_library``."""
+    path = file()
     try:
         loaded = ctypes.CDLL(str(path))
         abi = loaded.quench_abi()

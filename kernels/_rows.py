@@ -58,8 +58,8 @@ class RowDivergences(NamedTuple):
     """Of n positions by a reference p and a candidate q: arrays of shape (n,); divergences in nats.
 
     ``kl``: float64, sum(p (ln p - ln q)). ``reverse_kl``: sum(q (ln q - ln p)). Both are at least 0, exactly 0 for
-    equal rows, and infinite where one allows what is impossible for the other; errors are below 2e-8 and usually
-    below 1e-9.
+    equal rows, and infinite where one allows what is impossible for the other. Errors are below 2e-8 + 1e-7 of the
+    value, and usually below 1e-9.
     ``reference_log_sum``, ``log_sum``, ``reference_nll``, ``nll``: float64, the bits that :func:`score_rows` gives.
     ``shift``: float64, the target's probability under q less that under p (NaN without targets).
     ``reference_top``, ``top``: int32, the most likely token. ``agree``: bool, whether it is the same.

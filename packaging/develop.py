@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +44,15 @@ QT_LIBRARIES = {
 # A virtual screen, and the mouse and keyboard on it.
 TEST_PROGRAMS = {"Xvfb": "xvfb", "xdotool": "xdotool"}
 
+# What some tests of the kernels need: an arm64 compiler with its C library (36 MB) and an emulator (12 MB), a memory
+# checker (14 MB), and a clang with libFuzzer (14 MB, 48 MB where there is no LLVM yet).
+TEST_TOOLS = {
+    "aarch64-linux-gnu-gcc": ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"),
+    "qemu-aarch64": ("qemu-user",),
+    "valgrind": ("valgrind",),
+}
+CLANGS = ("clang", *(f"clang-{version}" for version in range(14, 26)))
+
 # llama.cpp's shared libraries only: its multimodal library, tools, server and tests are not used.
 ENGINE_CMAKE = (
     "-DLLAVA_BUILD=OFF",
@@ -71,6 +82,25 @@ def missing_libraries() -> list[str]:
     return missing
 
 
+def become_root() -> list[str]:
+    return [] if os.geteuid() == 0 else ["sudo", "-n"]
+
+
+def apt_update() -> None:
+    subprocess.run([*become_root(), "apt-get", "update", "-q"], check=False, stdout=subprocess.DEVNULL)
+
+
+def apt_install(packages: list[str]) -> bool:
+    """Whether apt installed the packages; its lists are fetched if it does not know them."""
+    say(f"installing system packages: {' '.join(packages)}")
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = [*become_root(), "apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
+    if subprocess.run(install, check=False, env=environment, capture_output=True).returncode == 0:
+        return True
+    apt_update()
+    return subprocess.run(install, check=False, env=environment).returncode == 0
+
+
 def install_system_packages(tests: bool) -> None:
     """Qt's libraries, a font, and for the tests a virtual screen; through apt where there is one."""
     if not sys.platform.startswith("linux"):
@@ -84,16 +114,36 @@ def install_system_packages(tests: bool) -> None:
         return
     if shutil.which("apt-get") is None:
         fail(f"Qt needs system libraries that are missing; Debian calls them: {' '.join(wanted)}")
-    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    say(f"installing system packages: {' '.join(wanted)}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = [*become_root, "apt-get", "install", "-y", "-q", "--no-install-recommends", *wanted]
-    quiet = subprocess.run(install, check=False, env=environment, capture_output=True)
-    if quiet.returncode == 0:
-        return
-    subprocess.run([*become_root, "apt-get", "update", "-q"], env=environment, check=False, stdout=subprocess.DEVNULL)
-    if subprocess.run(install, check=False, env=environment).returncode != 0:
+    if not apt_install(wanted):
         fail(f"could not install: {' '.join(wanted)}. Install them by hand and run this again.")
+
+
+def clang_packages() -> list[str]:
+    """Debian's clang with its sanitizers and libFuzzer: "clang" depends on "clang-14", which goes with its own."""
+    for turn in range(2):
+        depends = subprocess.run(["apt-cache", "depends", "clang"], check=False, capture_output=True, text=True).stdout
+        version = re.search(r"Depends: clang-(\d+)", depends)
+        if version:
+            return [f"clang-{version[1]}", f"libclang-rt-{version[1]}-dev"]
+        if turn == 0:
+            apt_update()
+    return ["clang"]
+
+
+def install_test_tools(stamp: Path) -> None:
+    """Tools without which some tests are skipped, in words. Tried once: ``stamp`` remembers what could not be had."""
+    if shutil.which("apt-get") is None or shutil.which("apt-cache") is None or platform.machine() != "x86_64":
+        return
+    tools = [tool for tool in TEST_TOOLS if shutil.which(tool) is None]
+    if not any(shutil.which(name) for name in CLANGS):
+        tools.append("clang")
+    key = " ".join(tools)
+    if not tools or (stamp.exists() and stamp.read_text() == key):
+        return
+    packages = [package for tool in tools for package in TEST_TOOLS.get(tool) or clang_packages()]
+    if not apt_install(packages):
+        say(f"going on without {', '.join(tools)}: the tests that need them are skipped")
+        stamp.write_text(key)
 
 
 def fingerprint(*patterns: str) -> str:
@@ -132,6 +182,8 @@ def main() -> None:
     if not python.exists():
         say(f"making a virtual environment in {folder.name}")
         venv.create(folder, with_pip=True, upgrade_deps=True)
+    if tests:
+        install_test_tools(folder / ".test-tools")
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     engine = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if "llama-cpp-python==" in line)
     engine = engine.strip().strip('",')

@@ -22,8 +22,8 @@ import numpy as np
 _POPULATE_READ = 22
 """``MADV_POPULATE_READ`` of Linux 5.14, which the mmap module does not name: fault in, with an error for a signal."""
 
-_AROUND = 1 << 16
-"""Bytes before a page that Linux maps along with it when they are in the page cache (its ``fault_around_bytes``)."""
+_AROUND = 2 << 20
+"""Bytes before and behind a page that may have come into memory with it: what one entry of the page tables spans."""
 
 _Advise = Callable[[int, int, int], int]
 
@@ -84,9 +84,9 @@ class FileMap:
         return error == 0
 
     def release(self, offset: int, count: int) -> None:
-        """Gives a range's pages back, and what came into memory just before it. What is still read is fetched again."""
-        start = max(0, offset - _AROUND)
-        self._ask(start, offset + count - start, "MADV_DONTNEED")
+        """Gives a range's pages back, and what came along around them. What is still used there is fetched again."""
+        start, stop = max(0, offset - _AROUND), min(len(self.bytes), offset + count + _AROUND)
+        self._ask(start, stop - start, "MADV_DONTNEED")
 
     def _ask(self, offset: int, count: int, advice: str) -> None:
         """A hint: whether the system heeds it changes no byte."""

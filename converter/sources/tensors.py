@@ -122,8 +122,8 @@ class FileTensor(SourceTensor):
             for half in (0, 1):
                 first = head * per_head + half * (per_head // 2) + inside // 2
                 target[:, half] = read(first, first + pairs)
-                self._file.release(*self._range(first, first + pairs))
             position = until
+        self._file.release(*self._range(begin // per_head * per_head, -(-end // per_head) * per_head))
         return out[start - begin : stop - begin]
 
     def _bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 /* Quench kernels: the whole C ABI.
  *
  * Rows of weights become GGUF blocks and back. Every call is a pure function of its arguments: nothing is allocated,
- * no thread is started, no state is kept. Callers split rows over threads as they like; the bytes do not depend on it.
+ * no thread is started, no state is kept but what the processor can do (and by the Metal backend, whose device has
+ * buffers and compiled shaders). Callers split rows over threads as they like; the bytes do not depend on it.
  *
  * Types are named by their GGUF numbers. Sizes are bytes, strides are bytes between the starts of two rows.
  * A call returns a status; on QUENCH_OK everything was written, on any other status nothing useful was.
@@ -27,7 +28,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a function's arguments or a number below change meaning. */
-#define QUENCH_ABI 2
+#define QUENCH_ABI 3
 
 enum quench_type {
     QUENCH_F32 = 0,
@@ -91,6 +92,10 @@ QUENCH_API int32_t quench_abi(void);
 /* Backends that this processor can run, best first, from 0; NULL behind the last one. The reference is always last. */
 QUENCH_API const char *quench_backend(int32_t index);
 
+/* Why a backend that this library was built with does not compute here, as a sentence; NULL if there is nothing to say.
+ * May try the backend's device first, which takes a second. */
+QUENCH_API const char *quench_note(void);
+
 /* Processor name and the instruction sets that matter here, cut to `size` bytes with the final zero. */
 QUENCH_API int32_t quench_cpu(char *text, size_t size);
 
@@ -103,7 +108,7 @@ QUENCH_API int32_t quench_block(int32_t type, int32_t *weights, int32_t *bytes);
  * squared_error: n_rows sums of (weight - decoded weight)^2 in double, or NULL.
  * weighted_error: n_rows sums of importance * (weight - decoded weight)^2 in double, or NULL; without importance the
  * same as squared_error. Neither depends on the backend.
- * report: where the first offending value is, or NULL. Blocks before it may have been written, never its own.
+ * report: where the first offending value is, or NULL. Other blocks may have been written, never its own.
  */
 QUENCH_API int32_t quench_quantize(int32_t backend, int32_t type, int32_t row_type, const void *rows,
                                    int64_t row_stride, int64_t n_rows, int64_t n_cols, const float *importance,
@@ -154,6 +159,24 @@ QUENCH_API int32_t quench_compare_rows(int32_t backend, const float *reference, 
                                        int64_t n_cols, const int32_t *targets, int32_t top_k,
                                        quench_row_divergence *divergences, size_t divergences_size,
                                        quench_report *report);
+
+/* Bytes that quench_activations writes for a vector of n_cols floats that rows of `type` will be multiplied with. */
+QUENCH_API int32_t quench_activations_size(int32_t type, int64_t n_cols, size_t *size);
+
+/* Prepare a vector of finite floats, once for any number of rows: quantized as the engine does for rows of this type
+ * (Q8_K, Q8_0 or Q8_1), in planes whose layout is in src/dot.h and may change; for F32, F16 and BF16 as floats.
+ * They do not depend on the backend.
+ *
+ * activations: aligned to 64 bytes. report: the column of the first value that is not finite, or NULL.
+ */
+QUENCH_API int32_t quench_activations(int32_t backend, int32_t type, const float *x, int64_t n_cols, void *activations,
+                                      size_t size, quench_report *report);
+
+/* out[row] = dot product of each of n_rows contiguous rows of blocks with a vector prepared for that type and length.
+ * The floats do not depend on the backend; infinite or NaN scales of a block make a row NaN or infinite. */
+QUENCH_API int32_t quench_dot(int32_t backend, int32_t type, const void *blocks, size_t blocks_size, int64_t n_rows,
+                              int64_t n_cols, const void *activations, size_t activations_size, float *out,
+                              size_t out_size);
 
 #ifdef __cplusplus
 }

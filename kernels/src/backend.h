@@ -35,6 +35,22 @@ typedef uint32_t largest_fn(const float *x, size_t n);
 typedef void distance_fn(const float *x, const float *y, const float *importance, size_t n, double *plain,
                          double *weighted);
 
+/* The rows of a call, for a backend that encodes many blocks at once; as quench_quantize takes them. */
+struct row_source {
+    int32_t type, row_type;
+    const uint8_t *rows;
+    int64_t row_stride, n_rows, n_cols;
+    const float *importance;
+};
+
+/* Encodes n blocks from the source's block `first` on, counted over all rows, as far as it can: left[i] is 1 for a block
+ * that it left alone, else 0. What it leaves alone are at least all blocks of weights that are not finite, and those
+ * whose 16-bit numbers overflow. Returns 0 if it left everything. */
+typedef int encode_ahead_fn(const struct row_source *source, int64_t first, size_t n, uint8_t *blocks, uint8_t *left);
+
+/* Decodes n blocks. Returns 0 if it did nothing. */
+typedef int decode_ahead_fn(int32_t type, const uint8_t *blocks, size_t n, float *weights);
+
 /* Of rows of logits; see rows.h for the arithmetic and its order. Columns of the weighing ones are multiples of 64.
  * above: the first of x[from .. n) that is greater than `than`, or n.
  * weigh: adds the weights of x to 16 sums.
@@ -55,14 +71,36 @@ struct row_kernels {
     subtract_fn *subtract;
 };
 
+/* Quantizes 256 finite floats as Q8_K and returns their scale. */
+typedef float encode_q8_k_fn(const float *x, int8_t *codes);
+
+/* Adds row[i] * x[i] to sums[i % 32], in order. */
+typedef void dot_floats_fn(const float *row, const float *x, size_t n, float *sums);
+
+/* Dot products of rows with one prepared vector: see dot.h. */
+struct activations;
+typedef void dot_fn(const uint8_t *rows, size_t n_rows, size_t n_blocks, const struct activations *x, float *out);
+struct dots {
+    uint64_t features; /* needed beside the backend's own */
+    dot_fn *types[QUENCH_TYPE_LIMIT];
+};
+
 struct backend {
     const char *name;
     uint64_t features; /* all of these CPU features are needed */
+    /* For a backend with a device: the table to use, or NULL if the device is not there. Else NULL. */
+    const struct backend *(*find)(void);
     /* In all of these an empty entry falls back to the reference. */
     struct codec codecs[QUENCH_TYPE_LIMIT];
     largest_fn *largest;
     distance_fn *distance;
+    /* NULL where blocks are encoded and decoded tile by tile alone. */
+    encode_ahead_fn *encode_ahead;
+    decode_ahead_fn *decode_ahead;
     struct row_kernels rows; /* all or none */
+    encode_q8_k_fn *encode_q8_k;
+    dot_floats_fn *dot_floats;
+    const struct dots *dots[2]; /* the first that the processor can run and that knows the type */
 };
 
 extern const struct backend quench_reference;
@@ -74,6 +112,12 @@ extern const struct backend quench_avx512;
 #endif
 #if defined(QUENCH_HAS_NEON)
 extern const struct backend quench_neon;
+#endif
+
+#if defined(QUENCH_HAS_METAL)
+extern const struct backend quench_metal;
+/* Why it is not what computes; NULL if it is. */
+const char *quench_metal_note(void);
 #endif
 
 /* The backend of that index among those that this processor can run; NULL if there is none. */

@@ -93,4 +93,24 @@ static inline void unpack_plane(struct plane plane, const uint8_t *in, uint8_t *
     }
 }
 
+/* Q4_K, Q5_K: 8 + 8 levels of 6 bits in 12 bytes. */
+static inline void unpack_levels_q4_k(const uint8_t *in, uint8_t *scales, uint8_t *lows) {
+    for (int i = 0; i < 4; i++) {
+        scales[i] = in[i] & 63;
+        lows[i] = in[i + 4] & 63;
+        scales[i + 4] = (uint8_t)((in[i + 8] & 15) | (in[i] >> 6) << 4);
+        lows[i + 4] = (uint8_t)(in[i + 8] >> 4 | (in[i + 4] >> 6) << 4);
+    }
+}
+
+/* Q3_K: sixteen signed levels. */
+static inline void unpack_levels_q3_k(const uint8_t *in, int8_t *levels) {
+    uint8_t stored[16] = {0};
+    unpack_plane(PLANE_LEVELS_Q3_K, in, stored);
+    unpack_plane(PLANE_LEVELS_HIGH_Q3_K, in + 8, stored);
+    for (int group = 0; group < 16; group++) {
+        levels[group] = (int8_t)(stored[group] - 32);
+    }
+}
+
 #endif

@@ -21,6 +21,13 @@
 #  endif
 #endif
 
+/* MSVC has no C11 atomics, but its volatile accesses of aligned words are whole on every processor it knows. */
+#if defined(__STDC_NO_ATOMICS__)
+#  define SHARED volatile
+#else
+#  define SHARED _Atomic
+#endif
+
 static const struct {
     uint64_t feature;
     const char *name;
@@ -54,7 +61,7 @@ static uint64_t enabled_states(void) {
 
 #define HAS(reg, bit) (((reg) >> (bit)) & 1u)
 
-uint64_t quench_cpu_features(void) {
+static uint64_t detect(void) {
     unsigned first[4], leaf[4], more[4];
     uint64_t features = 0;
     cpuid(0, 0, first);
@@ -116,7 +123,7 @@ void quench_leave_ieee(uint64_t saved) {
 
 #elif defined(QUENCH_ARM64)
 
-uint64_t quench_cpu_features(void) {
+static uint64_t detect(void) {
     uint64_t features = CPU_NEON;
 #if defined(__linux__)
     features |= (getauxval(AT_HWCAP) >> 20) & 1u ? CPU_DOTPROD : 0; /* HWCAP_ASIMDDP */
@@ -166,7 +173,7 @@ void quench_leave_ieee(uint64_t saved) {
 
 #else
 
-uint64_t quench_cpu_features(void) {
+static uint64_t detect(void) {
     return 0;
 }
 
@@ -183,6 +190,17 @@ void quench_leave_ieee(uint64_t saved) {
 }
 
 #endif
+
+/* CPUID leaves a virtual machine and costs more than a short dot product. Threads that race here write the same. */
+uint64_t quench_cpu_features(void) {
+    static SHARED uint64_t known; /* the top bit marks it as set */
+    uint64_t features = known;
+    if (!features) {
+        features = detect() | (uint64_t)1 << 63;
+        known = features;
+    }
+    return features & ~((uint64_t)1 << 63);
+}
 
 int32_t quench_cpu(char *text, size_t size) {
     if (!text || size == 0) {

@@ -21,7 +21,9 @@ int32_t quench_dequantize(int32_t backend_index, int32_t type, const void *block
         return QUENCH_BAD_BUFFER;
     }
     uint64_t saved = quench_enter_ieee();
-    quench_codec(backend, type).decode(blocks, out, n_blocks);
+    if (!backend->decode_ahead || !backend->decode_ahead(type, blocks, n_blocks, out)) {
+        quench_codec(backend, type).decode(blocks, out, n_blocks);
+    }
     quench_leave_ieee(saved);
     return QUENCH_OK;
 }

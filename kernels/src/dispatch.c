@@ -16,6 +16,9 @@ static const struct backend *const backends[] = {
 #if defined(QUENCH_HAS_NEON)
     &quench_neon,
 #endif
+#if defined(QUENCH_HAS_METAL)
+    &quench_metal, /* behind NEON as long as nobody has measured it */
+#endif
     &quench_reference,
 };
 
@@ -65,8 +68,12 @@ const struct layout *quench_layout(int32_t type) {
 const struct backend *quench_backend_at(int32_t index) {
     for (size_t i = 0; index >= 0 && i < sizeof backends / sizeof *backends; i++) {
         const uint64_t needs = backends[i]->features;
-        if ((needs == 0 || (needs & ~quench_cpu_features()) == 0) && index-- == 0) {
-            return backends[i];
+        if (needs != 0 && (needs & ~quench_cpu_features()) != 0) {
+            continue;
+        }
+        const struct backend *backend = backends[i]->find ? backends[i]->find() : backends[i];
+        if (backend && index-- == 0) {
+            return backend;
         }
     }
     return NULL;
@@ -101,6 +108,14 @@ int32_t quench_abi(void) {
 const char *quench_backend(int32_t index) {
     const struct backend *backend = quench_backend_at(index);
     return backend ? backend->name : NULL;
+}
+
+const char *quench_note(void) {
+#if defined(QUENCH_HAS_METAL)
+    return quench_metal_note();
+#else
+    return NULL;
+#endif
 }
 
 int32_t quench_block(int32_t type, int32_t *weights, int32_t *bytes) {

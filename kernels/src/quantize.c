@@ -215,51 +215,88 @@ static void add_errors(const struct job *job, const struct tile *tile, const uin
     }
 }
 
+/* ---- ahead of the walk ---- */
+
+/* Blocks that a backend encodes in one go, before the tiles come to them. */
+enum { AHEAD = 65536 };
+
+struct ahead {
+    size_t first, n;     /* of the call's blocks */
+    uint8_t left[AHEAD]; /* 1 for those that are still to do */
+};
+
+/* Whether the n blocks from `first` on were encoded ahead, and their weights are such that nothing is to be reported. */
+static int encoded_ahead(const struct job *job, struct ahead *ahead, size_t first, size_t n) {
+    if (first + n > ahead->first + ahead->n) {
+        const struct row_source source = {job->type,   job->row_type, job->rows,      job->row_stride,
+                                          job->n_rows, job->n_cols,   job->importance};
+        ahead->first = first;
+        ahead->n = at_most(AHEAD, job->n_rows * (job->n_cols / job->layout->weights) - (int64_t)first);
+        if (!job->backend->encode_ahead(&source, (int64_t)first, ahead->n,
+                                        job->blocks + first * (size_t)job->layout->bytes, ahead->left)) {
+            memset(ahead->left, 1, ahead->n);
+        }
+    }
+    return memchr(ahead->left + (first - ahead->first), 1, n) == NULL;
+}
+
 /* ---- the walk ---- */
+
+static int32_t encode(const struct job *job, const struct tile *tile, float row_energy, uint8_t *blocks,
+                      size_t n_blocks, quench_report *report) {
+    const int checked = !(job->flags & QUENCH_ALLOW_NONFINITE);
+    const uint32_t largest = largest_of(job, tile);
+    const int finite = largest < 0x7f800000u;
+    if (!finite && checked) {
+        return refuse_infinite(job, tile, report);
+    }
+    encode_fn *codec = finite ? job->codec.encode : quench_reference.codecs[job->type].encode;
+    codec(tile->weights, tile->importance, row_energy, blocks, n_blocks);
+    if (finite && job->codec.refine && (job->flags & QUENCH_REFINED)) {
+        job->codec.refine(tile->weights, tile->importance, blocks, n_blocks);
+    }
+    return checked && largest > safe_largest(job) ? check_overflow(job, tile, blocks, n_blocks, report) : QUENCH_OK;
+}
 
 static int32_t quantize(const struct job *job, quench_report *report) {
     float weights[TILE], importance[TILE];
     const struct layout *layout = job->layout;
-    const int checked = !(job->flags & QUENCH_ALLOW_NONFINITE);
     const int needs_energy = layout->row_energy && job->importance;
+    const int needs_errors = job->squared_error || job->weighted_error;
+    const int tries_ahead = job->backend->encode_ahead && layout->weights > 1 && !(job->flags & QUENCH_REFINED);
     /* A row whose weights are blocks may end anywhere: the eight error sums want its tiles to begin at multiples. */
     const int row_by_row = needs_energy || layout->weights == 1;
-    const uint32_t safe = safe_largest(job);
     /* Fast encoders want weights, blocks and a narrow source in the first-level cache together; the searches want many
      * super-blocks at once. */
     const size_t limit = layout->weights < SUPER_BLOCK ? TILE / 2 : TILE;
     float energies[ENERGIES] = {0.0f};
+    int64_t energies_of = -1; /* that many rows times ENERGIES */
     uint8_t *blocks = job->blocks;
     struct errors errors;
+    struct ahead ahead;
     struct tile tile = {0, 0, 0, NULL, NULL};
+    ahead.first = ahead.n = 0;
     while (tile.row < job->n_rows) {
         const int64_t row_end = job->n_cols - tile.column;
         const int64_t rows_after = (int64_t)at_most(limit, job->n_rows - tile.row - 1);
         tile.n = at_most(limit, row_by_row ? row_end : row_end + rows_after * job->n_cols);
         const size_t n_blocks = tile.n / (size_t)layout->weights;
-        if (needs_energy && tile.column == 0) {
-            if (tile.row % ENERGIES == 0) {
-                mean_squares(job, tile.row, weights, energies);
-            }
+        const size_t first = (size_t)(blocks - job->blocks) / (size_t)layout->bytes;
+        const int done = tries_ahead && encoded_ahead(job, &ahead, first, n_blocks);
+        if (!done && needs_energy && tile.row / ENERGIES != energies_of) {
+            energies_of = tile.row / ENERGIES;
+            mean_squares(job, energies_of * ENERGIES, weights, energies);
         }
-        gather(job, &tile, weights, importance);
-        const uint32_t largest = largest_of(job, &tile);
-        const int finite = largest < 0x7f800000u;
-        if (!finite && checked) {
-            return refuse_infinite(job, &tile, report);
+        if (!done || needs_errors) {
+            gather(job, &tile, weights, importance);
         }
-        encode_fn *encode = finite ? job->codec.encode : quench_reference.codecs[job->type].encode;
-        encode(tile.weights, tile.importance, energies[tile.row % ENERGIES], blocks, n_blocks);
-        if (finite && job->codec.refine && (job->flags & QUENCH_REFINED)) {
-            job->codec.refine(tile.weights, tile.importance, blocks, n_blocks);
-        }
-        if (checked && largest > safe) {
-            int32_t status = check_overflow(job, &tile, blocks, n_blocks, report);
+        if (!done) {
+            int32_t status = encode(job, &tile, energies[tile.row % ENERGIES], blocks, n_blocks, report);
             if (status != QUENCH_OK) {
                 return status;
             }
         }
-        if (job->squared_error || job->weighted_error) {
+        if (needs_errors) {
             add_errors(job, &tile, blocks, n_blocks, &errors);
         }
         blocks += n_blocks * (size_t)layout->bytes;

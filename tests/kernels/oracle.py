@@ -77,3 +77,71 @@ def dequantize(qtype: str, blocks: npt.NDArray[np.uint8], n_cols: int) -> npt.ND
         blocks.ctypes.data, out.ctypes.data, out.size
     )
     return out
+
+
+class _CpuTraits(ctypes.Structure):
+    _fields_ = (
+        ("from_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("vec_dot", ctypes.c_void_p),
+        ("vec_dot_type", ctypes.c_int),
+        ("rows", ctypes.c_int64),
+    )
+
+
+_VecDot = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+)
+
+
+@functools.cache
+def _cpu_library() -> ctypes.CDLL:
+    _library()
+    library = ctypes.CDLL(str(path().with_name(path().name.replace("ggml-base", "ggml-cpu"))))
+    library.ggml_cpu_init()
+    library.ggml_get_type_traits_cpu.restype = ctypes.POINTER(_CpuTraits)
+    return library
+
+
+_REFERENCE_ENCODERS = {
+    "q8_K": "quantize_row_q8_K_ref",
+    "q8_0": "quantize_row_q8_0_ref",
+    "q8_1": "quantize_row_q8_1_ref",
+}
+
+
+def activations(qtype: str, x: npt.NDArray[np.float32]) -> tuple[str, npt.NDArray[np.uint8]]:
+    """Name of the type that the engine multiplies rows of ``qtype`` with, and ``x`` in it, one row for each block."""
+    number = _cpu_library().ggml_get_type_traits_cpu(kernels.TYPES[qtype]).contents.vec_dot_type
+    other = _library().ggml_get_type_traits(number).contents
+    name = other.type_name.decode()
+    out = np.zeros((x.size // other.block_weights, other.block_bytes), np.uint8)
+    if name in _REFERENCE_ENCODERS:
+        getattr(_library(), _REFERENCE_ENCODERS[name])(
+            ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(out.ctypes.data), ctypes.c_int64(x.size)
+        )
+    else:
+        encode = _cpu_library().ggml_get_type_traits_cpu(number).contents.from_float
+        encode(x.ctypes.data, out.ctypes.data, x.size)
+    return name, out
+
+
+def vec_dot(qtype: str) -> int:
+    """The address of the engine's own dot product of a row of ``qtype`` with activations."""
+    address: int = _cpu_library().ggml_get_type_traits_cpu(kernels.TYPES[qtype]).contents.vec_dot
+    return address
+
+
+def dot(qtype: str, blocks: npt.NDArray[np.uint8], x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows times ``x``, each by the engine's own kernel."""
+    kernel, other, out = _VecDot(vec_dot(qtype)), activations(qtype, x)[1], np.zeros(len(blocks), np.float32)
+    for row, own in enumerate(blocks):
+        kernel(x.size, out.ctypes.data + 4 * row, 0, own.ctypes.data, 0, other.ctypes.data, 0, 1)
+    return out

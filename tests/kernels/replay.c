@@ -3,15 +3,18 @@
  * stdin: records of {struct record, float importance[n_cols] if there is one, uint8 data[data_bytes]}.
  * stdout: how many backends there are (int32) and their names (16 bytes each); then for each record and backend a
  * struct answer, and if the status is 0 what the call wrote: for quantize blocks, squared and weighted errors of the
- * rows, for dequantize floats. Every buffer is of exactly the size that the call needs, so that a memory checker sees
- * a step over its end. Exit status 1 for a record that is not understood. */
+ * rows, for dequantize floats, for dot one float a row; data of dot is x, then blocks. Every buffer is of exactly the
+ * size that the call needs, so that a memory checker sees a step over its end. Exit status 1 for a record that is not
+ * understood. */
+#define _POSIX_C_SOURCE 200112L /* posix_memalign */
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "quench_kernels.h"
 
-enum { QUANTIZE = 0, DEQUANTIZE = 1 };
+enum { QUANTIZE = 0, DEQUANTIZE = 1, DOT = 2 };
 
 struct record {
     int32_t operation, type, row_type;
@@ -80,6 +83,36 @@ static void dequantize(const struct record *record, int32_t backend, const uint8
     free(values);
 }
 
+static void dot(const struct record *record, int32_t backend, const uint8_t *data) {
+    const size_t x_size = (size_t)record->n_cols * sizeof(float), out_size = (size_t)record->n_rows * sizeof(float);
+    float *x = allocate(x_size), *out = allocate(out_size);
+    void *prepared = NULL;
+    size_t size = 0;
+    quench_report report = {-1, -1};
+    struct answer answer = {0, 0, -1, -1};
+    memcpy(x, data, x_size);
+    answer.status = quench_activations_size(record->type, record->n_cols, &size);
+    if (answer.status == QUENCH_OK && posix_memalign(&prepared, 64, size) != 0) {
+        exit(1);
+    }
+    if (answer.status == QUENCH_OK) {
+        answer.status = quench_activations(backend, record->type, x, record->n_cols, prepared, size, &report);
+    }
+    if (answer.status == QUENCH_OK) {
+        answer.status = quench_dot(backend, record->type, data + x_size, (size_t)record->data_bytes - x_size,
+                                   record->n_rows, record->n_cols, prepared, size, out, out_size);
+    }
+    answer.row = report.row;
+    answer.column = report.column;
+    fwrite(&answer, sizeof answer, 1, stdout);
+    if (answer.status == QUENCH_OK) {
+        fwrite(out, 1, out_size, stdout);
+    }
+    free(prepared);
+    free(out);
+    free(x);
+}
+
 static void replay(const struct record *record) {
     int32_t weights = 0, bytes = 0;
     if (quench_block(record->type, &weights, &bytes) != QUENCH_OK) {
@@ -91,6 +124,8 @@ static void replay(const struct record *record) {
     for (int32_t backend = 0; quench_backend(backend); backend++) {
         if (record->operation == QUANTIZE) {
             quantize(record, backend, memory + record->shift, importance, blocks_size);
+        } else if (record->operation == DOT) {
+            dot(record, backend, memory + record->shift);
         } else {
             dequantize(record, backend, memory + record->shift);
         }

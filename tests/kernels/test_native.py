@@ -13,7 +13,8 @@ import pytest
 import kernels
 from tests.kernels import oracle
 from tests.kernels.cases import KINDS, Case
-from tests.kernels.native import CMAKE, COMPILER, HERE, build, build_replay, calls, replay, run
+from tests.kernels.fuzz import build_targets, fuzz, fuzzing_compiler
+from tests.kernels.native import CMAKE, COMPILER, HERE, build, build_replay, calls, dot_calls, replay, run
 
 SYSROOT = Path("/usr/aarch64-linux-gnu")
 ARM_COMPILER, ARM_EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
@@ -44,7 +45,7 @@ def sanitized_run(library: Path, *options: str) -> None:
     runtimes = [run(COMPILER, f"-print-file-name={name}").stdout.strip() for name in ("libasan.so", "libubsan.so")]
     if not all(Path(runtime).is_absolute() for runtime in runtimes):
         pytest.skip(f"{COMPILER} brings no sanitizer runtime that can be preloaded")
-    quiet = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    quiet = {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"}
     result = run(
         sys.executable,
         "-W",
@@ -106,6 +107,25 @@ def test_arm64_writes_the_same_bytes_over_the_whole_table(arm_replay: list[str |
     assert replay(arm_replay, calls(quick=False), ["neon", "reference"]) > 10_000
 
 
+@pytest.mark.timeout(600)
+@needs_cmake
+@needs_arm
+def test_arm64_without_dot_product_instructions_gives_the_same_floats(arm_replay: list[str | Path]) -> None:
+    """A Cortex-A53 has none: a kernel that used one would end there."""
+    older = [arm_replay[0], "-cpu", "cortex-a53", *arm_replay[1:]]
+    assert replay(older, dot_calls(), ["neon", "reference"]) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@needs_cmake
+def test_dot_products_without_newer_instructions_give_the_same_floats(tmp_path: Path) -> None:
+    """The kernels of AVX-512 without VNNI, on any processor that has AVX-512."""
+    assert COMPILER is not None
+    program = build_replay(COMPILER, build(tmp_path, "-DQUENCH_PLAIN_DOTS=ON"))
+    assert replay([program], dot_calls(), kernels.backends()) > 100
+
+
 # ---- valgrind ----
 
 
@@ -120,6 +140,20 @@ def test_valgrind_finds_no_uninitialized_and_no_foreign_memory(tmp_path: Path) -
     command = [VALGRIND, "--quiet", "--error-exitcode=9", "--leak-check=full", program]
     known = [name for name in kernels.backends() if name != "avx512"]
     assert replay(command, calls(quick=True), known) > 1000
+
+
+# ---- arbitrary bytes ----
+
+
+@pytest.mark.timeout(600)
+@needs_cmake
+@pytest.mark.skipif(fuzzing_compiler() is None, reason="no clang with libFuzzer on this machine")
+def test_a_few_seconds_of_arbitrary_bytes_find_nothing(tmp_path: Path) -> None:
+    """Longer with `make fuzz`; the same seed for everybody, so that a finding is found again."""
+    for name, program in build_targets(tmp_path).items():
+        found = fuzz(program, tmp_path / f"corpus-{name}", 5, "-seed=1")
+        assert found["executions"] > 100
+        assert found["coverage"] > 100
 
 
 # ---- the installed file, the thread's float mode ----

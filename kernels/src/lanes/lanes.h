@@ -7,11 +7,13 @@
 
 largest_fn LANES(largest);
 distance_fn LANES(distance);
+encode_q8_k_fn LANES(encode_q8_k);
+dot_floats_fn LANES(dot_floats);
 
 encode_fn LANES(encode_q2_k), LANES(encode_q4_k), LANES(encode_q5_k);
+encode_fn LANES(encode_q3_k), LANES(encode_q6_k);
+refine_fn LANES(refine_q3_k), LANES(refine_q6_k);
 refine_fn LANES(refine_q2_k), LANES(refine_q4_k), LANES(refine_q5_k);
-encode_fn LANES(encode_q3_k);
-encode_fn LANES(encode_q6_k);
 encode_fn LANES(encode_f16), LANES(encode_bf16);
 encode_fn LANES(encode_q8_0), LANES(encode_q4_0), LANES(encode_q4_1), LANES(encode_q5_0), LANES(encode_q5_1);
 encode_fn LANES(encode_q4_0_by_importance), LANES(encode_q4_1_by_importance);

@@ -2,6 +2,7 @@
 #include "../reference/codecs.h"
 #include "descent.h"
 #include "lanes.h"
+#include "planes.h"
 #include "recode.h"
 
 enum { HALF = 4, HALF_LEVELS = 32 };
@@ -89,8 +90,8 @@ QUENCH_INLINE struct level_scales scale_levels(const struct found *found, const 
 static void pack(const uint8_t *codes, uint8_t *levels, struct block_q3_k *block) {
     pack_plane(PLANE_LEVELS_Q3_K, levels, block->levels);
     pack_plane(PLANE_LEVELS_HIGH_Q3_K, levels, block->levels + 8);
-    pack_plane(PLANE_CODES_Q2_K, codes, block->codes);
-    pack_plane(PLANE_HIGH_Q3_K, codes, block->high);
+    pack_wide(PLANE_CODES_Q2_K, codes, block->codes);
+    pack_wide(PLANE_HIGH_Q3_K, codes, block->high);
 }
 
 /* Returns 0 where the reference has to encode. A scale of zero stands for super-blocks without any group scale, whose

@@ -1,6 +1,7 @@
 /* Q6_K: lane = group of 16 weights. */
 #include "../reference/codecs.h"
 #include "lanes.h"
+#include "planes.h"
 #include "recode.h"
 
 enum { HALF = 32 };
@@ -39,8 +40,8 @@ QUENCH_INLINE int finish(const float *x, float inverse, uint16_t half, const flo
         return 0;
     }
     store16(block->scale, half);
-    pack_plane(PLANE_CODES_Q6_K, codes, block->codes);
-    pack_plane(PLANE_HIGH_Q6_K, codes, block->high);
+    pack_wide(PLANE_CODES_Q6_K, codes, block->codes);
+    pack_wide(PLANE_HIGH_Q6_K, codes, block->high);
     return 1;
 }
 

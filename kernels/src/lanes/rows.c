@@ -35,15 +35,15 @@ QUENCH_INLINE struct spread spread(const struct row_scale *scale) {
     return (struct spread){vf_set(scale->anchor), vf_set(scale->least), v8_load(scale->high), v8_load(scale->low)};
 }
 
-/* row_weight of four vectors, the first two and the last two with a scale of their own. */
-QUENCH_INLINE void weights(const vf x[4], const struct spread *first, const struct spread *second, vf high[4],
+/* row_weight of four vectors, the first two and the last two with a scale of their own; `near` if the anchors are 0. */
+QUENCH_INLINE void weights(const vf x[4], const struct spread *first, const struct spread *second, int near, vf high[4],
                            vf low[4]) {
     const struct spread *scale[4] = {first, first, second, second};
     const vf magic = vf_set(EXP_MAGIC);
     vf t[4], n[4], r[4], u[4];
     vi bits[4];
     vm nothing[4];
-    EACH t[k] = vf_sub(x[k], scale[k]->anchor);
+    EACH t[k] = near ? x[k] : vf_sub(x[k], scale[k]->anchor);
     EACH nothing[k] = vf_lt(t[k], scale[k]->least);
     EACH n[k] = vf_add(vf_mul(t[k], vf_set(EXP_PER_LN2)), magic);
     EACH bits[k] = vi_of_bits(n[k]);
@@ -68,7 +68,7 @@ QUENCH_INLINE void prefetch_next(const float *x, size_t lane) {
     }
 }
 
-void LANES(weigh)(const float *x, size_t n, const struct row_scale *scale, double *sums) {
+QUENCH_INLINE void weigh_one(const float *x, size_t n, const struct row_scale *scale, int near, double *sums) {
     const struct spread around = spread(scale);
     vf a[4], high[4], low[4];
     for (size_t lane = 0; lane < ROW_SUMS; lane += QUENCH_W) {
@@ -76,11 +76,19 @@ void LANES(weigh)(const float *x, size_t n, const struct row_scale *scale, doubl
         for (size_t i = lane; i < n; i += ROW_GROUP) {
             prefetch_next(x + i, lane);
             EACH a[k] = vf_load(x + i + k * ROW_SUMS);
-            weights(a, &around, &around, high, low);
+            weights(a, &around, &around, near, high, low);
             EACH sum = vw_add(sum, vw_widen(high[k]));
             sum = vw_add(sum, vw_widen(vf_add(vf_add(low[0], low[1]), vf_add(low[2], low[3]))));
         }
         vw_store(sums + lane, sum);
+    }
+}
+
+void LANES(weigh)(const float *x, size_t n, const struct row_scale *scale, double *sums) {
+    if (scale->anchor == 0.0f) {
+        weigh_one(x, n, scale, 1, sums);
+    } else {
+        weigh_one(x, n, scale, 0, sums);
     }
 }
 
@@ -101,20 +109,18 @@ struct low_sums {
 
 /* Two of a sum's four columns of both rows: adds what is high to `sums`, and returns what is low. */
 QUENCH_INLINE struct low_sums weigh_two(const float *x, const float *y, const struct spread *around_x,
-                                        const struct spread *around_y, const vw *centre, struct pair_sums *sums) {
+                                        const struct spread *around_y, vw centre, int near,
+                                        struct pair_sums *sums) {
     const vf a[4] = {vf_load(x), vf_load(x + ROW_SUMS), vf_load(y), vf_load(y + ROW_SUMS)};
     vf high[4], low[4];
-    weights(a, around_x, around_y, high, low);
-    vw first = vw_sub(vw_widen(a[0]), vw_widen(a[2])), second = vw_sub(vw_widen(a[1]), vw_widen(a[3]));
-    vf near_first, near_second;
-    if (centre) {
-        first = vw_sub(first, *centre);
-        second = vw_sub(second, *centre);
+    weights(a, around_x, around_y, near, high, low);
+    vf near_first = vf_sub(a[0], a[2]), near_second = vf_sub(a[1], a[3]);
+    vw first = vw_widen(near_first), second = vw_widen(near_second);
+    if (!near) {
+        first = vw_sub(vw_sub(vw_widen(a[0]), vw_widen(a[2])), centre);
+        second = vw_sub(vw_sub(vw_widen(a[1]), vw_widen(a[3])), centre);
         near_first = vw_narrow(first);
         near_second = vw_narrow(second);
-    } else {
-        near_first = vf_sub(a[0], a[2]);
-        near_second = vf_sub(a[1], a[3]);
     }
     add_high(high[0], first, &sums->x_sum, &sums->x_dot);
     add_high(high[2], first, &sums->y_sum, &sums->y_dot);
@@ -126,10 +132,10 @@ QUENCH_INLINE struct low_sums weigh_two(const float *x, const float *y, const st
     return sum;
 }
 
-/* Without a centre it is 0, which costs less. */
 QUENCH_INLINE void weigh_both(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
-                              const struct row_scale *y_scale, const vw *centre, double *sums) {
+                              const struct row_scale *y_scale, double centre, int near, double *sums) {
     const struct spread around_x = spread(x_scale), around_y = spread(y_scale);
+    const vw wide_centre = vw_set(centre);
     for (size_t lane = 0; lane < ROW_SUMS; lane += QUENCH_W) {
         double *place = sums + lane;
         struct pair_sums pair = {vw_load(place), vw_load(place + ROW_SUMS), vw_load(place + 2 * ROW_SUMS),
@@ -138,8 +144,8 @@ QUENCH_INLINE void weigh_both(const float *x, const float *y, size_t n, const st
             const float *next_x = x + i + 2 * ROW_SUMS, *next_y = y + i + 2 * ROW_SUMS;
             prefetch_next(x + i, lane);
             prefetch_next(y + i, lane);
-            const struct low_sums a = weigh_two(x + i, y + i, &around_x, &around_y, centre, &pair);
-            const struct low_sums b = weigh_two(next_x, next_y, &around_x, &around_y, centre, &pair);
+            const struct low_sums a = weigh_two(x + i, y + i, &around_x, &around_y, wide_centre, near, &pair);
+            const struct low_sums b = weigh_two(next_x, next_y, &around_x, &around_y, wide_centre, near, &pair);
             pair.x_sum = vw_add(pair.x_sum, vw_widen(vf_add(a.x_sum, b.x_sum)));
             pair.y_sum = vw_add(pair.y_sum, vw_widen(vf_add(a.y_sum, b.y_sum)));
             pair.x_dot = vw_add(pair.x_dot, vw_widen(vf_add(a.x_dot, b.x_dot)));
@@ -154,11 +160,10 @@ QUENCH_INLINE void weigh_both(const float *x, const float *y, size_t n, const st
 
 void LANES(weigh_pair)(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
                        const struct row_scale *y_scale, double centre, double *sums) {
-    if (centre == 0.0) {
-        weigh_both(x, y, n, x_scale, y_scale, NULL, sums);
+    if (row_pair_near(x_scale, y_scale, centre)) {
+        weigh_both(x, y, n, x_scale, y_scale, 0.0, 1, sums);
     } else {
-        const vw wide_centre = vw_set(centre);
-        weigh_both(x, y, n, x_scale, y_scale, &wide_centre, sums);
+        weigh_both(x, y, n, x_scale, y_scale, centre, 0, sums);
     }
 }
 

@@ -15,6 +15,7 @@ decode_fn quench_decode_q2_k, quench_decode_q4_k, quench_decode_q5_k;
 
 encode_fn quench_encode_q3_k, quench_encode_q6_k;
 decode_fn quench_decode_q3_k, quench_decode_q6_k;
+refine_fn quench_refine_q3_k, quench_refine_q6_k;
 
 encode_fn quench_encode_iq4_nl, quench_encode_iq4_xs;
 decode_fn quench_decode_iq4_nl, quench_decode_iq4_xs;
@@ -33,5 +34,8 @@ above_fn quench_above;
 weigh_fn quench_weigh;
 weigh_pair_fn quench_weigh_pair;
 subtract_fn quench_subtract;
+
+encode_q8_k_fn quench_encode_q8_k;
+dot_floats_fn quench_dot_floats;
 
 #endif

@@ -107,15 +107,6 @@ static void pack_levels_6(const struct levels *levels, uint8_t *out) {
     }
 }
 
-static void unpack_levels_6(const uint8_t *in, struct levels *levels) {
-    for (int i = 0; i < 4; i++) {
-        levels->scales[i] = in[i] & 63;
-        levels->lows[i] = in[i + 4] & 63;
-        levels->scales[i + 4] = (uint8_t)((in[i + 8] & 15) | (in[i] >> 6) << 4);
-        levels->lows[i + 4] = (uint8_t)(in[i + 8] >> 4 | (in[i + 4] >> 6) << 4);
-    }
-}
-
 static void pack_levels(const struct k_min_format *format, const struct levels *levels, uint8_t *block) {
     store_half(block + format->numbers, levels->scale);
     store_half(block + format->numbers + 2, levels->low);
@@ -133,7 +124,7 @@ void quench_unpack_levels(const struct k_min_format *format, const uint8_t *bloc
     if (format->group == 16) {
         unpack_levels_4(block + format->levels, levels);
     } else {
-        unpack_levels_6(block + format->levels, levels);
+        unpack_levels_q4_k(block + format->levels, levels->scales, levels->lows);
     }
 }
 

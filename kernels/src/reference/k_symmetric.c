@@ -86,15 +86,6 @@ static float find_q3_k_with_importance(const float *x, const float *importance, 
     return quench_fit_symmetric(GROUPS, 32, scales, group_weight, levels);
 }
 
-static void unpack_levels_q3_k(const uint8_t *in, int8_t *levels) {
-    uint8_t stored[GROUPS] = {0};
-    unpack_plane(PLANE_LEVELS_Q3_K, in, stored);
-    unpack_plane(PLANE_LEVELS_HIGH_Q3_K, in + 8, stored);
-    for (int group = 0; group < GROUPS; group++) {
-        levels[group] = (int8_t)(stored[group] - 32);
-    }
-}
-
 void quench_encode_q3_k(const float *x, const float *importance, float row_energy, uint8_t *blocks, size_t n) {
     (void)row_energy;
     struct block_q3_k *block = (struct block_q3_k *)blocks;

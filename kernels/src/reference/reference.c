@@ -1,4 +1,5 @@
 /* Plain C, every type: what the other backends are held to. */
+#include "../dot.h"
 #include "codecs.h"
 
 const struct backend quench_reference = {
@@ -15,10 +16,10 @@ const struct backend quench_reference = {
             [QUENCH_Q5_1] = {quench_encode_q5_1, quench_decode_q5_1, NULL},
             [QUENCH_Q8_0] = {quench_encode_q8_0, quench_decode_q8_0, NULL},
             [QUENCH_Q2_K] = {quench_encode_q2_k, quench_decode_q2_k, quench_refine_q2_k},
-            [QUENCH_Q3_K] = {quench_encode_q3_k, quench_decode_q3_k, NULL},
+            [QUENCH_Q3_K] = {quench_encode_q3_k, quench_decode_q3_k, quench_refine_q3_k},
             [QUENCH_Q4_K] = {quench_encode_q4_k, quench_decode_q4_k, quench_refine_q4_k},
             [QUENCH_Q5_K] = {quench_encode_q5_k, quench_decode_q5_k, quench_refine_q5_k},
-            [QUENCH_Q6_K] = {quench_encode_q6_k, quench_decode_q6_k, NULL},
+            [QUENCH_Q6_K] = {quench_encode_q6_k, quench_decode_q6_k, quench_refine_q6_k},
             [QUENCH_IQ4_NL] = {quench_encode_iq4_nl, quench_decode_iq4_nl, NULL},
             [QUENCH_IQ4_XS] = {quench_encode_iq4_xs, quench_decode_iq4_xs, NULL},
             [QUENCH_IQ1_S] = {NULL, quench_decode_iq1_s, NULL},
@@ -38,4 +39,7 @@ const struct backend quench_reference = {
     .largest = quench_largest,
     .distance = quench_distance,
     .rows = {quench_above, quench_weigh, quench_weigh_pair, quench_subtract},
+    .encode_q8_k = quench_encode_q8_k,
+    .dot_floats = quench_dot_floats,
+    .dots = {&quench_reference_dots},
 };

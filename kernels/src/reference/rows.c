@@ -29,14 +29,12 @@ void quench_weigh(const float *x, size_t n, const struct row_scale *scale, doubl
     }
 }
 
-/* The same for weights times differences. A centre of 0 needs no double for what is low. */
-static void add_four_times(const float high[4], const float low[4], const float x[4], const float y[4], double centre,
-                           double *sum) {
+/* The same for weights times differences. */
+static void add_four_times(const float high[4], const float low[4], const double difference[4], double *sum) {
     float product[4];
     for (int k = 0; k < 4; k++) {
-        const double difference = (double)x[k] - (double)y[k] - centre;
-        *sum += (double)high[k] * difference;
-        product[k] = low[k] * (centre == 0.0 ? x[k] - y[k] : (float)difference);
+        *sum += (double)high[k] * difference[k];
+        product[k] = low[k] * (float)difference[k];
     }
     *sum += (double)((product[0] + product[1]) + (product[2] + product[3]));
 }
@@ -44,19 +42,23 @@ static void add_four_times(const float high[4], const float low[4], const float 
 void quench_weigh_pair(const float *x, const float *y, size_t n, const struct row_scale *x_scale,
                        const struct row_scale *y_scale, double centre, double *sums) {
     const struct row_scale *scales[2] = {x_scale, y_scale};
-    float a[4], b[4], high[4], low[4];
+    const int near = row_pair_near(x_scale, y_scale, centre);
+    float logits[2][4], high[4], low[4];
+    double difference[4];
     for (size_t i = 0; i < n; i += ROW_GROUP) {
         for (size_t lane = 0; lane < ROW_SUMS; lane++) {
             for (size_t k = 0; k < 4; k++) {
-                a[k] = x[i + lane + k * ROW_SUMS];
-                b[k] = y[i + lane + k * ROW_SUMS];
+                const float a = x[i + lane + k * ROW_SUMS], b = y[i + lane + k * ROW_SUMS];
+                logits[0][k] = a;
+                logits[1][k] = b;
+                difference[k] = near ? (double)(a - b) : (double)a - (double)b - centre;
             }
             for (int side = 0; side < 2; side++) {
                 for (int k = 0; k < 4; k++) {
-                    high[k] = row_weight(side ? b[k] : a[k], scales[side], &low[k]);
+                    high[k] = row_weight(logits[side][k], scales[side], &low[k]);
                 }
                 add_four(high, low, sums + side * ROW_SUMS + lane);
-                add_four_times(high, low, a, b, centre, sums + (2 + side) * ROW_SUMS + lane);
+                add_four_times(high, low, difference, sums + (2 + side) * ROW_SUMS + lane);
             }
         }
     }

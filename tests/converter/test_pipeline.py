@@ -118,7 +118,7 @@ def write_legacy(path: Path, entries: dict[str, np.ndarray]) -> Path:
 
 
 @pytest.mark.parametrize("write", [write_imatrix, write_legacy])
-@pytest.mark.parametrize("name", ["Q4_K_M", "Q2_K_S", "Q3_K_S", "Q5_0"])
+@pytest.mark.parametrize("name", ["Q4_K_M", "Q2_K_S", "Q3_K_S", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS"])
 def test_an_importance_matrix_gives_llama_cpps_bytes(
     family: ConversionResult, name: str, write: Callable[[Path, dict[str, np.ndarray]], Path], tmp_path: Path
 ) -> None:

@@ -102,11 +102,20 @@ def check(test: Callable[[Sequence[str]], Results] = run_selftest) -> KernelChec
     fresh = record is None or record.key != key
     if record is None or fresh:
         record = remember(test(names))
-    return _judged(record, names, fresh)
+    found = _judged(record, names, fresh)
+    if not found.backend:
+        raise QuenchError(
+            "no_trusted_kernels",
+            "The kernels compute wrong numbers on this machine.",
+            "\n".join(f"{name}: {what}" for name, what in found.failed.items()),
+            "Install Quench again. If it comes back, report it with these lines.",
+            exit_status=5,
+        )
+    return found
 
 
 def remembered() -> KernelCheck | None:
-    """As :func:`check`, but without a test: None if there is no record that holds."""
+    """As :func:`check`, but without a test: None if there is no record that holds; no backend if none passed."""
     record = _read()
     if os.environ.get("QUENCH_KERNELS") or record is None or record.key != installation():
         return None
@@ -114,18 +123,9 @@ def remembered() -> KernelCheck | None:
 
 
 def _judged(record: Record, names: list[str], fresh: bool) -> KernelCheck:
-    trusted = [name for name in names if name not in record.failed]
-    if not trusted:
-        detail = "\n".join(f"{name}: {what}" for name, what in record.failed.items())
-        raise QuenchError(
-            "no_trusted_kernels",
-            "The kernels compute wrong numbers on this machine.",
-            detail,
-            "Install Quench again. If it comes back, report it with these lines.",
-            exit_status=5,
-        )
-    failed = {name: what for name, what in record.failed.items() if names.index(name) < names.index(trusted[0])}
-    return KernelCheck(trusted[0], failed, fresh)
+    trusted = next((name for name in names if name not in record.failed), "")
+    better = names[: names.index(trusted)] if trusted else names
+    return KernelCheck(trusted, {name: record.failed[name] for name in better}, fresh)
 
 
 def remember(results: Results) -> Record:

@@ -23,7 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a person can set, and what the window remembers.
 
     ``context`` 0, ``threads`` 0 mean automatic. ``pass_kld``/``fail_kld`` are nats, ``pass_top1`` a fraction: the
-    thresholds of the quality verdict. ``kernels_told``: backends of which the person knows that they are not used. ``geometry`` and ``splitters`` are base64 of Qt's own state.
+    thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state. ``kernels_told``:
+    backends of which the person has heard that they are wrong here.
     """
 
     version: int = VERSION

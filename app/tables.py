@@ -105,3 +105,19 @@ def selftest(rows: Sequence[dict[str, Any]]) -> str:
         lines.append((backend, kernel, told))
     widths = [max(len(line[place]) for line in lines) for place in (0, 1)]
     return "\n".join(f"{backend:{widths[0]}}  {kernel:{widths[1]}}  {told}" for backend, kernel, told in lines)
+
+
+def kernel_bench(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a kernel, type, kind of data and backend."""
+    lines = [
+        (
+            f"{row['kernel']} {row['type']}",
+            row["data"],
+            row["backend"],
+            f"{row['million_weights_per_second']:.1f}",
+            f"{row['gigabytes_per_second']:.2f}",
+            f"{row['oracle_ratio']:.2f}x" if row["oracle_ratio"] else "-",
+        )
+        for row in rows
+    ]
+    return console.table(("kernel", "data", "backend", "Mweights/s", "GB/s", "against llama.cpp"), lines)

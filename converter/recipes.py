@@ -1,18 +1,19 @@
-"""The K-quant mixes as data, and the choice of a type for every tensor.
+"""The recipes, and the choice of a type for every tensor.
 
-A recipe names one base type and, for a few kinds of tensors, rules that give some layers more bits. The rules and
-their order follow llama.cpp's ``llama-quantize`` (release bundled with llama-cpp-python 0.3.36), so that a file made
-here has the same type for every tensor. :func:`types` is pure: names, shapes and a few hyperparameters in, a type and
-a sentence for every tensor out. Nothing here touches numpy or a file.
+A recipe names one base type and, for a few kinds of tensors, a mix (``converter.mixes``) that gives some layers more
+bits. All of it follows llama.cpp's ``llama-quantize`` (release bundled with llama-cpp-python 0.3.36), so that a file
+made here has the same type for every tensor. :func:`types` is pure: names, shapes and a few hyperparameters in, a type
+and a sentence for every tensor out. Nothing here touches numpy or a file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from converter.mixes import EIGHT_WHY, EMBEDDINGS, MIXES, NO_MIX, OUTPUTS, TWO_BIT, Mix, Place
 from converter.spec import QuenchError
 
 QUANTIZATION_VERSION = 2
@@ -21,14 +22,26 @@ QUANTIZATION_VERSION = 2
 BLOCK_WEIGHTS: Mapping[str, int] = {
     "F32": 1, "F16": 1, "BF16": 1,
     "Q4_0": 32, "Q4_1": 32, "Q5_0": 32, "Q5_1": 32, "Q8_0": 32, "IQ4_NL": 32,
-    "Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256,
+    "Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_XS": 256,
 }  # fmt: skip
 """Weights in one block of every type that can be written. A row must be a whole number of blocks."""
 
 PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
 """Types without blocks: a recipe with such a base runs no mix."""
 
-_NARROWER = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+_UNWRITTEN_BLOCKS = {
+    "IQ1_S": 256, "IQ1_M": 256, "IQ2_XXS": 256, "IQ2_XS": 256, "IQ2_S": 256, "IQ3_XXS": 256, "IQ3_S": 256,
+    "TQ1_0": 256, "TQ2_0": 256, "MXFP4": 32, "NVFP4": 64, "Q1_0": 128, "Q2_0": 64,
+}  # fmt: skip
+"""The same of types that a recipe may name and no kernel here writes."""
+
+_BLOCKS = {**BLOCK_WEIGHTS, **_UNWRITTEN_BLOCKS}
+
+_NARROWER = {
+    "Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
+    "TQ1_0": "Q4_0", "TQ2_0": "Q4_0", "Q2_0": "Q4_0",
+    **dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"),
+}  # fmt: skip
 """Where a row is no whole number of 256-weight blocks: the 32-weight type that takes its place."""
 
 
@@ -60,7 +73,10 @@ class Hints(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What the user asked for beside the recipe. ``tensor_types`` are (regular expression, type), first match wins."""
+    """What the user asked for beside the recipe. ``tensor_types`` are (regular expression, type), first match wins.
+
+    ``in_order`` walks the tensors as they are given, not in llama.cpp's order: what it does when it keeps a split.
+    """
 
     tensor_types: tuple[tuple[str, str], ...] = ()
     output_type: str | None = None
@@ -68,134 +84,17 @@ class Overrides:
     pure: bool = False
     leave_output: bool = False
     has_imatrix: bool = False
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a tensor stands: the ``index``-th of ``count`` of its kind, in what sort of model."""
+class RuleCount:
+    """How many tensors a tensor rule matches by name, and how many got their type from it."""
 
-    index: int
-    count: int
-    queries_per_kv: int
-    experts: int
-    falcon: bool
-    imatrix: bool
-
-
-_When = Callable[[_Place], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
+    pattern: str
     type: str
-    when: _When
-    why: str
-
-
-def _always(place: _Place) -> bool:
-    return True
-
-
-def _first(count: int) -> _When:
-    return lambda place: place.index < count
-
-
-def _first_part(parts: int) -> _When:
-    return lambda place: place.index < place.count // parts
-
-
-def _spread(place: _Place) -> bool:
-    """The first and last eighth of the layers and every third between (integer division, as llama.cpp has it)."""
-    eighth = place.count // 8
-    return place.index < eighth or place.index >= 7 * place.count // 8 or (place.index - eighth) % 3 == 2
-
-
-def _shared_values(place: _Place) -> bool:
-    return place.queries_per_kv >= 4
-
-
-def _eight_experts(place: _Place) -> bool:
-    return place.experts == 8
-
-
-def _falcon(place: _Place) -> bool:
-    return place.falcon
-
-
-def _not(condition: _When) -> _When:
-    return lambda place: not condition(place)
-
-
-def _both(one: _When, other: _When) -> _When:
-    return lambda place: one(place) and other(place)
-
-
-def _imatrix(place: _Place) -> bool:
-    return place.imatrix
-
-
-_SPREAD_WHY = "more bits for the first and last eighth of the layers and every third between"
-_EIGHT_WHY = "attention is small beside eight experts, so it gets more bits"
-_SHARED_WHY = "four or more query heads share these values"
-_VALUE_WHY = "attention values suffer most from few bits"
-_DOWN_WHY = "the feed-forward's last matrix suffers from few bits"
-_FIRST_WHY = "more bits for the first layers"
-_MIX_WHY = "this mix gives attention output more bits"
-
-_EIGHT_OUTPUT = _Rule("Q5_K", _both(_eight_experts, _not(_falcon)), _EIGHT_WHY)
-
-Mix = Mapping[str, tuple[_Rule, ...]]
-
-_NO_MIX: Mix = {}
-
-_MIXES: Mapping[str, Mix] = {
-    "Q2_K": {
-        "attn_v": (_Rule("Q4_K", _shared_values, _SHARED_WHY), _Rule("Q3_K", _always, _VALUE_WHY)),
-        "ffn_down": (_Rule("Q3_K", _always, _DOWN_WHY),),
-        "attn_output": (_EIGHT_OUTPUT, _Rule("Q3_K", _not(_falcon), _MIX_WHY)),
-    },
-    "Q2_K_S": {
-        "attn_v": (_Rule("Q4_K", _shared_values, _SHARED_WHY),),
-        "ffn_down": (_Rule("Q4_K", _first_part(8), _FIRST_WHY),),
-    },
-    "Q3_K_S": {"attn_output": (_EIGHT_OUTPUT,)},
-    "Q3_K_M": {
-        "attn_v": (_Rule("Q5_K", _first(2), _FIRST_WHY), _Rule("Q4_K", _always, _VALUE_WHY)),
-        "ffn_down": (
-            _Rule("Q5_K", _first_part(16), _FIRST_WHY),
-            _Rule("Q4_K", _not(_both(_falcon, _not(_spread))), _DOWN_WHY),
-        ),
-        "attn_output": (_EIGHT_OUTPUT, _Rule("Q4_K", _not(_falcon), _MIX_WHY)),
-    },
-    "Q3_K_L": {
-        "attn_v": (_Rule("Q5_K", _always, _VALUE_WHY),),
-        "ffn_down": (_Rule("Q4_K", _falcon, _DOWN_WHY), _Rule("Q5_K", _always, _DOWN_WHY)),
-        "attn_output": (
-            _Rule("Q4_K", _falcon, _MIX_WHY),
-            _Rule("Q5_K", _not(_eight_experts), _MIX_WHY),
-        ),
-    },
-    "Q4_K_S": {
-        "attn_v": (_Rule("Q5_K", _first(4), _FIRST_WHY),),
-        "ffn_down": (_Rule("Q5_K", _both(_first_part(8), _not(_falcon)), _FIRST_WHY),),
-        "attn_output": (_EIGHT_OUTPUT,),
-    },
-    "Q4_K_M": {
-        "attn_v": (_Rule("Q6_K", _spread, _SPREAD_WHY),),
-        "ffn_down": (
-            _Rule("Q6_K", _both(_falcon, _first_part(16)), _FIRST_WHY),
-            _Rule("Q5_K", _both(_falcon, _spread), _SPREAD_WHY),
-            _Rule("Q6_K", _both(_not(_falcon), _spread), _SPREAD_WHY),
-        ),
-        "attn_output": (_EIGHT_OUTPUT,),
-    },
-    "Q5_K_M": {
-        "attn_v": (_Rule("Q6_K", _spread, _SPREAD_WHY),),
-        "ffn_down": (_Rule("Q6_K", _spread, _SPREAD_WHY),),
-    },
-    "Q4_0": {"ffn_down": (_Rule("Q4_1", _both(_imatrix, _first_part(8)), _FIRST_WHY),)},
-    "Q5_0": {"ffn_down": (_Rule("Q5_1", _both(_imatrix, _first_part(8)), _FIRST_WHY),)},
-}
+    matches: int
+    wins: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +103,8 @@ class Recipe:
 
     ``base`` is the type of every tensor that no rule names (``auto``: the 16-bit type of the source), ``bits`` the
     usual bits per weight of a whole file (a hint; a plan gives the exact number), ``file_type`` the number that goes
-    into ``general.file_type``. ``title`` and ``sentence`` are for people.
+    into ``general.file_type``. ``title`` and ``sentence`` are for people; ``instead`` names the recipe to take in place
+    of one that no kernel here writes.
     """
 
     name: str
@@ -214,10 +114,11 @@ class Recipe:
     title: str
     sentence: str
     needs_imatrix: bool = False
+    instead: str = ""
 
     @property
     def mix(self) -> Mix:
-        return _MIXES.get(self.name, _NO_MIX)
+        return MIXES.get(self.name, NO_MIX)
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -233,6 +134,10 @@ RECIPES: Mapping[str, Recipe] = {
                "High quality at about a third of the full size."),
         Recipe("Q5_K_S", "Q5_K", 5.57, 16, "5-bit, small",
                "A little smaller than the medium 5-bit mix, and nearly as good."),
+        Recipe("IQ4_NL", "IQ4_NL", 4.7, 25, "4-bit, uneven steps",
+               "Steps that lie closer near zero, in small blocks: for models whose rows fit no K-quant."),
+        Recipe("IQ4_XS", "IQ4_XS", 4.46, 30, "4-bit, uneven steps, small",
+               "The smallest at four bits: nearly as good as the small mix, slower on some processors."),
         Recipe("Q4_K_S", "Q4_K", 4.67, 14, "4-bit, small",
                "A little smaller than the usual 4-bit mix, with slightly more loss."),
         Recipe("Q3_K_L", "Q3_K", 4.3, 13, "3-bit, large mix",
@@ -245,8 +150,12 @@ RECIPES: Mapping[str, Recipe] = {
                "The smallest: only for large models that would not fit otherwise."),
         Recipe("Q2_K_S", "Q2_K", 2.97, 21, "2-bit, small",
                "Smaller still; only with an importance matrix.", needs_imatrix=True),
+        Recipe("Q5_1", "Q5_1", 6.0, 9, "5-bit, plain blocks with an offset",
+               "An older 5-bit format; the 6-bit mix is better at nearly the same size."),
         Recipe("Q5_0", "Q5_0", 5.5, 8, "5-bit, plain blocks",
                "An older 5-bit format for programs that know no K-quants."),
+        Recipe("Q4_1", "Q4_1", 5.0, 3, "4-bit, plain blocks with an offset",
+               "An older 4-bit format; the small 5-bit mix is better at a little more."),
         Recipe("Q4_0", "Q4_0", 4.5, 2, "4-bit, plain blocks",
                "An older 4-bit format: quick on phones, less exact than the 4-bit mixes."),
         Recipe("auto", "auto", 16.0, 0, "16-bit, as the source",
@@ -261,7 +170,34 @@ RECIPES: Mapping[str, Recipe] = {
 }  # fmt: skip
 """All recipes by name, in the order in which a list should show them."""
 
+COPY = Recipe("copy", "copy", 0.0, 0, "as it is", "Every tensor keeps its type; only container and description change.")
+"""No quantizing at all: for metadata, splitting, pruning. From GGUF only; the file type is the source's."""
+
+UNWRITTEN: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("IQ3_M", "IQ3_S", 3.76, 27, "3-bit lattice, medium", "", instead="Q3_K_M"),
+        Recipe("IQ3_S", "IQ3_S", 3.66, 26, "3-bit lattice", "", instead="Q3_K_S"),
+        Recipe("IQ3_XS", "IQ3_S", 3.5, 22, "3-bit lattice, small", "", instead="Q3_K_S"),
+        Recipe("IQ3_XXS", "IQ3_XXS", 3.25, 23, "3-bit lattice, smallest", "", needs_imatrix=True, instead="Q2_K"),
+        Recipe("IQ2_M", "IQ2_S", 2.93, 29, "2-bit lattice, medium", "", needs_imatrix=True, instead="Q2_K_S"),
+        Recipe("IQ2_S", "IQ2_XS", 2.74, 28, "2-bit lattice", "", needs_imatrix=True, instead="Q2_K_S"),
+        Recipe("IQ2_XS", "IQ2_XS", 2.59, 20, "2-bit lattice, small", "", needs_imatrix=True, instead="Q2_K_S"),
+        Recipe("IQ2_XXS", "IQ2_XXS", 2.38, 19, "2-bit lattice, smallest", "", needs_imatrix=True, instead="Q2_K_S"),
+        Recipe("IQ1_M", "IQ1_M", 2.15, 31, "1-bit lattice, medium", "", needs_imatrix=True, instead="Q2_K_S"),
+        Recipe("IQ1_S", "IQ1_S", 2.01, 24, "1-bit lattice", "", needs_imatrix=True, instead="Q2_K_S"),
+        Recipe("TQ2_0", "TQ2_0", 2.38, 37, "ternary", "", instead="Q2_K"),
+        Recipe("TQ1_0", "TQ1_0", 2.0, 36, "ternary, packed", "", instead="Q2_K"),
+        Recipe("Q2_0", "Q2_0", 2.5, 41, "2-bit, plain blocks", "", instead="Q2_K"),
+        Recipe("Q1_0", "Q1_0", 1.5, 40, "1-bit, plain blocks", "", instead="Q2_K"),
+        Recipe("MXFP4_MOE", "MXFP4", 4.5, 38, "4-bit floats for experts", "", instead="Q4_K_M"),
+    )
+}
+"""Recipes of llama.cpp that no kernel here writes: :func:`types` knows them, a conversion refuses them."""
+
 _ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M", "FP16": "F16", "FP32": "F32", "AUTO": "auto"}
+
+_NEED_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 
 _LARGE_LLAMAS = {"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
 """Architectures whose model of that many layers counts as a 70B one (for ``llama``: with grouped-query attention)."""
@@ -324,9 +260,22 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe called ``name`` (any case; ``Q4_K`` means ``Q4_K_M``). ``QuenchError`` ``unknown_type`` otherwise."""
-    upper = name.strip().upper()
-    found = RECIPES.get(_ALIASES.get(upper, upper))
+    """The recipe called ``name``; ``QuenchError`` ``unknown_type`` or ``unwritten_type`` otherwise.
+
+    Any case; llama.cpp's aliases (``Q4_K`` is ``Q4_K_M``) and the names of its enumeration (``MOSTLY_Q4_K_M``,
+    ``ALL_F32``) mean the same.
+    """
+    upper = re.sub(r"^(?:LLAMA_FTYPE_)?(?:MOSTLY|ALL)_", "", name.strip().upper())
+    found = COPY if upper == "COPY" else RECIPES.get(_ALIASES.get(upper, upper))
+    if found is None and upper in UNWRITTEN:
+        other = UNWRITTEN[upper]
+        raise QuenchError(
+            "unwritten_type",
+            f"{upper} cannot be made here.",
+            f"{upper} ({other.title}, about {other.bits:g} bits per weight) can be read and run, but not written.",
+            f"Take {other.instead} instead: about {RECIPES[other.instead].bits:g} bits per weight.",
+            exit_status=2,
+        )
     if found is None:
         raise QuenchError(
             "unknown_type",
@@ -367,13 +316,11 @@ def checked(overrides: Overrides) -> Overrides:
                 exit_status=2,
             ) from error
         rules.append((pattern, tensor_type(kind)))
-    return Overrides(
-        tuple(rules),
-        tensor_type(overrides.output_type) if overrides.output_type else None,
-        tensor_type(overrides.embedding_type) if overrides.embedding_type else None,
-        overrides.pure,
-        overrides.leave_output,
-        overrides.has_imatrix,
+    return replace(
+        overrides,
+        tensor_types=tuple(rules),
+        output_type=tensor_type(overrides.output_type) if overrides.output_type else None,
+        embedding_type=tensor_type(overrides.embedding_type) if overrides.embedding_type else None,
     )
 
 
@@ -450,10 +397,10 @@ def _order(name: str) -> tuple[int, str]:
 
 def fitting(kind: str, columns: int) -> str:
     """``kind``, or the nearest type whose blocks divide a row of ``columns`` weights (``F16`` when none does)."""
-    if columns % BLOCK_WEIGHTS[kind] == 0:
+    if columns % _BLOCKS[kind] == 0:
         return kind
     narrower = _NARROWER.get(kind, kind)
-    return narrower if columns % BLOCK_WEIGHTS[narrower] == 0 else "F16"
+    return narrower if columns % _BLOCKS[narrower] == 0 else "F16"
 
 
 class _Chooser:
@@ -471,7 +418,8 @@ class _Chooser:
         roles = [role(tensor.name) for tensor in tensors]
         self.tied = "output" not in roles
         self.values = roles.count("attn_v")
-        self.counters = {"attn_v": 0, "ffn_down": 0}
+        self.counters = {"attn_v": 0, "ffn_down": 0, "ffn_gate": 0, "ffn_up": 0}
+        self.wins = [0] * len(self.rules)
         large = _LARGE_LLAMAS.get(hints.architecture) == hints.layers
         if hints.architecture == "llama":
             large = large and hints.heads != hints.kv_heads
@@ -480,7 +428,7 @@ class _Chooser:
     def choose(self, tensor: TensorLike) -> tuple[str, str]:
         """Type and reason of a tensor that may be quantized."""
         base, overrides, kind = self.recipe.base, self.overrides, role(tensor.name)
-        rule = next((target for pattern, target in self.rules if pattern.search(tensor.name)), None)
+        rule = next((i for i, (pattern, _) in enumerate(self.rules) if pattern.search(tensor.name)), None)
         named = tensor.name == "per_layer_token_embd.weight" and rule is not None
         if overrides.embedding_type and kind == "token_embd" and not named:
             return self._fit(tensor, overrides.embedding_type, "the chosen type for embeddings")
@@ -489,7 +437,8 @@ class _Chooser:
         if base in PLAIN_TYPES:
             return base, "" if rule is None else "tensor rules apply to quantized recipes only"
         if rule is not None:
-            return self._fit(tensor, rule, "a tensor rule")
+            self.wins[rule] += 1
+            return self._fit(tensor, self.rules[rule][1], "a tensor rule")
         if overrides.pure:
             return self._fit(tensor, base, "one type everywhere")
         return self._fit(tensor, *self._mixed(tensor, kind))
@@ -500,16 +449,21 @@ class _Chooser:
             return "Q8_0", "sensitive in this architecture"
         if kind == "output" or (self.tied and kind == "token_embd"):
             return self._output(tensor, base)
+        if self.recipe.name == "MXFP4_MOE":
+            return ("MXFP4", "") if len(tensor.shape) > 2 else ("Q8_0", "only experts get four bits")
+        if kind == "token_embd":
+            return EMBEDDINGS.get(self.recipe.name, base), ""
         place = self._place(tensor, kind)
         target, why = base, ""
         for rule in self.recipe.mix.get(kind, ()):
             if rule.when(place):
                 target, why = rule.type, rule.why
                 break
-        if kind == "attn_v" and self.large and target in {"Q3_K", "Q4_K"}:
+        usual = self.recipe.name not in TWO_BIT
+        if usual and kind == "attn_v" and self.large and target in {"Q3_K", "Q4_K"}:
             target, why = "Q5_K", "eight query heads share these values in a model of this size"
-        if kind in {"attn_v", "attn_k"} and hints.experts == 8:
-            target, why = "Q8_0", _EIGHT_WHY
+        if usual and kind in {"attn_v", "attn_k"} and hints.experts == 8:
+            target, why = "Q8_0", EIGHT_WHY
         if kind in self.counters:
             self.counters[kind] += 1
         return target, why
@@ -517,22 +471,24 @@ class _Chooser:
     def _output(self, tensor: TensorLike, base: str) -> tuple[str, str]:
         if self.overrides.output_type:
             return self.overrides.output_type, "the chosen type for the output (shared with the embeddings)"
-        if self.hints.architecture == "falcon" or tensor.shape[-1] % BLOCK_WEIGHTS[base]:
+        if self.hints.architecture == "falcon" or tensor.shape[-1] % _BLOCKS[base]:
             return "Q8_0", "the output layer in 8 bits: its rows do not fit the mix"
+        if self.recipe.name in OUTPUTS:
+            return OUTPUTS[self.recipe.name], "the output layer gets more bits"
         if base == "Q8_0":
             return base, ""
         return "Q6_K", "the output layer always gets six bits" + (", shared with the embeddings" if self.tied else "")
 
-    def _place(self, tensor: TensorLike, kind: str) -> _Place:
+    def _place(self, tensor: TensorLike, kind: str) -> Place:
         hints = self.hints
         index = self.counters.get(kind, 0)
-        if kind == "ffn_down" and hints.experts > 1:
+        if kind.startswith("ffn_") and hints.experts > 1 and self.recipe.name not in TWO_BIT:
             layer = _LAYER.match(tensor.name)
             index = int(layer[1]) if layer else index
         count = self.values if kind == "attn_v" else hints.layers
         shared = hints.heads // hints.kv_heads if hints.kv_heads else 0
         falcon = hints.architecture == "falcon"
-        return _Place(index, count, shared, hints.experts, falcon, self.overrides.has_imatrix)
+        return Place(index, count, shared, hints.experts, falcon, self.overrides.has_imatrix)
 
     @staticmethod
     def _fit(tensor: TensorLike, target: str, why: str) -> tuple[str, str]:
@@ -540,7 +496,7 @@ class _Chooser:
         fitted = fitting(target, columns)
         if fitted == target:
             return target, why
-        return fitted, f"rows of {columns} weights do not fit {target}'s blocks of {BLOCK_WEIGHTS[target]}"
+        return fitted, f"rows of {columns} weights do not fit {target}'s blocks of {_BLOCKS[target]}"
 
 
 def types(
@@ -553,13 +509,33 @@ def types(
     llama.cpp's choice, with one difference: a type chosen for the output or the embeddings falls back too where its
     blocks do not fit.
     """
-    overrides = overrides or Overrides()
+    return _choose(hints, tensors, chosen, overrides or Overrides(), kind)[0]
+
+
+def rule_counts(
+    hints: Hints, tensors: Sequence[TensorLike], chosen: Recipe, overrides: Overrides, kind: str = "hf"
+) -> list[RuleCount]:
+    """What every tensor rule does in the same choice: which to mistype costs a run, so it is told before."""
+    wins = _choose(hints, tensors, chosen, overrides, kind)[1]
+    return [
+        RuleCount(pattern, target, sum(bool(re.search(pattern, t.name, re.IGNORECASE)) for t in tensors), won)
+        for (pattern, target), won in zip(overrides.tensor_types, wins, strict=True)
+    ]
+
+
+def _choose(
+    hints: Hints, tensors: Sequence[TensorLike], chosen: Recipe, overrides: Overrides, kind: str
+) -> tuple[list[tuple[str, str]], list[int]]:
+    """Types with reasons, and for every rule how many tensors it decided."""
+    if chosen.base == "copy":
+        return [(tensor.type, "copied as it is") for tensor in tensors], [0] * len(overrides.tensor_types)
     if chosen.base == "auto":
         chosen = RECIPES[sixteen_bit(tensors)]
     plain = chosen.base if chosen.base in PLAIN_TYPES else sixteen_bit(tensors)
     chooser = _Chooser(hints, tensors, chosen, overrides)
     result: dict[int, tuple[str, str]] = {}
-    for index in sorted(range(len(tensors)), key=lambda i: _order(tensors[i].name)):
+    walk: Sequence[int] = range(len(tensors))
+    for index in walk if overrides.in_order else sorted(walk, key=lambda i: _order(tensors[i].name)):
         tensor = tensors[index]
         why = unquantizable(hints.architecture, tensor)
         if overrides.leave_output and tensor.name == "output.weight":
@@ -571,9 +547,11 @@ def types(
             result[index] = kept
         else:
             result[index] = chooser.choose(tensor)
-    return [result[index] for index in range(len(tensors))]
+    return [result[index] for index in range(len(tensors))], chooser.wins
 
 
 def needs_imatrix(chosen: Recipe, name: str, kind: str) -> bool:
     """Whether a tensor of type ``kind`` in this recipe is garbage without an importance matrix (llama.cpp's rule)."""
-    return chosen.needs_imatrix and kind == chosen.base and role(name) not in {"output", "token_embd"}
+    if role(name) in {"output", "token_embd"}:
+        return False
+    return kind in _NEED_IMATRIX or (chosen.name == "Q2_K_S" and kind == "Q2_K")

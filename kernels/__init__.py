@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -396,14 +396,26 @@ def selftest(backend: str | None = None) -> list[dict[str, Any]]:
 
 
 def bench(
-    types: Sequence[str] | None = None, *, oracle: str | None = None, repeats: int = 5, weights: int = 1 << 20
+    types: Sequence[str] | None = None,
+    *,
+    oracle: str | None = None,
+    repeats: int = 15,
+    samples: Mapping[str, Float32Array] | None = None,
+    on_step: Callable[[str, int, int], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """Time every backend on one thread; rows of ``quench kernels bench``.
+    """Time every backend on one thread and, where the system allows it, one core; rows of ``quench kernels bench``.
 
-    ``[{"kernel", "type", "backend", "gigabytes_per_second", "million_weights_per_second", "oracle_ratio"}]``: medians
-    over ``repeats`` runs on ``weights`` gaussian weights; gigabytes count float32 weights read and blocks written.
-    ``oracle`` is the path of the engine's ``libggml-base``; without it ``oracle_ratio`` is None.
+    ``[{"kernel", "type", "backend", "data", "weights", "gigabytes_per_second", "million_weights_per_second",
+    "oracle_ratio"}]``: medians of ``repeats`` runs, taking turns, on ``weights`` weights; gigabytes are those read and
+    written (for dot the blocks alone). ``oracle`` is the path of the engine's ``libggml-base``: ``oracle_ratio`` is its
+    time over ours for the same rows, for refined blocks its exact ones; None without it and for dot.
+    ``samples``: rows float32 (n, 4096) beside the gaussian ones, by what to call them. ``on_step`` hears what is timed,
+    and how many of how many steps are done.
+    Raises :class:`KernelError`: ``unknown_type``, ``read_only``, ``no_oracle``.
     """
     from kernels import _bench
 
-    return _bench.run(types, oracle=oracle, repeats=repeats, weights=weights)
+    for qtype in types or ():
+        _writable(qtype)
+    heard = on_step or (lambda label, done, total: None)
+    return _bench.run(types, oracle=oracle, repeats=repeats, samples=samples or {}, on_step=heard)

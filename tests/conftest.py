@@ -35,6 +35,14 @@ def pocket() -> Path:
 
 
 @pytest.fixture(scope="session")
+def broken_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kernel library whose best backend computes wrong numbers and whose second best, if it has lanes, crashes."""
+    from tests.kernels import native
+
+    return native.build_broken(tmp_path_factory.mktemp("broken-kernels"))
+
+
+@pytest.fixture(scope="session")
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 47 million random weights: its conversion takes seconds, so that something can happen meanwhile."""
     from tests.bench.convert import write_model

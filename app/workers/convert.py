@@ -7,8 +7,9 @@ from app.workers.runtime import Connection
 
 
 def serve(connection: Connection) -> None:
-    """Answer one :class:`Convert`: ``KernelsChecked`` if a backend was found to be wrong, ``Planned``, ``TensorDone`` and ``Progress`` events, then ``ConversionResult``.
+    """Answer one :class:`Convert`: ``Planned``, ``TensorDone`` and ``Progress`` events, then ``ConversionResult``.
 
+    Before them comes ``KernelsChecked`` if this is the first use of the kernels and a backend is wrong here.
     A cancel raises ``converter.spec.Cancelled`` out of here, a refusal ``QuenchError``: the runtime turns them into
     the last message. Either way the converter has left nothing behind.
     """

@@ -13,10 +13,10 @@ from app import library
 from app.protocol import (
     CheckKernels,
     Event,
-    KernelsChecked,
     Found,
     Inspect,
     Inspected,
+    KernelsChecked,
     MakePlan,
     PlanMade,
     Scan,

@@ -5,9 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from converter.recipes import RECIPES, Overrides, checked, converted_type, recipe, resolve, types
+from converter.recipes import (
+    COPY,
+    RECIPES,
+    UNWRITTEN,
+    Overrides,
+    checked,
+    converted_type,
+    recipe,
+    resolve,
+    rule_counts,
+    types,
+)
 from converter.sources.base import RecipeHints
 from converter.spec import QuenchError
 
@@ -84,7 +96,10 @@ MODELS = {
     "seventeen layers": Model(layers=17, heads=12, kv_heads=4),
 }
 
+EVERY = {**RECIPES, **UNWRITTEN}
 FIXED = [name for name in RECIPES if name != "auto"]
+DECIDED = [*FIXED, *(name for name in UNWRITTEN if name != "Q1_0")]
+"""Q1_0 has no type to fall back to: llama.cpp gives up where its blocks do not fit."""
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +127,14 @@ def file_of(tmp_path_factory: pytest.TempPathFactory):
 
 def ours(model: Model, name: str, overrides: Overrides | None = None) -> dict[str, str]:
     tensors = model.tensors()
-    chosen = types(model.hints, tensors, RECIPES[name], overrides, "gguf")
+    chosen = types(model.hints, tensors, EVERY[name], overrides, "gguf")
     return {tensor.name: kind for tensor, (kind, _) in zip(tensors, chosen, strict=True)}
 
 
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", DECIDED)
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 def test_types_equal_llama_cpp(model: Model, name: str, file_of) -> None:
-    assert ours(model, name) == chosen_types(file_of(model), RECIPES[name].file_type)
+    assert ours(model, name) == chosen_types(file_of(model), EVERY[name].file_type)
 
 
 OPTIONS = {
@@ -141,7 +156,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q8_0", "F16"])
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q8_0", "F16", "Q4_1", "IQ4_NL", "IQ4_XS"])
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_options_equal_llama_cpp(name: str, option: str, tied: bool, file_of) -> None:
@@ -150,13 +165,13 @@ def test_options_equal_llama_cpp(name: str, option: str, tied: bool, file_of) ->
     assert ours(model, name, checked(mine)) == chosen_types(file_of(model), RECIPES[name].file_type, **theirs)
 
 
-@pytest.mark.parametrize("name", ["Q4_0", "Q5_0", "Q2_K_S", "Q4_K_M"])
-def test_an_importance_matrix_changes_the_same_types(name: str, file_of) -> None:
-    import numpy as np
-
-    model = Model(layers=24)
+@pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K_S", "Q4_K_M", *(n for n in EVERY if "IQ" in n)])
+@pytest.mark.parametrize(
+    "model", [Model(layers=24), MODELS["mixtral"], MODELS["falcon"]], ids=["24 layers", "mixtral", "falcon"]
+)
+def test_an_importance_matrix_changes_the_same_types(name: str, model: Model, file_of) -> None:
     importance = {"blk.0.ffn_down.weight": np.ones(model.wide, np.float32)}
-    theirs = chosen_types(file_of(model), RECIPES[name].file_type, importance=importance)
+    theirs = chosen_types(file_of(model), EVERY[name].file_type, importance=importance)
     assert ours(model, name, Overrides(has_imatrix=True)) == theirs
 
 
@@ -201,8 +216,40 @@ def test_auto_is_the_type_of_the_first_matrix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "name"), [("q4_k_m", "Q4_K_M"), ("Q4_K", "Q4_K_M"), (" f16 ", "F16"), ("q3_k", "Q3_K_M")]
+    "rules", [(("ffn_down", "Q6_K"), (r"blk\.[01]\.", "Q8_0"), ("attn_w", "Q4_K"), ("norm", "F32"))]
 )
+def test_rules_say_what_they_match_and_what_they_win(rules: tuple[tuple[str, str], ...]) -> None:
+    model = Model(layers=4)
+    overrides = checked(Overrides(rules))
+    counts = [(c.matches, c.wins) for c in rule_counts(model.hints, model.tensors(), RECIPES["Q4_K_M"], overrides)]
+    assert counts == [(4, 4), (16, 12), (0, 0), (5, 0)]  # the second loses two to the first and two norms
+    plain = rule_counts(model.hints, model.tensors(), RECIPES["F16"], overrides)
+    assert [(c.matches, c.wins) for c in plain] == [(4, 0), (16, 0), (0, 0), (5, 0)]
+
+
+def test_copy_keeps_every_type() -> None:
+    tensors = [Tensor("blk.0.attn_v.weight", (4, 256), "Q5_K"), Tensor("token_embd.weight", (4, 256), "IQ3_S")]
+    assert recipe("COPY") is COPY
+    kinds = [kind for kind, _ in types(Model().hints, tensors, COPY, Overrides((("attn", "Q8_0"),)), "gguf")]
+    assert kinds == ["Q5_K", "IQ3_S"]
+
+
+@pytest.mark.parametrize("name", UNWRITTEN)
+def test_types_that_cannot_be_written_name_one_to_take(name: str) -> None:
+    with pytest.raises(QuenchError) as caught:
+        recipe(f"MOSTLY_{name}")
+    assert (caught.value.code, caught.value.exit_status) == ("unwritten_type", 2)
+    assert UNWRITTEN[name].instead in caught.value.hint
+    assert UNWRITTEN[name].instead in RECIPES
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("q4_k_m", "Q4_K_M"), ("Q4_K", "Q4_K_M"), (" f16 ", "F16"), ("q3_k", "Q3_K_M"), ("MOSTLY_IQ4_XS", "IQ4_XS"),
+        ("LLAMA_FTYPE_MOSTLY_Q4_K_M", "Q4_K_M"), ("ALL_F32", "F32"),
+    ],
+)  # fmt: skip
 def test_names_are_forgiving(given: str, name: str) -> None:
     assert recipe(given).name == name
 

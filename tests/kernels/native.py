@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 import kernels
 from tests.kernels import oracle
@@ -42,10 +44,10 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     return result
 
 
-def build(folder: Path, *options: str) -> Path:
+def build(folder: Path, *options: str, source: Path = ROOT / "kernels") -> Path:
     """The library's build in ``folder`` with these options of CMake; returns the library's file."""
     assert CMAKE is not None
-    run(CMAKE, "-S", ROOT / "kernels", "-B", folder, *GENERATOR, *options)
+    run(CMAKE, "-S", source, "-B", folder, *GENERATOR, *options)
     run(CMAKE, "--build", folder, "--config", "Release", "--parallel", str(os.cpu_count() or 1))
     return next(path for path in folder.rglob("libquench_kernels.*") if path.suffix in {".so", ".dylib", ".dll"})
 
@@ -56,6 +58,23 @@ def build_replay(compiler: str, library: Path, *options: str) -> Path:
     run(compiler, "-std=c11", "-g", "-O1", *options, "-I", ROOT / "kernels" / "include", "-o", program,
         HERE / "replay.c", library, f"-Wl,-rpath,{library.parent}")  # fmt: skip
     return program
+
+
+def build_broken(folder: Path) -> Path:
+    """A library in which the best backend here is wrong and the next one, if it has lanes too, crashes.
+
+    The sources are a changed copy: nothing that breaks a kernel is in the program's own.
+    """
+    lanes = [name for name in kernels.backends() if (ROOT / "kernels" / "src" / "lanes" / f"vec_{name}.h").exists()]
+    if not lanes or CMAKE is None or COMPILER is None:
+        pytest.skip("this machine has no cmake, no C compiler, or no other backend than the reference")
+    shutil.copytree(ROOT / "kernels", folder / "kernels", ignore=shutil.ignore_patterns("_build", "*.so", "*.py"))
+    for name, body in zip(lanes, ("return a;", "__builtin_trap(); return a;"), strict=False):
+        header = folder / "kernels" / "src" / "lanes" / f"vec_{name}.h"
+        text, count = re.subn(r"(vf vf_abs\(vf a\) \{).*\}", rf"\1 {body} }}", header.read_text())
+        assert count == 1, header
+        header.write_text(text)
+    return build(folder / "build", source=folder / "kernels")
 
 
 # ---- calls that are recorded ----
@@ -217,6 +236,7 @@ __all__ = [
     "Call",
     "Floats",
     "build",
+    "build_broken",
     "build_replay",
     "calls",
     "dot_calls",

@@ -394,14 +394,26 @@ def test_the_golden_tables_are_the_oracles() -> None:
 
 
 def test_bench_times_every_kernel() -> None:
-    results = kernels.bench(["Q4_K", "F16"], oracle=str(oracle.path()), repeats=1, weights=8192)
-    assert [(result["kernel"], result["type"]) for result in results[:: len(kernels.backends())]] == [
-        (kernel, qtype)
-        for qtype in ("Q4_K", "F16")
-        for kernel in ("quantize", "quantize with importance", "dequantize")
+    trained = np.random.default_rng(3).standard_normal((16, 4096), np.float32)
+    heard: list[tuple[str, int, int]] = []
+    results = kernels.bench(
+        ["Q4_K", "F16"], oracle=str(oracle.path()), repeats=1, samples={"trained": trained},
+        on_step=lambda *step: heard.append(step),
+    )  # fmt: skip
+    plain, weighted = "quantize", "quantize with importance"
+    refined = ["quantize refined", "quantize refined with importance"]
+    found = [(result["type"], result["data"], result["kernel"]) for result in results[:: len(kernels.backends())]]
+    assert found == [
+        *(("Q4_K", "gaussian", kernel) for kernel in (plain, weighted, *refined, "dequantize", "dot")),
+        *(("Q4_K", "trained", kernel) for kernel in (plain, weighted)),
+        *(("F16", "gaussian", kernel) for kernel in (plain, weighted, "dequantize", "dot")),
+        *(("F16", "trained", kernel) for kernel in (plain, weighted)),
     ]
     for result in results:
+        assert result["weights"] % 4096 == 0
         assert result["million_weights_per_second"] > 0
         assert result["gigabytes_per_second"] > 0
-        assert result["oracle_ratio"] > 0
+        assert result["oracle_ratio"] is None if result["kernel"] == "dot" else result["oracle_ratio"] > 0
+    assert heard == [(f"{kernel} {qtype}", step, len(found)) for step, (qtype, _, kernel) in enumerate(found)]
     assert refused(lambda: kernels.bench(["Q4_K"], oracle="nowhere.so")).code == "no_oracle"
+    assert refused(lambda: kernels.bench(["Q9_K"])).code == "unknown_type"

@@ -1,6 +1,6 @@
 """The journal of a conversion: which tensors stand safely in its half-written files, so that it can go on later.
 
-It lies beside the first output as ``<name>.part.journal``. A tensor is noted in it only after its bytes were flushed to
+It lies beside the first output as ``<name>.jrnl``. A tensor is noted in it only after its bytes were flushed to
 the disk in every output, so that whatever ends the program (a kill, a power loss, a full disk), the journal never
 promises more than is there. Short conversions make none: the first entry is due after a second.
 

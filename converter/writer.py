@@ -363,8 +363,11 @@ def part_of(target: Path) -> Path:
 
 
 def journal_of(target: Path) -> Path:
-    """The journal (:mod:`converter.journal`) of a conversion whose first output is ``target``."""
-    return target.with_name(target.name + ".part.journal")
+    """The journal (:mod:`converter.journal`) of a conversion whose first output is ``target``.
+
+    Its ending is no longer than ``.part``: where the one name fits, so does the other.
+    """
+    return target.with_name(target.name + ".jrnl")
 
 
 def remove_leftover(target: Path) -> None:

@@ -67,6 +67,7 @@ def convert(options: argparse.Namespace) -> Result:
         memory_mib=options.memory,
         overwrite=options.overwrite,
         allow_requantize=options.allow_requantize,
+        refined=options.refined,
     )
     if options.dry_run:
         plan = converter.plan(options.source, spec)

@@ -193,7 +193,7 @@ class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="meas
 
     ``format`` is ``gguf`` or ``dat``; ``context`` tokens a window; ``chunks`` 0: all windows of the texts;
     ``process_output``: the output matrix as well; ``resume``: go on from what an interrupted run left beside
-    ``output``. ``texts`` as in :class:`MeasureQuality`; they are put together in their order.
+    ``output``. ``texts`` as in :class:`MeasureQuality`; windows of several come in turns.
     """
 
     model: str

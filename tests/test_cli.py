@@ -58,6 +58,16 @@ def test_inspect_tells_what_a_folder_is(pocket: Path) -> None:
     assert {"tokenizer", "bytes", "metadata"} <= set(data)
 
 
+def test_refined_files_have_the_size_and_less_error(pocket: Path, tmp_path: Path) -> None:
+    command = ("convert", pocket, "--type", "Q4_K_M", "-o")
+    exact = quench_json(*command, tmp_path / "exact.gguf")["outputs"][0]
+    refined = quench_json(*command, tmp_path / "refined.gguf", "--refined")["outputs"][0]
+    assert refined["bytes"] == exact["bytes"] and refined["tensors"] == exact["tensors"]
+    quantized = [name for name, kind in exact["tensors"].items() if kind in {"Q4_K", "Q6_K"}]
+    assert len(quantized) == 43
+    assert all(refined["error"][name] < exact["error"][name] for name in quantized)
+
+
 def test_convert_makes_several_files_in_one_pass(pocket: Path, tmp_path: Path) -> None:
     out = tmp_path / "näme with spaces"
     data = quench_json("convert", pocket, "-o", out, "--type", "Q8_0,Q4_K_M")

@@ -386,6 +386,9 @@ class _Run:
             for variant in job.variants
             for output, _ in variant.homes
         }
+        for output in found:
+            place = self.prepared.targets[output].layout.tensors[job.index]
+            self.parts[output].hurry(place.offset, place.bytes)
         self.journal.done(job.index, [found[output] for output in range(len(self.parts))])
         for output, rmse in found.items():
             self._tell(output, self.prepared.targets[output].layout.tensors[job.index], rmse)

@@ -140,9 +140,7 @@ def _write_shard(
             handle.write((rows.view(np.uint32) >> 16).astype(np.uint16).tobytes())
 
 
-def _weights(
-    dims: tuple[int, ...], pool: npt.NDArray[np.float32], random: Any
-) -> Iterator[npt.NDArray[np.float32]]:
+def _weights(dims: tuple[int, ...], pool: npt.NDArray[np.float32], random: Any) -> Iterator[npt.NDArray[np.float32]]:
     """A tensor's rows in pieces. Numbers come from a pool at a random place: drawing them anew takes a minute a GB."""
     if len(dims) == 1:
         yield (1 + random.standard_normal(dims, np.float32) / 8).astype(np.float32)

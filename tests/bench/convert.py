@@ -23,7 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -185,10 +185,15 @@ class Bench:
         found: dict[str, Any] = {}
         moved = 0
         for backend in self.options.backends:
-            times = repeated(repeat, lambda times, name=backend: times.run(self.folder(), QUENCH_KERNELS=name))
+            times = Times()
+            for _ in range(repeat):
+                times.run(self.folder(), QUENCH_KERNELS=backend)
             moved = size_of(self.model) + self.mine.stat().st_size
             found[backend] = times.row(moved)
-        cold = repeated(repeat, self.run_cold)
+        cold = Times()
+        for _ in range(repeat):
+            forget(self.model)
+            cold.run(self.folder())
         found["cold"] = cold.row(moved)
         command = [sys.executable, "-c", WATCHED, str(self.model), str(self.mine), kind]
         inside = [json.loads(Times().run(command)) for _ in range(repeat)]
@@ -233,17 +238,6 @@ class Bench:
 
     def folder(self) -> list[str]:
         return ours(self.model, self.mine, self.options.type)
-
-    def run_cold(self, times: Times) -> None:
-        forget(self.model)
-        times.run(self.folder())
-
-
-def repeated(count: int, once: Callable[[Times], object]) -> Times:
-    times = Times()
-    for _ in range(count):
-        once(times)
-    return times
 
 
 def _options() -> argparse.Namespace:

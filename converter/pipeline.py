@@ -25,7 +25,7 @@ import psutil
 import kernels
 from converter.encode import encode, load
 from converter.planning import Prepared, plan, preflight, prepare
-from converter.sources import open_model
+from converter.sources import lora, open_model
 from converter.sources.files import ByteFile
 from converter.sources.gguf_header import read_header
 from converter.spec import (
@@ -72,7 +72,7 @@ def convert(
     """
     started = time.perf_counter()
     peak = _PeakMemory()
-    with open_model(Path(spec.source)) as model:
+    with open_model(Path(spec.source)) as source, lora.merged(source, spec.lora) as model:
         prepared = prepare(model, spec)
         preflight(prepared)
         emit(Planned(prepared.plan))
@@ -266,7 +266,7 @@ class _Run:
         for future in done:
             job, start, stop = running.pop(future)
             future.result()
-            self.read_bytes += (stop - start) * job.tensor.row_bytes
+            self.read_bytes += job.tensor.read_bytes(start, stop)
             job.left -= 1
             job.used(start, stop)
             if job.left == 0:

@@ -83,6 +83,10 @@ class Cancel(msgspec.Struct, frozen=True, tag_field="message", tag="cancel"):
     """Stop the job; the child answers :class:`Cancelled` and leaves."""
 
 
+class Pause(msgspec.Struct, frozen=True, tag_field="message", tag="pause"):
+    """Stop the job but keep what it has finished, if it can go on from there; the child answers :class:`Paused`."""
+
+
 class Convert(msgspec.Struct, frozen=True, tag_field="message", tag="convert"):
     """Start of a conversion (worker ``convert``)."""
 
@@ -193,7 +197,7 @@ class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="meas
 
     ``format`` is ``gguf`` or ``dat``; ``context`` tokens a window; ``chunks`` 0: all windows of the texts;
     ``process_output``: the output matrix as well; ``resume``: go on from what an interrupted run left beside
-    ``output``. ``texts`` as in :class:`MeasureQuality`; they are put together in their order.
+    ``output``. ``texts`` as in :class:`MeasureQuality`; windows of several come in turns.
     """
 
     model: str
@@ -245,6 +249,10 @@ class Failed(msgspec.Struct, frozen=True, tag_field="message", tag="failed"):
 
 class Cancelled(msgspec.Struct, frozen=True, tag_field="message", tag="cancelled"):
     """The job stopped because it was asked to."""
+
+
+class Paused(msgspec.Struct, frozen=True, tag_field="message", tag="paused"):
+    """The job stopped because it was asked to pause, or because nobody listens any more."""
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="message", tag="status"):
@@ -588,6 +596,7 @@ class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatr
 
 Command = (
     Cancel
+    | Pause
     | Convert
     | Inspect
     | MakePlan
@@ -607,6 +616,7 @@ Event = (
     Hello
     | Failed
     | Cancelled
+    | Paused
     | Status
     | Inspected
     | PlanMade
@@ -633,7 +643,7 @@ Event = (
     | ConversionResult
 )
 
-TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled)
+TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled, Paused)
 """Events that end a job well, beside :class:`Failed` with ``request`` 0."""
 
 _encoder = msgspec.json.Encoder()

@@ -173,7 +173,7 @@ def disk_error(error: OSError, path: Path) -> QuenchError:
             "no_space",
             "The disk is full.",
             reason,
-            "Free some space or choose another folder; nothing half-written was left behind.",
+            "Free some space, or choose another folder.",
             exit_status=4,
         )
     if error.errno == errno.EFAULT:
@@ -193,28 +193,40 @@ class PartFile:
     """One output while it is made. Leaving its ``with`` block without :meth:`publish` removes every trace of it.
 
     Raises ``QuenchError``: ``no_space``, ``read_only``, ``busy`` (another conversion is writing the same file) or
-    ``write_failed``. A ``.part`` that a killed process left is reused.
+    ``write_failed``. A ``.part`` that a killed process left is reused: its bytes are dropped, and the journal that
+    speaks of them, unless ``resume``, when it must be there in its full size (``resume_changed``).
+
+    ``kept`` set to true lets the half-written file stay after all.
     """
 
-    def __init__(self, target: Path, plan: Layout) -> None:
+    def __init__(self, target: Path, plan: Layout, *, resume: bool = False) -> None:
         self.target = target
         self.plan = plan
-        self.part = target.with_name(target.name + ".part")
+        self.part = part_of(target)
+        self.kept = resume
         self._lock = threading.Lock()
         self._published = False
+        mode = os.O_RDWR | (0 if resume else os.O_CREAT) | getattr(os, "O_BINARY", 0)
         try:
-            self._handle = os.open(self.part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            self._handle = os.open(self.part, mode, 0o644)
         except OSError as error:
+            if resume and isinstance(error, FileNotFoundError):
+                raise self._changed("is gone") from error
             raise disk_error(error, target) from error
         self._open = True
         try:
             self._claim()
+            if resume:
+                self._check_size()
+            else:
+                self._start_afresh()
             _reserve(self._handle, plan.size)
             at = 0
             for piece in plan.header:
                 self.write(at, piece)
                 at += len(piece)
-            # The padding between tensors is zero already: the space is fresh.
+            if resume:
+                self._clear_padding()
         except OSError as error:
             self.discard()
             raise disk_error(error, target) from error
@@ -240,7 +252,33 @@ class PartFile:
                 str(self.target),
                 "Wait for it to end, or choose another name.",
             )
+
+    def _start_afresh(self) -> None:
+        """Drops what is there; before that the journal, durably, or after a power loss it would speak of nothing."""
+        journal = journal_of(self.target)
+        if journal.exists():
+            journal.unlink(missing_ok=True)
+            sync_folder(journal.parent)
         os.ftruncate(self._handle, 0)
+
+    def _check_size(self) -> None:
+        size = os.fstat(self._handle).st_size
+        if size != self.plan.size:
+            raise self._changed(f"has {size} bytes instead of {self.plan.size}")
+
+    def _changed(self, what: str) -> QuenchError:
+        return QuenchError(
+            "resume_changed",
+            "The interrupted conversion cannot go on.",
+            f"{self.part} {what}.",
+            "Start again from the beginning.",
+        )
+
+    def _clear_padding(self) -> None:
+        """Zeros between the tensors, as in fresh space."""
+        ends = [*(place.offset for place in self.plan.tensors[1:]), self.plan.size]
+        for place, end in zip(self.plan.tensors, ends, strict=True):
+            self.write(place.offset + place.bytes, bytes(end - place.offset - place.bytes))
 
     def write(self, offset: int, data: Any) -> None:
         """Puts bytes (any contiguous buffer) at ``offset``. Safe from several threads."""
@@ -260,10 +298,17 @@ class PartFile:
         else:
             return os.pwrite(self._handle, view, offset)
 
+    def flush(self) -> None:
+        """Returns when all bytes written so far are on the disk."""
+        try:
+            flush_to_disk(self._handle)
+        except OSError as error:
+            raise disk_error(error, self.target) from error
+
     def seal(self, verify: Callable[[Path, Layout], None]) -> None:
         """Flushes to the disk, then re-opens and verifies. The file is not in its place yet."""
+        self.flush()
         try:
-            os.fsync(self._handle)
             size = self.part.stat().st_size
         except OSError as error:
             raise disk_error(error, self.target) from error
@@ -280,13 +325,18 @@ class PartFile:
         try:
             self.part.replace(self.target)
             self._published = True
-            _sync_folder(self.target.parent)
+            sync_folder(self.target.parent)
         except OSError as error:
             raise disk_error(error, self.target) from error
 
+    def unpublish(self) -> None:
+        """Takes a published file back: it is a ``.part`` again."""
+        self.target.replace(self.part)
+        self._published = False
+
     def discard(self) -> None:
-        """Removes the half-written file, unless it was published or belongs to another process."""
-        if self._open and not self._published:
+        """Removes the half-written file, unless it was published, is to be kept or belongs to another process."""
+        if self._open and not self._published and not self.kept:
             if sys.platform == "win32":
                 self._close()
             with contextlib.suppress(FileNotFoundError):
@@ -307,19 +357,36 @@ class PartFile:
         self.discard()
 
 
+def part_of(target: Path) -> Path:
+    """The half-written file of an output."""
+    return target.with_name(target.name + ".part")
+
+
+def journal_of(target: Path) -> Path:
+    """The journal (:mod:`converter.journal`) of a conversion whose first output is ``target``.
+
+    Its ending is no longer than ``.part``: where the one name fits, so does the other.
+    """
+    return target.with_name(target.name + ".jrnl")
+
+
 def remove_leftover(target: Path) -> None:
-    """Removes the ``.part`` of ``target`` that a process left when it died; one that somebody writes to now stays.
+    """Removes what a process that died has left of ``target``, the journal too; what somebody writes to now stays.
 
     Never raises: it is called after a failure, which is what should be told.
     """
-    part = target.with_name(target.name + ".part")
+    part, journal = part_of(target), journal_of(target)
     with contextlib.suppress(OSError):
-        if sys.platform == "win32":
+        if not part.exists():
+            journal.unlink(missing_ok=True)
+        elif sys.platform == "win32":
             part.unlink()  # which is refused while a process has it open
+            journal.unlink(missing_ok=True)
         else:
             handle = os.open(part, os.O_RDWR)
             try:
                 locking.flock(handle, locking.LOCK_EX | locking.LOCK_NB)
+                journal.unlink(missing_ok=True)
                 part.unlink()
             finally:
                 os.close(handle)
@@ -337,7 +404,21 @@ def _reserve(handle: int, size: int) -> None:
     os.ftruncate(handle, size)
 
 
-def _sync_folder(folder: Path) -> None:
+def flush_to_disk(handle: int) -> None:
+    """Returns when the bytes of an open file, and its size, would survive a loss of power."""
+    if sys.platform == "darwin":
+        try:
+            locking.fcntl(handle, locking.F_FULLFSYNC)  # fsync stops at the drive's own memory there
+        except OSError:
+            os.fsync(handle)  # not every file system knows the other
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(handle)
+    else:
+        os.fsync(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder would survive a loss of power."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)

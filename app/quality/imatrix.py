@@ -105,11 +105,9 @@ class ImatrixRun:
         return not self._stopped()
 
     def _windows(self, texts: list[texts_module.Text], model: Model) -> list[tuple[int, ...]]:
-        """All texts one after the other in one row of tokens, as if they were one file."""
-        context = self._command.context
-        if len(texts) == 1:
-            return [w.tokens for w in texts_module.windows(texts[0], model, context, self._command.chunks)]
-        cut = [w.tokens for text in texts for w in texts_module.windows(text, model, context)]
+        """Windows of all texts in turns, so that a part of the run is a fair sample of the whole."""
+        groups = [texts_module.windows(text, model, self._command.context) for text in texts]
+        cut = [window.tokens for window in texts_module.interleave(groups)]
         return cut[: self._command.chunks] if self._command.chunks else cut
 
     def _fingerprint(self, windows: list[tuple[int, ...]]) -> str:

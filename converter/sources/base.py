@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import numpy as np
     import numpy.typing as npt
 
+    from converter.sources.files import ByteFile
     from converter.spec import ModelInfo
 
 
@@ -123,7 +124,8 @@ class SourceModel:
 
     ``tensors`` are in the order in which a whole file lists them. ``metadata`` is built when first asked for (a
     vocabulary may take a second) and holds neither ``general.file_type`` nor ``general.quantization_version``: those
-    belong to the output. It may raise ``QuenchError``. ``working_bytes`` is memory that reading takes beside the rows.
+    belong to the output. It may raise ``QuenchError``. ``files`` are all that weights are read from: a conversion can
+    only be resumed when it knows them again. ``working_bytes`` is memory that reading takes beside the rows.
     """
 
     info: ModelInfo
@@ -131,6 +133,7 @@ class SourceModel:
     hparams: RecipeHints
     build_metadata: Callable[[], list[MetaEntry]]
     on_close: Callable[[], None]
+    files: Sequence[ByteFile] = ()
     working_bytes: int = 0
     _metadata: list[MetaEntry] | None = field(default=None, init=False, repr=False)
 

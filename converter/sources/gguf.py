@@ -43,7 +43,7 @@ def open_gguf(path: Path) -> SourceModel:
     except QuenchError:
         file.close()
         raise
-    return SourceModel(info, tensors, hints, lambda: _metadata(header), file.close)
+    return SourceModel(info, tensors, hints, lambda: _metadata(header), file.close, [file])
 
 
 def base_name(path: Path) -> str:

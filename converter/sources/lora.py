@@ -156,6 +156,7 @@ class _Adapter:
     folder: Path
     config: dict[str, Any]
     modules: dict[str, _Module]
+    files: tuple[ByteFile, ...]
 
 
 # --- reading an adapter ----------------------------------------------------------------------------------------------
@@ -177,6 +178,8 @@ def _read(folder: Path, files: list[ByteFile]) -> _Adapter:
         raise cannot_read(folder, error if isinstance(error, OSError) else OSError(str(error))) from error
     config = read_json(path, code="bad_adapter")
     _refuse_unsupported(folder, config)
+    # The settings are among the files as well: they decide what comes out of the others.
+    files.append(ByteFile(path))
     file = ByteFile(found)
     files.append(file)
     modules: dict[str, _Module] = {}
@@ -184,7 +187,7 @@ def _read(folder: Path, files: list[ByteFile]) -> _Adapter:
         _sort_in(folder, modules, stored)
     if not modules:
         _bad(folder, "it has no matrices")
-    return _Adapter(folder, config, modules)
+    return _Adapter(folder, config, modules, (files[-2], file))
 
 
 def _refuse_unsupported(folder: Path, config: dict[str, Any]) -> None:
@@ -267,7 +270,13 @@ def _with(model: SourceModel, adapter: _Adapter) -> SourceModel:
     )
     working = max([getattr(tensor, "working_bytes", 0) for tensor in tensors])
     return SourceModel(
-        info, tensors, model.hparams, lambda: _described(model, adapter), model.on_close, working_bytes=2 * working
+        info,
+        tensors,
+        model.hparams,
+        lambda: _described(model, adapter),
+        model.on_close,
+        files=(*model.files, *adapter.files),
+        working_bytes=2 * working,
     )
 
 

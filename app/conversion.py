@@ -46,7 +46,8 @@ def tidy(planned: Planned | None) -> None:
     from converter.writer import remove_leftover
 
     for output in planned.plan.outputs:
-        remove_leftover(Path(output.path))
+        for path in output.all_files:
+            remove_leftover(Path(path))
 
 
 __all__ = ["run", "tidy"]

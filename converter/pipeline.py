@@ -39,6 +39,7 @@ from converter.spec import (
     QuenchError,
     TensorDone,
 )
+from converter.splitting import SplitFiles, open_output
 from converter.writer import Layout, PartFile
 
 if TYPE_CHECKING:
@@ -79,14 +80,15 @@ def convert(
         _halt_if(stopped)
         with ExitStack() as stack:
             _make_folder(prepared.folder, stack)
-            parts = [stack.enter_context(PartFile(t.path, t.layout)) for t in prepared.targets]
+            parts = [open_output(stack, t.path, t.layout) for t in prepared.targets]
             run = _Run(prepared, parts, emit, stopped, peak)
             run.all_tensors()
-            for part in parts:
-                run.report(f"Checking {part.target.name}")
+            files = [file for part in parts for file in part.files]
+            for file in files:
+                run.report(f"Checking {file.target.name}")
                 _halt_if(stopped)
-                part.seal(verify)
-            _publish(parts)
+                file.seal(verify)
+            _publish(files)
             stack.pop_all().close()
     result = ConversionResult(
         outputs=tuple(run.output(index) for index in range(len(parts))),
@@ -213,7 +215,7 @@ class _Run:
     """The work of one conversion: hands slabs to threads, counts what came back, tells the caller."""
 
     prepared: Prepared
-    parts: list[PartFile]
+    parts: list[PartFile | SplitFiles]
     emit: Emit
     stopped: Stopped
     peak: _PeakMemory
@@ -337,7 +339,7 @@ class _Run:
         planned = self.prepared.plan.outputs[index]
         types = {tensor.name: tensor.type for tensor in planned.tensors}
         errors = {name: self.rmse[index][name] for name in types}  # in the file's order, not that of the threads
-        return OutputDone(planned.path, planned.type, planned.bytes, planned.bpw, types, errors)
+        return OutputDone(planned.path, planned.type, planned.bytes, planned.bpw, types, errors, planned.files)
 
 
 class _PeakMemory:

@@ -82,6 +82,8 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``output`` is a file for one type and a folder for several. ``tensor_types`` are ``(regular expression, type)``
     rules, the first match wins. ``threads`` 0 means all cores; ``memory_mib`` 0 means the default cap.
+    ``override_kv`` are ``KEY=TYPE:VALUE`` texts, ``prune_layers`` numbers of layers to leave out, ``split_size`` the
+    most bytes of tensors in one file (0: one file), ``keep_split`` the source's own division into files.
     """
 
     source: str
@@ -98,6 +100,10 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_mib: int = 0
     overwrite: bool = False
     allow_requantize: bool = False
+    override_kv: tuple[str, ...] = ()
+    prune_layers: tuple[int, ...] = ()
+    keep_split: bool = False
+    split_size: int = 0
 
 
 class PlannedTensor(msgspec.Struct, frozen=True):
@@ -110,18 +116,37 @@ class PlannedTensor(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class RuleCount(msgspec.Struct, frozen=True):
+    """What a tensor rule does in one output: how many tensors it matches by name, how many got their type from it."""
+
+    pattern: str
+    type: str
+    matches: int
+    wins: int
+
+
 class PlannedOutput(msgspec.Struct, frozen=True):
-    """One file to be made: exact size in bytes (header and padding included) and bits per weight."""
+    """One output to be made: exact size in bytes (header and padding included) and bits per weight.
+
+    ``path`` is the file to open; ``files`` are all of them where the output is split, else empty. ``rules`` follow
+    ``ConversionSpec.tensor_types``.
+    """
 
     type: str
     path: str
     bytes: int
     bpw: float
     tensors: tuple[PlannedTensor, ...]
+    files: tuple[str, ...] = ()
+    rules: tuple[RuleCount, ...] = ()
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        return self.files or (self.path,)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Everything that is known before the first byte is written. Bytes and seconds."""
+    """Everything that is known before the first byte is written. Bytes and seconds; ``warnings`` are sentences."""
 
     source: ModelInfo
     outputs: tuple[PlannedOutput, ...]
@@ -130,6 +155,7 @@ class Plan(msgspec.Struct, frozen=True):
     disk_free: int
     memory_needed: int
     seconds: float | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class TensorDone(msgspec.Struct, frozen=True, tag_field="message", tag="tensor_done"):
@@ -162,6 +188,7 @@ class OutputDone(msgspec.Struct, frozen=True):
     bpw: float
     tensors: dict[str, str]
     error: dict[str, float]
+    files: tuple[str, ...] = ()
 
 
 class ConversionResult(msgspec.Struct, frozen=True, tag_field="message", tag="converted"):

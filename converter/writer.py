@@ -242,6 +242,11 @@ class PartFile:
             )
         os.ftruncate(self._handle, 0)
 
+    @property
+    def files(self) -> list[PartFile]:
+        """All files of the output: itself. A split output has several (``converter.splitting``)."""
+        return [self]
+
     def write(self, offset: int, data: Any) -> None:
         """Puts bytes (any contiguous buffer) at ``offset``. Safe from several threads."""
         view = memoryview(data).cast("B") if len(data) else memoryview(b"")

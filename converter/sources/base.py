@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     import numpy as np
     import numpy.typing as npt
 
+    from converter.sources.files import ByteFile
     from converter.spec import ModelInfo
 
 
@@ -117,7 +118,8 @@ class SourceModel:
 
     ``tensors`` are in the order in which a whole file lists them. ``metadata`` is built when first asked for (a
     vocabulary may take a second) and holds neither ``general.file_type`` nor ``general.quantization_version``: those
-    belong to the output. It may raise ``QuenchError``.
+    belong to the output. It may raise ``QuenchError``. ``files`` are all that weights are read from; ``incomplete`` is
+    a sentence if some of the model's files are missing, so that it can be looked at but not converted.
     """
 
     info: ModelInfo
@@ -125,6 +127,8 @@ class SourceModel:
     hparams: RecipeHints
     build_metadata: Callable[[], list[MetaEntry]]
     on_close: Callable[[], None]
+    files: Sequence[ByteFile] = ()
+    incomplete: str = ""
     _metadata: list[MetaEntry] | None = field(default=None, init=False, repr=False)
 
     @property

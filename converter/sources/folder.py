@@ -60,7 +60,7 @@ def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
         except OSError as error:  # a folder that went away meanwhile
             raise cannot_read(folder, error) from error
 
-    return SourceModel(info, tensors, hints, metadata, lambda: _close(files))
+    return SourceModel(info, tensors, hints, metadata, lambda: _close(files), files)
 
 
 def _config(folder: Path) -> dict[str, Any]:

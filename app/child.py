@@ -70,11 +70,15 @@ def worker_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a child ended: ``ok``, ``cancelled``, or with an ``error`` (exactly one of the three)."""
+    """How a child ended: ``ok``, ``cancelled``, or with an ``error`` (exactly one of the three).
+
+    ``crashed``: its own code ended it (a fault, an abort), not its user, its system or a message.
+    """
 
     ok: bool = False
     cancelled: bool = False
     error: QuenchError | None = None
+    crashed: bool = False
 
 
 def is_terminal(event: Event) -> bool:
@@ -114,7 +118,8 @@ def verdict(terminal: Event | None, exit_code: int | None, signal: int | None, l
     tail = _readable_tail(log_tail)
     if tail and tail != reason:
         facts.append("End of the log:\n" + tail)
-    return Verdict(error=QuenchError("engine_died", title, "\n".join(facts), hint, exit_status=5))
+    error = QuenchError("engine_died", title, "\n".join(facts), hint, exit_status=5)
+    return Verdict(error=error, crashed=kind in ("crash", "abort"))
 
 
 _DEATHS: dict[str, tuple[str, str]] = {

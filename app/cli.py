@@ -122,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     kernels = add("kernels", "the C library", commands.kernels)
     kernels.add_argument("action", choices=("list", "selftest", "bench"))
+    kernels.add_argument("--types", type=_names, metavar="T[,T...]", help="bench: these types alone")
     return parser
 
 
@@ -141,6 +142,10 @@ def _number(text: str) -> float:
 
 def _naturals(text: str) -> tuple[int, ...]:
     return tuple(_natural(part) for part in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().upper() for part in text.split(","))
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -219,7 +224,8 @@ def _run(arguments: list[str], as_json: bool) -> int:
         sys.stdout.write(msgspec.json.format(_json(result.data), indent=1).decode() + "\n")
     elif result.text:
         print(result.text)
-    return 0
+    status: int = result.status
+    return status
 
 
 def _json(data: Any) -> bytes:

@@ -14,10 +14,11 @@ from converter.spec import Cancelled, QuenchError
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What a command made: ``data`` for ``--json``, ``text`` for people."""
+    """What a command made: ``data`` for ``--json``, ``text`` for people, and the exit status."""
 
     data: Any
     text: str
+    status: int = 0
 
 
 def demo(options: argparse.Namespace) -> Result:
@@ -90,6 +91,7 @@ def convert(options: argparse.Namespace) -> Result:
     progress = console.Progress()
 
     def show(event: object) -> None:
+        _tell_kernels(progress, event)
         if isinstance(event, Progress):
             label = f"{console.size(event.rate)}/s  {event.label}"
             progress.update(label, event.done, event.total, event.seconds_left)
@@ -107,6 +109,16 @@ def convert(options: argparse.Namespace) -> Result:
     return Result(data, text)
 
 
+def _tell_kernels(progress: console.Progress, event: object) -> None:
+    """Say in a line of its own which kernels were just found to be wrong here."""
+    from app.protocol import KernelsChecked
+
+    if isinstance(event, KernelsChecked):
+        from app import kernel_check
+
+        progress.say(kernel_check.in_words(event.check))
+
+
 def _rule(text: str) -> tuple[str, str]:
     pattern, equals, type_name = text.rpartition("=")
     if not equals or not pattern or not type_name:
@@ -122,6 +134,7 @@ def quality(options: argparse.Namespace) -> Result:
     progress = console.Progress()
 
     def show(event: object) -> None:
+        _tell_kernels(progress, event)
         if isinstance(event, Status):
             progress.update(event.label, event.done, event.total, event.seconds_left)
         elif isinstance(event, QualityUpdate):
@@ -369,32 +382,54 @@ def _check_usable(path: str) -> None:
 
 def kernels(options: argparse.Namespace) -> Result:
     import kernels
+    from app import kernel_check
 
-    data: dict[str, Any] = {"backends": kernels.backends(), "active": kernels.active(), "cpu": kernels.cpu()}
-    data["note"] = kernels.note()
+    if options.action == "selftest":
+        results = kernel_check.run_selftest(kernels.backends())
+        kernel_check.remember(results)
+    known = kernel_check.remembered()
+    data: dict[str, Any] = {
+        "backends": kernels.backends(),
+        "active": known.backend if known is not None else kernels.active(),
+        "cpu": kernels.cpu(),
+        "note": kernels.note(),
+        "failed": known.failed if known is not None else {},
+    }
     lines = [f"cpu       {data['cpu']}", f"backends  {', '.join(data['backends'])}", f"active    {data['active']}"]
     lines += [f"note      {data['note']}"] if data["note"] else []
+    lines += [f"wrong     {name}: {what}" for name, what in data["failed"].items()]
     if options.action == "selftest":
-        data["results"] = kernels.selftest()
-        passed = {True: "ok", False: "WRONG BYTES"}
-        lines += [
-            f"{entry['kernel']:10}  {entry['type']:6}  {entry['backend']:10}  {passed[entry['passed']]}"
-            for entry in data["results"]
-        ]
-    elif options.action == "bench":
-        data["results"] = kernels.bench(oracle=_engine_base_library())
-        rows = [
-            (
-                f"{entry['kernel']} {entry['type']}",
-                entry["backend"],
-                f"{entry['million_weights_per_second']:.1f}",
-                f"{entry['gigabytes_per_second']:.2f}",
-                f"{entry['oracle_ratio']:.2f}x" if entry["oracle_ratio"] else "-",
+        data["results"] = [row for name in data["backends"] for row in results[name]]
+        lines.append(tables.selftest(data["results"]))
+        passed = all(row["passed"] for row in data["results"])
+        return Result(data, "\n".join(lines), 0 if passed else 1)
+    if options.action == "bench":
+        progress = console.Progress()
+        try:
+            data["results"] = kernels.bench(
+                options.types,
+                oracle=_engine_base_library(),
+                samples={"trained": _trained_rows()},
+                on_step=progress.update,
             )
-            for entry in data["results"]
-        ]
-        lines.append(console.table(("kernel", "backend", "Mweights/s", "GB/s", "against llama.cpp"), rows))
+        except kernels.KernelError as error:
+            raise QuenchError("usage", "The kernels cannot be timed.", error.message, exit_status=2) from error
+        progress.clear()
+        lines.append(tables.kernel_bench(data["results"]))
     return Result(data, "\n".join(lines))
+
+
+def _trained_rows() -> Any:
+    """Weights of the bundled model, float32 (n, 4096): what a quantizer meets, unlike gaussian ones."""
+    import numpy as np
+
+    import converter
+    from resources import path
+
+    with converter.open_model(path("pocket")) as model:
+        matrices = [tensor for tensor in model.tensors if len(tensor.shape) == 2]
+        weights = np.concatenate([tensor.rows(0, tensor.n_rows).reshape(-1) for tensor in matrices])
+    return weights[: len(weights) // 4096 * 4096].reshape(-1, 4096)
 
 
 def _engine_base_library() -> str | None:

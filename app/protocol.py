@@ -110,6 +110,20 @@ class Scan(msgspec.Struct, frozen=True, tag_field="message", tag="scan"):
     folders: tuple[str, ...]
 
 
+class CheckKernels(msgspec.Struct, frozen=True, tag_field="message", tag="check_kernels"):
+    """Say which kernel backend is used here, testing them first if need be (worker ``scout``); answered by
+    :class:`KernelsChecked` or :class:`Failed`."""
+
+    request: int
+
+
+class RunSelftest(msgspec.Struct, frozen=True, tag_field="message", tag="run_selftest"):
+    """Run the self-test of these backends (worker ``selftest``): for each :class:`BackendStarted` and
+    :class:`BackendTested`, then :class:`KernelsTested`."""
+
+    backends: tuple[str, ...]
+
+
 class Load(msgspec.Struct, frozen=True, tag_field="message", tag="load"):
     """Load a model (worker ``chat``); :class:`Loading` ..., then :class:`Loaded` or :class:`Failed`."""
 
@@ -263,6 +277,39 @@ class Found(msgspec.Struct, frozen=True, tag_field="message", tag="found"):
 class ScanDone(msgspec.Struct, frozen=True, tag_field="message", tag="scan_done"):
     request: int
     seen: int
+
+
+class KernelCheck(msgspec.Struct, frozen=True):
+    """Which backend of the kernels is used. ``failed`` has those that computed something else here, with the reason;
+    ``fresh`` if that was found out just now."""
+
+    backend: str
+    failed: dict[str, str] = {}
+    fresh: bool = False
+
+
+class KernelsChecked(msgspec.Struct, frozen=True, tag_field="message", tag="kernels_checked"):
+    request: int
+    check: KernelCheck
+
+
+class BackendStarted(msgspec.Struct, frozen=True, tag_field="message", tag="backend_started"):
+    """If nothing follows, it was this backend that ended the process."""
+
+    backend: str
+
+
+class BackendTested(msgspec.Struct, frozen=True, tag_field="message", tag="backend_tested"):
+    """``results`` as :func:`kernels.selftest` gives them."""
+
+    backend: str
+    results: tuple[dict[str, Any], ...]
+
+
+class KernelsTested(msgspec.Struct, frozen=True, tag_field="message", tag="kernels_tested"):
+    """The end of a self-test."""
+
+    backends: tuple[str, ...]
 
 
 class Loading(msgspec.Struct, frozen=True, tag_field="message", tag="loading"):
@@ -545,6 +592,8 @@ Command = (
     | Inspect
     | MakePlan
     | Scan
+    | CheckKernels
+    | RunSelftest
     | Load
     | Generate
     | Stop
@@ -563,6 +612,10 @@ Event = (
     | PlanMade
     | Found
     | ScanDone
+    | KernelsChecked
+    | BackendStarted
+    | BackendTested
+    | KernelsTested
     | Loading
     | Loaded
     | Tokens
@@ -580,7 +633,7 @@ Event = (
     | ConversionResult
 )
 
-TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, Cancelled)
+TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled)
 """Events that end a job well, beside :class:`Failed` with ``request`` 0."""
 
 _encoder = msgspec.json.Encoder()

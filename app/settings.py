@@ -23,7 +23,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a person can set, and what the window remembers.
 
     ``context`` 0, ``threads`` 0 mean automatic. ``pass_kld``/``fail_kld`` are nats, ``pass_top1`` a fraction: the
-    thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state.
+    thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state. ``kernels_told``:
+    backends of which the person has heard that they are wrong here.
     """
 
     version: int = VERSION
@@ -41,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     fail_kld: float = 0.2
     pass_top1: float = 0.95
     first_start: bool = True
+    kernels_told: tuple[str, ...] = ()
     last_page: str = "library"
     last_model: str = ""
     geometry: str = ""

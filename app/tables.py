@@ -91,3 +91,33 @@ def bench(result: BenchResult) -> str:
         for point in points
     ]
     return console.table(("model", "what", "depth", "threads", "tokens/s", "10 to 90 %"), rows)
+
+
+def selftest(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a kernel and backend: how many types passed, and what did not."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["backend"], row["kernel"]), []).append(row)
+    lines = []
+    for (backend, kernel), found in groups.items():
+        wrong = [f"{row['type']} {row['detail']}".strip() for row in found if not row["passed"]]
+        told = f"{len(found)} ok" if not wrong else f"{len(wrong)} of {len(found)} WRONG: " + ", ".join(wrong[:3])
+        lines.append((backend, kernel, told))
+    widths = [max(len(line[place]) for line in lines) for place in (0, 1)]
+    return "\n".join(f"{backend:{widths[0]}}  {kernel:{widths[1]}}  {told}" for backend, kernel, told in lines)
+
+
+def kernel_bench(rows: Sequence[dict[str, Any]]) -> str:
+    """One line a kernel, type, kind of data and backend."""
+    lines = [
+        (
+            f"{row['kernel']} {row['type']}",
+            row["data"],
+            row["backend"],
+            f"{row['million_weights_per_second']:.1f}",
+            f"{row['gigabytes_per_second']:.2f}",
+            f"{row['oracle_ratio']:.2f}x" if row["oracle_ratio"] else "-",
+        )
+        for row in rows
+    ]
+    return console.table(("kernel", "data", "backend", "Mweights/s", "GB/s", "against llama.cpp"), lines)

@@ -11,7 +11,8 @@ import ctypes
 import functools
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ __all__ = [
     "cpu",
     "dequantize",
     "dot",
+    "library_file",
     "log_softmax",
     "note",
     "quantize",
@@ -160,6 +162,11 @@ def note() -> str | None:
     """
     text: bytes | None = _library.library().quench_note()
     return None if text is None else text.decode(errors="replace")
+
+
+def library_file() -> Path:
+    """The C library that is used. Raises :class:`KernelError` (``no_library``)."""
+    return _library.file()
 
 
 def cpu() -> str:
@@ -375,22 +382,40 @@ def dequantize(
 # ---- checks on the user's machine ----
 
 
-def selftest() -> list[dict[str, Any]]:
-    """Run the golden table on every backend: ``[{"kernel", "type", "backend", "passed"}]``."""
+def selftest(backend: str | None = None) -> list[dict[str, Any]]:
+    """Compare every backend (or the one named) with the reference, and the reference with llama.cpp's checksums.
+
+    ``[{"kernel", "type", "backend", "passed", "detail"}]``; ``detail`` names the first data that came out wrong. Takes
+    a second or two. Raises :class:`KernelError` (``unknown_backend``).
+    """
     from kernels import _selftest
 
-    return _selftest.run()
+    if backend is not None:
+        _index(backend)
+    return _selftest.run(backend)
 
 
 def bench(
-    types: Sequence[str] | None = None, *, oracle: str | None = None, repeats: int = 5, weights: int = 1 << 20
+    types: Sequence[str] | None = None,
+    *,
+    oracle: str | None = None,
+    repeats: int = 15,
+    samples: Mapping[str, Float32Array] | None = None,
+    on_step: Callable[[str, int, int], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """Time every backend on one thread; rows of ``quench kernels bench``.
+    """Time every backend on one thread and, where the system allows it, one core; rows of ``quench kernels bench``.
 
-    ``[{"kernel", "type", "backend", "gigabytes_per_second", "million_weights_per_second", "oracle_ratio"}]``: medians
-    over ``repeats`` runs on ``weights`` gaussian weights; gigabytes count float32 weights read and blocks written.
-    ``oracle`` is the path of the engine's ``libggml-base``; without it ``oracle_ratio`` is None.
+    ``[{"kernel", "type", "backend", "data", "weights", "gigabytes_per_second", "million_weights_per_second",
+    "oracle_ratio"}]``: medians of ``repeats`` runs, taking turns, on ``weights`` weights; gigabytes are those read and
+    written (for dot the blocks alone). ``oracle`` is the path of the engine's ``libggml-base``: ``oracle_ratio`` is its
+    time over ours for the same rows, for refined blocks its exact ones; None without it and for dot.
+    ``samples``: rows float32 (n, 4096) beside the gaussian ones, by what to call them. ``on_step`` hears what is timed,
+    and how many of how many steps are done.
+    Raises :class:`KernelError`: ``unknown_type``, ``read_only``, ``no_oracle``.
     """
     from kernels import _bench
 
-    return _bench.run(types, oracle=oracle, repeats=repeats, weights=weights)
+    for qtype in types or ():
+        _writable(qtype)
+    heard = on_step or (lambda label, done, total: None)
+    return _bench.run(types, oracle=oracle, repeats=repeats, samples=samples or {}, on_step=heard)

@@ -22,6 +22,21 @@ def _vector(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return np.require(x, requirements=["C", "A"])
 
 
+def _activation_size(qtype: str, n_cols: int) -> int:
+    size = ctypes.c_size_t()
+    if _library.library().quench_activations_size(kernels.READABLE[qtype], n_cols, ctypes.byref(size)) != _library.OK:
+        raise KernelError("no_dot", f"Rows of {qtype} can be decoded but not multiplied as they are.")
+    return size.value
+
+
+def _prepared(qtype: str, x: npt.NDArray[Any], n_cols: int) -> npt.NDArray[np.uint8]:
+    size = _activation_size(qtype, n_cols) if n_cols else 0
+    if x.shape != (size,) or not x.flags.c_contiguous or x.ctypes.data % _ALIGNMENT:
+        message = f"Activations for {qtype} rows of {n_cols} columns are what kernels.activations returns: {size} bytes"
+        raise KernelError("bad_array", f"{message}, not {x.shape}.")
+    return x
+
+
 def activations(qtype: str, x: npt.NDArray[np.float32], *, backend: str | None = None) -> npt.NDArray[np.uint8]:
     """The vector as :func:`dot` multiplies rows of ``qtype`` with it: quantized, once for any number of rows.
 
@@ -31,18 +46,15 @@ def activations(qtype: str, x: npt.NDArray[np.float32], *, backend: str | None =
     (with the column).
     """
     vector = _vector(x)
-    number = kernels.READABLE.get(qtype)
     kernels.row_bytes(qtype, vector.size)
-    size = ctypes.c_size_t()
-    if _library.library().quench_activations_size(number, vector.size, ctypes.byref(size)) != _library.OK:
-        raise KernelError("no_dot", f"Rows of {qtype} can be decoded but not multiplied as they are.")
-    buffer = np.empty(size.value + _ALIGNMENT, np.uint8)
+    size = _activation_size(qtype, vector.size)
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
     start = -buffer.ctypes.data % _ALIGNMENT
-    planes = buffer[start : start + size.value]
+    planes = buffer[start : start + size]
     report = _library.Report()
     status = _library.library().quench_activations(
         kernels._current(backend),
-        number,
+        kernels.READABLE[qtype],
         vector.ctypes.data,
         vector.size,
         planes.ctypes.data,
@@ -60,7 +72,7 @@ def activations(qtype: str, x: npt.NDArray[np.float32], *, backend: str | None =
 def dot(
     qtype: str,
     blocks: npt.NDArray[np.uint8],
-    x: npt.NDArray[np.float32],
+    x: npt.NDArray[np.float32] | npt.NDArray[np.uint8],
     *,
     out: npt.NDArray[np.float32] | None = None,
     backend: str | None = None,
@@ -69,22 +81,32 @@ def dot(
 
     ``blocks``: uint8 (n_rows, row_bytes(qtype, n_cols)), contiguous. ``x``: float32 (n_cols,), finite; it is quantized
     first, as the engine does, so the result carries that rounding too: about 0.4 % of the products' size, not of the
-    sum. ``out``: float32 (n_rows,), contiguous, to be reused; it is returned. The result does not depend on the
-    backend, nor on how rows are split over calls. ``backend`` names one for this call alone.
+    sum. Where one vector meets several matrices or threads, pass what :func:`activations` returns instead. ``out``:
+    float32 (n_rows,), contiguous, to be reused; it is returned. The result does not depend on the backend, nor on how
+    rows are split over calls. ``backend`` names one for this call alone.
 
     Raises :class:`KernelError`: ``unknown_type``, ``unknown_backend``, ``no_dot``, ``bad_shape``, ``bad_array``,
     ``not_finite`` (with the column).
     """
-    vector = _vector(x)
-    width = kernels.row_bytes(qtype, vector.size)
-    usable = isinstance(blocks, np.ndarray) and blocks.dtype == np.uint8 and blocks.ndim == 2
-    if not usable or blocks.shape[1] != width or not blocks.flags.c_contiguous:
+    block = kernels.block_size(qtype)
+    if (
+        not isinstance(blocks, np.ndarray)
+        or blocks.dtype != np.uint8
+        or blocks.ndim != 2
+        or not blocks.flags.c_contiguous
+    ):
         found = f"{getattr(blocks, 'dtype', type(blocks).__name__)} {getattr(blocks, 'shape', '')}".strip()
-        raise KernelError(
-            "bad_array", f"{qtype} blocks of {vector.size} columns must be contiguous uint8 (n, {width}), not {found}."
-        )
-    planes = activations(qtype, vector, backend=backend)
-    n_rows = blocks.shape[0]
+        raise KernelError("bad_array", f"blocks must be contiguous uint8 with two dimensions, not {found}.")
+    n_rows, width = blocks.shape
+    n_cols = width // block.bytes * block.weights
+    if isinstance(x, np.ndarray) and x.dtype == np.uint8:
+        planes = _prepared(qtype, x, n_cols)
+    else:
+        vector = _vector(x)
+        n_cols = vector.size
+        planes = activations(qtype, vector, backend=backend)
+    if width == 0 or width != kernels.row_bytes(qtype, n_cols):
+        raise KernelError("bad_array", f"Rows of {width} bytes are not {n_cols} weights of {qtype}.")
     sums: npt.NDArray[np.float32] = kernels._output(out, (n_rows,), np.float32)
     index = kernels._current(backend)
     if n_rows == 0:
@@ -95,7 +117,7 @@ def dot(
         blocks.ctypes.data,
         blocks.nbytes,
         n_rows,
-        vector.size,
+        n_cols,
         planes.ctypes.data,
         planes.nbytes,
         sums.ctypes.data,

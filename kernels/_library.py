@@ -80,9 +80,8 @@ def _declare(library: ctypes.CDLL) -> None:
         function.argtypes = arguments
 
 
-@functools.cache
-def library() -> ctypes.CDLL:
-    """The loaded library. Raises :class:`KernelError` with code ``no_library`` or ``bad_library``."""
+def file() -> Path:
+    """The library's file. Raises :class:`KernelError` (``no_library``)."""
     candidates = _candidates()
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
@@ -92,6 +91,13 @@ def library() -> ctypes.CDLL:
             "no_library",
             f"The kernel library is not at {places}. Install Quench, or in its source tree: {build}",
         )
+    return path
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The loaded library. Raises :class:`KernelError` with code ``no_library`` or ``bad_library``."""
+    path = file()
     try:
         loaded = ctypes.CDLL(str(path))
         abi = loaded.quench_abi()

@@ -35,6 +35,24 @@ def pocket() -> Path:
 
 
 @pytest.fixture(scope="session")
+def broken_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kernel library whose best backend computes wrong numbers and whose second best, if it has lanes, crashes."""
+    from tests.kernels import native
+
+    return native.build_broken(tmp_path_factory.mktemp("broken-kernels"))
+
+
+@pytest.fixture(scope="session")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 47 million random weights: its conversion takes seconds, so that something can happen meanwhile."""
+    from tests.bench.convert import write_model
+
+    folder = tmp_path_factory.mktemp("models") / "long"
+    write_model(folder, 4)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def pocket_gguf(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """``pocket_gguf("Q4_K_M")`` is that file of Pocket, converted by us once a session. Not to be changed."""
     import converter

@@ -239,8 +239,8 @@ def test_a_killed_engine_is_status_5(pocket_gguf: Pocket) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
-def test_a_conversion_that_loses_its_file_is_status_5_and_leaves_nothing(pocket: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "app", "convert", str(pocket), "-o", str(tmp_path / "out"), "--json"]
+def test_a_conversion_that_loses_its_file_is_status_5_and_leaves_nothing(long_model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "app", "convert", str(long_model), "-o", str(tmp_path / "out"), "--json"]
     command += ["--type", "Q2_K,Q3_K_M,Q4_K_M,Q5_K_M,Q6_K,Q8_0,F32"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None

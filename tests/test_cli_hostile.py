@@ -267,9 +267,9 @@ def started(*arguments: str | Path) -> subprocess.Popen[str]:
 @posix
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_command_that_is_ended_leaves_no_file_and_no_worker(
-    name: str, pocket: Path, pocket_gguf: Pocket, tmp_path: Path
+    name: str, long_model: Path, pocket_gguf: Pocket, tmp_path: Path
 ) -> None:
-    convert = started("convert", pocket, "-o", tmp_path / "out", "--type", TYPES)
+    convert = started("convert", long_model, "-o", tmp_path / "out", "--type", TYPES)
     convert.send_signal(signal.Signals[name])
     out, err = convert.communicate(timeout=60)
     assert (convert.returncode, json.loads(out)["error"]["code"]) == (130, "interrupted"), err

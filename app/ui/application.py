@@ -69,6 +69,7 @@ def main(argv: Sequence[str], *, home: str | os.PathLike[str] | None = None) -> 
     sys.excepthook = lambda kind, error, trace: _unexpected(context, kind, error, trace)
     window.show()
     context.library.rescan()
+    context.check_kernels()
     status = app.exec()
     context.close()
     return status

@@ -8,6 +8,7 @@ import msgspec
 from PySide6.QtCore import QObject, Signal
 
 from app import paths, settings
+from app.protocol import KernelCheck
 from app.settings import Settings
 from app.store import Store
 from app.ui.engines import EnginePool
@@ -22,12 +23,14 @@ from converter.spec import QuenchError
 class Context(QObject):
     """One a window. ``navigate(page key, request)`` opens a page and hands it the request.
 
+    ``kernels_checked`` comes when ``kernels`` is known.
     ``closing`` comes once, while everything still works: what has something to save saves it now.
     ``closed`` comes once, when no worker is left and just before the store goes: timers stop now.
     """
 
     navigate = Signal(str, dict)
     settings_changed = Signal()
+    kernels_checked = Signal()
     closing = Signal()
     closed = Signal()
 
@@ -41,6 +44,7 @@ class Context(QObject):
         self.engines = EnginePool(self)
         self.jobs = JobCenter(self)
         self.library = LibraryModel(self, self)
+        self.kernels: KernelCheck | None = None
         self._closed = False
 
     @property
@@ -69,6 +73,31 @@ class Context(QObject):
         if "theme" in changes:
             self.theme.set_mode(changed.theme)
         self.settings_changed.emit()
+
+    def check_kernels(self) -> None:
+        """Learn in the background which kernels can be trusted; afterwards ``kernels`` says it. Bad news is posted."""
+        self.scout.check_kernels(self._take_kernels)
+
+    def _take_kernels(self, answer: KernelCheck | QuenchError) -> None:
+        if isinstance(answer, QuenchError):
+            if answer.code in ("no_trusted_kernels", "no_kernels"):
+                self.notify.error(answer)
+            return
+        self.kernels = answer
+        failed = tuple(answer.failed)
+        if failed and failed != self._settings.kernels_told:
+            self.notify.error(
+                QuenchError(
+                    "kernels_fallback",
+                    self.tr("The fastest kernels compute wrong numbers on this machine."),
+                    "\n".join(f"{name}: {what}" for name, what in answer.failed.items()),
+                    self.tr("{0} is used instead: the same files, made more slowly. Nothing is to be done.").format(
+                        answer.backend
+                    ),
+                )
+            )
+        self.update_settings(kernels_told=failed)
+        self.kernels_checked.emit()
 
     def close(self, grace_ms: int = 2000) -> None:
         """End every worker (asked first, killed after ``grace_ms``) and close the store. Blocks that long at most.

@@ -57,6 +57,10 @@ class Scout(QObject):
         """Look for models; ``found_callback`` for each one, then ``done_callback`` with how many were seen."""
         return self._ask(lambda number: protocol.Scan(number, tuple(folders)), done_callback, found_callback)
 
+    def check_kernels(self, callback: Callable[[protocol.KernelCheck | QuenchError], object]) -> int:
+        """Which backend of the kernels this machine can trust; they are tested if that is not known."""
+        return self._ask(protocol.CheckKernels, callback)
+
     def forget(self, request: int) -> None:
         """Drop a question: its callback will not be called (the asker has gone)."""
         if request in self._open:
@@ -109,6 +113,8 @@ class Scout(QObject):
             question.done(message.plan)
         elif isinstance(message, protocol.ScanDone):
             question.done(message.seen)
+        elif isinstance(message, protocol.KernelsChecked):
+            question.done(message.check)
         elif isinstance(message, protocol.Failed):
             question.done(message.to_error())
 

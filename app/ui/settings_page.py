@@ -26,7 +26,7 @@ from PySide6.QtWidgets import (
 )
 
 from app import hardware, library, paths
-from app.protocol import Sampling
+from app.protocol import KernelCheck, Sampling
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.glossary import GLOSSARY
@@ -59,12 +59,13 @@ def version_of(name: str) -> str:
         return fmt.DASH
 
 
-def kernels_in_words() -> str:
-    """The active backend of the bundled C library and what else could run here, or why there is none."""
+def kernels_in_words(checked: KernelCheck | None = None) -> str:
+    """The backend of the bundled C library that is used and what else could run here, or why there is none."""
     try:
         import kernels
 
-        return f"{kernels.active()} ({', '.join(kernels.backends())})"
+        active = checked.backend if checked is not None else kernels.active()
+        return f"{active} ({', '.join(kernels.backends())})"
     except (ImportError, OSError, ValueError) as error:
         return str(error)
 
@@ -221,7 +222,7 @@ class SettingsPage(QWidget):
             (self.tr("New models go to"), fmt.path(paths.models())),
             (self.tr("Processor"), hardware.cpu_name()),
             (self.tr("Memory"), fmt.size(hardware.memory_total())),
-            (self.tr("Kernels"), kernels_in_words()),
+            (self.tr("Kernels"), kernels_in_words(self._context.kernels)),
             (self.tr("Python, Qt"), f"{platform.python_version()}, {qVersion()}"),
         )
         self.facts = {}
@@ -231,6 +232,8 @@ class SettingsPage(QWidget):
             row = grid.rowCount()
             grid.addWidget(label(name, "muted"), row, 0)
             grid.addWidget(shown, row, 1, 1, 2)
+        self._show_kernels()
+        self._context.kernels_checked.connect(self._show_kernels)
         parts = [f"{name} {version_of(name)} ({licence})" for name, licence in PARTS]
         row = grid.rowCount()
         grid.addWidget(label(self.tr("Made with"), "muted"), row, 0, Qt.AlignmentFlag.AlignTop)
@@ -329,6 +332,14 @@ class SettingsPage(QWidget):
             del folders[row]
             self._context.update_settings(folders=tuple(folders))
             self._context.library.rescan()
+
+    def _show_kernels(self) -> None:
+        """What is used, and what is not because it failed its self-test."""
+        checked = self._context.kernels
+        text = kernels_in_words(checked)
+        if checked is not None and checked.failed:
+            text = self.tr("{0}; wrong on this machine: {1}").format(text, ", ".join(checked.failed))
+        self.facts[self.tr("Kernels")].setText(text)
 
     def _copy_facts(self) -> None:
         text = "\n".join(f"{name}: {shown.text()}" for name, shown in self.facts.items())

@@ -9,12 +9,15 @@ from app.workers.runtime import Connection
 def serve(connection: Connection) -> None:
     """Answer one :class:`Convert`: ``Planned``, ``TensorDone`` and ``Progress`` events, then ``ConversionResult``.
 
+    Before them comes ``KernelsChecked`` if this is the first use of the kernels and a backend is wrong here.
     A cancel raises ``converter.spec.Cancelled`` out of here, a refusal ``QuenchError``: the runtime turns them into
     the last message. Either way the converter has left nothing behind.
     """
     for command in connection.commands():
         if isinstance(command, Convert):
+            from app import kernel_check
             from converter.pipeline import convert
 
+            kernel_check.report(connection.send)
             convert(command.spec, connection.send, connection.cancelled.is_set)
             return

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from app import kernel_check
 from app.engine.model import Model
 from app.files import write_atomically
 from app.protocol import Cancel, Command, MeasureBench, MeasureImatrix, MeasureQuality, QualityResult
@@ -39,6 +40,7 @@ def serve(connection: Connection) -> None:
     connection.intercept(interrupt)
     for command in connection.commands():
         if isinstance(command, MeasureQuality):
+            kernel_check.report(connection.send)
             result = QualityRun(command, connection.send, stopped, models.append).run()
             if command.report:
                 write_report(result, Path(command.report))

@@ -1,12 +1,28 @@
 """Reads headers, makes plans and scans folders for the window, one question after another. Lives until it is left.
 
+The kernels are checked beside the questions: at the first start after an update that takes a second or two.
+
 A bad file costs its own question a ``Failed``; only a crash of the process costs more, and the window starts another.
 """
 
 from __future__ import annotations
 
+import threading
+
 from app import library
-from app.protocol import Event, Found, Inspect, Inspected, MakePlan, PlanMade, Scan, ScanDone, failed
+from app.protocol import (
+    CheckKernels,
+    Event,
+    Found,
+    Inspect,
+    Inspected,
+    KernelsChecked,
+    MakePlan,
+    PlanMade,
+    Scan,
+    ScanDone,
+    failed,
+)
 from app.workers.runtime import Connection
 from converter.spec import QuenchError
 
@@ -14,6 +30,9 @@ from converter.spec import QuenchError
 def serve(connection: Connection) -> None:
     """Answer Inspect, MakePlan and Scan until the parent leaves."""
     for command in connection.commands():
+        if isinstance(command, CheckKernels):
+            threading.Thread(target=_check_kernels, args=(connection, command.request), daemon=True).start()
+            continue
         if not isinstance(command, Inspect | MakePlan | Scan):
             continue
         try:
@@ -22,6 +41,15 @@ def serve(connection: Connection) -> None:
             connection.send(failed(error, command.request))
         except OSError as error:
             connection.send(failed(_unreadable(error), command.request))
+
+
+def _check_kernels(connection: Connection, request: int) -> None:
+    from app import kernel_check
+
+    try:
+        connection.send(KernelsChecked(request, kernel_check.check()))
+    except QuenchError as error:
+        connection.send(failed(error, request))
 
 
 def _answer(connection: Connection, command: Inspect | MakePlan | Scan) -> Event:

@@ -169,10 +169,10 @@ QUENCH_API int32_t quench_activations_size(int32_t type, int64_t n_cols, size_t 
  *
  * activations: aligned to 64 bytes. report: the column of the first value that is not finite, or NULL.
  */
-QUENCH_API int32_t quench_activations(int32_t backend, int32_t type, const float *x, int64_t n_cols, void *activations, size_t size,
-                                      quench_report *report);
+QUENCH_API int32_t quench_activations(int32_t backend, int32_t type, const float *x, int64_t n_cols, void *activations,
+                                      size_t size, quench_report *report);
 
-/* out[row] = dot product of each of n_rows contiguous rows of blocks with a prepared vector of the same type and length.
+/* out[row] = dot product of each of n_rows contiguous rows of blocks with a vector prepared for that type and length.
  * The floats do not depend on the backend; infinite or NaN scales of a block make a row NaN or infinite. */
 QUENCH_API int32_t quench_dot(int32_t backend, int32_t type, const void *blocks, size_t blocks_size, int64_t n_rows,
                               int64_t n_cols, const void *activations, size_t activations_size, float *out,

@@ -69,7 +69,8 @@ static float encode_q8_0(const float *x, int8_t *codes) {
     return scale;
 }
 
-static void fill(const struct backend *backend, enum activation_kind kind, const float *x, size_t n_blocks, void *buffer) {
+static void fill(const struct backend *backend, enum activation_kind kind, const float *x, size_t n_blocks,
+                 void *buffer) {
     const struct activations planes = quench_activation_planes(kind, buffer, n_blocks);
     int8_t *codes = (int8_t *)planes.codes;
     int16_t *sums16 = (int16_t *)planes.sums16, *sums32 = (int16_t *)planes.sums32;

@@ -191,7 +191,7 @@ void quench_leave_ieee(uint64_t saved) {
 
 #endif
 
-/* CPUID leaves a virtual machine and costs more than a short dot product. Threads that race here write the same number. */
+/* CPUID leaves a virtual machine and costs more than a short dot product. Threads that race here write the same. */
 uint64_t quench_cpu_features(void) {
     static SHARED uint64_t known; /* the top bit marks it as set */
     uint64_t features = known;

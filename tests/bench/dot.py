@@ -5,7 +5,7 @@ Usage: python -m tests.bench.dot [--types Q4_K,...] [--mebibytes 512] [--columns
 
 Weights are many times the last cache by default. The engine's kernel is ``vec_dot`` of its CPU traits, called row
 after row from a loop in C that is compiled here (dot.c, with the machine's own instruction set); x is quantized
-beforehand for the engine and within the time for ours. The read takes the best of three prefetch distances. Pages:
+beforehand for both. The read takes the best of three prefetch distances. Pages:
 ``small`` (4 KiB, as a mapped model file has them) or ``huge``.
 """
 
@@ -87,10 +87,11 @@ def measure(qtype: str, setup: Setup) -> dict[str, Any]:
     blocks = matrix(qtype, mebibytes, n_cols, pages)
     x = np.random.default_rng(5).standard_normal(n_cols, np.float32)
     engine_dot, engine_x = oracle.vec_dot(qtype), oracle.activations(qtype, x)[1]
+    prepared = kernels.activations(qtype, x)
     ours, theirs = np.zeros(len(blocks), np.float32), np.zeros(len(blocks), np.float32)
     inner = max(1, int((64 << 20) / blocks.nbytes))
     runs: dict[str, Callable[[], object]] = {
-        name: partial(kernels.dot, qtype, blocks, x, out=ours, backend=name) for name in backends
+        name: partial(kernels.dot, qtype, blocks, prepared, out=ours, backend=name) for name in backends
     }
     runs["engine"] = partial(
         loops.engine_rows, engine_dot, blocks.ctypes.data, blocks.shape[1], len(blocks), n_cols,

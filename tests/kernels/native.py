@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 import kernels
 from tests.kernels import oracle
@@ -42,10 +44,10 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     return result
 
 
-def build(folder: Path, *options: str) -> Path:
+def build(folder: Path, *options: str, source: Path = ROOT / "kernels") -> Path:
     """The library's build in ``folder`` with these options of CMake; returns the library's file."""
     assert CMAKE is not None
-    run(CMAKE, "-S", ROOT / "kernels", "-B", folder, *GENERATOR, *options)
+    run(CMAKE, "-S", source, "-B", folder, *GENERATOR, *options)
     run(CMAKE, "--build", folder, "--config", "Release", "--parallel", str(os.cpu_count() or 1))
     return next(path for path in folder.rglob("libquench_kernels.*") if path.suffix in {".so", ".dylib", ".dll"})
 
@@ -58,11 +60,29 @@ def build_replay(compiler: str, library: Path, *options: str) -> Path:
     return program
 
 
+def build_broken(folder: Path) -> Path:
+    """A library in which the best backend here is wrong and the next one, if it has lanes too, crashes.
+
+    The sources are a changed copy: nothing that breaks a kernel is in the program's own.
+    """
+    lanes = [name for name in kernels.backends() if (ROOT / "kernels" / "src" / "lanes" / f"vec_{name}.h").exists()]
+    if not lanes or CMAKE is None or COMPILER is None:
+        pytest.skip("this machine has no cmake, no C compiler, or no other backend than the reference")
+    shutil.copytree(ROOT / "kernels", folder / "kernels", ignore=shutil.ignore_patterns("_build", "*.so", "*.py"))
+    for name, body in zip(lanes, ("return a;", "__builtin_trap(); return a;"), strict=False):
+        header = folder / "kernels" / "src" / "lanes" / f"vec_{name}.h"
+        text, count = re.subn(r"(vf vf_abs\(vf a\) \{).*\}", rf"\1 {body} }}", header.read_text())
+        assert count == 1, header
+        header.write_text(text)
+    return build(folder / "build", source=folder / "kernels")
+
+
 # ---- calls that are recorded ----
 
 _RECORD, _ANSWER = struct.Struct("=iiiIii4q"), struct.Struct("=iiqq")
 _ROW_TYPES = {"float32": 0, "float16": 1, "bf16": 30}
 _STATUS = {"not_finite": 7, "overflow": 8}
+REFINED = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 
 
 class Call(NamedTuple):
@@ -75,8 +95,13 @@ class Call(NamedTuple):
     expected: tuple[npt.NDArray[Any], ...]
 
 
-def quantize_call(case: Case, source: Source = "float32", *, shift: int = 0, bad: str | None = None) -> Call:
-    """The case as a call. ``shift`` moves rows off alignment, and rows apart by as much; ``bad`` spoils a weight."""
+def quantize_call(
+    case: Case, source: Source = "float32", *, shift: int = 0, bad: str | None = None, refined: bool = False
+) -> Call:
+    """The case as a call. ``shift`` moves rows off alignment, and rows apart by as much; ``bad`` spoils a weight.
+
+    Refined blocks have no other oracle than the reference here; test_refined.py says what they have to fulfil.
+    """
     rows, importance = case.data()
     if bad is not None:
         rows[len(rows) // 2, rows.shape[1] * 2 // 3] = BAD_WEIGHTS[bad]
@@ -93,20 +118,22 @@ def quantize_call(case: Case, source: Source = "float32", *, shift: int = 0, bad
     for number, row in enumerate(matrix):
         data[number * stride : number * stride + row.nbytes] = row.tobytes()
     record = _RECORD.pack(
-        0, kernels.TYPES[case.qtype], _ROW_TYPES[source], 0, importance is not None, shift, stride, *rows.shape,
-        len(data),
+        0, kernels.TYPES[case.qtype], _ROW_TYPES[source], 2 * refined, importance is not None, shift, stride,
+        *rows.shape, len(data),
     )  # fmt: skip
     record += (b"" if importance is None else importance.tobytes()) + data
-    what = f"{case} {source} shift={shift} bad={bad}"
+    what = f"{case} {source} shift={shift} bad={bad} refined={refined}"
     plain, weighted = np.zeros(len(rows)), np.zeros(len(rows))
     try:
-        kernels.quantize(
-            case.qtype, rows, importance, squared_error=plain, weighted_error=weighted, backend="reference"
-        )
+        blocks = kernels.quantize(
+            case.qtype, rows, importance, refined=refined, squared_error=plain, weighted_error=weighted,
+            backend="reference",
+        )  # fmt: skip
     except kernels.KernelError as error:
         assert error.row is not None and error.column is not None
         return Call(what, record, _STATUS[error.code], (error.row, error.column), ())
-    return Call(what, record, 0, (-1, -1), (oracle.quantize(case.qtype, rows, importance), plain, weighted))
+    wanted = blocks if refined else oracle.quantize(case.qtype, rows, importance)
+    return Call(what, record, 0, (-1, -1), (wanted, plain, weighted))
 
 
 def dequantize_call(qtype: str, n_rows: int, blocks: int, shift: int = 0) -> Call:
@@ -148,6 +175,8 @@ def calls(*, quick: bool) -> Iterator[Call]:
     for qtype in kernels.TYPES:
         for case in quick_cases(qtype) if quick else cases(qtype, 2_000):
             yield quantize_call(case)
+            if case.qtype in REFINED:
+                yield quantize_call(case, refined=True)
         several = Case(qtype, "mixed_blocks", "zeros", 5, 9)
         for shift in (0, 2):
             for half in ("float16", "bf16"):
@@ -207,6 +236,7 @@ __all__ = [
     "Call",
     "Floats",
     "build",
+    "build_broken",
     "build_replay",
     "calls",
     "dot_calls",

@@ -3,8 +3,9 @@
  * stdin: records of {struct record, float importance[n_cols] if there is one, uint8 data[data_bytes]}.
  * stdout: how many backends there are (int32) and their names (16 bytes each); then for each record and backend a
  * struct answer, and if the status is 0 what the call wrote: for quantize blocks, squared and weighted errors of the
- * rows, for dequantize floats, for dot one float a row; data of dot is x, then blocks. Every buffer is of exactly the size that the call needs, so that a memory checker sees
- * a step over its end. Exit status 1 for a record that is not understood. */
+ * rows, for dequantize floats, for dot one float a row; data of dot is x, then blocks. Every buffer is of exactly the
+ * size that the call needs, so that a memory checker sees a step over its end. Exit status 1 for a record that is not
+ * understood. */
 #define _POSIX_C_SOURCE 200112L /* posix_memalign */
 
 #include <stdio.h>

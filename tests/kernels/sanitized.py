@@ -68,6 +68,7 @@ for qtype in kernels.TYPES:
     for case in quick_cases(qtype) if QUICK else cases(qtype, 2_000):
         rows, importance = case.data()
         decoded(qtype, quantized(case, rows, importance), case.n_cols)
+        quantized(case, rows, importance, refined=True)
         if case.importance == "heavy" and (not QUICK or case.kind != "huge"):
             odd_sources(case)
         count += 1

@@ -194,6 +194,7 @@ def test_rows_may_be_split_and_lie_anywhere(qtype: str) -> None:
         assert np.array_equal(kernels.dot(qtype, moved, x), wanted)
         odd = np.frombuffer(b"x" * shift + x.tobytes(), np.float32, x.size, shift)
         assert np.array_equal(kernels.dot(qtype, blocks, odd), wanted)
+    assert np.array_equal(kernels.dot(qtype, blocks, kernels.activations(qtype, x)), wanted)
     out = np.empty(11, np.float32)
     assert kernels.dot(qtype, blocks, x, out=out) is out
     assert np.array_equal(out, wanted)
@@ -225,6 +226,9 @@ def test_x_that_is_not_finite_is_refused(qtype: str, column: int, value: float) 
 
 def test_what_does_not_fit_is_refused() -> None:
     blocks, x = data("Q4_K", 2)
+    prepared = kernels.activations("Q4_K", x)
+    shifted = np.zeros(prepared.size + 128, np.uint8)
+    shifted = shifted[-shifted.ctypes.data % 64 + 4 :][: prepared.size]
     strided = np.zeros((5, 2 * blocks.shape[1]), np.uint8)[:, ::2]
     calls = [
         ("bad_array", lambda: kernels.dot("Q4_K", blocks, x.astype(np.float64))),
@@ -241,6 +245,12 @@ def test_what_does_not_fit_is_refused() -> None:
         ("unknown_type", lambda: kernels.dot("Q4_X", blocks, x)),
         ("unknown_backend", lambda: kernels.dot("Q4_K", blocks, x, backend="abacus")),
         ("no_dot", lambda: kernels.dot("IQ2_XXS", np.zeros((1, 132), np.uint8), x)),
+        ("no_dot", lambda: kernels.dot("IQ2_XXS", np.zeros((1, 132), np.uint8), prepared)),
+        ("bad_array", lambda: kernels.dot("Q6_K", blocks, prepared)),
+        ("bad_array", lambda: kernels.dot("Q4_K", blocks, prepared[:-1])),
+        ("bad_array", lambda: kernels.dot("Q4_K", blocks, prepared[None])),
+        ("bad_array", lambda: kernels.dot("Q4_K", blocks, shifted)),
+        ("bad_array", lambda: kernels.dot("Q4_K", blocks[:, :0].copy(), prepared)),
     ]
     for code, call in calls:
         with pytest.raises(kernels.KernelError) as caught:

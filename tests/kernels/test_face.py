@@ -364,11 +364,16 @@ def test_threads_write_the_bytes_of_one_call(qtype: str) -> None:
 
 def test_selftest_passes_on_every_backend_and_type() -> None:
     results = kernels.selftest()
-    assert len(results) == 3 * len(TYPES) * len(kernels.backends())
     assert [result for result in results if not result["passed"]] == []
+    for backend in kernels.backends():
+        asked = {(result["kernel"], result["type"]) for result in results if result["backend"] == backend}
+        for kernel in ("quantize", "quantize with importance", "quantize 16-bit rows", "refuse", "dot"):
+            assert {qtype for name, qtype in asked if name == kernel} == set(TYPES)
+        assert {qtype for name, qtype in asked if name == "dequantize"} == set(kernels.READABLE)
+    assert refused(lambda: kernels.selftest("cray")).code == "unknown_backend"
 
 
-def test_the_golden_table_is_the_oracles() -> None:
+def test_the_golden_tables_are_the_oracles() -> None:
     import zlib
 
     from kernels import _selftest
@@ -380,17 +385,35 @@ def test_the_golden_table_is_the_oracles() -> None:
         weighted = oracle.quantize(qtype, rows, importance)
         decoded = oracle.dequantize(qtype, blocks, _selftest.N_COLS)
         assert golden == tuple(zlib.crc32(part.tobytes()) for part in (blocks, weighted, decoded))
+    assert list(_selftest.GOLDEN_NOISE) == list(kernels.READABLE)
+    for qtype, sum_of_noise in _selftest.GOLDEN_NOISE.items():
+        width = kernels.row_bytes(qtype, 9 * 256)
+        values = oracle.dequantize(qtype, _selftest.noise(5 * width).reshape(5, width), 9 * 256).copy()
+        values[np.isnan(values)] = np.nan
+        assert sum_of_noise == zlib.crc32(values.tobytes())
 
 
 def test_bench_times_every_kernel() -> None:
-    results = kernels.bench(["Q4_K", "F16"], oracle=str(oracle.path()), repeats=1, weights=8192)
-    assert [(result["kernel"], result["type"]) for result in results[:: len(kernels.backends())]] == [
-        (kernel, qtype)
-        for qtype in ("Q4_K", "F16")
-        for kernel in ("quantize", "quantize with importance", "dequantize")
+    trained = np.random.default_rng(3).standard_normal((16, 4096), np.float32)
+    heard: list[tuple[str, int, int]] = []
+    results = kernels.bench(
+        ["Q4_K", "F16"], oracle=str(oracle.path()), repeats=1, samples={"trained": trained},
+        on_step=lambda *step: heard.append(step),
+    )  # fmt: skip
+    plain, weighted = "quantize", "quantize with importance"
+    refined = ["quantize refined", "quantize refined with importance"]
+    found = [(result["type"], result["data"], result["kernel"]) for result in results[:: len(kernels.backends())]]
+    assert found == [
+        *(("Q4_K", "gaussian", kernel) for kernel in (plain, weighted, *refined, "dequantize", "dot")),
+        *(("Q4_K", "trained", kernel) for kernel in (plain, weighted)),
+        *(("F16", "gaussian", kernel) for kernel in (plain, weighted, "dequantize", "dot")),
+        *(("F16", "trained", kernel) for kernel in (plain, weighted)),
     ]
     for result in results:
+        assert result["weights"] % 4096 == 0
         assert result["million_weights_per_second"] > 0
         assert result["gigabytes_per_second"] > 0
-        assert result["oracle_ratio"] > 0
+        assert result["oracle_ratio"] is None if result["kernel"] == "dot" else result["oracle_ratio"] > 0
+    assert heard == [(f"{kernel} {qtype}", step, len(found)) for step, (qtype, _, kernel) in enumerate(found)]
     assert refused(lambda: kernels.bench(["Q4_K"], oracle="nowhere.so")).code == "no_oracle"
+    assert refused(lambda: kernels.bench(["Q9_K"])).code == "unknown_type"

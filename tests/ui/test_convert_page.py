@@ -42,6 +42,14 @@ def planned(qtbot: QtBot, page: ConvertPage, pocket: Path) -> ConvertPage:
     return page
 
 
+@pytest.fixture
+def lengthy(qtbot: QtBot, page: ConvertPage, long_model: Path) -> ConvertPage:
+    """The same with a model whose conversion takes a while."""
+    page.receive({"source": str(long_model)})
+    qtbot.waitUntil(lambda: page.recipes.model.index(0, 3).data() != "", timeout=20_000)
+    return page
+
+
 def click_recipe(page: ConvertPage, name: str) -> None:
     view = page.recipes.view
     row = [recipe.name for recipe in page.recipes.model.recipes].index(name)
@@ -133,38 +141,38 @@ def test_a_recipe_that_needs_importance_is_blocked_until_there_is_some(planned: 
     assert "Q2_K_S" in planned.recipes.model.ticked_names()
 
 
-def test_cancel_leaves_nothing(qtbot: QtBot, planned: ConvertPage, quench_home: Path) -> None:
-    planned.recipes.model.set_ticked(EVERYTHING)
-    QTest.mouseClick(planned.convert_button, Qt.MouseButton.LeftButton)
-    job = planned.job
+def test_cancel_leaves_nothing(qtbot: QtBot, lengthy: ConvertPage, quench_home: Path) -> None:
+    lengthy.recipes.model.set_ticked(EVERYTHING)
+    QTest.mouseClick(lengthy.convert_button, Qt.MouseButton.LeftButton)
+    job = lengthy.job
     assert job is not None
-    qtbot.waitUntil(lambda: planned.result.map.grid.counts()[0] > 0, timeout=20_000)
-    QTest.mouseClick(planned.result.progress.button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: lengthy.result.map.grid.counts()[0] > 0, timeout=20_000)
+    QTest.mouseClick(lengthy.result.progress.button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
     assert job.state == "cancelled"
     assert list((quench_home / "models").iterdir()) == []
-    assert not red_cards(planned)
-    assert planned.convert_button.isEnabled()
+    assert not red_cards(lengthy)
+    assert lengthy.convert_button.isEnabled()
 
 
-def test_a_killed_worker_costs_one_red_card(qtbot: QtBot, planned: ConvertPage, quench_home: Path) -> None:
-    planned.recipes.model.set_ticked(EVERYTHING)
-    QTest.mouseClick(planned.convert_button, Qt.MouseButton.LeftButton)
-    job = planned.job
+def test_a_killed_worker_costs_one_red_card(qtbot: QtBot, lengthy: ConvertPage, quench_home: Path) -> None:
+    lengthy.recipes.model.set_ticked(EVERYTHING)
+    QTest.mouseClick(lengthy.convert_button, Qt.MouseButton.LeftButton)
+    job = lengthy.job
     assert job is not None
-    qtbot.waitUntil(lambda: planned.result.map.grid.counts()[0] > 0, timeout=20_000)
+    qtbot.waitUntil(lambda: lengthy.result.map.grid.counts()[0] > 0, timeout=20_000)
     os.kill(job.pid(), signal.SIGKILL)
     qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
-    (card,) = red_cards(planned)
+    (card,) = red_cards(lengthy)
     assert card.error is not None and card.error.code == "engine_died"
     assert list((quench_home / "models").iterdir()) == []
     press(card, "Retry")
-    again = planned.job
+    again = lengthy.job
     assert again is not None and again is not job
     qtbot.waitUntil(lambda: not again.is_active, timeout=60_000)
     assert again.state == "done"
     assert len(list((quench_home / "models").glob("*.gguf"))) == len(EVERYTHING)
-    assert not red_cards(planned)
+    assert not red_cards(lengthy)
 
 
 def _empty(folder: Path, pocket: Path) -> None:

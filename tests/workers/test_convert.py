@@ -18,8 +18,8 @@ from tests.workers.small import small_worker
 MANY = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "BF16")
 
 
-def spec(pocket: Path, out: Path, types: tuple[str, ...] = MANY) -> Convert:
-    return Convert(ConversionSpec(str(pocket), str(out), types, threads=1))
+def spec(source: Path, out: Path, types: tuple[str, ...] = MANY) -> Convert:
+    return Convert(ConversionSpec(str(source), str(out), types, threads=1))
 
 
 def test_a_conversion_ends_with_its_result(pocket: Path, tmp_path: Path) -> None:
@@ -34,10 +34,10 @@ def test_a_conversion_ends_with_its_result(pocket: Path, tmp_path: Path) -> None
     assert 0 < result.peak_rss < 300 << 20
 
 
-def test_a_cancel_is_answered_and_leaves_nothing(pocket: Path, tmp_path: Path) -> None:
+def test_a_cancel_is_answered_and_leaves_nothing(long_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with Child("convert") as child:
-        child.send(spec(pocket, out))
+        child.send(spec(long_model, out))
         seen = []
         for event in child.events():
             seen.append(event)
@@ -49,9 +49,9 @@ def test_a_cancel_is_answered_and_leaves_nothing(pocket: Path, tmp_path: Path) -
     assert not out.exists()
 
 
-def test_a_killed_worker_leaves_at_most_parts_and_a_retry_succeeds(pocket: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_leaves_at_most_parts_and_a_retry_succeeds(long_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = spec(pocket, out)
+    command = spec(long_model, out)
     with Child("convert") as child:
         child.send(command)
         for event in child.events():
@@ -97,7 +97,7 @@ def test_a_worker_that_loses_a_mapped_file_says_so(tmp_path: Path, pocket: Path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
-def test_a_conversion_that_dies_is_tidied_up_after(pocket: Path, tmp_path: Path) -> None:
+def test_a_conversion_that_dies_is_tidied_up_after(long_model: Path, tmp_path: Path) -> None:
     """Killed by the signal of a lost file in the middle of its work, and by a kill: the parent removes the parts."""
     for number in (signal.SIGBUS, signal.SIGKILL):
         out = tmp_path / number.name
@@ -110,17 +110,17 @@ def test_a_conversion_that_dies_is_tidied_up_after(pocket: Path, tmp_path: Path)
                 worker.send_signal(number)
 
         with pytest.raises(QuenchError) as caught:
-            conversion.run(spec(pocket, out).spec, strike)
+            conversion.run(spec(long_model, out).spec, strike)
         assert caught.value.exit_status == 5
         assert ("cut short" in caught.value.title) == (number == signal.SIGBUS)
         assert len(seen[0]) == len(MANY) and all(name.endswith(".gguf.part") for name in seen[0])
         assert list(out.iterdir()) == []
 
 
-def test_tidying_spares_what_another_conversion_is_writing(pocket: Path, tmp_path: Path) -> None:
+def test_tidying_spares_what_another_conversion_is_writing(long_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with Child("convert") as child:
-        child.send(spec(pocket, out))
+        child.send(spec(long_model, out))
         events = child.events()
         planned = next(event for event in events if isinstance(event, Planned))
         next(event for event in events if isinstance(event, TensorDone))

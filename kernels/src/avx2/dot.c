@@ -36,15 +36,6 @@ QUENCH_INLINE __m256i headers(const uint8_t *blocks, size_t size, size_t offset,
                                    header(blocks, size, offset, first + 1, n), 1);
 }
 
-/* Word `word` of each of eight headers. */
-QUENCH_INLINE __m128i words_of(const uint8_t *blocks, size_t size, size_t offset, int word, size_t n) {
-    __m128i heads[8];
-    for (size_t i = 0; i < 8; i++) {
-        heads[i] = header(blocks, size, offset, i, n);
-    }
-    return halves_at(heads, 2 * word);
-}
-
 /* ---- groups of 32: Q4_K, Q5_K ---- */
 
 /* Levels of eight blocks, in the order scales 0-3, lows 0-3, scales 4-7, lows 4-7; what the lows amount to; scales. */
@@ -52,7 +43,8 @@ QUENCH_INLINE void unpack_levels(const uint8_t *blocks, size_t size, size_t n, c
                                  uint8_t levels[8][16], struct eight *out) {
     const __m256i low_bits = REPEAT(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 12, 13, 14, 15);
     const __m256i shifts = _mm256_setr_epi32(0, 0, 0, 4, 0, 0, 0, 4);
-    const __m256i low_mask = _mm256_broadcastsi128_si256(_mm_setr_epi32(0x3f3f3f3f, 0x3f3f3f3f, 0x0f0f0f0f, 0x0f0f0f0f));
+    const __m256i low_mask = _mm256_set_epi64x(0x0f0f0f0f0f0f0f0f, 0x3f3f3f3f3f3f3f3f, 0x0f0f0f0f0f0f0f0f,
+                                               0x3f3f3f3f3f3f3f3f);
     const __m256i high_bits = REPEAT(-1, -1, -1, -1, -1, -1, -1, -1, 4, 5, 6, 7, 8, 9, 10, 11);
     const __m256i lows = REPEAT(4, -1, 5, -1, 6, -1, 7, -1, 12, -1, 13, -1, 14, -1, 15, -1);
     __m256i product[4], pairs[2];
@@ -72,8 +64,8 @@ QUENCH_INLINE void unpack_levels(const uint8_t *blocks, size_t size, size_t n, c
     out->lows = _mm256_permutevar8x32_epi32(
         _mm256_add_epi32(_mm256_unpacklo_epi64(pairs[0], pairs[1]), _mm256_unpackhi_epi64(pairs[0], pairs[1])),
         _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    out->scales = words_of(blocks, size, 0, 0, n);
-    out->low_scales = words_of(blocks, size, 0, 1, n);
+    out->scales = halves(blocks, size, 0, n);
+    out->low_scales = halves(blocks, size, 2, n);
 }
 
 /* Every word is the level of that group. */
@@ -167,8 +159,8 @@ QUENCH_INLINE void eight_q2_k(const uint8_t *blocks, size_t n, const int8_t *x, 
         lows[i] = _mm256_setzero_si256();
     }
     out->lows = sums_of_8(lows);
-    out->scales = words_of(blocks, size, size - 16, 6, n);
-    out->low_scales = words_of(blocks, size, size - 16, 7, n);
+    out->scales = halves(blocks, size, size - 4, n);
+    out->low_scales = halves(blocks, size, size - 2, n);
 }
 
 /* Levels 0-7 are the low four bits of eight bytes, 8-15 the high ones; four more bytes have their two upper bits. */
@@ -191,7 +183,7 @@ QUENCH_INLINE void eight_q3_k(const uint8_t *blocks, size_t n, const int8_t *x, 
         const __m256i head = headers(blocks, size, size - 16, 2 * pair, n);
         _mm256_store_si256((void *)stored[2 * pair], unpack_levels_of_two_q3_k(head));
     }
-    out->scales = words_of(blocks, size, size - 16, 7, n);
+    out->scales = halves(blocks, size, size - 2, n);
     for (size_t i = 0; i < 8 && i < n; i++, x += SUPER_BLOCK, sums16 += 16) {
         const struct block_q3_k *block = (const struct block_q3_k *)blocks + i;
         const __m256i words = _mm256_cvtepi8_epi16(_mm_load_si128((const void *)stored[i]));
@@ -225,7 +217,7 @@ QUENCH_INLINE void eight_q6_k(const uint8_t *blocks, size_t n, const int8_t *x, 
         }
         out->sums[i] = sum;
     }
-    out->scales = words_of(blocks, size, size - 16, 7, n);
+    out->scales = halves(blocks, size, size - 2, n);
 }
 
 /* ---- IQ4_XS: signed values from a table, groups of 32 ---- */
@@ -233,32 +225,32 @@ QUENCH_INLINE void eight_q6_k(const uint8_t *blocks, size_t n, const int8_t *x, 
 QUENCH_INLINE void eight_iq4_xs(const uint8_t *blocks, size_t n, const int8_t *x, const int16_t *sums16,
                                 const int16_t *sums32, struct eight *out) {
     const size_t size = sizeof(struct block_iq4_xs);
+    const __m128i low_bytes = _mm_setr_epi8(-1, 4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7);
+    const __m128i low_shifts = _mm_setr_epi16(1 << 4, 1, 1 << 4, 1, 1 << 4, 1, 1 << 4, 1);
+    const __m128i high_bytes = _mm_set1_epi16(0x0302);
     const __m128i high_shifts = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
     (void)sums16, (void)sums32;
     for (size_t i = 0; i < 8 && i < n; i++, x += SUPER_BLOCK) {
         const struct block_iq4_xs *block = (const struct block_iq4_xs *)blocks + i;
         const __m128i head = _mm_loadu_si128((const void *)block->scale);
         /* AVX2 shifts words by one count only; a product moves the wanted bits to the top instead. */
-        const __m128i low = _mm_srli_epi16(
-            _mm_mullo_epi16(_mm_shuffle_epi8(head, _mm_setr_epi8(-1, 4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7)),
-                            _mm_setr_epi16(1 << 4, 1, 1 << 4, 1, 1 << 4, 1, 1 << 4, 1)), 12);
-        const __m128i high = _mm_srli_epi16(_mm_mullo_epi16(_mm_shuffle_epi8(head, _mm_set1_epi16(0x0302)), high_shifts),
-                                            14);
+        const __m128i low = _mm_srli_epi16(_mm_mullo_epi16(_mm_shuffle_epi8(head, low_bytes), low_shifts), 12);
+        const __m128i high = _mm_srli_epi16(_mm_mullo_epi16(_mm_shuffle_epi8(head, high_bytes), high_shifts), 14);
         const __m128i words = _mm_sub_epi16(_mm_or_si128(low, _mm_slli_epi16(high, 4)), _mm_set1_epi16(32));
         const __m256i levels = _mm256_broadcastsi128_si256(words);
         __m256i sum = _mm256_setzero_si256();
         prefetch(block->scale, sizeof *block);
         for (int group = 0; group < 8; group++) {
             const __m256i values = iq4_values(_mm_loadu_si128((const void *)(block->codes + 16 * group)));
-            const __m256i level = _mm256_shuffle_epi8(levels, _mm256_set1_epi16((short)((2 * group + 1) << 8 | 2 * group)));
+            const __m256i pick = _mm256_set1_epi16((short)((2 * group + 1) << 8 | 2 * group));
             /* The unsigned side takes the magnitudes, the signed one their signs. */
             const __m256i product =
                 _mm256_maddubs_epi16(_mm256_abs_epi8(values), _mm256_sign_epi8(load(x + 32 * group), values));
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(product, level));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(product, _mm256_shuffle_epi8(levels, pick)));
         }
         out->sums[i] = sum;
     }
-    out->scales = words_of(blocks, size, 0, 0, n);
+    out->scales = halves(blocks, size, 0, n);
 }
 
 /* ---- rows ---- */

@@ -7,6 +7,7 @@
 
 #include "../dot.h"
 #include "../lanes/vec.h"
+#include "../numeric.h"
 
 /* Loops over the eight blocks are unrolled: their constants stay in registers. */
 #if defined(__clang__)
@@ -47,19 +48,15 @@ QUENCH_INLINE __m256i sums_of_8(const __m256i parts[8]) {
                             _mm256_permute2x128_si256(fours[0], fours[1], 0x31));
 }
 
-/* Halves of eight 16-byte headers, all at the same byte. */
-QUENCH_INLINE __m128i halves_at(const __m128i headers[8], int byte) {
-    const __m128i pick = _mm_set1_epi16((short)((byte + 1) << 8 | byte));
-    __m128i half[8];
-    for (int i = 0; i < 8; i++) {
-        half[i] = _mm_shuffle_epi8(headers[i], pick);
-    }
-    for (int i = 0; i < 4; i++) {
-        half[i] = _mm_blend_epi16(half[i], half[i + 4], 0xf0);
-    }
-    half[0] = _mm_blend_epi16(half[0], half[1], 0x22);
-    half[2] = _mm_blend_epi16(half[2], half[3], 0x88);
-    return _mm_blend_epi16(half[0], half[2], 0xcc);
+/* The 16-bit float at `offset` of each of eight blocks. */
+QUENCH_INLINE __m128i halves(const uint8_t *blocks, size_t size, size_t offset, size_t n) {
+#define HALF(i) (i < n ? load16(blocks + i * size + offset) : 0)
+    const __m128i even = _mm_insert_epi16(
+        _mm_insert_epi16(_mm_insert_epi16(_mm_cvtsi32_si128(HALF(0)), HALF(2), 2), HALF(4), 4), HALF(6), 6);
+    const __m128i odd = _mm_insert_epi16(
+        _mm_insert_epi16(_mm_insert_epi16(_mm_cvtsi32_si128(HALF(1) << 16), HALF(3), 3), HALF(5), 5), HALF(7), 7);
+#undef HALF
+    return _mm_or_si128(even, odd);
 }
 
 QUENCH_INLINE __m256 value_of(__m128i scales, __m256 x_scales, __m256i sums) {

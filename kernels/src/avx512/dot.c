@@ -13,7 +13,8 @@ typedef void eight_fn(const uint8_t *blocks, size_t n, const int8_t *codes, cons
                       const int16_t *sums32, struct eight *out);
 
 #define SPLIT(low, high) _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1)
-/* One byte for each lane of 16. */
+#define REPEAT(...) _mm512_broadcast_i32x4(_mm_setr_epi8(__VA_ARGS__))
+/* One value for each quarter. */
 #define QUARTERS(set, a, b, c, d)                                                                                     \
     _mm512_inserti32x4(                                                                                               \
         _mm512_inserti32x4(_mm512_inserti32x4(_mm512_castsi128_si512(set(a)), set(b), 1), set(c), 2), set(d), 3)
@@ -80,17 +81,18 @@ QUENCH_INLINE __m128i words_of(__m512i a, int word, __m512i b) {
 /* Levels of eight blocks, in the order scales 0-3, lows 0-3, scales 4-7, lows 4-7; what the lows amount to; scales. */
 QUENCH_INLINE void unpack_levels(const uint8_t *blocks, size_t size, size_t n, const int16_t *sums32,
                                  uint8_t levels[8][16], struct eight *out) {
-    const __m512i low_bits = _mm512_broadcast_i32x4(_mm_setr_epi8(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 12, 13, 14, 15));
+    const __m512i low_bits = REPEAT(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 12, 13, 14, 15);
     const __m512i shifts = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0, 0, 4));
-    const __m512i low_mask = _mm512_broadcast_i32x4(_mm_setr_epi32(0x3f3f3f3f, 0x3f3f3f3f, 0x0f0f0f0f, 0x0f0f0f0f));
-    const __m512i high_bits = _mm512_broadcast_i32x4(_mm_setr_epi8(-1, -1, -1, -1, -1, -1, -1, -1, 4, 5, 6, 7, 8, 9, 10, 11));
-    const __m512i lows = _mm512_broadcast_i32x4(_mm_setr_epi8(4, -1, 5, -1, 6, -1, 7, -1, 12, -1, 13, -1, 14, -1, 15, -1));
+    const __m512i low_mask = _mm512_broadcast_i32x4(_mm_set_epi64x(0x0f0f0f0f0f0f0f0f, 0x3f3f3f3f3f3f3f3f));
+    const __m512i high_bits = REPEAT(-1, -1, -1, -1, -1, -1, -1, -1, 4, 5, 6, 7, 8, 9, 10, 11);
+    const __m512i lows = REPEAT(4, -1, 5, -1, 6, -1, 7, -1, 12, -1, 13, -1, 14, -1, 15, -1);
     __m512i head[2], product[2];
     for (size_t half = 0; half < 2; half++) {
         head[half] = headers(blocks, size, 0, 4 * half, n);
         const __m512i low = _mm512_srlv_epi32(_mm512_shuffle_epi8(head[half], low_bits), shifts);
         const __m512i high = _mm512_shuffle_epi8(_mm512_srli_epi32(head[half], 2), high_bits);
-        const __m512i all = _mm512_ternarylogic_epi32(_mm512_and_si512(low, low_mask), high, _mm512_set1_epi8(0x30), 0xf8);
+        const __m512i all = _mm512_or_si512(_mm512_and_si512(low, low_mask),
+                                            _mm512_and_si512(high, _mm512_set1_epi8(0x30)));
         _mm512_store_si512(levels + 4 * half, all);
         product[half] = _mm512_madd_epi16(_mm512_shuffle_epi8(all, lows), _mm512_loadu_si512(sums32 + 32 * half));
     }
@@ -200,9 +202,8 @@ QUENCH_INLINE void eight_q2_k(const uint8_t *blocks, size_t n, const int8_t *cod
 
 /* Levels 0-7 are the low four bits of eight bytes, 8-15 the high ones; four more bytes have their two upper bits. */
 QUENCH_INLINE __m512i unpack_levels_of_four_q3_k(__m512i head) {
-    const __m512i low_bits = _mm512_broadcast_i32x4(_mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9));
-    const __m512i high_bits = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13));
+    const __m512i low_bits = REPEAT(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9);
+    const __m512i high_bits = REPEAT(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13);
     const __m512i low = _mm512_srlv_epi64(_mm512_shuffle_epi8(head, low_bits),
                                           _mm512_broadcast_i32x4(_mm_set_epi64x(4, 0)));
     const __m512i high = _mm512_rorv_epi32(_mm512_shuffle_epi8(head, high_bits),
@@ -267,9 +268,9 @@ QUENCH_INLINE void eight_q6_k(const uint8_t *blocks, size_t n, const int8_t *cod
 QUENCH_INLINE void eight_iq4_xs(const uint8_t *blocks, size_t n, const int8_t *codes, const int16_t *sums16,
                                 const int16_t *sums32, struct eight *out) {
     const size_t size = sizeof(struct block_iq4_xs);
-    const __m512i table = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113));
-    const __m512i spread = _mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), nibble = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
+    const __m512i table = REPEAT(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+    const __m512i spread = _mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3);
+    const __m512i nibble = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
     const __m512i low_4 = _mm512_set1_epi8(15);
     _Alignas(64) int16_t stored[8][8];
     __m512i head[2];
@@ -277,8 +278,7 @@ QUENCH_INLINE void eight_iq4_xs(const uint8_t *blocks, size_t n, const int8_t *c
     for (size_t half = 0; half < 2; half++) {
         head[half] = headers(blocks, size, 0, 4 * half, n);
         const __m512i low = _mm512_srlv_epi16(
-            _mm512_shuffle_epi8(head[half], _mm512_broadcast_i32x4(_mm_setr_epi8(4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1,
-                                                                                 7, -1, 7, -1))),
+            _mm512_shuffle_epi8(head[half], REPEAT(4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1)),
             _mm512_broadcast_i32x4(_mm_setr_epi16(0, 4, 0, 4, 0, 4, 0, 4)));
         const __m512i high = _mm512_srlv_epi16(
             _mm512_shuffle_epi8(head[half], _mm512_set1_epi16(0x0302)),
@@ -315,8 +315,8 @@ QUENCH_INLINE void eight_iq4_xs(const uint8_t *blocks, size_t n, const int8_t *c
 
 /* ---- rows ---- */
 
-QUENCH_INLINE __m256 add_eight(__m256 total, eight_fn *eight, int has_lows, const uint8_t *blocks, size_t n, size_t first,
-                               const struct activations *x) {
+QUENCH_INLINE __m256 add_eight(__m256 total, eight_fn *eight, int has_lows, const uint8_t *blocks, size_t n,
+                               size_t first, const struct activations *x) {
     struct eight parts;
     const __m256 x_scales = _mm256_loadu_ps(x->scales + first);
     eight(blocks, n, x->codes + first * SUPER_BLOCK, x->sums16 + first * 16, x->sums32 + first * 8, &parts);

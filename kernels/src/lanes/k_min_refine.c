@@ -10,7 +10,7 @@
 
 /* What W blocks say. */
 struct fit {
-    vf scale, low;                            /* through 16 bits */
+    vf scale, low;                             /* through 16 bits */
     vf scales[MOST_GROUPS], lows[MOST_GROUPS]; /* levels */
     vf sum_w[MOST_GROUPS], sum_x[MOST_GROUPS]; /* of the importance, and of its products with x */
 };
@@ -39,61 +39,165 @@ QUENCH_INLINE vf weighted(struct values values, int i, vf value) {
 
 /* ---- levels ---- */
 
-/* Weighted squares of the roundings of a group with REFINE_BAND bases for one scale. */
-QUENCH_INLINE void rounding_errors(const int n, vi top, struct values values, vf inverse, const vf *base, vf *error) {
-    vf sum[REFINE_BAND], start[REFINE_BAND];
-    for (int k = 0; k < REFINE_BAND; k++) {
-        sum[k] = vf_set(0.0f);
-        start[k] = base[k];
-    }
-    for (int i = 0; i < n; i++) {
-        const vf scaled = vf_mul(vf_load(values.x + i * W), inverse);
-        for (int k = 0; k < REFINE_BAND; k++) {
-            vf exact = vf_add(scaled, start[k]);
-            vf miss = vf_sub(exact, vf_round(vf_cut(exact, top)));
-            sum[k] = vf_add(sum[k], weighted(values, i, vf_mul(miss, miss)));
-        }
-    }
-    for (int k = 0; k < REFINE_BAND; k++) {
-        error[k] = sum[k];
+/* Fractions of the largest of each group, as 16-bit integers, two to a lane: values 2i and 2i + 1 of lane s are at
+ * [i * W + s]. */
+struct fixed {
+    _Alignas(64) int32_t x[SUPER_BLOCK / 2 * W], importance[SUPER_BLOCK / 2 * W];
+    vf size[MOST_GROUPS];   /* the largest weight */
+    vm usable[MOST_GROUPS]; /* neither weights nor importance are too small */
+};
+
+/* n values, the largest of which has the magnitude `size`. */
+QUENCH_INLINE void fix(const int n, const float *values, vf size, int32_t *fixed) {
+    const vm usable = vf_ge(size, vf_set(REFINE_LEAST));
+    const vf factor = vf_pick(usable, vf_div(vf_set(REFINE_LARGEST), size), vf_set(0.0f));
+    for (int i = 0; i < n; i += 2) {
+        vi first = vi_nearest(vf_mul(vf_load(values + i * W), factor));
+        vi second = vi_nearest(vf_mul(vf_load(values + (i + 1) * W), factor));
+        vi_store(fixed + i / 2 * W, vi_or(vi_and(first, vi_set(0xffff)), vi_left(second, 16)));
     }
 }
+
+/* One pass over weights, importance and decoded values: returns the error, and fills in the fit's sums and the fixed
+ * point. */
+QUENCH_INLINE vf survey(const struct k_min_format *format, struct values values, const float *decoded, struct fit *fit,
+                        struct fixed *fixed) {
+    const int n = format->group;
+    const vf zero = vf_set(0.0f), least = vf_set(REFINE_LEAST);
+    vf error = zero;
+    for (int group = 0; group < groups_of(format); group++) {
+        const int at = group * n * W;
+        vf sum = zero, sum_w = zero, sum_x = zero, size = zero, heaviest = zero;
+        for (int i = group * n; i < (group + 1) * n; i++) {
+            vf x = vf_load(values.x + i * W), miss = vf_sub(x, vf_load(decoded + i * W));
+            sum = vf_add(sum, weighted(values, i, vf_mul(miss, miss)));
+            sum_x = vf_add(sum_x, weighted(values, i, x));
+            size = vf_most(vf_abs(x), size);
+            if (values.importance) {
+                vf w = vf_load(values.importance + i * W);
+                sum_w = vf_add(sum_w, w);
+                heaviest = vf_most(w, heaviest);
+            }
+        }
+        error = vf_add(error, sum);
+        fit->sum_w[group] = values.importance ? sum_w : vf_set((float)n);
+        fit->sum_x[group] = sum_x;
+        fixed->size[group] = size;
+        fixed->usable[group] = vf_ge(size, least);
+        fix(n, values.x + at, size, fixed->x + at / 2);
+        if (values.importance) {
+            fixed->usable[group] = vm_and(fixed->usable[group], vf_ge(heaviest, least));
+            fix(n, values.importance + at, heaviest, fixed->importance + at / 2);
+        }
+    }
+    return error;
+}
+
+/* The same number in both halves of a lane. */
+QUENCH_INLINE vi to_fixed(vf value) {
+    vi number = vi_nearest(vf_least(value, vf_set(REFINE_LIMIT)));
+    return vi_or(number, vi_left(number, 16));
+}
+
+/* What a round tries with one group: REFINE_BAND lows for each scale. */
+struct candidates {
+    vf level[REFINE_STEPS], low[REFINE_STEPS][REFINE_BAND], error[REFINE_STEPS][REFINE_BAND];
+    vi factor[REFINE_STEPS], base[REFINE_STEPS][REFINE_BAND];
+};
 
 QUENCH_INLINE vf cut_level(vf level, vf highest) {
     return vf_most(vf_least(level, highest), vf_set(0.0f));
 }
 
-QUENCH_INLINE void move_levels(const struct k_min_format *format, int reach, struct values values, struct fit *fit) {
-    const int n = format->group;
-    const vi top = vi_of_bits(vf_set((float)format->top));
-    const vf zero = vf_set(0.0f), one = vf_set(1.0f), highest = vf_set((float)format->level_top);
+QUENCH_INLINE void propose(const struct k_min_format *format, int reach, const struct fit *fit, vf slope, vf size,
+                           const int group, struct candidates *tried) {
+    const vf one = vf_set(1.0f), highest = vf_set((float)format->level_top);
+    const vf unit = vf_set((float)refine_unit(format->top));
+    for (int step = 0; step <= 2 * reach; step++) {
+        const vf distance = vf_set((float)(step - reach));
+        const vf level = vf_most(cut_level(vf_add(fit->scales[group], distance), highest), one);
+        const vf middle = vf_add(fit->lows[group], vf_round(vf_mul(distance, slope)));
+        const vf units = vf_mul(vf_div(one, vf_mul(fit->scale, level)), unit), low_units = vf_mul(fit->low, units);
+        tried->level[step] = level;
+        tried->factor[step] = to_fixed(vf_mul(size, units));
+        for (int k = 0; k < REFINE_BAND; k++) {
+            vf low = cut_level(vf_add(middle, vf_set((float)(k - REFINE_BAND / 2))), highest);
+            tried->low[step][k] = low;
+            tried->base[step][k] = to_fixed(vf_mul(low, low_units));
+        }
+    }
+}
+
+/* Weighted squares of the roundings with one scale; see the reference. */
+QUENCH_INLINE void rounding_errors(const int n, const int top, const int32_t *x, const int32_t *importance,
+                                   vi factor, const vi *base, vf *error) {
+    const int unit = refine_unit(top);
+    const vi zero = vi_set(0), most = vp_set((int16_t)(top * unit));
+    const vi half = vp_set((int16_t)(unit / 2)), whole = vp_set((int16_t)-unit);
+    vi sum[REFINE_BAND], start[REFINE_BAND];
+    for (int k = 0; k < REFINE_BAND; k++) {
+        sum[k] = zero;
+        start[k] = base[k];
+    }
+    for (int i = 0; i < n / 2; i++) {
+        const vi scaled = vp_scale(vi_load(x + i * W), factor);
+        for (int k = 0; k < REFINE_BAND; k++) {
+            vi exact = vp_add(scaled, start[k]);
+            vi code = vi_and(vp_add(vp_least(vp_most(exact, zero), most), half), whole);
+            vi miss = vp_sub(exact, code);
+            vi other = importance ? vp_scale(miss, vi_load(importance + i * W)) : miss;
+            sum[k] = vi_add(sum[k], vp_dot(miss, other));
+        }
+    }
+    for (int k = 0; k < REFINE_BAND; k++) {
+        error[k] = vf_from_vi(sum[k]);
+    }
+}
+
+/* The first of the best candidates, where a group may move at all. First the low for each scale and then the scale, and
+ * minima before choices: one after another, the comparisons would wait for each other. */
+QUENCH_INLINE void choose(int reach, const struct candidates *tried, vm movable, struct fit *fit, const int group) {
+    vf best = vf_set(INFINITY), error[REFINE_STEPS], low[REFINE_STEPS], best_level, best_low;
+    for (int step = 0; step <= 2 * reach; step++) {
+        const vf scale = vf_mul(fit->scale, tried->level[step]);
+        vf least = tried->error[step][0];
+        for (int k = 1; k < REFINE_BAND; k++) {
+            least = vf_least(tried->error[step][k], least);
+        }
+        low[step] = tried->low[step][REFINE_BAND - 1];
+        for (int k = REFINE_BAND - 2; k >= 0; k--) {
+            low[step] = vf_pick(vf_eq(tried->error[step][k], least), tried->low[step][k], low[step]);
+        }
+        error[step] = vf_mul(least, vf_mul(scale, scale));
+        best = vf_least(error[step], best);
+    }
+    best_level = tried->level[2 * reach];
+    best_low = low[2 * reach];
+    for (int step = 2 * reach - 1; step >= 0; step--) {
+        const vm found = vf_eq(error[step], best);
+        best_level = vf_pick(found, tried->level[step], best_level);
+        best_low = vf_pick(found, low[step], best_low);
+    }
+    fit->scales[group] = vf_pick(movable, best_level, fit->scales[group]);
+    fit->lows[group] = vf_pick(movable, best_low, fit->lows[group]);
+}
+
+QUENCH_INLINE void move_levels(const struct k_min_format *format, int reach, const struct fixed *fixed, int weighted,
+                               struct fit *fit) {
+    const int pairs = format->group / 2 * W;
+    const vf zero = vf_set(0.0f);
     vf slope = vf_div(vf_mul(vf_set(0.5f * (float)format->top), fit->scale), fit->low);
     slope = vf_pick(vf_gt(fit->low, zero), vf_least(slope, vf_set(REFINE_STEEPEST)), zero);
     for (int group = 0; group < groups_of(format); group++) {
-        const vf scale_level = fit->scales[group], low_level = fit->lows[group];
-        const vm movable = vf_gt(scale_level, zero);
-        const struct values own = {values.x + group * n * W,
-                                   values.importance ? values.importance + group * n * W : NULL};
-        vf best = vf_set(INFINITY);
-        for (int step = -reach; step <= reach; step++) {
-            const vf level = vf_add(scale_level, vf_set((float)step)), scale = vf_mul(fit->scale, level);
-            const vf middle = vf_add(low_level, vf_round(vf_mul(vf_set((float)step), slope)));
-            const vm allowed = vm_and(movable, vm_and(vf_ge(level, one), vf_le(level, highest)));
-            vf inverse = vf_div(one, scale), square = vf_mul(scale, scale);
-            vf low[REFINE_BAND], base[REFINE_BAND], error[REFINE_BAND];
-            for (int k = 0; k < REFINE_BAND; k++) {
-                low[k] = cut_level(vf_add(middle, vf_set((float)(k - REFINE_BAND / 2))), highest);
-                base[k] = vf_mul(vf_mul(fit->low, low[k]), inverse);
-            }
-            rounding_errors(n, top, own, inverse, base, error);
-            for (int k = 0; k < REFINE_BAND; k++) {
-                vf total = vf_mul(error[k], square);
-                vm better = vm_and(allowed, vf_lt(total, best));
-                best = vf_pick(better, total, best);
-                fit->scales[group] = vf_pick(better, level, fit->scales[group]);
-                fit->lows[group] = vf_pick(better, low[k], fit->lows[group]);
-            }
+        const vm movable = vm_and(vf_gt(fit->scales[group], zero), fixed->usable[group]);
+        const int32_t *x = fixed->x + group * pairs, *importance = weighted ? fixed->importance + group * pairs : NULL;
+        struct candidates tried;
+        propose(format, reach, fit, slope, vf_mul(fixed->size[group], vf_set(REFINE_FRACTION)), group, &tried);
+        for (int step = 0; step <= 2 * reach; step++) {
+            rounding_errors(format->group, format->top, x, importance, tried.factor[step], tried.base[step],
+                            tried.error[step]);
         }
+        choose(reach, &tried, movable, fit, group);
     }
 }
 
@@ -151,27 +255,6 @@ QUENCH_INLINE void fit_numbers(struct moments sum, struct fit *fit) {
 }
 
 /* ---- blocks ---- */
-
-/* The error of decoded values, and in the same pass the fit's sums. */
-QUENCH_INLINE vf error_of(const struct k_min_format *format, struct values values, const float *decoded,
-                          struct fit *fit) {
-    const int n = format->group;
-    const vf zero = vf_set(0.0f);
-    vf error = zero;
-    for (int group = 0; group < groups_of(format); group++) {
-        vf sum = zero, sum_w = zero, sum_x = zero;
-        for (int i = group * n; i < (group + 1) * n; i++) {
-            vf x = vf_load(values.x + i * W), miss = vf_sub(x, vf_load(decoded + i * W));
-            sum = vf_add(sum, weighted(values, i, vf_mul(miss, miss)));
-            sum_x = vf_add(sum_x, weighted(values, i, x));
-            sum_w = values.importance ? vf_add(sum_w, vf_load(values.importance + i * W)) : vf_set((float)n);
-        }
-        error = vf_add(error, sum);
-        fit->sum_w[group] = sum_w;
-        fit->sum_x[group] = sum_x;
-    }
-    return error;
-}
 
 /* The error that the fit's codes will have when they are decoded; leaves in the batch what makes the codes. */
 QUENCH_INLINE vf error_of_fit(const struct k_min_format *format, struct values values, const struct fit *fit,
@@ -235,15 +318,17 @@ QUENCH_INLINE void write_fit(const struct k_min_format *format, const struct fit
 /* The lanes whose fit is better than their block. */
 QUENCH_INLINE vm improve(const struct k_min_format *format, const int *reach, struct values values,
                          const float *decoded, struct fit *fit, struct batch *batch) {
-    const vf zero = vf_set(0.0f), old = error_of(format, values, decoded, fit);
+    const vf zero = vf_set(0.0f);
+    struct fixed fixed;
+    const vf old = survey(format, values, decoded, fit, &fixed);
     vm sound = vm_and(vf_gt(fit->scale, zero), usable_number(fit->scale));
     sound = vm_and(sound, vm_and(vf_ge(fit->low, zero), usable_number(fit->low)));
-    for (int round = 0; round < REFINE_ROUNDS; round++) {
-        move_levels(format, reach[round], values, fit);
+    for (int round = 0; round < REFINE_ROUNDS && reach[round] > 0; round++) {
+        move_levels(format, reach[round], &fixed, values.importance != NULL, fit);
         fit_numbers(measure(format, values, fit), fit);
     }
     vm better = vf_lt(error_of_fit(format, values, fit, batch), vf_mul(old, vf_set(REFINE_DROP)));
-    return vm_and(sound, vm_and(better, vf_ge(old, vf_set(REFINE_LEAST_ERROR))));
+    return vm_and(sound, vm_and(better, vf_ge(old, vf_set(REFINE_LEAST))));
 }
 
 /* W super-blocks, of which the first n are read and written. */
@@ -261,10 +346,10 @@ QUENCH_INLINE void refine_batch(const struct k_min_format *format, decode_fn *de
     if (importance) {
         transpose(SUPER_BLOCK, W, importance, weight);
         const struct values values = {batch.x, weight};
-        better = improve(format, refine_reach_importance, values, decoded, &fit, &batch);
+        better = improve(format, format->reach_importance, values, decoded, &fit, &batch);
     } else {
         const struct values values = {batch.x, NULL};
-        better = improve(format, refine_reach_plain, values, decoded, &fit, &batch);
+        better = improve(format, format->reach_plain, values, decoded, &fit, &batch);
     }
     write_fit(format, &fit, &batch);
     const uint32_t changed = vm_bits(better);

@@ -7,7 +7,7 @@
 #include "../blocks.h"
 #include "search.h"
 
-enum { MOST_GROUPS = 16, LONGEST_GROUP = 32 };
+enum { MOST_GROUPS = 16, LONGEST_GROUP = 32, REFINE_ROUNDS = 2 };
 
 struct k_min_format {
     int group;                 /* weights in a group */
@@ -20,6 +20,8 @@ struct k_min_format {
     /* Bytes of a block, and where in it the parts begin: the two 16-bit numbers lie together. Fifth bits have a plane
      * of their own where codes need them, else 0. */
     int bytes, levels, numbers, codes, fifth;
+    /* Levels that each round of a refinement reaches, without and with importance; 0 for no round. */
+    int reach_plain[REFINE_ROUNDS], reach_importance[REFINE_ROUNDS];
 };
 
 static const struct range_grid grid_with_importance = {-0.9f, 0.05f, 36, 0};
@@ -27,15 +29,15 @@ static const struct range_grid grid_with_importance = {-0.9f, 0.05f, 36, 0};
 static const struct k_min_format q2_k = {
     16, 3, 15, {-0.5f, 0.1f, 15, 1}, 0, 1.0f, 0, 0,
     sizeof(struct block_q2_k), offsetof(struct block_q2_k, levels), offsetof(struct block_q2_k, scale),
-    offsetof(struct block_q2_k, codes), 0};
+    offsetof(struct block_q2_k, codes), 0, {2, 0}, {3, 2}};
 static const struct k_min_format q4_k = {
     32, 15, 63, {-1.0f, 0.1f, 20, 0}, 1, 2.0f, 1, 0,
     sizeof(struct block_q4_k), offsetof(struct block_q4_k, levels), offsetof(struct block_q4_k, scale),
-    offsetof(struct block_q4_k, codes), 0};
+    offsetof(struct block_q4_k, codes), 0, {3, 0}, {3, 2}};
 static const struct k_min_format q5_k = {
     32, 31, 63, {-0.5f, 0.1f, 15, 0}, 1, 2.0f, 1, 1,
     sizeof(struct block_q5_k), offsetof(struct block_q5_k, levels), offsetof(struct block_q5_k, scale),
-    offsetof(struct block_q5_k, codes), offsetof(struct block_q5_k, high)};
+    offsetof(struct block_q5_k, codes), offsetof(struct block_q5_k, high), {2, 0}, {3, 2}};
 
 struct levels {
     float scale, low; /* the block's two numbers */

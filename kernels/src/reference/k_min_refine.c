@@ -42,15 +42,50 @@ static float weight_of(const float *importance, int i) {
 
 /* ---- levels ---- */
 
-/* Weighted squares of the roundings. */
-static float rounding_error(int n, int top, struct coding coding, const float *x, const float *importance) {
-    float sum = 0.0f;
+/* The product of two numbers that stand for fractions of 2^15. */
+static int32_t scaled(int32_t a, int32_t b) {
+    return (a * b + 0x4000) >> 15;
+}
+
+/* A group in fixed point: fractions of its largest weight and of its largest importance. */
+struct fixed {
+    int n, top, unit; /* highest code, and units of a code */
+    float size;       /* the largest weight */
+    int16_t x[LONGEST_GROUP], importance[LONGEST_GROUP];
+};
+
+/* Returns the largest magnitude; values become fractions of it where it is not too small. */
+static float fix(int n, const float *values, int16_t *fixed) {
+    float size = 0.0f;
     for (int i = 0; i < n; i++) {
-        float exact = x[i] * coding.inverse + coding.base;
-        float miss = exact - code_of(exact, top);
-        sum += weight_of(importance, i) * (miss * miss);
+        size = magnitude(values[i]) > size ? magnitude(values[i]) : size;
     }
-    return sum;
+    const float factor = size >= REFINE_LEAST ? REFINE_LARGEST / size : 0.0f;
+    for (int i = 0; i < n; i++) {
+        fixed[i] = (int16_t)nearest(values[i] * factor);
+    }
+    return size;
+}
+
+static int32_t to_fixed(float value) {
+    return nearest(value < REFINE_LIMIT ? value : REFINE_LIMIT);
+}
+
+static float at_least_one(float level) {
+    return level > 1.0f ? level : 1.0f;
+}
+
+/* Weighted squares of the roundings of codes x * factor + base, in units. The sum may wrap around: in the end blocks
+ * are measured exactly. */
+static float rounding_error(const struct fixed *group, int weighted, int32_t factor, int32_t base) {
+    uint32_t sum = 0;
+    for (int i = 0; i < group->n; i++) {
+        int32_t exact = scaled(group->x[i], factor) + base;
+        int32_t code = (clamp(exact, 0, group->top * group->unit) + group->unit / 2) & -group->unit;
+        int32_t miss = exact - code;
+        sum += (uint32_t)(miss * (weighted ? scaled(miss, group->importance[i]) : miss));
+    }
+    return (float)(int32_t)sum;
 }
 
 static void move_levels(const struct k_min_format *format, int reach, const float *x, const float *importance,
@@ -60,24 +95,32 @@ static void move_levels(const struct k_min_format *format, int reach, const floa
     float slope = 0.5f * (float)format->top * fit->scale / fit->low;
     slope = fit->low > 0.0f ? (slope < REFINE_STEEPEST ? slope : REFINE_STEEPEST) : 0.0f;
     for (int group = 0; group < SUPER_BLOCK / n; group++) {
+        struct fixed fixed = {n, format->top, refine_unit(format->top), 0.0f, {0}, {0}};
         const float scale_level = fit->scales[group], low_level = fit->lows[group];
+        fixed.size = fix(n, x + group * n, fixed.x);
+        const float most = importance ? fix(n, importance + group * n, fixed.importance) : 1.0f;
+        if (!(scale_level > 0.0f && fixed.size >= REFINE_LEAST && most >= REFINE_LEAST)) {
+            continue;
+        }
         float best = INFINITY;
         for (int step = -reach; step <= reach; step++) {
-            const float level = scale_level + (float)step, scale = fit->scale * level;
+            const float level = at_least_one(cut(scale_level + (float)step, highest)), scale = fit->scale * level;
             const float middle = low_level + (float)nearest((float)step * slope);
-            if (!(scale_level > 0.0f && level >= 1.0f && level <= highest)) {
-                continue;
-            }
+            const float units = 1.0f / scale * (float)fixed.unit, low_units = fit->low * units;
+            const int32_t factor = to_fixed(fixed.size * REFINE_FRACTION * units);
+            float least = INFINITY, low = 0.0f;
             for (int place = 0; place < REFINE_BAND; place++) {
-                float other = cut(middle + (float)(place - REFINE_BAND / 2), highest);
-                struct coding coding = coding_of(scale, fit->low * other);
-                const float *weight = importance ? importance + group * n : NULL;
-                float error = rounding_error(n, format->top, coding, x + group * n, weight) * (scale * scale);
-                if (error < best) {
-                    best = error;
-                    fit->scales[group] = level;
-                    fit->lows[group] = other;
+                const float other = cut(middle + (float)(place - REFINE_BAND / 2), highest);
+                float error = rounding_error(&fixed, importance != NULL, factor, to_fixed(other * low_units));
+                if (error < least) {
+                    least = error;
+                    low = other;
                 }
+            }
+            if (least * (scale * scale) < best) {
+                best = least * (scale * scale);
+                fit->scales[group] = level;
+                fit->lows[group] = low;
             }
         }
     }
@@ -171,13 +214,13 @@ static void refine(const struct k_min_format *format, const float *x, const floa
         fit.lows[group] = levels.lows[group];
     }
     const float old = error_of(format, x, importance, &fit, codes);
-    for (int round = 0; round < REFINE_ROUNDS; round++) {
-        const int reach = importance ? refine_reach_importance[round] : refine_reach_plain[round];
-        move_levels(format, reach, x, importance, &fit);
+    const int *reach = importance ? format->reach_importance : format->reach_plain;
+    for (int round = 0; round < REFINE_ROUNDS && reach[round] > 0; round++) {
+        move_levels(format, reach[round], x, importance, &fit);
         fit_numbers(measure(format, x, importance, &fit), &fit);
     }
     recode(format, x, &fit, codes);
-    if (old >= REFINE_LEAST_ERROR && error_of(format, x, importance, &fit, codes) < old * REFINE_DROP) {
+    if (old >= REFINE_LEAST && error_of(format, x, importance, &fit, codes) < old * REFINE_DROP) {
         levels.scale = fit.scale;
         levels.low = fit.low;
         for (int group = 0; group < SUPER_BLOCK / format->group; group++) {

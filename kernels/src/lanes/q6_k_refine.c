@@ -1,9 +1,9 @@
-/* Refinement of Q6_K, operation for operation as in reference/refine_symmetric.c. */
+/* Refinement of Q6_K, operation for operation as in reference/k_symmetric_refine.c. */
 #include "lanes.h"
 #include "narrow.h"
 #include "pairs.h"
 #include "planes.h"
-#include "refine.h"
+#include "symmetric_refine.h"
 
 enum { HALF = 32, PAIRS = GROUP / 2 };
 
@@ -53,33 +53,33 @@ QUENCH_INLINE vi remainders(const struct scan *scan, int weighted, vi inverse) {
     return sum;
 }
 
-/* Magnitudes around that of the level; beyond what is possible the same ones again. */
-QUENCH_INLINE vf tried_level(const struct scan *scan, vf first, int i) {
-    return vf_most(vf_least(vf_add(first, vf_set((float)i)), scan->limit), scan->least);
+/* Beyond what is possible the same levels come again. */
+QUENCH_INLINE vf tried_level(const struct scan *scan, vf size) {
+    return vf_most(vf_least(size, scan->limit), scan->least);
 }
 
 /* The magnitudes of the levels that promise most. The divisions have a loop of their own, since in the middle of the
  * sums they would make all of them wait. */
-QUENCH_INLINE vf scan_levels(const struct scan *scan, int weighted, vf level) {
-    _Alignas(64) int32_t inverses[REFINE_Q6_K_TRIED * QUENCH_W];
-    const vf first = vf_add(vf_abs(level), vf_set((float)REFINE_Q6_K_FIRST));
-    for (int i = 0; i < REFINE_Q6_K_TRIED; i += 2) {
-        const vf a = tried_level(scan, first, i), b = tried_level(scan, first, i + 1);
+QUENCH_INLINE vf scan_levels(const struct scan *scan, int weighted, int n, const float *more, vf level) {
+    _Alignas(64) int32_t inverses[REFINE_Q6_K_PLAIN_TRIED * QUENCH_W];
+    const vf size = vf_abs(level);
+    for (int i = 0; i < n; i += 2) {
+        const vf a = tried_level(scan, vf_add(size, vf_set(more[i])));
+        const vf b = tried_level(scan, vf_add(size, vf_set(more[i + 1])));
         const vf inverse = vf_div(scan->unit, vf_mul(a, b));
         const vi of_a = vi_nearest(vf_mul(inverse, b)), of_b = vi_nearest(vf_mul(inverse, a));
         vi_store(inverses + i * W, vi_or(of_a, vi_left(of_a, 16)));
         vi_store(inverses + (i + 1) * W, vi_or(of_b, vi_left(of_b, 16)));
     }
-    /* Positive floats are ordered like their bits, and the lowest ones can hold the place. */
+    /* Positive floats are ordered like their bits, and the lowest ones can hold the level. */
     vi best = vi_set(INT32_MAX);
-    for (int i = 0; i < REFINE_Q6_K_TRIED; i++) {
-        const vf tried = tried_level(scan, first, i);
+    for (int i = 0; i < n; i++) {
+        const vf tried = tried_level(scan, vf_add(size, vf_set(more[i])));
         const vf rest = vf_from_vi(remainders(scan, weighted, vi_load(inverses + i * W)));
         const vf error = vf_mul(rest, vf_mul(tried, tried));
-        best = vi_least(best, vi_or(vi_and(vi_of_bits(error), vi_set(~31)), vi_set(i)));
+        best = vi_least(best, vi_or(vi_and(vi_of_bits(error), vi_set(~0xff)), vi_nearest(tried)));
     }
-    const vf place = vf_from_vi(vi_and(best, vi_set(31)));
-    return vf_most(vf_least(vf_add(first, place), scan->limit), scan->least);
+    return vf_from_vi(vi_and(best, vi_set(0xff)));
 }
 
 /* The errors of the numbers that two levels stand for. No code of the second one is clamped. */
@@ -105,7 +105,9 @@ QUENCH_INLINE vf better_levels(const struct columns *c, int weighted, float scal
         }
     }
     const struct scan scan = begin_scan(c, weighted, heaviest, scale, level);
-    vf found = scan_levels(&scan, weighted, level);
+    static const float plain[] = REFINE_Q6_K_PLAIN, wide[] = REFINE_Q6_K_WEIGHTED;
+    vf found = weighted ? scan_levels(&scan, 1, REFINE_Q6_K_WEIGHTED_TRIED, wide, level)
+                        : scan_levels(&scan, 0, REFINE_Q6_K_PLAIN_TRIED, plain, level);
     found = vf_pick(vf_lt(level, vf_set(0.0f)), vf_neg(found), found);
     step[1] = vf_mul(vf_set(scale), found);
     level_errors(c, weighted, step, error);

@@ -7,7 +7,7 @@
 #include "../blocks.h"
 #include "../numeric.h"
 #include "codecs.h"
-#include "refine_symmetric.h"
+#include "k_symmetric_refine.h"
 #include "search.h"
 
 enum { GROUP = 16, GROUPS = 16, HALF_Q3_K = 4, HALF_Q6_K = 32 };
@@ -172,9 +172,9 @@ static int32_t remainders(const struct scan *scan, int weighted, int32_t inverse
     return sum;
 }
 
-/* Magnitudes around that of the level; beyond what is possible the same ones again. */
-static float tried_level(const struct scan *scan, float limit, float level, int i) {
-    return most(least(magnitude(level) + (float)(REFINE_Q6_K_FIRST + i), limit), scan->least);
+/* Beyond what is possible the same levels come again. */
+static float tried_level(const struct scan *scan, float limit, float magnitude_tried) {
+    return most(least(magnitude_tried, limit), scan->least);
 }
 
 /* The error of the numbers that a level stands for. */
@@ -205,17 +205,20 @@ static float better_level_q6_k(const float *x, const float *importance, float sc
     if (!(scan.least <= limit)) {
         return level;
     }
+    static const float plain[] = REFINE_Q6_K_PLAIN, weighted[] = REFINE_Q6_K_WEIGHTED;
+    const float *more = importance ? weighted : plain;
+    const int n = importance ? REFINE_Q6_K_WEIGHTED_TRIED : REFINE_Q6_K_PLAIN_TRIED;
     uint32_t best = UINT32_MAX;
-    for (int i = 0; i < REFINE_Q6_K_TRIED; i++) {
-        const float tried = tried_level(&scan, limit, level, i);
+    for (int i = 0; i < n; i++) {
+        const float tried = tried_level(&scan, limit, magnitude(level) + more[i]);
         /* Two neighbours share a division. */
-        const float other = tried_level(&scan, limit, level, i % 2 ? i - 1 : i + 1);
+        const float other = tried_level(&scan, limit, magnitude(level) + more[i % 2 ? i - 1 : i + 1]);
         const int32_t inverse = nearest(scan.unit / (tried * other) * other);
         const float error = (float)remainders(&scan, importance != NULL, inverse) * (tried * tried);
-        const uint32_t key = (bits_of(error) & ~31u) | (uint32_t)i;
+        const uint32_t key = (bits_of(error) & ~0xffu) | (uint32_t)tried;
         best = key < best ? key : best;
     }
-    float found = tried_level(&scan, limit, level, (int)(best & 31u));
+    float found = (float)(best & 0xffu);
     found = level < 0.0f ? -found : found;
     const float before = level_error(x, importance, step), after = level_error(x, importance, scale * found);
     return after < REFINE_Q6_K_GAIN * before && before > REFINE_TINY ? found : level;

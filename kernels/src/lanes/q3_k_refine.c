@@ -1,8 +1,8 @@
-/* Refinement of Q3_K, operation for operation as in reference/refine_symmetric.c. */
+/* Refinement of Q3_K, operation for operation as in reference/k_symmetric_refine.c. */
 #include "lanes.h"
 #include "narrow.h"
 #include "planes.h"
-#include "refine.h"
+#include "symmetric_refine.h"
 
 enum { HALF = 4, BOTH_ENDS = 99 /* a code range that may be clamped at both ends */ };
 

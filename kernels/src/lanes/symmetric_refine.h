@@ -1,10 +1,10 @@
 /* What the refinements of the symmetric types share. */
-#ifndef QUENCH_REFINE_H
-#define QUENCH_REFINE_H
+#ifndef QUENCH_SYMMETRIC_REFINE_H
+#define QUENCH_SYMMETRIC_REFINE_H
 
 #include "../blocks.h"
 #include "../numeric.h"
-#include "../reference/refine_symmetric.h"
+#include "../reference/k_symmetric_refine.h"
 #include "recode.h"
 
 /* Nearest whole number from low to high; the clamp comes first, so that any quotient will do. */

@@ -50,17 +50,29 @@ def encode(
     importance: npt.NDArray[np.float32] | None,
     refined: bool,
     errors: npt.NDArray[np.float64],
+    weighted: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """A slab from :func:`load` as blocks of ``kind``, uint8 ``(rows, row bytes)``.
 
-    ``errors`` (float64, one a row) receives the sums of squared errors. ``QuenchError`` ``not_finite`` or
-    ``overflow`` names tensor, row and column; ``start`` is the slab's first row.
+    ``errors`` (float64, one a row) receives the sums of squared errors, ``weighted`` those with importance as a factor.
+    ``QuenchError`` ``not_finite`` or ``overflow`` names tensor, row and column; ``start`` is the slab's first row.
     """
     rows, source = slab
     try:
-        return kernels.quantize(kind, rows, importance, refined=refined, source=source, squared_error=errors)
+        return kernels.quantize(
+            kind, rows, importance, refined=refined, source=source, squared_error=errors, weighted_error=weighted
+        )
     except kernels.KernelError as error:
         raise _explained(error, kind, tensor, start) from error
+
+
+def energy(
+    slab: tuple[npt.NDArray[Any], kernels.Source],
+    importance: npt.NDArray[np.float32] | None,
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Each row's sum of squares, with importance as a factor, into ``out``: what an error is a part of."""
+    kernels.energy(slab[0], importance, source=slab[1], out=out)
 
 
 def _explained(error: kernels.KernelError, kind: str, tensor: SourceTensor, start: int) -> QuenchError:

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 
 import kernels
-from converter.encode import encode, load
+from converter.encode import encode, energy, load
 from converter.planning import Prepared, plan, preflight, prepare
 from converter.sources import open_model
 from converter.sources.files import ByteFile
@@ -162,11 +162,20 @@ def _publish(parts: list[PartFile]) -> None:
 
 @dataclass
 class _Variant:
-    """One type that a tensor becomes: where its bytes go, and its squared error row by row."""
+    """One type that a tensor becomes: where its bytes go, and its squared error row by row.
+
+    ``weighted`` is the same with importance; the same array where there is none.
+    """
 
     kind: str
     homes: list[tuple[int, int]]
     errors: npt.NDArray[np.float64]
+    weighted: npt.NDArray[np.float64]
+
+    def relative(self, energy: npt.NDArray[np.float64]) -> float:
+        """The weighted error of the tensor as a part of the weighted size of its numbers."""
+        error, whole = float(self.weighted.sum()), float(energy.sum())
+        return sqrt(error / whole) if error and whole else 0.0
 
 
 @dataclass
@@ -177,6 +186,7 @@ class _TensorJob:
     index: int
     variants: list[_Variant]
     importance: npt.NDArray[np.float32] | None
+    energy: npt.NDArray[np.float64]
     step: int
     left: int = 0
     _behind: dict[int, int] = field(default_factory=dict)
@@ -221,6 +231,7 @@ class _Run:
     peak: _PeakMemory
     read_bytes: int = 0
     rmse: list[dict[str, float]] = field(default_factory=list)
+    relative: list[dict[str, float]] = field(default_factory=list)
     _halt: threading.Event = field(default_factory=threading.Event)
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _reported: float = 0.0
@@ -228,6 +239,7 @@ class _Run:
 
     def all_tensors(self) -> None:
         self.rmse = [{} for _ in self.parts]
+        self.relative = [{} for _ in self.parts]
         self._began = time.perf_counter()
         threads = self.prepared.threads
         with ThreadPoolExecutor(threads, thread_name_prefix="quantize") as pool:
@@ -277,15 +289,18 @@ class _Run:
 
     def _job(self, index: int) -> _TensorJob:
         tensor = self.prepared.model.tensors[index]
+        importance = self.prepared.importance
+        weights = importance.for_tensor(tensor.name, tensor.shape) if importance else None
         variants: dict[str, _Variant] = {}
         for output, target in enumerate(self.prepared.targets):
             place = target.layout.tensors[index]
-            variant = variants.setdefault(place.type, _Variant(place.type, [], np.zeros(tensor.n_rows)))
-            variant.homes.append((output, place.offset))
-        importance = self.prepared.importance
-        weights = importance.for_tensor(tensor.name, tensor.shape) if importance else None
+            if place.type not in variants:
+                plain = np.zeros(tensor.n_rows)
+                weighted = plain if weights is None else np.zeros(tensor.n_rows)
+                variants[place.type] = _Variant(place.type, [], plain, weighted)
+            variants[place.type].homes.append((output, place.offset))
         step = max(1, self.prepared.chunk_weights // max(tensor.n_cols, 1))
-        return _TensorJob(tensor, index, list(variants.values()), weights, step)
+        return _TensorJob(tensor, index, list(variants.values()), weights, np.zeros(tensor.n_rows), step)
 
     def _slab(self, job: _TensorJob, start: int, stop: int) -> None:
         """One slab of one tensor into every output. Runs in a thread of the pool."""
@@ -297,8 +312,10 @@ class _Run:
             if variant.kind == tensor.type and tensor.type not in {"F32", "F16", "BF16"}:
                 data = tensor.raw(start, stop)
             else:
-                numbers = numbers or load(tensor, start, stop)
                 importance = None if job.importance is None else job.importance[start // tensor.shape[-2]]
+                if numbers is None:
+                    numbers = load(tensor, start, stop)
+                    energy(numbers, importance, job.energy[start:stop])
                 data = encode(
                     variant.kind,
                     numbers,
@@ -307,6 +324,7 @@ class _Run:
                     importance=importance,
                     refined=self.prepared.spec.refined,
                     errors=variant.errors[start:stop],
+                    weighted=None if importance is None else variant.weighted[start:stop],
                 )
             for output, offset in variant.homes:
                 self.parts[output].write(offset + start * data.shape[1], data)
@@ -314,11 +332,12 @@ class _Run:
     def _finish(self, job: _TensorJob) -> None:
         name, weights = job.tensor.name, max(job.tensor.n_elements, 1)
         for variant in job.variants:
-            rmse = sqrt(float(variant.errors.sum()) / weights)
+            rmse, relative = sqrt(float(variant.errors.sum()) / weights), variant.relative(job.energy)
             for output, _ in variant.homes:
                 self.rmse[output][name] = rmse
+                self.relative[output][name] = relative
                 size = self.prepared.targets[output].layout.tensors[job.index].bytes
-                self.emit(TensorDone(output, name, variant.kind, size, rmse))
+                self.emit(TensorDone(output, name, variant.kind, size, rmse, relative))
 
     def report(self, label: str) -> None:
         """Progress, unless the last one was less than a tenth of a second ago."""
@@ -339,7 +358,10 @@ class _Run:
         planned = self.prepared.plan.outputs[index]
         types = {tensor.name: tensor.type for tensor in planned.tensors}
         errors = {name: self.rmse[index][name] for name in types}  # in the file's order, not that of the threads
-        return OutputDone(planned.path, planned.type, planned.bytes, planned.bpw, types, errors, planned.files)
+        relative = {name: self.relative[index][name] for name in types}
+        return OutputDone(
+            planned.path, planned.type, planned.bytes, planned.bpw, types, errors, planned.files, relative
+        )
 
 
 class _PeakMemory:

@@ -159,13 +159,18 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class TensorDone(msgspec.Struct, frozen=True, tag_field="message", tag="tensor_done"):
-    """One tensor of one output was quantized and written. ``rmse`` is root-mean-square error, 0 for lossless."""
+    """One tensor of one output was quantized and written. ``rmse`` is root-mean-square error, 0 for lossless.
+
+    ``relative_error`` is sqrt(sum(w (x - y)^2) / sum(w x^2)) over the weights x, what became of them y and each
+    column's importance w (1 without an importance matrix).
+    """
 
     output: int
     name: str
     type: str
     bytes: int
     rmse: float
+    relative_error: float = 0.0
 
 
 class Progress(msgspec.Struct, frozen=True, tag_field="message", tag="progress"):
@@ -180,7 +185,11 @@ class Progress(msgspec.Struct, frozen=True, tag_field="message", tag="progress")
 
 
 class OutputDone(msgspec.Struct, frozen=True):
-    """A finished file: renamed into place, re-opened and verified. ``error`` maps tensor name to RMSE."""
+    """A finished file: renamed into place, re-opened and verified.
+
+    ``error`` maps tensor name to RMSE, ``relative_error`` to the error that :class:`TensorDone` explains. ``files`` are
+    all files of a split output, else empty.
+    """
 
     path: str
     type: str
@@ -189,6 +198,7 @@ class OutputDone(msgspec.Struct, frozen=True):
     tensors: dict[str, str]
     error: dict[str, float]
     files: tuple[str, ...] = ()
+    relative_error: dict[str, float] = {}
 
 
 class ConversionResult(msgspec.Struct, frozen=True, tag_field="message", tag="converted"):

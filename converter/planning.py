@@ -15,9 +15,10 @@ from pathlib import Path
 
 import psutil
 
+import kernels
+from converter import estimate, options, recipes, splitting, writer
 from converter import imatrix as imatrices
-from converter import options, recipes, splitting, writer
-from converter.encode import BYTES_PER_WEIGHT, seconds_per_weight, writable
+from converter.encode import BYTES_PER_WEIGHT, NATIVE, refused, writable
 from converter.sources import open_model
 from converter.sources.base import MetaEntry, SourceModel, SourceTensor
 from converter.spec import ConversionSpec, Plan, PlannedOutput, PlannedTensor, QuenchError, RuleCount
@@ -28,8 +29,6 @@ _BASE_MEMORY = 64 * MEBIBYTE
 """What the interpreter, numpy and the kernels take before any weight is read: 45 MiB on Linux, and some to spare."""
 _CHUNK_WEIGHTS = 1 << 18
 """Weights that one thread works on at a time: small enough to stay near the core, large enough to pay for the call."""
-_COPY_RATE = 1e9
-"""Bytes a second that reading and writing are assumed to take, for the time estimate only."""
 
 _OWN_KEYS = {"general.quantization_version", "general.file_type"}
 _SHARED_NAMES = {"quantize.imatrix.file", "quantize.imatrix.dataset"}
@@ -85,11 +84,11 @@ def plan(model: SourceModel | str | os.PathLike[str], spec: ConversionSpec) -> P
     space) is checked when it starts.
     """
     with opened(model) as source:
-        return prepare(source, spec).plan
+        return prepare(source, spec, timed=True).plan
 
 
-def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
-    """Decides a conversion. See :func:`plan`."""
+def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) -> Prepared:
+    """Decides a conversion. See :func:`plan`. ``timed`` probes the kernels, for half a second, to tell the time."""
     if not model.tensors:
         raise QuenchError("no_weights", "The source has no weights.", str(model.info.path), "Choose a whole model.")
     if model.incomplete:
@@ -118,6 +117,11 @@ def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
         _refuse_requantizing(model, target, spec)
         _refuse_missing_importance(model, target, importance)
     threads, chunk_weights, memory = _memory(model, spec, targets, importance)
+    read_bytes = sum(tensor.n_bytes for tensor in model.tensors)
+    seconds = _timed(model, targets, threads, spec.refined, importance) if timed else None
+    outputs = tuple(
+        _planned(model.tensors, target, seconds[i] if seconds else None) for i, target in enumerate(targets)
+    )
     return Prepared(
         model,
         spec,
@@ -128,12 +132,12 @@ def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
         folder,
         Plan(
             source=model.info,
-            outputs=tuple(_planned(model.tensors, target) for target in targets),
-            read_bytes=sum(tensor.n_bytes for tensor in model.tensors),
+            outputs=outputs,
+            read_bytes=read_bytes,
             disk_needed=sum(target.layout.size for target in targets),
             disk_free=free_bytes(folder),
             memory_needed=memory,
-            seconds=_seconds(model.tensors, targets, threads, spec.refined),
+            seconds=estimate.total(outputs, read_bytes) if timed else None,
             warnings=_warnings(targets),
         ),
     )
@@ -334,8 +338,9 @@ def _warnings(targets: Sequence[Target]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _planned(tensors: Sequence[SourceTensor], target: Target) -> PlannedOutput:
+def _planned(tensors: Sequence[SourceTensor], target: Target, seconds: Sequence[float] | None) -> PlannedOutput:
     places = target.layout.tensors
+    seconds = seconds or [0.0] * len(places)
     weights = sum(tensor.n_elements for tensor in tensors)
     return PlannedOutput(
         type=target.recipe.name,
@@ -343,8 +348,8 @@ def _planned(tensors: Sequence[SourceTensor], target: Target) -> PlannedOutput:
         bytes=target.layout.size,
         bpw=8 * sum(place.bytes for place in places) / max(weights, 1),
         tensors=tuple(
-            PlannedTensor(place.name, place.shape, place.type, place.bytes, why)
-            for place, (_, why) in zip(places, target.choices, strict=True)
+            PlannedTensor(place.name, place.shape, place.type, place.bytes, why, took)
+            for place, (_, why), took in zip(places, target.choices, seconds, strict=True)
         ),
         files=tuple(map(str, target.files)) if len(target.files) > 1 else (),
         rules=target.rules,
@@ -446,12 +451,31 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _seconds(tensors: Sequence[SourceTensor], targets: Sequence[Target], threads: int, refined: bool) -> float | None:
-    """A rough time from a short probe of the kernels. Equal types of several outputs are made once."""
-    work = 0.0
-    moved = 0
-    for index, tensor in enumerate(tensors):
-        kinds = {target.choices[index][0] for target in targets}
-        moved += tensor.n_bytes + sum(target.layout.tensors[index].bytes for target in targets)
-        work += tensor.n_elements * sum(seconds_per_weight(kind, refined) for kind in kinds if kind != tensor.type)
-    return work / min(threads, cores()) + moved / _COPY_RATE
+def _timed(
+    model: SourceModel, targets: Sequence[Target], threads: int, refined: bool, importance: imatrices.Imatrix | None
+) -> list[list[float]]:
+    """Expected seconds for every tensor of every target. ``QuenchError`` if the kernels refuse to be measured."""
+    weighted = importance is not None
+
+    def works(tensor: SourceTensor, kind: str) -> list[estimate.Work]:
+        if kind == tensor.type and tensor.type not in NATIVE:
+            return []
+        if tensor.type in NATIVE:
+            return [estimate.Work(tensor.type, kind, weighted, refined)]
+        return [estimate.Work(tensor.type, "", False, False), estimate.Work("F32", kind, weighted, refined)]
+
+    needed = [
+        [works(tensor, kind) for tensor, (kind, _) in zip(model.tensors, target.choices, strict=True)]
+        for target in targets
+    ]
+    try:
+        costs = estimate.costs((work for each in needed for some in each for work in some), min(threads, cores()))
+    except kernels.KernelError as error:
+        raise refused(error, "the kernels") from error
+    return [
+        [
+            tensor.n_elements * sum(map(costs.__getitem__, some))
+            for tensor, some in zip(model.tensors, each, strict=True)
+        ]
+        for each in needed
+    ]

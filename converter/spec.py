@@ -107,13 +107,17 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PlannedTensor(msgspec.Struct, frozen=True):
-    """A tensor of an output file before it exists. ``reason`` says in words why it got its type."""
+    """A tensor of an output file before it exists. ``reason`` says in words why it got its type.
+
+    ``seconds`` is what making it is expected to take, on all threads together.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: str
     bytes: int
     reason: str = ""
+    seconds: float = 0.0
 
 
 class RuleCount(msgspec.Struct, frozen=True):

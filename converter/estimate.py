@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,15 +18,10 @@ import numpy.typing as npt
 
 import kernels
 from converter.encode import NATIVE
-from converter.spec import PlannedOutput
 
 PROBE_SECONDS = 0.5
 _LEAST_SECONDS = 0.015
 _ROWS, _COLUMNS = 64, 1024
-COPY_RATE = 1e9
-"""Bytes a second that reading and writing are assumed to take: a disk cannot be measured without filling it."""
-_STARTUP_SECONDS = 0.1
-"""From the start to the first slab, and from the last one to the names: headers, flushing, reading back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +110,3 @@ def _measure(work: Work, pool: ThreadPoolExecutor, threads: int, seconds: float)
 
     rate = sum(pool.map(run, benches))
     return 1 / (rate * _ROWS * _COLUMNS)
-
-
-def total(outputs: Sequence[PlannedOutput], read_bytes: int) -> float:
-    """Seconds for these outputs of one plan together: equal types of a tensor are made once, the source read once."""
-    seconds = _STARTUP_SECONDS + (read_bytes + sum(output.bytes for output in outputs)) / COPY_RATE
-    for entries in zip(*(output.tensors for output in outputs), strict=True):
-        seconds += sum({entry.type: entry.seconds for entry in entries}.values())
-    return seconds

@@ -21,7 +21,7 @@ from converter import imatrix as imatrices
 from converter.encode import BYTES_PER_WEIGHT, NATIVE, refused, writable
 from converter.sources import open_model
 from converter.sources.base import MetaEntry, SourceModel, SourceTensor
-from converter.spec import ConversionSpec, Plan, PlannedOutput, PlannedTensor, QuenchError, RuleCount
+from converter.spec import ConversionSpec, Plan, PlannedOutput, PlannedTensor, QuenchError, RuleCount, expected_seconds
 
 MEBIBYTE = 1 << 20
 _LARGEST_CAP = 2048 * MEBIBYTE
@@ -137,7 +137,7 @@ def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) ->
             disk_needed=sum(target.layout.size for target in targets),
             disk_free=free_bytes(folder),
             memory_needed=memory,
-            seconds=estimate.total(outputs, read_bytes) if timed else None,
+            seconds=expected_seconds(outputs, read_bytes) if timed else None,
             warnings=_warnings(targets),
         ),
     )

@@ -6,6 +6,7 @@ Shapes are row-major as in numpy and Hugging Face: ``(rows, columns)``; a row is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -160,6 +161,21 @@ class Plan(msgspec.Struct, frozen=True):
     memory_needed: int
     seconds: float | None = None
     warnings: tuple[str, ...] = ()
+
+
+_READ_RATE, _WRITE_RATE = 2e9, 0.7e9
+"""Bytes a second that a disk is assumed to give and to take: it cannot be measured without filling it."""
+_STARTUP_SECONDS = 0.1
+"""Before the first slab and behind the last one: headers, flushing, reading back."""
+
+
+def expected_seconds(outputs: Sequence[PlannedOutput], read_bytes: int) -> float:
+    """Seconds for some outputs of one plan together: equal types of a tensor are made once, the source is read once."""
+    rows = zip(*(output.tensors for output in outputs), strict=True)
+    work = sum(sum({entry.type: entry.seconds for entry in entries}.values()) for entries in rows)
+    # The next rows are read while these are worked on; what is written must be on the disk at the end.
+    reading, writing = read_bytes / _READ_RATE, sum(output.bytes for output in outputs) / _WRITE_RATE
+    return _STARTUP_SECONDS + max(work, reading) + writing
 
 
 class TensorDone(msgspec.Struct, frozen=True, tag_field="message", tag="tensor_done"):

@@ -76,9 +76,9 @@ def write_model(folder: Path, layers: int) -> int:
     return at // 2
 
 
-def ours(folder: Path, target: Path, kind: str) -> dict[str, Any]:
+def ours(folder: Path, target: Path, kind: str, *more: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "app", "convert", str(folder), "-o", str(target), "--type", kind, "--overwrite"]
-    result = subprocess.run([*command, "--json"], check=True, capture_output=True, text=True)
+    result = subprocess.run([*command, *more, "--json"], check=True, capture_output=True, text=True)
     data: dict[str, Any] = json.loads(result.stdout)
     return data
 
@@ -102,7 +102,10 @@ def main() -> None:
         parameters = write_model(folder, options.layers)
         half, mine, other = (Path(temporary) / f"{name}.gguf" for name in ("half", "mine", "other"))
         ours(folder, half, "BF16")
-        runs = [(ours(folder, mine, options.type), theirs(half, other, options.type)) for _ in range(options.repeat)]
+        predicted, runs = [], []
+        for _ in range(options.repeat):
+            predicted.append(ours(folder, mine, options.type, "--dry-run")["seconds"])
+            runs.append((ours(folder, mine, options.type), theirs(half, other, options.type)))
         assert mine.stat().st_size == other.stat().st_size
     seconds = statistics.median(run["seconds"] for run, _ in runs)
     reference = statistics.median(run for _, run in runs)
@@ -115,6 +118,7 @@ def main() -> None:
                 "type": options.type,
                 "kernels": runs[0][0]["kernels"],
                 "seconds": round(seconds, 2),
+                "seconds_predicted": round(statistics.median(predicted), 2),
                 "seconds_llama_quantize": round(reference, 2),
                 "ratio": round(reference / seconds, 2),
                 "peak_rss_mib": round(max(run["peak_rss"] for run, _ in runs) / 2**20, 1),

@@ -83,6 +83,10 @@ class Cancel(msgspec.Struct, frozen=True, tag_field="message", tag="cancel"):
     """Stop the job; the child answers :class:`Cancelled` and leaves."""
 
 
+class Pause(msgspec.Struct, frozen=True, tag_field="message", tag="pause"):
+    """Stop the job but keep what it has finished, if it can go on from there; the child answers :class:`Paused`."""
+
+
 class Convert(msgspec.Struct, frozen=True, tag_field="message", tag="convert"):
     """Start of a conversion (worker ``convert``)."""
 
@@ -108,6 +112,13 @@ class Scan(msgspec.Struct, frozen=True, tag_field="message", tag="scan"):
 
     request: int
     folders: tuple[str, ...]
+
+
+class ReadImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="read_imatrix"):
+    """Describe an importance matrix, or the checkpoint of one (worker ``scout``); answered by :class:`ImatrixRead`."""
+
+    request: int
+    path: str
 
 
 class CheckKernels(msgspec.Struct, frozen=True, tag_field="message", tag="check_kernels"):
@@ -191,9 +202,10 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
 class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):
     """Gather an importance matrix of ``model`` (a GGUF file) on ``texts`` into ``output`` (worker ``measure``).
 
-    ``format`` is ``gguf`` or ``dat``; ``context`` tokens a window; ``chunks`` 0: all windows of the texts;
-    ``process_output``: the output matrix as well; ``resume``: go on from what an interrupted run left beside
-    ``output``. ``texts`` as in :class:`MeasureQuality`; they are put together in their order.
+    ``format`` is ``gguf`` or ``dat``; ``context`` tokens a window; ``chunks`` 0: all windows of the texts; ``minutes``
+    0: no limit, else the windows that are done by then make the file; ``process_output``: the output matrix as well;
+    ``resume``: go on from what an interrupted run left beside ``output``. ``texts`` as in :class:`MeasureQuality`;
+    windows of several come in turns.
     """
 
     model: str
@@ -205,6 +217,7 @@ class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     process_output: bool = False
     resume: bool = False
     threads: int = 0
+    minutes: float = 0.0
 
 
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
@@ -245,6 +258,10 @@ class Failed(msgspec.Struct, frozen=True, tag_field="message", tag="failed"):
 
 class Cancelled(msgspec.Struct, frozen=True, tag_field="message", tag="cancelled"):
     """The job stopped because it was asked to."""
+
+
+class Paused(msgspec.Struct, frozen=True, tag_field="message", tag="paused"):
+    """The job stopped because it was asked to pause, or because nobody listens any more."""
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="message", tag="status"):
@@ -573,6 +590,37 @@ class Experts(msgspec.Struct, frozen=True):
     total: int
 
 
+class ImatrixCheckpoint(msgspec.Struct, frozen=True):
+    """Where an interrupted run stands: ``done`` of ``total`` windows of what ``command`` asked for."""
+
+    done: int
+    total: int
+    command: MeasureImatrix
+
+
+class ImatrixDescription(msgspec.Struct, frozen=True):
+    """What a file says. ``datasets`` are bare names of texts, ``chunk_size`` is in tokens (0: not said).
+
+    ``checkpoint`` only of a run that was interrupted.
+    """
+
+    path: str
+    entries: int
+    chunks: int
+    chunk_size: int
+    datasets: tuple[str, ...]
+    experts: Experts
+    statistics: tuple[ImatrixStatistics, ...]
+    checkpoint: ImatrixCheckpoint | None = None
+
+
+class ImatrixRead(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_read"):
+    """Answer to :class:`ReadImatrix`."""
+
+    request: int
+    description: ImatrixDescription
+
+
 class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_result"):
     """A finished importance matrix. ``entries`` matrices, ``statistics`` of each, the heaviest first."""
 
@@ -588,10 +636,12 @@ class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatr
 
 Command = (
     Cancel
+    | Pause
     | Convert
     | Inspect
     | MakePlan
     | Scan
+    | ReadImatrix
     | CheckKernels
     | RunSelftest
     | Load
@@ -607,11 +657,13 @@ Event = (
     Hello
     | Failed
     | Cancelled
+    | Paused
     | Status
     | Inspected
     | PlanMade
     | Found
     | ScanDone
+    | ImatrixRead
     | KernelsChecked
     | BackendStarted
     | BackendTested
@@ -633,7 +685,7 @@ Event = (
     | ConversionResult
 )
 
-TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled)
+TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled, Paused)
 """Events that end a job well, beside :class:`Failed` with ``request`` 0."""
 
 _encoder = msgspec.json.Encoder()

@@ -1,6 +1,6 @@
 """One pass over a source, any number of outputs: read a slab of rows, quantize it into every type, write it in place.
 
-Slabs are split over Python threads (the kernels and the disk release the interpreter's lock). Equal types of several
+Slabs are taken by Python threads (the kernels and the disk release the interpreter's lock). Equal types of several
 outputs are made once and written many times. Memory is a slab a thread, never a tensor. Rows are independent of each
 other, so the bytes depend neither on the number of threads nor on the slab size. A slab that needs no rearranging is
 a view of the mapped source all the way into the kernels.
@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import sqrt
@@ -23,6 +22,8 @@ import numpy as np
 import psutil
 
 import kernels
+from converter import journal as journals
+from converter.crew import Crew
 from converter.encode import encode, energy, load
 from converter.planning import Prepared, plan, preflight, prepare
 from converter.sources import open_model
@@ -34,17 +35,19 @@ from converter.spec import (
     ConversionResult,
     ConversionSpec,
     OutputDone,
+    Paused,
     Planned,
     Progress,
     QuenchError,
     TensorDone,
 )
 from converter.splitting import SplitFiles, open_output
-from converter.writer import Layout, PartFile
+from converter.writer import Layout, PartFile, TensorPlace
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from converter.journal import Journal, Kept
     from converter.sources.base import SourceTensor
 
 __all__ = ["convert", "plan"]
@@ -56,37 +59,58 @@ _POLL = 0.05
 """Seconds between looks at ``stopped``."""
 _RELEASE = 8 << 20
 """Bytes of a mapped source that stay in memory after their use."""
+_SLAB_SECONDS = 0.03
+"""What a slab should take: long against the steps around it, short against a cancel and the wait for the last one."""
+_FIRST_SLAB, _SMALLEST_SLAB = 1 << 18, 1 << 16
+"""Weights of a slab while nothing is known, and at least."""
 _REPORT = 0.1
 _RATE_WINDOW = 3.0
 
 
 def convert(
-    spec: ConversionSpec, emit: Emit = lambda event: None, stopped: Stopped = lambda: False
+    spec: ConversionSpec,
+    emit: Emit = lambda event: None,
+    stopped: Stopped = lambda: False,
+    *,
+    paused: Stopped = lambda: False,
+    journal_every: float = journals.EVERY_SECONDS,
 ) -> ConversionResult:
     """Makes every output of ``spec`` and returns what was made.
 
     ``emit`` is called from the calling thread: :class:`Planned` once, :class:`TensorDone` for each tensor of each
     output, :class:`Progress` at most ten a second, and the returned :class:`ConversionResult` last. ``stopped`` is
-    polled; true ends the run with ``converter.spec.Cancelled`` within a fifth of a second of work. Outputs appear
-    under their names only when all are complete, flushed and verified; after an error or a cancel nothing is left.
-    Raises ``QuenchError``.
+    polled; true ends the run with ``converter.spec.Cancelled`` within a fifth of a second of work, and nothing is left.
+    ``paused`` is polled likewise and ends it with ``Paused``; what is finished stays for a run with ``spec.resume``, as
+    after an error that need not come again (``QuenchError``; its hint says so) or the death of the process. Outputs
+    appear under their names only when all are complete, flushed and verified.
+
+    ``journal_every`` is how many seconds of work a death may cost; 0 makes every tensor safe before its event.
     """
     started = time.perf_counter()
     peak = _PeakMemory()
     with open_model(Path(spec.source)) as model:
         prepared = prepare(model, spec)
+        kept = journals.find(prepared)
+        resumed = kept if spec.resume else None
+        if resumed is not None:
+            journals.adopt(resumed, prepared.targets)
         preflight(prepared)
-        emit(Planned(prepared.plan))
-        _halt_if(stopped)
+        emit(Planned(prepared.plan, kept.fraction if kept is not None else 0.0))
+        halt = _Halt(stopped, paused)
+        halt.look()
         with ExitStack() as stack:
             _make_folder(prepared.folder, stack)
-            parts = [open_output(stack, t.path, t.layout) for t in prepared.targets]
-            run = _Run(prepared, parts, emit, stopped, peak)
+            parts = [open_output(stack, t.path, t.layout, resume=resumed is not None) for t in prepared.targets]
+            journal = stack.enter_context(journals.Journal(prepared, parts, journal_every))
+            run = _Run(prepared, parts, emit, halt, peak, journal)
+            if resumed is not None:
+                run.take_over(resumed)
             run.all_tensors()
+            journal.complete()
             files = [file for part in parts for file in part.files]
             for file in files:
                 run.report(f"Checking {file.target.name}")
-                _halt_if(stopped)
+                halt.look()
                 file.seal(verify)
             _publish(files)
             stack.pop_all().close()
@@ -122,9 +146,18 @@ def verify(path: Path, layout: Layout) -> None:
         )
 
 
-def _halt_if(stopped: Stopped) -> None:
-    if stopped():
-        raise Cancelled
+@dataclass(frozen=True)
+class _Halt:
+    """What the caller may want: an end, or a pause."""
+
+    stopped: Stopped
+    paused: Stopped
+
+    def look(self) -> None:
+        if self.paused():
+            raise Paused
+        if self.stopped():
+            raise Cancelled
 
 
 def _make_folder(folder: Path, stack: ExitStack) -> None:
@@ -154,7 +187,7 @@ def _publish(parts: list[PartFile]) -> None:
             part.publish()
         except QuenchError:
             for done in fresh:
-                done.target.unlink(missing_ok=True)
+                done.unpublish()
             raise
         if new:
             fresh.append(part)
@@ -201,91 +234,127 @@ class _TensorJob:
             for start in range(first, first + matrix, self.step):
                 yield start, min(start + self.step, first + matrix)
 
-    def used(self, start: int, stop: int) -> None:
-        """Notes a slab that nobody looks at any more, and gives the source's memory back in large pieces.
+    def used(self, start: int, stop: int) -> tuple[int, int] | None:
+        """Notes a slab that is written. Rows whose memory can go back to the source now, if they are many.
 
         A piece a slab would cost a round through all cores each time (their address translations are dropped).
         """
         self._behind[start] = stop
-        end = self._released
+        begin = end = self._released
         while end in self._behind:
             end = self._behind[end]
-        if self.left == 0 or (end - self._released) * self.tensor.row_bytes >= _RELEASE:
-            self.tensor.release(self._released, end)
-            self._behind = {first: last for first, last in self._behind.items() if first >= end}
-            self._released = end
+        if self.left and (end - begin) * self.tensor.row_bytes < _RELEASE:
+            return None
+        self._behind = {first: last for first, last in self._behind.items() if first >= end}
+        self._released = end
+        return begin, end
 
 
-_Running = dict[Future[None], tuple[_TensorJob, int, int]]
-"""Slabs under way: tensor, first row, end."""
+_Slab = tuple[_TensorJob, int, int]
+"""Tensor, first row, end."""
 
 
 @dataclass
 class _Run:
-    """The work of one conversion: hands slabs to threads, counts what came back, tells the caller."""
+    """The work of one conversion: slabs for a crew of threads to take, what they have done, what the caller is told."""
 
     prepared: Prepared
     parts: list[PartFile | SplitFiles]
     emit: Emit
-    stopped: Stopped
+    halt: _Halt
     peak: _PeakMemory
+    journal: Journal
     read_bytes: int = 0
+    kept_bytes: int = 0
     rmse: list[dict[str, float]] = field(default_factory=list)
     relative: list[dict[str, float]] = field(default_factory=list)
-    _halt: threading.Event = field(default_factory=threading.Event)
+    label: str = ""
+    _pace: int = _FIRST_SLAB
+    """Weights that a slab of the next tensor has, if the memory allows."""
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+    _finished: deque[_TensorJob] = field(default_factory=deque)
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _reported: float = 0.0
     _began: float = 0.0
 
-    def all_tensors(self) -> None:
+    def __post_init__(self) -> None:
         self.rmse = [{} for _ in self.parts]
         self.relative = [{} for _ in self.parts]
-        self._began = time.perf_counter()
-        threads = self.prepared.threads
-        with ThreadPoolExecutor(threads, thread_name_prefix="quantize") as pool:
-            try:
-                self._feed(pool, 2 * threads)
-            except MemoryError as error:
-                raise QuenchError(
-                    "no_memory",
-                    "There is not enough memory.",
-                    "The system refused memory for the next rows.",
-                    "Close other programs, or set a lower memory limit.",
-                    exit_status=4,
-                ) from error
-            finally:
-                self._halt.set()
-                pool.shutdown(wait=True, cancel_futures=True)
 
-    def _feed(self, pool: ThreadPoolExecutor, ahead: int) -> None:
-        """Keeps ``ahead`` slabs under way until all are done. The first error ends it."""
-        running: _Running = {}
-        label = ""
-        for job in map(self._job, range(len(self.prepared.model.tensors))):
+    def take_over(self, kept: Kept) -> None:
+        """Checks what an interrupted run has finished, and tells of it as if it were done now."""
+
+        def look(done: int, total: int) -> None:
+            self.halt.look()
+            self.report(f"Checking what is there, {done} of {total}")
+
+        self.journal.resume(kept, look)
+        for entry in kept.entries:
+            self.kept_bytes += entry.read
+            for output, target in enumerate(self.prepared.targets):
+                errors = entry.rmse[output], entry.relative[output]
+                self._tell(output, target.layout.tensors[entry.tensor], *errors)
+
+    def all_tensors(self) -> None:
+        self._began = time.perf_counter()
+        try:
+            with Crew(self.prepared.threads, self._slabs(), self._work) as crew:
+                while crew.watch(_POLL):
+                    self._look()
+        except MemoryError as error:
+            raise QuenchError(
+                "no_memory",
+                "There is not enough memory.",
+                "The system refused memory for the next rows.",
+                "Close other programs, or set a lower memory limit.",
+                exit_status=4,
+            ) from error
+        self._look()
+
+    def _slabs(self) -> Iterator[_Slab]:
+        """What there is to do. Advanced by the crew, so that what it makes ready is one tensor and not all."""
+        kept = {entry.tensor for entry in self.journal.entries}
+        for index in range(len(self.prepared.model.tensors)):
+            if index in kept:
+                continue
+            job = self._job(index)
             slabs = list(job.slabs())
             job.left = len(slabs)
-            label = job.tensor.name
-            for start, stop in slabs:
-                while len(running) >= ahead:
-                    self._collect(running, label)
-                running[pool.submit(self._slab, job, start, stop)] = (job, start, stop)
+            self.label = job.tensor.name
             if not slabs:
-                self._finish(job)
-        while running:
-            self._collect(running, label)
+                self._finished.append(job)
+            for start, stop in slabs:
+                yield job, start, stop
 
-    def _collect(self, running: _Running, label: str) -> None:
-        done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
-        _halt_if(self.stopped)
-        for future in done:
-            job, start, stop = running.pop(future)
-            future.result()
+    def _work(self, slab: _Slab, crew: Crew[_Slab]) -> None:
+        """One slab, from the source to the outputs. Runs in a thread of the crew."""
+        job, start, stop = slab
+        began = time.perf_counter()
+        self._write(job, start, stop, crew)
+        if crew.stopping:
+            return  # it may be half written
+        weights = (stop - start) * job.tensor.n_cols
+        pace = int(weights * _SLAB_SECONDS / max(time.perf_counter() - began, 1e-6))
+        with self._counting:
+            if weights >= _SMALLEST_SLAB:
+                self._pace = max(_SMALLEST_SLAB, min(pace, 2 * self._pace))
             self.read_bytes += (stop - start) * job.tensor.row_bytes
             job.left -= 1
-            job.used(start, stop)
-            if job.left == 0:
-                self._finish(job)
-        self.report(label)
+            used = job.used(start, stop)
+            finished = job.left == 0
+        if used is not None:
+            job.tensor.release(*used)
+        if finished:
+            self._finished.append(job)
+            crew.call()
+
+    def _look(self) -> None:
+        """What the calling thread does while the crew works."""
+        self.halt.look()
+        self.journal.keep_up()
+        while self._finished:
+            self._finish(self._finished.popleft())
+        self.report(self.label)
 
     def _job(self, index: int) -> _TensorJob:
         tensor = self.prepared.model.tensors[index]
@@ -299,15 +368,15 @@ class _Run:
                 weighted = plain if weights is None else np.zeros(tensor.n_rows)
                 variants[place.type] = _Variant(place.type, [], plain, weighted)
             variants[place.type].homes.append((output, place.offset))
-        step = max(1, self.prepared.chunk_weights // max(tensor.n_cols, 1))
+        step = max(1, min(self._pace, self.prepared.chunk_weights) // max(tensor.n_cols, 1))
         return _TensorJob(tensor, index, list(variants.values()), weights, np.zeros(tensor.n_rows), step)
 
-    def _slab(self, job: _TensorJob, start: int, stop: int) -> None:
-        """One slab of one tensor into every output. Runs in a thread of the pool."""
+    def _write(self, job: _TensorJob, start: int, stop: int, crew: Crew[_Slab]) -> None:
+        """One slab of one tensor into every output."""
         tensor = job.tensor
         numbers = None
         for variant in job.variants:
-            if self._halt.is_set():
+            if crew.stopping:
                 return
             if variant.kind == tensor.type and tensor.type not in {"F32", "F16", "BF16"}:
                 data = tensor.raw(start, stop)
@@ -330,14 +399,23 @@ class _Run:
                 self.parts[output].write(offset + start * data.shape[1], data)
 
     def _finish(self, job: _TensorJob) -> None:
-        name, weights = job.tensor.name, max(job.tensor.n_elements, 1)
-        for variant in job.variants:
-            rmse, relative = sqrt(float(variant.errors.sum()) / weights), variant.relative(job.energy)
-            for output, _ in variant.homes:
-                self.rmse[output][name] = rmse
-                self.relative[output][name] = relative
-                size = self.prepared.targets[output].layout.tensors[job.index].bytes
-                self.emit(TensorDone(output, name, variant.kind, size, rmse, relative))
+        weights = max(job.tensor.n_elements, 1)
+        found = {
+            output: (sqrt(float(variant.errors.sum()) / weights), variant.relative(job.energy))
+            for variant in job.variants
+            for output, _ in variant.homes
+        }
+        for output in found:
+            place = self.prepared.targets[output].layout.tensors[job.index]
+            self.parts[output].hurry(place.offset, place.bytes)
+        self.journal.done(job.index, [found[output] for output in range(len(self.parts))])
+        for output, errors in found.items():
+            self._tell(output, self.prepared.targets[output].layout.tensors[job.index], *errors)
+
+    def _tell(self, output: int, place: TensorPlace, rmse: float, relative: float) -> None:
+        self.rmse[output][place.name] = rmse
+        self.relative[output][place.name] = relative
+        self.emit(TensorDone(output, place.name, place.type, place.bytes, rmse, relative))
 
     def report(self, label: str) -> None:
         """Progress, unless the last one was less than a tenth of a second ago."""
@@ -351,8 +429,9 @@ class _Run:
         past, bytes_then = self._recent[0] if len(self._recent) > 1 else (self._began, 0)
         rate = (self.read_bytes - bytes_then) / max(now - past, 1e-6)
         total = self.prepared.plan.read_bytes
-        left = (now - self._began) * (total - self.read_bytes) / self.read_bytes if self.read_bytes else None
-        self.emit(Progress(self.read_bytes, total, rate, left, self.peak.look(), label))
+        done = self.kept_bytes + self.read_bytes
+        left = (now - self._began) * (total - done) / self.read_bytes if self.read_bytes else None
+        self.emit(Progress(done, total, rate, left, self.peak.look(), label))
 
     def output(self, index: int) -> OutputDone:
         planned = self.prepared.plan.outputs[index]

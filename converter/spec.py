@@ -37,6 +37,10 @@ class Cancelled(Exception):  # noqa: N818 - it is not an error
     """The person asked to stop; nothing half-written is left behind."""
 
 
+class Paused(Cancelled):
+    """The person asked to pause; what is finished was kept (if anything is) for a run with ``resume``."""
+
+
 class TensorInfo(msgspec.Struct, frozen=True):
     """One tensor of a model file. ``name`` is the GGUF name, ``type`` a GGML type name such as ``Q4_K``."""
 
@@ -82,7 +86,8 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One conversion: one source, any number of recipes, one pass. Paths are strings so that it travels as JSON.
 
     ``output`` is a file for one type and a folder for several. ``tensor_types`` are ``(regular expression, type)``
-    rules, the first match wins. ``threads`` 0 means all cores; ``memory_mib`` 0 means the default cap.
+    rules, the first match wins. ``threads`` 0 means all cores; ``memory_mib`` 0 means the default cap. ``resume`` goes
+    on where an interrupted run of the same conversion ended, if there was one.
     ``override_kv`` are ``KEY=TYPE:VALUE`` texts, ``prune_layers`` numbers of layers to leave out, ``split_size`` the
     most bytes of tensors in one file (0: one file), ``keep_split`` the source's own division into files.
     """
@@ -101,6 +106,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_mib: int = 0
     overwrite: bool = False
     allow_requantize: bool = False
+    resume: bool = False
     override_kv: tuple[str, ...] = ()
     prune_layers: tuple[int, ...] = ()
     keep_split: bool = False
@@ -232,9 +238,14 @@ class ConversionResult(msgspec.Struct, frozen=True, tag_field="message", tag="co
 
 
 class Planned(msgspec.Struct, frozen=True, tag_field="message", tag="planned"):
-    """Sent once before the first :class:`TensorDone`."""
+    """Sent once before the first :class:`TensorDone`.
+
+    ``kept`` is the part of the work, 0 to 1, that an interrupted run of the same conversion had left done. With
+    ``resume`` it is taken over, else it is lost.
+    """
 
     plan: Plan
+    kept: float = 0.0
 
 
 ConversionEvent = Planned | TensorDone | Progress | ConversionResult

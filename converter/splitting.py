@@ -112,29 +112,29 @@ def _joined(files: Sequence[tuple[Path, Layout]], numbers: Sequence[int]) -> Spl
     return SplitLayout(header, tuple(places), total, tuple(files))
 
 
-def paths_of(path: Path, plan: Layout) -> list[Path]:
-    """The files that a layout for ``path`` makes."""
-    return [file for file, _ in plan.files] if isinstance(plan, SplitLayout) else [path]
+def files_of(path: Path, plan: Layout) -> list[tuple[Path, Layout]]:
+    """The files that a layout for ``path`` makes, each with its own layout."""
+    return list(plan.files) if isinstance(plan, SplitLayout) else [(path, plan)]
 
 
-class SplitFiles:
-    """The ``.part`` files of a split output, written as one. ``files`` are sealed and published each by itself."""
+class JoinedReader:
+    """The half-written files of a split output, read as one. A read never goes on into the next file."""
 
-    def __init__(self, plan: SplitLayout) -> None:
-        self._starts = plan.starts
+    def __init__(self, paths: Sequence[Path], starts: Sequence[int]) -> None:
+        self._starts = starts
         self._stack = ExitStack()
-        self.files: list[PartFile] = []
-        try:
-            for path, file in plan.files:
-                self.files.append(self._stack.enter_context(PartFile(path, file)))
-        except BaseException:
-            self._stack.close()
-            raise
+        with ExitStack() as opened:
+            self._files = [opened.enter_context(path.open("rb", buffering=0)) for path in paths]
+            self._stack = opened.pop_all()
+        self._current = self._files[0]
 
-    def write(self, offset: int, data: Any) -> None:
-        """Puts bytes of one tensor at an offset of the joined layout. Safe from several threads."""
+    def seek(self, offset: int) -> None:
         number = bisect_right(self._starts, offset) - 1
-        self.files[number].write(offset - self._starts[number], data)
+        self._current = self._files[number]
+        self._current.seek(offset - self._starts[number])
+
+    def readinto(self, view: memoryview) -> int:
+        return self._current.readinto(view) or 0
 
     def __enter__(self) -> Self:
         return self
@@ -145,8 +145,61 @@ class SplitFiles:
         self._stack.close()
 
 
-def open_output(stack: ExitStack, path: Path, plan: Layout) -> PartFile | SplitFiles:
+class SplitFiles:
+    """The ``.part`` files of a split output, written as one. ``files`` are sealed and published each by itself.
+
+    What else there is means what it does of a :class:`PartFile`; ``target`` is the first file's.
+    """
+
+    def __init__(self, plan: SplitLayout, *, resume: bool = False) -> None:
+        self.plan = plan
+        self.target = plan.files[0][0]
+        self._starts = plan.starts
+        self._stack = ExitStack()
+        self.files: list[PartFile] = []
+        try:
+            for path, file in plan.files:
+                self.files.append(self._stack.enter_context(PartFile(path, file, resume=resume)))
+        except BaseException:
+            self._stack.close()
+            raise
+
+    @property
+    def kept(self) -> bool:
+        return all(file.kept for file in self.files)
+
+    @kept.setter
+    def kept(self, stay: bool) -> None:
+        for file in self.files:
+            file.kept = stay
+
+    def write(self, offset: int, data: Any) -> None:
+        """Puts bytes of one tensor at an offset of the joined layout. Safe from several threads."""
+        number = bisect_right(self._starts, offset) - 1
+        self.files[number].write(offset - self._starts[number], data)
+
+    def hurry(self, offset: int, count: int) -> None:
+        number = bisect_right(self._starts, offset) - 1
+        self.files[number].hurry(offset - self._starts[number], count)
+
+    def flush(self) -> None:
+        for file in self.files:
+            file.flush()
+
+    def reader(self) -> JoinedReader:
+        return JoinedReader([file.part for file in self.files], self._starts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def open_output(stack: ExitStack, path: Path, plan: Layout, *, resume: bool) -> PartFile | SplitFiles:
     """The file, or the files, of one output; ``stack`` closes them."""
     if isinstance(plan, SplitLayout):
-        return stack.enter_context(SplitFiles(plan))
-    return stack.enter_context(PartFile(path, plan))
+        return stack.enter_context(SplitFiles(plan, resume=resume))
+    return stack.enter_context(PartFile(path, plan, resume=resume))

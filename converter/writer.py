@@ -12,6 +12,7 @@ Format: the GGUF specification, version 3, little-endian.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import struct
@@ -19,6 +20,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -53,6 +55,9 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
+_LENGTH = struct.Struct("<Q").pack
+
+
 def row_bytes(kind: str, columns: int) -> int:
     """Bytes of one row of ``columns`` weights in GGML type ``kind`` (any type of the format, also ones only copied)."""
     entry = BY_NAME[kind]
@@ -62,10 +67,10 @@ def row_bytes(kind: str, columns: int) -> int:
 
 
 def _string(text: str | bytes) -> bytes:
-    if not isinstance(text, str | bytes):
-        raise TypeError(f"{type(text).__name__} is no text")
     data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-    return struct.pack("<Q", len(data)) + data
+    if not isinstance(data, bytes):
+        raise TypeError(f"{type(text).__name__} is no text")
+    return _LENGTH(len(data)) + data
 
 
 def _array(values: Any, item_type: str) -> bytes:
@@ -173,7 +178,7 @@ def disk_error(error: OSError, path: Path) -> QuenchError:
             "no_space",
             "The disk is full.",
             reason,
-            "Free some space or choose another folder; nothing half-written was left behind.",
+            "Free some space, or choose another folder.",
             exit_status=4,
         )
     if error.errno == errno.EFAULT:
@@ -193,28 +198,40 @@ class PartFile:
     """One output while it is made. Leaving its ``with`` block without :meth:`publish` removes every trace of it.
 
     Raises ``QuenchError``: ``no_space``, ``read_only``, ``busy`` (another conversion is writing the same file) or
-    ``write_failed``. A ``.part`` that a killed process left is reused.
+    ``write_failed``. A ``.part`` that a killed process left is reused: its bytes are dropped, and the journal that
+    speaks of them, unless ``resume``, when it must be there in its full size (``resume_changed``).
+
+    ``kept`` set to true lets the half-written file stay after all.
     """
 
-    def __init__(self, target: Path, plan: Layout) -> None:
+    def __init__(self, target: Path, plan: Layout, *, resume: bool = False) -> None:
         self.target = target
         self.plan = plan
-        self.part = target.with_name(target.name + ".part")
+        self.part = part_of(target)
+        self.kept = resume
         self._lock = threading.Lock()
         self._published = False
+        mode = os.O_RDWR | (0 if resume else os.O_CREAT) | getattr(os, "O_BINARY", 0)
         try:
-            self._handle = os.open(self.part, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644)
+            self._handle = os.open(self.part, mode, 0o644)
         except OSError as error:
+            if resume and isinstance(error, FileNotFoundError):
+                raise self._changed("is gone") from error
             raise disk_error(error, target) from error
         self._open = True
         try:
             self._claim()
+            if resume:
+                self._check_size()
+            else:
+                self._start_afresh()
             _reserve(self._handle, plan.size)
             at = 0
             for piece in plan.header:
                 self.write(at, piece)
                 at += len(piece)
-            # The padding between tensors is zero already: the space is fresh.
+            if resume:
+                self._clear_padding()
         except OSError as error:
             self.discard()
             raise disk_error(error, target) from error
@@ -240,7 +257,37 @@ class PartFile:
                 str(self.target),
                 "Wait for it to end, or choose another name.",
             )
+
+    def _start_afresh(self) -> None:
+        """Drops what is there; before that the journal, durably, or after a power loss it would speak of nothing."""
+        journal = journal_of(self.target)
+        if journal.exists():
+            journal.unlink(missing_ok=True)
+            sync_folder(journal.parent)
         os.ftruncate(self._handle, 0)
+
+    def _check_size(self) -> None:
+        size = os.fstat(self._handle).st_size
+        if size != self.plan.size:
+            raise self._changed(f"has {size} bytes instead of {self.plan.size}")
+
+    def _changed(self, what: str) -> QuenchError:
+        return QuenchError(
+            "resume_changed",
+            "The interrupted conversion cannot go on.",
+            f"{self.part} {what}.",
+            "Start again from the beginning.",
+        )
+
+    def _clear_padding(self) -> None:
+        """Zeros between the tensors, as in fresh space."""
+        ends = [*(place.offset for place in self.plan.tensors[1:]), self.plan.size]
+        for place, end in zip(self.plan.tensors, ends, strict=True):
+            self.write(place.offset + place.bytes, bytes(end - place.offset - place.bytes))
+
+    def reader(self) -> FileIO:
+        """What is in the half-written file so far."""
+        return self.part.open("rb", buffering=0)
 
     @property
     def files(self) -> list[PartFile]:
@@ -265,10 +312,22 @@ class PartFile:
         else:
             return os.pwrite(self._handle, view, offset)
 
+    def hurry(self, offset: int, count: int) -> None:
+        """Says that these bytes are final: they may go to the disk now, so that :meth:`flush` finds little left."""
+        if _start_writing is not None and count > 0:
+            _start_writing(self._handle, offset, count, _WRITE)
+
+    def flush(self) -> None:
+        """Returns when all bytes written so far are on the disk."""
+        try:
+            flush_to_disk(self._handle)
+        except OSError as error:
+            raise disk_error(error, self.target) from error
+
     def seal(self, verify: Callable[[Path, Layout], None]) -> None:
         """Flushes to the disk, then re-opens and verifies. The file is not in its place yet."""
+        self.flush()
         try:
-            os.fsync(self._handle)
             size = self.part.stat().st_size
         except OSError as error:
             raise disk_error(error, self.target) from error
@@ -285,13 +344,18 @@ class PartFile:
         try:
             self.part.replace(self.target)
             self._published = True
-            _sync_folder(self.target.parent)
+            sync_folder(self.target.parent)
         except OSError as error:
             raise disk_error(error, self.target) from error
 
+    def unpublish(self) -> None:
+        """Takes a published file back: it is a ``.part`` again."""
+        self.target.replace(self.part)
+        self._published = False
+
     def discard(self) -> None:
-        """Removes the half-written file, unless it was published or belongs to another process."""
-        if self._open and not self._published:
+        """Removes the half-written file, unless it was published, is to be kept or belongs to another process."""
+        if self._open and not self._published and not self.kept:
             if sys.platform == "win32":
                 self._close()
             with contextlib.suppress(FileNotFoundError):
@@ -312,22 +376,60 @@ class PartFile:
         self.discard()
 
 
+def part_of(target: Path) -> Path:
+    """The half-written file of an output."""
+    return target.with_name(target.name + ".part")
+
+
+def journal_of(target: Path) -> Path:
+    """The journal (:mod:`converter.journal`) of a conversion whose first output is ``target``.
+
+    Its ending is no longer than ``.part``: where the one name fits, so does the other.
+    """
+    return target.with_name(target.name + ".jrnl")
+
+
 def remove_leftover(target: Path) -> None:
-    """Removes the ``.part`` of ``target`` that a process left when it died; one that somebody writes to now stays.
+    """Removes what a process that died has left of ``target``, the journal too; what somebody writes to now stays.
 
     Never raises: it is called after a failure, which is what should be told.
     """
-    part = target.with_name(target.name + ".part")
+    part, journal = part_of(target), journal_of(target)
     with contextlib.suppress(OSError):
-        if sys.platform == "win32":
+        if not part.exists():
+            journal.unlink(missing_ok=True)
+        elif sys.platform == "win32":
             part.unlink()  # which is refused while a process has it open
+            journal.unlink(missing_ok=True)
         else:
             handle = os.open(part, os.O_RDWR)
             try:
                 locking.flock(handle, locking.LOCK_EX | locking.LOCK_NB)
+                journal.unlink(missing_ok=True)
                 part.unlink()
             finally:
                 os.close(handle)
+
+
+_WRITE = 2
+"""``SYNC_FILE_RANGE_WRITE``: begin to write what is not being written yet, and do not wait for it."""
+
+
+def _find_start_writing() -> Callable[[int, int, int, int], int] | None:
+    """Linux's ``sync_file_range(descriptor, offset, count, flags)``: a hint, whose failure changes no byte."""
+    if sys.platform != "linux":
+        return None
+    try:
+        function = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    function.restype = ctypes.c_int
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    found: Callable[[int, int, int, int], int] = function
+    return found
+
+
+_start_writing = _find_start_writing()
 
 
 def _reserve(handle: int, size: int) -> None:
@@ -342,7 +444,21 @@ def _reserve(handle: int, size: int) -> None:
     os.ftruncate(handle, size)
 
 
-def _sync_folder(folder: Path) -> None:
+def flush_to_disk(handle: int) -> None:
+    """Returns when the bytes of an open file, and its size, would survive a loss of power."""
+    if sys.platform == "darwin":
+        try:
+            locking.fcntl(handle, locking.F_FULLFSYNC)  # fsync stops at the drive's own memory there
+        except OSError:
+            os.fsync(handle)  # not every file system knows the other
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(handle)
+    else:
+        os.fsync(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder would survive a loss of power."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -118,8 +118,9 @@ class SourceModel:
 
     ``tensors`` are in the order in which a whole file lists them. ``metadata`` is built when first asked for (a
     vocabulary may take a second) and holds neither ``general.file_type`` nor ``general.quantization_version``: those
-    belong to the output. It may raise ``QuenchError``. ``files`` are all that weights are read from; ``incomplete`` is
-    a sentence if some of the model's files are missing, so that it can be looked at but not converted.
+    belong to the output. It may raise ``QuenchError``. ``files`` are all that weights are read from: a conversion can
+    only be resumed when it knows them again. ``incomplete`` is a sentence if some of the model's files are missing, so
+    that it can be looked at but not converted.
     """
 
     info: ModelInfo

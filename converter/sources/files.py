@@ -44,7 +44,7 @@ def cannot_read(path: Path, error: OSError) -> QuenchError:
 
 
 class ByteFile:
-    """A regular file, read from any thread. ``size`` is its length in bytes when opened.
+    """A regular file, read from any thread. ``size`` is its length in bytes when opened, ``modified`` its date in ns.
 
     Nothing is mapped before the first :meth:`view`. Closing gives the descriptor back at once and the map with the
     last view of it; until then Windows neither deletes nor shortens the file.
@@ -65,7 +65,8 @@ class ByteFile:
         self._open = True
         self._map: FileMap | None = None
         self._map_tried = False
-        self.size = os.fstat(self._descriptor).st_size
+        status = os.fstat(self._descriptor)
+        self.size, self.modified = status.st_size, status.st_mtime_ns
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fills ``view`` (contiguous bytes) from ``offset``; ``QuenchError`` ``truncated`` when the file ends early."""

@@ -90,7 +90,10 @@ class FileTensor(SourceTensor):
 
     def release(self, start: int, stop: int) -> None:
         if not self._heads:
-            self._file.release(*self._range(start, stop))
+            self._release_stored(start, stop)
+
+    def _release_stored(self, start: int, stop: int) -> None:
+        self._file.release(*self._range(start, stop))
 
     def _range(self, start: int, stop: int) -> tuple[int, int]:
         """Stored rows as ``(offset, bytes)`` of the file."""
@@ -123,7 +126,7 @@ class FileTensor(SourceTensor):
                 first = head * per_head + half * (per_head // 2) + inside // 2
                 target[:, half] = read(first, first + pairs)
             position = until
-        self._file.release(*self._range(begin // per_head * per_head, -(-end // per_head) * per_head))
+        self._release_stored(begin // per_head * per_head, -(-end // per_head) * per_head)
         return out[start - begin : stop - begin]
 
     def _bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
@@ -140,7 +143,7 @@ class FileTensor(SourceTensor):
         for first in range(start, stop, step):
             last = min(first + step, stop)
             self._widen(self._bytes(first, last), out[first - start : last - start])
-            self._file.release(*self._range(first, last))
+            self._release_stored(first, last)
         return out
 
     def _widen(self, blocks: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]) -> None:
@@ -169,6 +172,73 @@ class FileTensor(SourceTensor):
                 f"{self.source_name} in {self.source_file}: {error}",
                 "Run 'quench kernels selftest', or install Quench again.",
             ) from error
+
+
+class StridedTensor(FileTensor):
+    """A tensor whose elements lie apart: a transposed matrix, some columns of a wider one, one row for all.
+
+    ``strides`` are in elements, none negative, for each dimension of ``shape``. Rows are gathered from the map in
+    pieces, so that also a matrix that lies column by column never is in memory as a whole.
+    """
+
+    def __init__(
+        self,
+        file: ByteFile,
+        offset: int,
+        *,
+        name: str,
+        source_name: str,
+        shape: tuple[int, ...],
+        stored: str,
+        strides: tuple[int, ...],
+        heads: int = 0,
+    ) -> None:
+        super().__init__(file, offset, name=name, source_name=source_name, shape=shape, stored=stored, heads=heads)
+        self._leading = tuple(zip(shape, strides, strict=True))[:-1]
+        self._stride = strides[-1] if strides else 1
+        self._item = self._stored_row_bytes // max(self.n_cols, 1)
+
+    def _release_stored(self, start: int, stop: int) -> None:
+        """Nothing: what was gathered is a copy, and its source was given back."""
+
+    def _bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        out = np.empty((stop - start, self.n_cols), np.dtype(f"<u{self._item}"))
+        if out.size:
+            matrix = self._leading[-1][0] if self._leading else 1
+            row = start
+            while row < stop:
+                until = min(stop, (row // matrix + 1) * matrix)
+                self._gather(row, out[row - start : until - start])
+                row = until
+        return out.view(np.uint8).reshape(stop - start, self._stored_row_bytes)
+
+    def _gather(self, first: int, out: npt.NDArray[np.unsignedinteger]) -> None:
+        """Rows of one matrix from row ``first`` on, whose places are one stride apart."""
+        start, rest = 0, first
+        for size, stride in reversed(self._leading):
+            rest, index = divmod(rest, size)
+            start += index * stride
+        step = self._leading[-1][1] if self._leading else 0
+        rows, columns = out.shape
+        # The dimension with the larger steps is cut until a piece of the file is small; the other one stays whole.
+        room = _PIECE // self._item
+        if step >= self._stride:
+            height, width = max(1, (room - columns * self._stride) // max(step, 1)), columns
+        else:
+            height, width = rows, max(1, (room - rows * step) // self._stride)
+        for row in range(0, rows, height):
+            for column in range(0, columns, width):
+                part = out[row : row + height, column : column + width]
+                self._copy(start + row * step + column * self._stride, step, part)
+
+    def _copy(self, element: int, step: int, out: npt.NDArray[np.unsignedinteger]) -> None:
+        rows, columns = out.shape
+        where = self._offset + element * self._item
+        size = ((rows - 1) * step + (columns - 1) * self._stride + 1) * self._item
+        piece = self._file.view(where, size).view(out.dtype)
+        strides = (step * self._item, self._stride * self._item)
+        out[:] = np.lib.stride_tricks.as_strided(piece, out.shape, strides, writeable=False)
+        self._file.release(where, size)
 
 
 class ComputedTensor(SourceTensor):

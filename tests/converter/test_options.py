@@ -18,7 +18,16 @@ import pytest
 from converter import convert, open_model, plan
 from converter.options import parse_layers, parse_override, parse_size
 from converter.recipes import RECIPES
-from converter.spec import ConversionResult, ConversionSpec, QuenchError
+from converter.spec import (
+    Cancelled,
+    ConversionEvent,
+    ConversionResult,
+    ConversionSpec,
+    Paused,
+    Planned,
+    QuenchError,
+    TensorDone,
+)
 from tests.sdist import unpack
 
 from .gguf_files import GgufFile, number_key, string_key
@@ -338,8 +347,6 @@ def test_a_split_output_is_whole_or_absent(full: Path, tmp_path: Path) -> None:
         calls += 1
         return calls > 6
 
-    from converter.spec import Cancelled
-
     with pytest.raises(Cancelled):
         convert(spec, lambda event: None, stop_late)
     assert not folder.exists()
@@ -350,6 +357,38 @@ def test_a_split_output_is_whole_or_absent(full: Path, tmp_path: Path) -> None:
     assert files[0].name in caught.value.detail
     assert refused(ConversionSpec(str(files[1]), str(folder / "o.gguf"), ("copy",), split_size=LIMIT, overwrite=True)) \
         == ("output_is_source", 2)  # fmt: skip
+
+
+@pytest.mark.parametrize("after", [1, 25])
+def test_a_split_output_goes_on_after_a_pause(
+    after: int, full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUENCH_KERNELS", "reference")  # slow enough to be interrupted
+    folder, whole = tmp_path / "out", tmp_path / "whole"
+    folder.mkdir()
+    whole.mkdir()
+    done = 0
+
+    def count(event: ConversionEvent) -> None:
+        nonlocal done
+        done += isinstance(event, TensorDone)
+
+    slow = {"split_size": LIMIT, "threads": 1}
+    spec = ConversionSpec(str(full), str(folder / "o.gguf"), ("Q4_K_M",), resume=True, **slow)
+    with pytest.raises(Paused):
+        convert(spec, count, paused=lambda: done >= after, journal_every=0)
+    assert not list(folder.glob("*.gguf"))
+    told: list[ConversionEvent] = []
+    resumed = convert(spec, told.append)
+    (planned,) = (event for event in told if isinstance(event, Planned))
+    assert 0 < planned.kept < 1
+    direct = ours(full, whole / "o.gguf", **slow)
+    assert resumed.outputs[0].error == direct.outputs[0].error
+    assert resumed.outputs[0].relative_error == direct.outputs[0].relative_error
+    made, expected = sorted(folder.iterdir()), sorted(whole.iterdir())
+    assert [file.name for file in made] == [file.name for file in expected]
+    for one, other in zip(made, expected, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
 
 
 def test_sizes_are_read_as_people_write_them() -> None:

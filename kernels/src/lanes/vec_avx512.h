@@ -64,13 +64,6 @@ QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(a));
 }
 
-QUENCH_INLINE vi vp_set(int16_t a) { return _mm512_set1_epi16(a); }
-QUENCH_INLINE vi vp_add(vi a, vi b) { return _mm512_add_epi16(a, b); }
-QUENCH_INLINE vi vp_sub(vi a, vi b) { return _mm512_sub_epi16(a, b); }
-QUENCH_INLINE vi vp_least(vi a, vi b) { return _mm512_min_epi16(a, b); }
-QUENCH_INLINE vi vp_most(vi a, vi b) { return _mm512_max_epi16(a, b); }
-QUENCH_INLINE vi vp_scale(vi a, vi b) { return _mm512_mulhrs_epi16(a, b); }
-QUENCH_INLINE vi vp_dot(vi a, vi b) { return _mm512_madd_epi16(a, b); }
 
 /* out[i] = the i-th floats of W rows that are `stride` floats apart; for i from 0 to 7. */
 QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {

@@ -59,14 +59,26 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="a file for one type, a folder for several"
     )
-    convert.add_argument("--type", required=True, metavar="T[,T...]", help="F32, F16, BF16, auto, Q8_0, Q4_K_M ...")
+    convert.add_argument(
+        "--type", required=True, metavar="T[,T...]", help="F32, F16, BF16, auto, Q8_0, Q4_K_M ..., copy"
+    )
     convert.add_argument("--imatrix", metavar="F", help="importance matrix (GGUF or .dat)")
     convert.add_argument("--tensor-type", action="append", default=[], metavar="RE=T", help="type for matching tensors")
-    convert.add_argument("--output-type", metavar="T")
-    convert.add_argument("--embedding-type", metavar="T")
+    convert.add_argument("--output-type", metavar="T", help="type of the output matrix")
+    convert.add_argument("--embedding-type", metavar="T", help="type of the token embeddings")
     convert.add_argument("--pure", action="store_true", help="the same type everywhere")
     convert.add_argument("--leave-output", action="store_true", help="keep output.weight as it is")
-    convert.add_argument("--allow-requantize", action="store_true")
+    convert.add_argument("--allow-requantize", action="store_true", help="quantize again what is quantized already")
+    convert.add_argument(
+        "--override-kv", action="append", default=[], metavar="KEY=TYPE:VALUE", help="metadata; int, float, bool or str"
+    )
+    convert.add_argument("--prune-layers", default="", metavar="L[,L-M...]", help="leave these layers out")
+    convert.add_argument("--split-size", default="", metavar="SIZE", help="files of at most this size, as 2GiB or 500M")
+    convert.add_argument("--keep-split", action="store_true", help="files as the source has them")
+    convert.add_argument(
+        "--refined", action="store_true", help="same types and sizes with less error than llama.cpp's own blocks"
+    )
+    convert.add_argument("--lora", action="append", default=[], metavar="DIR", help="adapter to merge; repeatable")
     convert.add_argument("--threads", type=_natural, default=0, metavar="N")
     convert.add_argument("--memory", type=_natural, default=0, metavar="MiB")
     convert.add_argument("--dry-run", action="store_true", help="plan: exact sizes, types, disk and memory needed")
@@ -74,12 +86,21 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--resume", action="store_true", help="go on where an interrupted run of the same ended")
 
     imatrix = add("imatrix", "importance matrix: which columns of a model matter", commands.imatrix)
-    imatrix.add_argument("model", metavar="MODEL", help="a GGUF file, best F16 or BF16")
-    imatrix.add_argument("-o", "--output", required=True, metavar="OUT")
-    imatrix.add_argument("--text", metavar="F[,F...]", help="files or bundled texts; default: the calibration text")
+    imatrix.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file, best F16 or BF16")
+    imatrix.add_argument("-o", "--output", metavar="OUT")
+    imatrix.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="F[,F...]",
+        help="files or bundled texts, also several times; default: the calibration text",
+    )
+    imatrix.add_argument("--show", metavar="F", help="run nothing: the statistics of a file that is there")
+    imatrix.add_argument("--merge", metavar="F,F[,F...]", help="run nothing: add files of one model up into OUT")
     imatrix.add_argument("--format", default="", choices=("gguf", "dat"), help="default: by the name of OUT")
     imatrix.add_argument("--context", type=_natural, default=512)
     imatrix.add_argument("--chunks", type=_natural, default=0, help="windows; 0: all")
+    imatrix.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
     imatrix.add_argument("--process-output", action="store_true", help="the output matrix as well")
     imatrix.add_argument("--resume", action="store_true", help="go on from an interrupted run")
     imatrix.add_argument("--threads", type=_natural, default=0)

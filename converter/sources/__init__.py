@@ -16,7 +16,7 @@ __all__ = ["MetaEntry", "RecipeHints", "SourceModel", "SourceTensor", "open_mode
 
 
 def open_model(path: str | os.PathLike[str]) -> SourceModel:
-    """Opens a model: a Hugging Face folder, a ``.safetensors`` file inside one, or a GGUF file.
+    """Opens a model: a Hugging Face folder, a ``.safetensors`` or PyTorch file inside one, or a GGUF file.
 
     Reads headers only; weights and vocabulary follow when they are asked for. Never runs code from the model. Raises
     ``QuenchError`` and nothing else for whatever ``path`` turns out to be.
@@ -24,9 +24,11 @@ def open_model(path: str | os.PathLike[str]) -> SourceModel:
     target = _absolute(path)
     if target.is_dir():
         return _open_folder(target, None)
-    if target.suffix.lower() == ".safetensors":
+    from converter.sources.parts import INDEX_NAMES, WEIGHT_SUFFIXES
+
+    if target.suffix.lower() in WEIGHT_SUFFIXES:
         return _open_beside(target)
-    if target.name == "config.json" or target.name.endswith(".safetensors.index.json"):
+    if target.name == "config.json" or target.name.endswith(INDEX_NAMES):
         return _open_folder(target.parent, None)
     from converter.sources.gguf import open_gguf
 
@@ -57,8 +59,9 @@ def _open_folder(folder: Path, weights: Path | None) -> SourceModel:
 
 def _open_beside(weights: Path) -> SourceModel:
     """A weight file stands for its folder, or for itself where the folder's naming leaves it out."""
-    usual = weights.name.startswith("model")
-    return _open_folder(weights.parent, None if usual else weights)
+    from converter.sources.parts import is_usual_name
+
+    return _open_folder(weights.parent, None if is_usual_name(weights.name) else weights)
 
 
 def _refuse_unless_gguf(path: Path) -> None:
@@ -71,6 +74,6 @@ def _refuse_unless_gguf(path: Path) -> None:
         raise QuenchError(
             "not_a_model",
             "This file is not a model that can be read.",
-            f"{path.name} is neither GGUF nor safetensors.",
+            f"{path.name} is neither GGUF nor safetensors nor a PyTorch checkpoint.",
             "Choose a .gguf file or a model folder.",
         )

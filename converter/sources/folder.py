@@ -1,4 +1,4 @@
-"""A Hugging Face model folder as a source: config.json, safetensors, tokenizer files."""
+"""A Hugging Face model folder as a source: config.json, safetensors or PyTorch weights, tokenizer files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from converter.sources.base import MetaEntry, RecipeHints, SourceModel
 from converter.sources.files import ByteFile, cannot_read, read_json
 from converter.sources.gguf import count_types
 from converter.sources.naming import general_entries, repository_id
-from converter.sources.safetensors import READABLE_DTYPES, check_index, find_parts, read_parts
-from converter.sources.tensors import ComputedTensor, FileTensor
+from converter.sources.parts import adapter_not_model, check_index, find_parts, read_parts
+from converter.sources.stored import READABLE_DTYPES, some
+from converter.sources.tensors import ComputedTensor, FileTensor, file_tensor
 from converter.spec import ModelInfo, QuenchError, TensorInfo
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from converter.architectures import Parameters
     from converter.sources.base import SourceTensor
-    from converter.sources.safetensors import StoredTensor
+    from converter.sources.stored import StoredTensor
 
 _UNSAFE_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]+')
 
@@ -40,6 +41,7 @@ def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
         files.extend(ByteFile(path) for path in paths)
         stored = read_parts(files)
         check_index(stored, index)
+        stored = _without_tied(stored)
         tensors = _tensors(parameters, stored)
         info = _info(folder, files, parameters, tensors)
     except QuenchError:
@@ -69,9 +71,7 @@ def _config(folder: Path) -> dict[str, Any]:
         return read_json(path)
     names = sorted(entry.name for entry in folder.iterdir())
     if "adapter_config.json" in names:
-        raise QuenchError(
-            "adapter", "This folder holds an adapter, not a whole model.", f"{folder}", "Open the base model instead."
-        )
+        raise adapter_not_model(folder)
     found = f"It holds {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}." if names else "It is empty."
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
     raise QuenchError(
@@ -102,14 +102,14 @@ def _tensors(parameters: Parameters, stored: list[StoredTensor]) -> list[SourceT
         raise QuenchError(
             "missing_tensor",
             "The model's weights are incomplete.",
-            f"{_some(missing)} {'is' if len(missing) == 1 else 'are'} not in any weight file.",
+            f"{some(missing)} {'is' if len(missing) == 1 else 'are'} not in any weight file.",
             "Download the model again; a file may be missing or belong to another version.",
         )
     if unknown:
         raise QuenchError(
             "unknown_tensor",
             "The model has weights that its architecture does not have.",
-            f"{_some(unknown)}: unknown to {parameters.family.title}.",
+            f"{some(unknown)}: unknown to {parameters.family.title}.",
             "It may be a changed architecture under a known name; look for a ready GGUF file.",
         )
     tensors: list[SourceTensor] = []
@@ -123,6 +123,15 @@ def _tensors(parameters: Parameters, stored: list[StoredTensor]) -> list[SourceT
             heads = getattr(parameters.sizes, rule.heads) if rule.heads else 0
             tensors.append(_tensor(tensor, name, expected, heads))
     return tensors
+
+
+def _without_tied(stored: list[StoredTensor]) -> list[StoredTensor]:
+    """Without an output matrix that is the embedding itself, which PyTorch's files list and others leave out."""
+    places = {t.name: (t.file, t.offset, t.dtype, t.shape, t.strides) for t in stored}
+    output, embedding = (places.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    if output is None or output != embedding:
+        return stored
+    return [tensor for tensor in stored if tensor.name != "lm_head.weight"]
 
 
 def _tensor(stored: StoredTensor, name: str, expected: tuple[int, ...], heads: int) -> FileTensor:
@@ -140,15 +149,7 @@ def _tensor(stored: StoredTensor, name: str, expected: tuple[int, ...], heads: i
             f"{stored.name} in {stored.file.path.name} is {stored.dtype}; BF16, F16, F32 and F64 are read.",
             "Download the original model in 16 bits instead.",
         )
-    return FileTensor(
-        stored.file,
-        stored.offset,
-        name=name,
-        source_name=stored.name,
-        shape=stored.shape,
-        stored=stored.dtype,
-        heads=heads,
-    )
+    return file_tensor(stored, name, heads)
 
 
 def _info(folder: Path, files: list[ByteFile], parameters: Parameters, tensors: list[SourceTensor]) -> ModelInfo:
@@ -196,8 +197,3 @@ def _base_name(folder: Path) -> str:
 def _close(files: list[ByteFile]) -> None:
     for file in files:
         file.close()
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,4 +1,4 @@
-"""Safetensors files: one, or several behind an index. Every number of a header is checked before it is used.
+"""The header of a safetensors file. Every number of it is checked before it is used.
 
 The format: 8 bytes little-endian length, a JSON object (name -> dtype, shape, data_offsets), then the data, which the
 tensors cover from the first byte to the last without holes or overlap.
@@ -6,19 +6,17 @@ tensors cover from the first byte to the last without holes or overlap.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from converter.sources.files import INDEX_LIMIT, MEBIBYTE, ByteFile, cannot_read, parse_json, read_json
+from converter.sources.files import MEBIBYTE, parse_json
+from converter.sources.stored import MAX_DIMENSIONS, StoredTensor
 from converter.spec import QuenchError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from converter.sources.files import ByteFile
 
 HEADER_LIMIT = 100 * 1000 * 1000
-MAX_DIMENSIONS = 8
-INDEX_NAME = "model.safetensors.index.json"
 
 # Bits of an element. Types that are known to the format but carry no plain weights are named in errors.
 _DTYPE_BITS = {
@@ -28,48 +26,6 @@ _DTYPE_BITS = {
     "I32": 32, "U32": 32, "F32": 32,
     "I64": 64, "U64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
-READABLE_DTYPES = frozenset({"F32", "F16", "BF16", "F64"})
-
-
-@dataclass(frozen=True, slots=True)
-class StoredTensor:
-    """Where a tensor lies: ``offset`` counts from the start of ``file``; ``dtype`` as the header names it."""
-
-    name: str
-    file: ByteFile
-    offset: int
-    n_bytes: int
-    dtype: str
-    shape: tuple[int, ...]
-
-
-def find_parts(folder: Path) -> tuple[list[Path], dict[str, str]]:
-    """The weight files of a model folder in order, and the index (tensor name -> file name; empty without one).
-
-    An index wins; else every ``model*.safetensors`` counts. Raises ``QuenchError`` for a folder without weights, an
-    index that is damaged or leads out of the folder, and a missing shard.
-    """
-    index_path = folder / INDEX_NAME
-    if index_path.is_file():
-        index = _read_index(index_path)
-        names = sorted(set(index.values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise QuenchError(
-                "missing_shard",
-                f"Weight files are missing: {len(missing)} of {len(names)}.",
-                f"{INDEX_NAME} names {_some(missing)}, not found in {folder}.",
-                "Download the missing files into the same folder.",
-            )
-        return [folder / name for name in names], index
-    try:
-        names = sorted(p.name for p in folder.iterdir() if p.name.startswith("model") and p.suffix == ".safetensors")
-    except OSError as error:
-        raise cannot_read(folder, error) from error
-    if not names:
-        raise _no_weights(folder)
-    _refuse_partial_set(folder, names)
-    return [folder / name for name in names], {}
 
 
 def read_header(file: ByteFile) -> list[StoredTensor]:
@@ -90,108 +46,6 @@ def read_header(file: ByteFile) -> list[StoredTensor]:
     tensors = [_entry(file, name, entry, 8 + length) for name, entry in entries.items()]
     _check_coverage(file, tensors, 8 + length)
     return sorted(tensors, key=lambda tensor: tensor.name)
-
-
-def check_index(tensors: list[StoredTensor], index: dict[str, str]) -> None:
-    """Raises ``QuenchError`` when the index and the files disagree about which tensor lies where."""
-    if not index:
-        return
-    found = {tensor.name: tensor.file.path.name for tensor in tensors}
-    lost = sorted(name for name in index if name not in found)
-    if lost:
-        raise QuenchError(
-            "missing_tensor",
-            "A weight file lacks tensors that the index promises.",
-            f"{index[lost[0]]} should hold {_some(lost)}.",
-            "Download that file again; it belongs to another version or is damaged.",
-        )
-    wrong = sorted(name for name, part in found.items() if index.get(name) != part)
-    if wrong:
-        raise QuenchError(
-            "bad_index",
-            "The index and the weight files do not belong together.",
-            f"{_some(wrong)} in {found[wrong[0]]}: the index says {index.get(wrong[0], 'nothing about it')}.",
-            "Download the index and the weights again, from the same version of the model.",
-        )
-
-
-def read_parts(files: list[ByteFile]) -> list[StoredTensor]:
-    """All tensors of all files, file by file, names sorted within a file; a name in two files is refused."""
-    tensors: list[StoredTensor] = []
-    homes: dict[str, str] = {}
-    for file in files:
-        for tensor in read_header(file):
-            if tensor.name in homes:
-                raise _bad(file, f"it holds {tensor.name}, which {homes[tensor.name]} holds too", code="bad_index")
-            homes[tensor.name] = file.path.name
-            tensors.append(tensor)
-    return tensors
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    weight_map = read_json(path, limit=INDEX_LIMIT, code="bad_index").get("weight_map")
-    hint = "Download the index again."
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise QuenchError("bad_index", f"{path.name} has no weight_map.", f"{path}", hint)
-    for name, part in weight_map.items():
-        if not isinstance(part, str) or not _plain_file_name(part):
-            raise QuenchError(
-                "bad_index",
-                f"{path.name} names a file that does not lie in the model's folder.",
-                f"{name!r} -> {part!r}",
-                "Do not use this folder unless you know where it comes from; download the index again.",
-            )
-    return weight_map
-
-
-def _plain_file_name(name: str) -> bool:
-    return (
-        name.endswith(".safetensors")
-        and not name.startswith(".")
-        and not any(c in name for c in '/\\:\0<>|"?*')
-        and name.isprintable()
-        and len(name.encode("utf-8", "surrogatepass")) <= 255
-    )
-
-
-def _no_weights(folder: Path) -> QuenchError:
-    names = sorted(path.name for path in folder.iterdir())
-    pickled = [n for n in names if n.endswith((".bin", ".pth", ".pt"))]
-    others = [n for n in names if n.endswith(".safetensors")]
-    if "adapter_config.json" in names:
-        return QuenchError(
-            "adapter", "This folder holds an adapter, not a whole model.", f"{folder}", "Open the base model instead."
-        )
-    detail = f"No model*.safetensors in {folder}."
-    if pickled:
-        detail += f" There is {_some(pickled)}, a pickle format that can run code and is not read."
-    elif others:
-        detail += f" There is {_some(others)}, which does not follow the usual naming."
-    return QuenchError(
-        "missing_weights",
-        "The folder has no weights that can be read.",
-        detail,
-        "Download the model's .safetensors files into this folder.",
-    )
-
-
-def _refuse_partial_set(folder: Path, names: list[str]) -> None:
-    """Without an index, ``model-00001-of-00003.safetensors`` still says how many there should be."""
-    for name in names:
-        stem = name.removesuffix(".safetensors")
-        head, _, count = stem.rpartition("-of-")
-        prefix, _, number = head.rpartition("-")
-        if not (count.isdecimal() and number.isdecimal() and len(count) == len(number) == 5):
-            continue
-        wanted = [f"{prefix}-{i:05d}-of-{count}.safetensors" for i in range(1, int(count) + 1)]
-        missing = [w for w in wanted if w not in names]
-        if missing:
-            raise QuenchError(
-                "missing_shard",
-                f"Weight files are missing: {len(missing)} of {len(wanted)}.",
-                f"{name} is there, but not {_some(missing)}, in {folder}.",
-                "Download the missing files into the same folder.",
-            )
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -257,8 +111,3 @@ def _bad(file: ByteFile, reason: str, *, code: str = "bad_header") -> QuenchErro
         f"{file.path.name}: {reason}.",
         f"Download it again and compare its size ({file.size / MEBIBYTE:.1f} MiB) with the original's.",
     )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from converter.sources.files import ByteFile
+    from converter.sources.stored import StoredTensor
 
 # Stored bytes that are looked at in one go while widening: what is resident of the source does not grow beyond it.
 _PIECE = 1 << 20
@@ -54,7 +55,7 @@ class FileTensor(SourceTensor):
         self._file = file
         self._offset = offset
         self._stored = stored
-        self._heads = heads
+        self.heads = heads
         self._stored_row_bytes = BY_NAME[stored].row_bytes(self.n_cols)
 
     @property
@@ -71,7 +72,7 @@ class FileTensor(SourceTensor):
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         self._check(start, stop)
-        if not self._heads:
+        if not self.heads:
             return self._widened(start, stop)
         if len(self.shape) == 1:
             return self._paired_elements(self._widened(0, 1).reshape(-1, 1)).reshape(1, -1)[start:stop]
@@ -81,7 +82,7 @@ class FileTensor(SourceTensor):
         if self._stored == "F64":
             return self.rows(start, stop).view(np.uint8)
         self._check(start, stop)
-        if not self._heads:
+        if not self.heads:
             return self._bytes(start, stop)
         if len(self.shape) == 1:
             items = self._bytes(0, 1).reshape(self.n_cols, -1)
@@ -89,8 +90,11 @@ class FileTensor(SourceTensor):
         return self._paired_rows(start, stop, self._bytes, np.uint8, self._stored_row_bytes)
 
     def release(self, start: int, stop: int) -> None:
-        if not self._heads:
-            self._file.release(*self._range(start, stop))
+        if not self.heads:
+            self._release_stored(start, stop)
+
+    def _release_stored(self, start: int, stop: int) -> None:
+        self._file.release(*self._range(start, stop))
 
     def _range(self, start: int, stop: int) -> tuple[int, int]:
         """Stored rows as ``(offset, bytes)`` of the file."""
@@ -102,14 +106,14 @@ class FileTensor(SourceTensor):
 
     def _paired_elements(self, items: npt.NDArray[T]) -> npt.NDArray[T]:
         """A bias, one element a row, from halves to pairs."""
-        halves = items.reshape(self._heads, 2, self.n_cols // self._heads // 2, -1)
+        halves = items.reshape(self.heads, 2, self.n_cols // self.heads // 2, -1)
         return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(items.shape)
 
     def _paired_rows(
         self, start: int, stop: int, read: Callable[[int, int], npt.NDArray[T]], dtype: type[T], width: int
     ) -> npt.NDArray[T]:
         """Output rows ``start`` to ``stop``: in each head that they touch, two runs of stored rows, interleaved."""
-        per_head = self.n_rows // self._heads
+        per_head = self.n_rows // self.heads
         # Whole pairs, of which the first and the last may be asked for by half.
         begin, end = start // 2 * 2, -(-stop // 2) * 2
         out = np.empty((end - begin, width), dtype)
@@ -123,7 +127,7 @@ class FileTensor(SourceTensor):
                 first = head * per_head + half * (per_head // 2) + inside // 2
                 target[:, half] = read(first, first + pairs)
             position = until
-        self._file.release(*self._range(begin // per_head * per_head, -(-end // per_head) * per_head))
+        self._release_stored(begin // per_head * per_head, -(-end // per_head) * per_head)
         return out[start - begin : stop - begin]
 
     def _bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
@@ -140,7 +144,7 @@ class FileTensor(SourceTensor):
         for first in range(start, stop, step):
             last = min(first + step, stop)
             self._widen(self._bytes(first, last), out[first - start : last - start])
-            self._file.release(*self._range(first, last))
+            self._release_stored(first, last)
         return out
 
     def _widen(self, blocks: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]) -> None:
@@ -169,6 +173,97 @@ class FileTensor(SourceTensor):
                 f"{self.source_name} in {self.source_file}: {error}",
                 "Run 'quench kernels selftest', or install Quench again.",
             ) from error
+
+
+class StridedTensor(FileTensor):
+    """A tensor whose elements lie apart: a transposed matrix, some columns of a wider one, one row for all.
+
+    ``strides`` are in elements, none negative, for each dimension of ``shape``. Rows are gathered from the map in
+    pieces, so that also a matrix that lies column by column never is in memory as a whole.
+    """
+
+    def __init__(
+        self,
+        file: ByteFile,
+        offset: int,
+        *,
+        name: str,
+        source_name: str,
+        shape: tuple[int, ...],
+        stored: str,
+        strides: tuple[int, ...],
+        heads: int = 0,
+    ) -> None:
+        super().__init__(file, offset, name=name, source_name=source_name, shape=shape, stored=stored, heads=heads)
+        self._leading = tuple(zip(shape, strides, strict=True))[:-1]
+        self._stride = strides[-1] if strides else 1
+        self._item = self._stored_row_bytes // max(self.n_cols, 1)
+
+    def _release_stored(self, start: int, stop: int) -> None:
+        """Nothing: what was gathered is a copy, and its source was given back."""
+
+    def _bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        out = np.empty((stop - start, self.n_cols), np.dtype(f"<u{self._item}"))
+        if out.size:
+            matrix = self._leading[-1][0] if self._leading else 1
+            row = start
+            while row < stop:
+                until = min(stop, (row // matrix + 1) * matrix)
+                self._gather(row, out[row - start : until - start])
+                row = until
+        return out.view(np.uint8).reshape(stop - start, self._stored_row_bytes)
+
+    def _gather(self, first: int, out: npt.NDArray[np.unsignedinteger]) -> None:
+        """Rows of one matrix from row ``first`` on, whose places are one stride apart."""
+        start, rest = 0, first
+        for size, stride in reversed(self._leading):
+            rest, index = divmod(rest, size)
+            start += index * stride
+        step = self._leading[-1][1] if self._leading else 0
+        rows, columns = out.shape
+        # The dimension with the larger steps is cut until a piece of the file is small; the other one stays whole.
+        room = _PIECE // self._item
+        if step >= self._stride:
+            height, width = max(1, (room - columns * self._stride) // max(step, 1)), columns
+        else:
+            height, width = rows, max(1, (room - rows * step) // self._stride)
+        for row in range(0, rows, height):
+            for column in range(0, columns, width):
+                part = out[row : row + height, column : column + width]
+                self._copy(start + row * step + column * self._stride, step, part)
+
+    def _copy(self, element: int, step: int, out: npt.NDArray[np.unsignedinteger]) -> None:
+        rows, columns = out.shape
+        where = self._offset + element * self._item
+        size = ((rows - 1) * step + (columns - 1) * self._stride + 1) * self._item
+        piece = self._file.view(where, size).view(out.dtype)
+        strides = (step * self._item, self._stride * self._item)
+        out[:] = np.lib.stride_tricks.as_strided(piece, out.shape, strides, writeable=False)
+        self._file.release(where, size)
+
+
+def file_tensor(stored: StoredTensor, name: str, heads: int = 0) -> FileTensor:
+    """The stored tensor under its GGUF name, with the rotary row order of ``heads`` heads undone."""
+    if stored.strides is None:
+        return FileTensor(
+            stored.file,
+            stored.offset,
+            name=name,
+            source_name=stored.name,
+            shape=stored.shape,
+            stored=stored.dtype,
+            heads=heads,
+        )
+    return StridedTensor(
+        stored.file,
+        stored.offset,
+        name=name,
+        source_name=stored.name,
+        shape=stored.shape,
+        stored=stored.dtype,
+        strides=stored.strides,
+        heads=heads,
+    )
 
 
 class ComputedTensor(SourceTensor):

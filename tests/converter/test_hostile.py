@@ -261,8 +261,8 @@ def no_weights(folder: Path) -> Path:
     return path
 
 
-@case("missing_weights")
-def only_pickled_weights(folder: Path) -> Path:
+@case("bad_checkpoint")
+def safetensors_called_a_checkpoint(folder: Path) -> Path:
     path = good(folder)
     (path / "model.safetensors").rename(path / "pytorch_model.bin")
     return path

@@ -6,7 +6,7 @@
 
 #include "k_min.h"
 #include "lanes.h"
-#include "narrow.h"
+#include "pairs.h"
 
 /* What W blocks say. */
 struct fit {
@@ -54,7 +54,7 @@ QUENCH_INLINE void fix(const int n, const float *values, vf size, int32_t *fixed
     for (int i = 0; i < n; i += 2) {
         vi first = vi_nearest(vf_mul(vf_load(values + i * W), factor));
         vi second = vi_nearest(vf_mul(vf_load(values + (i + 1) * W), factor));
-        vi_store(fixed + i / 2 * W, vi_or(vi_and(first, vi_set(0xffff)), vi_left(second, 16)));
+        vi_store(fixed + i / 2 * W, pairs(first, second));
     }
 }
 
@@ -96,7 +96,7 @@ QUENCH_INLINE vf survey(const struct k_min_format *format, struct values values,
 /* The same number in both halves of a lane. */
 QUENCH_INLINE vi to_fixed(vf value) {
     vi number = vi_nearest(vf_least(value, vf_set(REFINE_LIMIT)));
-    return vi_or(number, vi_left(number, 16));
+    return pairs(number, number);
 }
 
 /* What a round tries with one group: REFINE_BAND lows for each scale. */
@@ -132,21 +132,21 @@ QUENCH_INLINE void propose(const struct k_min_format *format, int reach, const s
 QUENCH_INLINE void rounding_errors(const int n, const int top, const int32_t *x, const int32_t *importance,
                                    vi factor, const vi *base, vf *error) {
     const int unit = refine_unit(top);
-    const vi zero = vi_set(0), most = vp_set((int16_t)(top * unit));
-    const vi half = vp_set((int16_t)(unit / 2)), whole = vp_set((int16_t)-unit);
+    const vi zero = vi_set(0), most = pairs_set((int16_t)(top * unit));
+    const vi half = pairs_set((int16_t)(unit / 2)), whole = pairs_set((int16_t)-unit);
     vi sum[REFINE_BAND], start[REFINE_BAND];
     for (int k = 0; k < REFINE_BAND; k++) {
         sum[k] = zero;
         start[k] = base[k];
     }
     for (int i = 0; i < n / 2; i++) {
-        const vi scaled = vp_scale(vi_load(x + i * W), factor);
+        const vi scaled = pairs_scaled(vi_load(x + i * W), factor);
         for (int k = 0; k < REFINE_BAND; k++) {
-            vi exact = vp_add(scaled, start[k]);
-            vi code = vi_and(vp_add(vp_least(vp_most(exact, zero), most), half), whole);
-            vi miss = vp_sub(exact, code);
-            vi other = importance ? vp_scale(miss, vi_load(importance + i * W)) : miss;
-            sum[k] = vi_add(sum[k], vp_dot(miss, other));
+            vi exact = pairs_add(scaled, start[k]);
+            vi code = vi_and(pairs_add(pairs_least(pairs_most(exact, zero), most), half), whole);
+            vi miss = pairs_sub(exact, code);
+            vi other = importance ? pairs_scaled(miss, vi_load(importance + i * W)) : miss;
+            sum[k] = vi_add(sum[k], pairs_dot(miss, other));
         }
     }
     for (int k = 0; k < REFINE_BAND; k++) {
@@ -184,13 +184,13 @@ QUENCH_INLINE void choose(int reach, const struct candidates *tried, vm movable,
 
 QUENCH_INLINE void move_levels(const struct k_min_format *format, int reach, const struct fixed *fixed, int weighted,
                                struct fit *fit) {
-    const int pairs = format->group / 2 * W;
+    const int span = format->group / 2 * W;
     const vf zero = vf_set(0.0f);
     vf slope = vf_div(vf_mul(vf_set(0.5f * (float)format->top), fit->scale), fit->low);
     slope = vf_pick(vf_gt(fit->low, zero), vf_least(slope, vf_set(REFINE_STEEPEST)), zero);
     for (int group = 0; group < groups_of(format); group++) {
         const vm movable = vm_and(vf_gt(fit->scales[group], zero), fixed->usable[group]);
-        const int32_t *x = fixed->x + group * pairs, *importance = weighted ? fixed->importance + group * pairs : NULL;
+        const int32_t *x = fixed->x + group * span, *importance = weighted ? fixed->importance + group * span : NULL;
         struct candidates tried;
         propose(format, reach, fit, slope, vf_mul(fixed->size[group], vf_set(REFINE_FRACTION)), group, &tried);
         for (int step = 0; step <= 2 * reach; step++) {

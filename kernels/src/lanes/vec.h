@@ -11,8 +11,6 @@
  *   vf_from_half(a) the float of those bits, which are the low half of each lane; the other half is zero
  *   vi_store_bytes  the low byte of every lane, W bytes
  *   vm_bits(m)      lane i in bit i
- *   vp_...          each lane of a vi as two 16-bit integers: vp_scale(a, b) is (a * b + 2^14) >> 15 where not both
- *                   are -2^15, and vp_dot adds the two products of a lane
  *
  * No operation contracts a*b+c, and none depends on the optimizer: the float operations that a kernel writes are those
  * that run, in that order. */

@@ -71,13 +71,6 @@ QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
     _mm_storel_epi64((__m128i *)(void *)p, both);
 }
 
-QUENCH_INLINE vi vp_set(int16_t a) { return _mm256_set1_epi16(a); }
-QUENCH_INLINE vi vp_add(vi a, vi b) { return _mm256_add_epi16(a, b); }
-QUENCH_INLINE vi vp_sub(vi a, vi b) { return _mm256_sub_epi16(a, b); }
-QUENCH_INLINE vi vp_least(vi a, vi b) { return _mm256_min_epi16(a, b); }
-QUENCH_INLINE vi vp_most(vi a, vi b) { return _mm256_max_epi16(a, b); }
-QUENCH_INLINE vi vp_scale(vi a, vi b) { return _mm256_mulhrs_epi16(a, b); }
-QUENCH_INLINE vi vp_dot(vi a, vi b) { return _mm256_madd_epi16(a, b); }
 
 /* out[i] = the i-th floats of W rows that are `stride` floats apart; for i from 0 to 7. */
 QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {

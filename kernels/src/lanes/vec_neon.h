@@ -76,18 +76,6 @@ QUENCH_INLINE void vi_store_bytes(uint8_t *p, vi a) {
     }
 }
 
-QUENCH_INLINE int16x8_t pairs(vi a) { return vreinterpretq_s16_s32(a); }
-QUENCH_INLINE vi of_pairs(int16x8_t a) { return vreinterpretq_s32_s16(a); }
-QUENCH_INLINE vi vp_set(int16_t a) { return of_pairs(vdupq_n_s16(a)); }
-QUENCH_INLINE vi vp_add(vi a, vi b) { return of_pairs(vaddq_s16(pairs(a), pairs(b))); }
-QUENCH_INLINE vi vp_sub(vi a, vi b) { return of_pairs(vsubq_s16(pairs(a), pairs(b))); }
-QUENCH_INLINE vi vp_least(vi a, vi b) { return of_pairs(vminq_s16(pairs(a), pairs(b))); }
-QUENCH_INLINE vi vp_most(vi a, vi b) { return of_pairs(vmaxq_s16(pairs(a), pairs(b))); }
-QUENCH_INLINE vi vp_scale(vi a, vi b) { return of_pairs(vqrdmulhq_s16(pairs(a), pairs(b))); }
-QUENCH_INLINE vi vp_dot(vi a, vi b) {
-    int32x4_t low = vmull_s16(vget_low_s16(pairs(a)), vget_low_s16(pairs(b)));
-    return vpaddq_s32(low, vmull_high_s16(pairs(a), pairs(b)));
-}
 
 /* out[i] = the i-th floats of W rows that are `stride` floats apart; for i from 0 to 7. */
 QUENCH_INLINE void vf_transpose8(const float *p, size_t stride, vf out[8]) {

@@ -397,6 +397,7 @@ class _Run:
                 )
             for output, offset in variant.homes:
                 self.parts[output].write(offset + start * data.shape[1], data)
+            self.journal.wrote(job.index, (output for output, _ in variant.homes), start * data.shape[1], data)
 
     def _finish(self, job: _TensorJob) -> None:
         weights = max(job.tensor.n_elements, 1)

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import gguf
 import msgspec
+import numpy as np
 import pytest
 
 from converter import convert, journal
@@ -185,8 +187,8 @@ def stop_after(count: int) -> tuple[Callable[[ConversionEvent], None], Callable[
 
 def test_a_pause_keeps_what_is_finished(source: Path, whole: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    spec = ConversionSpec(str(source), str(out), TWO)
-    listen, stop = stop_after(8)
+    spec = ConversionSpec(str(source), str(out), TWO, threads=1)
+    listen, stop = stop_after(4)
     with pytest.raises(Paused):
         convert(spec, listen, paused=stop)
     assert suffixes(out) == [".jrnl", ".part", ".part"]
@@ -243,7 +245,7 @@ def shrink(event):
     if left == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
 try:
-    convert(ConversionSpec(sys.argv[1], sys.argv[2], ("Q4_K_M", "Q8_0"), threads=1, memory_mib=16), shrink)
+    convert(ConversionSpec(sys.argv[1], sys.argv[2], ("Q4_K_M", "Q8_0"), threads=1, memory_mib=64), shrink)
 except QuenchError as error:
     print(error.code, error.exit_status, error.hint)
 """
@@ -284,7 +286,7 @@ import os, sys
 from pathlib import Path
 from converter import convert, ConversionSpec
 from converter.spec import QuenchError, TensorDone
-left = 8
+left = 1
 def cut(event):
     global left
     left -= isinstance(event, TensorDone)
@@ -292,31 +294,42 @@ def cut(event):
         for path in Path(sys.argv[1]).glob("*.safetensors"):
             os.truncate(path, 4096)
 try:
-    convert(ConversionSpec(sys.argv[1], sys.argv[2], ("Q4_K_M", "Q8_0")), cut, journal_every=0)
+    convert(ConversionSpec(sys.argv[1], sys.argv[2], tuple(sys.argv[3].split(",")), threads=1), cut, journal_every=0)
 except QuenchError as error:
     print(error.code, error.hint)
 """
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a file in use cannot be cut on Windows")
-def test_a_source_that_vanishes_and_comes_back(source: Path, whole: Any, tmp_path: Path) -> None:
-    """Cut in the middle of the work: an error, or a signal if it was just looked at. Back again, it goes on."""
+def test_a_source_that_vanishes_and_comes_back(source: Path, tmp_path: Path) -> None:
+    """Cut in the middle of the work: an error, or a signal if it was just looked at. Back again, it goes on.
+
+    Many types, so that most of the source is still to be read when the first tensor is done.
+    """
     copy, out = tmp_path / "model", tmp_path / "out"
+    types = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0")
     shutil.copytree(source, copy)
     done = subprocess.run(
-        [sys.executable, "-c", VANISHING, str(copy), str(out)], capture_output=True, text=True, check=False, cwd=ROOT
+        [sys.executable, "-c", VANISHING, str(copy), str(out), ",".join(types)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
     assert done.returncode == -signal.SIGBUS or "resuming goes on at" in done.stdout, done.stderr
-    assert suffixes(out) == [".jrnl", ".part", ".part"]
-    spec = ConversionSpec(str(copy), str(out), TWO)
+    half = [".jrnl", *[".part"] * len(types)]
+    assert suffixes(out) == half
+    spec = ConversionSpec(str(copy), str(out), types)
     with pytest.raises(QuenchError):
         resumed(spec)
-    assert suffixes(out) == [".jrnl", ".part", ".part"]
+    assert suffixes(out) == half
     for path in source.glob("*.safetensors"):
         shutil.copy2(path, copy / path.name)
     events, _ = resumed(spec)
     assert kept(events) > 0
-    assert list(contents(out).values()) == list(whole(False)[0].values())
+    made = list(contents(out).values())
+    convert(msgspec.structs.replace(spec, overwrite=True))
+    assert list(contents(out).values()) == made
 
 
 # ---- what does not belong together is refused ----
@@ -423,7 +436,7 @@ def test_a_change_is_refused_in_words_and_spoils_nothing(
 
 
 def test_other_threads_and_memory_may_go_on(interrupted: ConversionSpec, whole: Any) -> None:
-    events, _ = resumed(msgspec.structs.replace(interrupted, threads=1, memory_mib=16))
+    events, _ = resumed(msgspec.structs.replace(interrupted, threads=1, memory_mib=64))
     assert kept(events) > 0
     assert list(contents(Path(interrupted.output)).values()) == list(whole(True)[0].values())
 
@@ -492,6 +505,19 @@ def test_after_a_torn_line_it_is_written_on_in_order(
     assert contents(out) == full
 
 
+def test_folds_of_pieces_add_up_to_the_fold_of_the_whole() -> None:
+    dice = np.random.default_rng(3)
+    for size in (0, 1, 7, 8, 9, 210, 4096, 10_001):
+        data = dice.integers(0, 256, size, np.uint8)
+        padded = np.concatenate([data, np.zeros(-size % 8, np.uint8)]).view("<u8")
+        wanted = sum(map(int, padded)) % 2**64
+        assert journal.fold(data, 0) == wanted
+        for _ in range(5):
+            cuts = [0, *sorted(dice.integers(0, size + 1, 4).tolist()), size]
+            pieces = [journal.fold(data[first:last], first) for first, last in pairwise(cuts)]
+            assert sum(pieces) % 2**64 == wanted
+
+
 def test_a_journal_is_read_within_bounds(tmp_path: Path) -> None:
     path = tmp_path / "x.jrnl"
     assert journal.read(path) is None
@@ -509,26 +535,32 @@ def test_a_journal_is_read_within_bounds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry",
+    "change",
     [
-        {"tensor": -1, "read": 1, "sums": [1], "rmse": [0.0]},
-        {"tensor": 0, "read": -5, "sums": [1], "rmse": [0.0]},
-        {"tensor": 0, "read": 10**9, "sums": [1], "rmse": [0.0]},
-        {"tensor": 0, "read": 1, "sums": [1, 2], "rmse": [0.0]},
-        {"tensor": 0, "read": 1, "sums": [1], "rmse": [-1.0]},
-        {"tensor": 0, "read": 1, "sums": [1], "rmse": [1e999]},
-        {"tensor": 10**30, "read": 1, "sums": [1], "rmse": [0.0]},
-        {"tensor": 0, "read": 1, "sums": "x", "rmse": [0.0]},
-        {"tensor": 0, "read": 1, "sums": [1], "rmse": [0.0], "more": 1},
+        {"tensor": -1},
+        {"tensor": 10**30},
+        {"tensor": 3},
+        {"read": -5},
+        {"read": 10**9},
+        {"sums": [1, 2]},
+        {"sums": [-1]},
+        {"sums": [1 << 64]},
+        {"sums": "x"},
+        {"rmse": [-1.0]},
+        {"rmse": [1e999]},
+        {"relative": []},
+        {"relative": [-0.5]},
+        {"more": 1},
         [],
     ],
 )
-def test_lines_with_sound_sums_and_absurd_numbers_end_the_reading(tmp_path: Path, entry: Any) -> None:
+def test_lines_with_sound_sums_and_absurd_numbers_end_the_reading(tmp_path: Path, change: Any) -> None:
     binding = {"program": "", "source": "", "importance": "", "outputs": ""}
-    head = {"quench_journal": 1, "binding": binding, "read": 100, "files": ["a.gguf"]}
-    good = {"tensor": 3, "read": 25, "sums": [7], "rmse": [0.5]}
+    head = {"quench_journal": journal.FORMAT, "binding": binding, "read": 100, "files": ["a.gguf"]}
+    good = {"tensor": 3, "read": 25, "sums": [7], "rmse": [0.5], "relative": [0.5]}
+    absurd = {**good, "tensor": 5, **change} if change else change
     data, check = b"", 0
-    for value in (head, good, entry, {**good, "tensor": 4}):
+    for value in (head, good, absurd, {**good, "tensor": 4}):
         text = json.dumps(value).encode()
         check = zlib.crc32(text, check)
         data += b"%08x %s\n" % (check, text)

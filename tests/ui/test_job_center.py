@@ -116,9 +116,10 @@ def test_an_error_keeps_its_words(qtbot: QtBot, context: Context, tmp_path: Path
 # ---- pause, go on, give up -------------------------------------------------------------------------------------
 
 
-def at_work(qtbot: QtBot, context: Context, source: Path, target: Path, tensors: int = 12) -> Job:
-    """A conversion that has finished some tensors."""
-    job = context.jobs.submit("convert", f"{source.name} to {target.name}", convert(source, target, "Q4_K_M"))
+def at_work(qtbot: QtBot, context: Context, source: Path, target: Path, tensors: int = 3) -> Job:
+    """A conversion that has finished some tensors and has much left to do."""
+    command = Convert(ConversionSpec(source=str(source), output=str(target), types=("Q4_K_M",), threads=1))
+    job = context.jobs.submit("convert", f"{source.name} to {target.name}", command)
     done: list[object] = []
     job.event.connect(lambda event: done.append(event) if isinstance(event, TensorDone) else None)
     qtbot.waitUntil(lambda: len(done) >= tensors or not job.is_active, timeout=30_000)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 EVERY_SECONDS = 1.0
 _EVERY_BYTES = 256 << 20
+_MOST_TENSORS = 1 << 24
 _LARGEST = 64 << 20
 """A journal of more bytes is not read: a million tensors in eight files stay below it."""
 _PIECE = 1 << 20
@@ -142,7 +143,7 @@ def read(path: Path) -> Kept | None:
 def _plausible(entry: Entry, head: Head) -> bool:
     count = len(head.files)
     return (
-        entry.tensor >= 0
+        0 <= entry.tensor < _MOST_TENSORS
         and 0 <= entry.read <= head.read
         and len(entry.sums) == len(entry.rmse) == len(entry.relative) == count
         and all(0 <= error < float("inf") for error in (*entry.rmse, *entry.relative))
@@ -423,8 +424,10 @@ class Journal:
             for tensor, errors in finished:
                 places = [part.plan.tensors[tensor] for part in self._parts]
                 sums = tuple(_crc(file, place) for file, place in zip(files, places, strict=True))
+                source = self._prepared.model.tensors[tensor]
                 rmse, relative = zip(*errors, strict=True)
-                lines += self._line(Entry(tensor, self._prepared.model.tensors[tensor].n_bytes, sums, rmse, relative))
+                read = source.read_bytes(0, source.n_rows)
+                lines += self._line(Entry(tensor, read, sums, rmse, relative))
         return lines
 
     def _line(self, content: Head | Entry | None) -> bytes:

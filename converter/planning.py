@@ -19,7 +19,7 @@ import kernels
 from converter import estimate, options, recipes, splitting, writer
 from converter import imatrix as imatrices
 from converter.encode import BYTES_PER_WEIGHT, NATIVE, refused, writable
-from converter.sources import open_model
+from converter.sources import lora, open_model
 from converter.sources.base import MetaEntry, SourceModel, SourceTensor
 from converter.spec import ConversionSpec, Plan, PlannedOutput, PlannedTensor, QuenchError, RuleCount, expected_seconds
 
@@ -85,8 +85,8 @@ def plan(model: SourceModel | str | os.PathLike[str], spec: ConversionSpec) -> P
     itself (``unknown_type``, ``requantize``, ``needs_imatrix`` ...); what the disk says now (existing files, free
     space) is checked when it starts.
     """
-    with opened(model) as source:
-        return prepare(source, spec, timed=True).plan
+    with opened(model) as source, lora.merged(source, spec.lora) as whole:
+        return prepare(whole, spec, timed=True).plan
 
 
 def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) -> Prepared:
@@ -119,7 +119,7 @@ def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) ->
         _refuse_requantizing(model, target, spec)
         _refuse_missing_importance(model, target, importance)
     threads, chunk_weights, memory = _memory(model, spec, targets, importance)
-    read_bytes = sum(tensor.n_bytes for tensor in model.tensors)
+    read_bytes = sum(tensor.read_bytes(0, tensor.n_rows) for tensor in model.tensors)
     seconds = _timed(model, targets, threads, spec.refined, importance) if timed else None
     outputs = tuple(
         _planned(model.tensors, target, seconds[i] if seconds else None) for i, target in enumerate(targets)
@@ -433,6 +433,7 @@ def _memory(
     threads = spec.threads if spec.threads > 0 else cores()
     longest = max(tensor.n_cols for tensor in model.tensors)
     fixed = _BASE_MEMORY + _VOCABULARY * sum(map(len, targets[0].layout.header))
+    fixed += model.working_bytes
     fixed += sum(entry.nbytes for entry in importance.entries.values()) if importance else 0
     room = (cap - fixed) // BYTES_PER_WEIGHT
     threads = max(1, min(threads, room // max(longest, _CHUNK_WEIGHTS // 64)))

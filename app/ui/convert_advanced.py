@@ -43,6 +43,7 @@ class Advanced:
     tensor_types: tuple[tuple[str, str], ...] = ()
     threads: int = 0
     imatrix: str | None = None
+    lora: tuple[str, ...] = ()
     problem: str = ""
     override_kv: tuple[str, ...] = ()
     prune_layers: tuple[int, ...] = ()
@@ -107,6 +108,7 @@ class AdvancedPane(QWidget):
         self.counts.hide()
         form.addRow(self.counts)
         form.addRow(label(self.tr("Importance"), "muted"), self._imatrix_row())
+        form.addRow(label(self.tr("LoRA adapter"), "muted"), self._lora_row())
         self.metadata = QPlainTextEdit()
         self.metadata.setPlaceholderText("KEY=TYPE:VALUE")
         self.metadata.setFixedHeight(40)
@@ -140,6 +142,7 @@ class AdvancedPane(QWidget):
         self.rules.textChanged.connect(self.changed)
         self.threads.valueChanged.connect(self.changed)
         self.imatrix.textChanged.connect(self.changed)
+        self.lora.textChanged.connect(self.changed)
         self.metadata.textChanged.connect(self.changed)
         self.layers.textChanged.connect(self.changed)
         self.split.textChanged.connect(self.changed)
@@ -201,6 +204,7 @@ class AdvancedPane(QWidget):
             rules,
             self.threads.value(),
             self.imatrix.text().strip() or None,
+            tuple(filter(None, [self.lora.text().strip()])),
             problem,
             overrides,
             layers,
@@ -249,6 +253,24 @@ class AdvancedPane(QWidget):
         row.addWidget(self.imatrix, 1)
         row.addWidget(button(self.tr("File…"), self._ask_imatrix))
         return holder
+
+    def _lora_row(self) -> QWidget:
+        holder = QWidget()
+        row = QHBoxLayout(holder)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(6)
+        self.lora = QLineEdit()
+        self.lora.setMinimumWidth(60)
+        self.lora.setPlaceholderText(self.tr("none"))
+        self._name(self.lora, self.tr("Merge a LoRA adapter: a folder with adapter_config.json"))
+        row.addWidget(self.lora, 1)
+        row.addWidget(button(self.tr("Folder…"), self._ask_lora))
+        return holder
+
+    def _ask_lora(self) -> None:
+        chosen = QFileDialog.getExistingDirectory(self, self.tr("Merge a LoRA adapter"))
+        if chosen:
+            self.lora.setText(chosen)
 
     def _ask_imatrix(self) -> None:
         chosen, _ = QFileDialog.getOpenFileName(

@@ -51,7 +51,9 @@ def open_gguf(path: Path) -> SourceModel:
             experts=info.experts,
         )
         closed = stack.pop_all()
-    return SourceModel(info, tensors, hints, lambda: _metadata(first), closed.close, parts.files, parts.missing)
+    return SourceModel(
+        info, tensors, hints, lambda: _metadata(first), closed.close, parts.files, incomplete=parts.missing
+    )
 
 
 def base_name(path: Path) -> str:

@@ -21,6 +21,8 @@ VOCABULARY = 32000
 _SHARD = 1 << 30
 _POOL = 1 << 24
 _PIECE = 1 << 22
+_TRAINED = b"\x12\x05\x18\x02\x98\x02\x01"
+"""The model's ``trainer_spec``: ``model_type`` BPE, ``byte_fallback`` true."""
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 
 
@@ -44,7 +46,7 @@ SHAPES = {
 }
 
 
-def write_model(folder: Path, shape: Shape, seed: int = 1) -> int:
+def write_model(folder: Path, shape: Shape, seed: int = 1, *, shard_bytes: int = _SHARD) -> int:
     """Writes the folder (which must not exist) and returns the number of parameters."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(_config(shape)))
@@ -52,10 +54,10 @@ def write_model(folder: Path, shape: Shape, seed: int = 1) -> int:
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **special}))
     tensors = list(_tensors(shape))
-    shards = list(_shards(tensors))
+    shards = list(_shards(tensors, shard_bytes))
     random = np.random.default_rng(seed)
     pool = random.standard_normal(_POOL, np.float32)
-    places = {}
+    places: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         places |= dict.fromkeys((name for name, _ in names), file)
@@ -110,12 +112,12 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (VOCABULARY, hidden)
 
 
-def _shards(tensors: list[tuple[str, tuple[int, ...]]]) -> Iterator[list[tuple[str, tuple[int, ...]]]]:
+def _shards(tensors: list[tuple[str, tuple[int, ...]]], most: int) -> Iterator[list[tuple[str, tuple[int, ...]]]]:
     shard: list[tuple[str, tuple[int, ...]]] = []
     filled = 0
     for name, dims in tensors:
         size = 2 * int(np.prod(dims))
-        if shard and filled + size > _SHARD:
+        if shard and filled + size > most:
             yield shard
             shard, filled = [], 0
         shard.append((name, dims))
@@ -162,7 +164,7 @@ def sentencepiece(count: int) -> bytes:
     letters = "\u2581etaoinshrdlu"
     words = ("".join(word) for length in range(1, 9) for word in product(letters, repeat=length))
     pieces += [(word, -float(rank), _NORMAL) for rank, word in enumerate(islice(words, count - len(pieces)))]
-    return b"".join(map(_piece, pieces)) + b"\x12\x02\x18\x02"  # trainer_spec: model_type BPE
+    return b"".join(map(_piece, pieces)) + _TRAINED
 
 
 def _piece(piece: tuple[str, float, int]) -> bytes:

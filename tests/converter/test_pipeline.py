@@ -174,6 +174,27 @@ def test_every_expert_has_its_own_importance(mixture: Path, name: str, tmp_path:
         convert(ConversionSpec(str(mixture), str(tmp_path / "x.gguf"), (name,), imatrix=str(matrix)))
 
 
+@pytest.mark.parametrize("stored", ["F32", "BF16", "Q8_0", "Q5_0"])
+def test_stacked_experts_of_any_type_are_sliced_with_their_importance(
+    mixture: Path, stored: str, tmp_path: Path
+) -> None:
+    source, theirs, ours = (tmp_path / f"{name}.gguf" for name in ("source", "theirs", "ours"))
+    convert(ConversionSpec(str(mixture), str(source), (stored,)))
+    random = np.random.default_rng(13)
+    entries = {
+        tensor.name: random.random(tensor.shape[-1] * (tensor.shape[0] if len(tensor.shape) > 2 else 1), np.float32)
+        for tensor in open_model(source).tensors
+        if "exps" in tensor.name
+    }
+    assert {entry.size for entry in entries.values()} == {4 * 256, 4 * 288}
+    entries["blk.1.ffn_up_exps.weight"].reshape(4, 256)[2] *= 100
+    llama_quantize(source, theirs, RECIPES["Q3_K_M"].file_type, importance=entries, allow_requantize=True)
+    matrix = write_legacy(tmp_path / "m.dat", entries)
+    spec = ConversionSpec(str(source), str(ours), ("Q3_K_M",), imatrix=str(matrix), allow_requantize=True)
+    convert(spec)
+    assert_same_tensors(ours, theirs)
+
+
 def test_requantizing_is_refused_and_when_allowed_equals_llama_cpp(family: ConversionResult, tmp_path: Path) -> None:
     source, ours, theirs = path_of(family, "Q8_0"), tmp_path / "ours.gguf", tmp_path / "theirs.gguf"
     spec = ConversionSpec(str(source), str(ours), ("Q4_K_M",))

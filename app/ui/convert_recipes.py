@@ -138,7 +138,7 @@ class RecipeModel(QAbstractTableModel):
         planned = self._planned.get(recipe.name)
         bits = planned.bpw if planned else recipe.bits
         about = "" if planned else self.tr("about ")
-        words = self.tr("%1: %2. %3 %4%5 bits per weight.")
+        words = self.tr("%1: %2. %3 %4%5 bits per weight.") if bits else "%1: %2. %3"
         for mark, text in (
             ("%1", recipe.name),
             ("%2", recipe.title),

@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import zlib
@@ -31,7 +32,7 @@ from converter.spec import (
     QuenchError,
     TensorDone,
 )
-from tests.bench.models import Shape, write_model
+from tests.models import write_model
 
 from .test_pipeline import imatrix_of, small_disk, write_imatrix
 
@@ -40,11 +41,34 @@ TWO = ("Q4_K_M", "Q8_0")
 __all__ = ["small_disk"]
 
 
+def shard(folder: Path, count: int) -> None:
+    """Cut the weight file of a folder into several behind an index."""
+    whole = folder / "model.safetensors"
+    data = whole.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    names = list(header)
+    index = {}
+    for number in range(count):
+        part: dict[str, Any] = {}
+        body = b""
+        for name in names[number * len(names) // count : (number + 1) * len(names) // count]:
+            first, last = (8 + length + at for at in header[name]["data_offsets"])
+            part[name] = {**header[name], "data_offsets": [len(body), len(body) + last - first]}
+            body += data[first:last]
+            index[name] = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+        raw = json.dumps(part).encode()
+        (folder / index[name]).write_bytes(struct.pack("<Q", len(raw)) + raw + body)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    whole.unlink()
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """29 million random weights in several files."""
+    """25 million random weights in three files."""
     folder = tmp_path_factory.mktemp("journal") / "model"
-    write_model(folder, Shape(512, 1536, 4, 8, 4, tied=True), shard_bytes=20 << 20)
+    write_model(folder, 2)
+    shard(folder, 3)
     return folder
 
 
@@ -243,7 +267,7 @@ def shrink(event):
     if left == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
 try:
-    convert(ConversionSpec(sys.argv[1], sys.argv[2], ("Q4_K_M", "Q8_0"), threads=1, memory_mib=16), shrink)
+    convert(ConversionSpec(sys.argv[1], sys.argv[2], ("Q4_K_M", "Q8_0"), threads=1, memory_mib=64), shrink)
 except QuenchError as error:
     print(error.code, error.exit_status, error.hint)
 """
@@ -423,7 +447,7 @@ def test_a_change_is_refused_in_words_and_spoils_nothing(
 
 
 def test_other_threads_and_memory_may_go_on(interrupted: ConversionSpec, whole: Any) -> None:
-    events, _ = resumed(msgspec.structs.replace(interrupted, threads=1, memory_mib=16))
+    events, _ = resumed(msgspec.structs.replace(interrupted, threads=1, memory_mib=64))
     assert kept(events) > 0
     assert list(contents(Path(interrupted.output)).values()) == list(whole(True)[0].values())
 
@@ -511,22 +535,22 @@ def test_a_journal_is_read_within_bounds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        {"tensor": -1, "read": 1, "sums": [1], "rmse": [0.0]},
-        {"tensor": 0, "read": -5, "sums": [1], "rmse": [0.0]},
-        {"tensor": 0, "read": 10**9, "sums": [1], "rmse": [0.0]},
-        {"tensor": 0, "read": 1, "sums": [1, 2], "rmse": [0.0]},
-        {"tensor": 0, "read": 1, "sums": [1], "rmse": [-1.0]},
-        {"tensor": 0, "read": 1, "sums": [1], "rmse": [1e999]},
-        {"tensor": 10**30, "read": 1, "sums": [1], "rmse": [0.0]},
-        {"tensor": 0, "read": 1, "sums": "x", "rmse": [0.0]},
-        {"tensor": 0, "read": 1, "sums": [1], "rmse": [0.0], "more": 1},
+        {"tensor": -1, "read": 1, "sums": [1], "rmse": [0.0], "relative": [0.0]},
+        {"tensor": 0, "read": -5, "sums": [1], "rmse": [0.0], "relative": [0.0]},
+        {"tensor": 0, "read": 10**9, "sums": [1], "rmse": [0.0], "relative": [0.0]},
+        {"tensor": 0, "read": 1, "sums": [1, 2], "rmse": [0.0], "relative": [0.0]},
+        {"tensor": 0, "read": 1, "sums": [1], "rmse": [-1.0], "relative": [0.0]},
+        {"tensor": 0, "read": 1, "sums": [1], "rmse": [1e999], "relative": [0.0]},
+        {"tensor": 10**30, "read": 1, "sums": [1], "rmse": [0.0], "relative": [0.0]},
+        {"tensor": 0, "read": 1, "sums": "x", "rmse": [0.0], "relative": [0.0]},
+        {"tensor": 0, "read": 1, "sums": [1], "rmse": [0.0], "relative": [0.0], "more": 1},
         [],
     ],
 )
 def test_lines_with_sound_sums_and_absurd_numbers_end_the_reading(tmp_path: Path, entry: Any) -> None:
     binding = {"program": "", "source": "", "importance": "", "outputs": ""}
-    head = {"quench_journal": 1, "binding": binding, "read": 100, "files": ["a.gguf"]}
-    good = {"tensor": 3, "read": 25, "sums": [7], "rmse": [0.5]}
+    head = {"quench_journal": 2, "binding": binding, "read": 100, "files": ["a.gguf"]}
+    good = {"tensor": 3, "read": 25, "sums": [7], "rmse": [0.5], "relative": [0.0]}
     data, check = b"", 0
     for value in (head, good, entry, {**good, "tensor": 4}):
         text = json.dumps(value).encode()

@@ -63,6 +63,7 @@ def convert(options: argparse.Namespace) -> Result:
         embedding_type=options.embedding_type,
         pure=options.pure,
         leave_output=options.leave_output,
+        lora=tuple(options.lora),
         threads=options.threads,
         memory_mib=options.memory,
         overwrite=options.overwrite,
@@ -100,7 +101,7 @@ def convert(options: argparse.Namespace) -> Result:
             label = f"{console.size(event.rate)}/s  {event.label}"
             progress.update(label, event.done, event.total, event.seconds_left)
 
-    for path in (spec.source, spec.output, spec.imatrix or ""):
+    for path in (spec.source, spec.output, spec.imatrix or "", *spec.lora):
         _check_name(path)
     result = conversion.run(spec, show)
     progress.clear()

@@ -403,7 +403,8 @@ class Journal:
             for tensor, rmse in finished:
                 places = [part.plan.tensors[tensor] for part in self._parts]
                 sums = tuple(_crc(file, place) for file, place in zip(files, places, strict=True))
-                lines += self._line(Entry(tensor, self._prepared.model.tensors[tensor].n_bytes, sums, rmse))
+                source = self._prepared.model.tensors[tensor]
+                lines += self._line(Entry(tensor, source.read_bytes(0, source.n_rows), sums, rmse))
         return lines
 
     def _line(self, content: Head | Entry | None) -> bytes:

@@ -26,7 +26,7 @@ from converter import journal as journals
 from converter.crew import Crew
 from converter.encode import encode, load
 from converter.planning import Prepared, plan, preflight, prepare
-from converter.sources import open_model
+from converter.sources import lora, open_model
 from converter.sources.files import ByteFile
 from converter.sources.gguf_header import read_header
 from converter.spec import (
@@ -87,7 +87,7 @@ def convert(
     """
     started = time.perf_counter()
     peak = _PeakMemory()
-    with open_model(Path(spec.source)) as model:
+    with open_model(Path(spec.source)) as source, lora.merged(source, spec.lora) as model:
         prepared = prepare(model, spec)
         kept = journals.find(prepared)
         resumed = kept if spec.resume else None
@@ -325,7 +325,7 @@ class _Run:
         with self._counting:
             if weights >= _SMALLEST_SLAB:
                 self._pace = max(_SMALLEST_SLAB, min(pace, 2 * self._pace))
-            self.read_bytes += (stop - start) * job.tensor.row_bytes
+            self.read_bytes += job.tensor.read_bytes(start, stop)
             job.left -= 1
             used = job.used(start, stop)
             finished = job.left == 0

@@ -18,7 +18,7 @@ import psutil
 from converter import imatrix as imatrices
 from converter import recipes, writer
 from converter.encode import BYTES_PER_WEIGHT, seconds_per_weight, writable
-from converter.sources import open_model
+from converter.sources import lora, open_model
 from converter.sources.base import MetaEntry, SourceModel, SourceTensor
 from converter.spec import ConversionSpec, Plan, PlannedOutput, PlannedTensor, QuenchError
 
@@ -77,8 +77,8 @@ def plan(model: SourceModel | str | os.PathLike[str], spec: ConversionSpec) -> P
     itself (``unknown_type``, ``requantize``, ``needs_imatrix`` ...); what the disk says now (existing files, free
     space) is checked when it starts.
     """
-    with opened(model) as source:
-        return prepare(source, spec).plan
+    with opened(model) as source, lora.merged(source, spec.lora) as whole:
+        return prepare(whole, spec).plan
 
 
 def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
@@ -115,7 +115,7 @@ def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
         Plan(
             source=model.info,
             outputs=tuple(_planned(model.tensors, target) for target in targets),
-            read_bytes=sum(tensor.n_bytes for tensor in model.tensors),
+            read_bytes=sum(tensor.read_bytes(0, tensor.n_rows) for tensor in model.tensors),
             disk_needed=sum(target.layout.size for target in targets),
             disk_free=free_bytes(folder),
             memory_needed=memory,
@@ -364,6 +364,7 @@ def _memory(
     threads = spec.threads if spec.threads > 0 else cores()
     longest = max(tensor.n_cols for tensor in model.tensors)
     fixed = _BASE_MEMORY + _VOCABULARY * sum(map(len, targets[0].layout.header))
+    fixed += model.working_bytes
     fixed += sum(entry.nbytes for entry in importance.entries.values()) if importance else 0
     room = (cap - fixed) // BYTES_PER_WEIGHT
     threads = max(1, min(threads, room // max(longest, _CHUNK_WEIGHTS // 64)))

@@ -85,8 +85,9 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One conversion: one source, any number of recipes, one pass. Paths are strings so that it travels as JSON.
 
     ``output`` is a file for one type and a folder for several. ``tensor_types`` are ``(regular expression, type)``
-    rules, the first match wins. ``threads`` 0 means all cores; ``memory_mib`` 0 means the default cap. ``resume`` goes
-    on where an interrupted run of the same conversion ended, if there was one.
+    rules, the first match wins. ``lora`` are folders of adapters, merged in this order. ``threads`` 0 means all cores;
+    ``memory_mib`` 0 means the default cap. ``resume`` goes on where an interrupted run of the same conversion ended, if
+    there was one.
     """
 
     source: str
@@ -101,6 +102,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refined: bool = False
     threads: int = 0
     memory_mib: int = 0
+    lora: tuple[str, ...] = ()
     overwrite: bool = False
     allow_requantize: bool = False
     resume: bool = False

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from converter import journal
+from tests.converter.folders import join, safetensors
 
 ROOT = Path(__file__).resolve().parent.parent
 Pocket = Callable[[str], Path]
@@ -100,6 +102,28 @@ def test_tensor_rules_reach_the_file(pocket: Path, tmp_path: Path) -> None:
     data = quench_json("convert", pocket, "-o", tmp_path / "p.gguf", *arguments)
     tensors = data["outputs"][0]["tensors"]
     assert {kind for name, kind in tensors.items() if "ffn_down" in name} == {"Q6_K"}
+
+
+def test_an_adapter_is_merged_and_one_that_does_not_fit_is_refused(pocket: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    name = "base_model.model.model.layers.0.mlp.down_proj"
+    shapes = {f"{name}.lora_A.weight": (2, 768), f"{name}.lora_B.weight": (256, 2)}
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    (adapter / "adapter_model.safetensors").write_bytes(join(*safetensors(_ones(shapes), "F32")))
+    made = quench_json("convert", pocket, "-o", tmp_path / "a.gguf", "--type", "Q8_0", "--lora", adapter)
+    plain = quench_json("convert", pocket, "-o", tmp_path / "b.gguf", "--type", "Q8_0")
+    changed = made["outputs"][0]["error"], plain["outputs"][0]["error"]
+    assert [name for name, error in changed[0].items() if error != changed[1][name]] == ["blk.0.ffn_down.weight"]
+    (adapter / "adapter_model.safetensors").write_bytes(
+        join(*safetensors(_ones({name.replace("down", "side"): shape for name, shape in shapes.items()}), "F32"))
+    )
+    error = quench_error(3, "convert", pocket, "-o", tmp_path / "c.gguf", "--type", "Q8_0", "--lora", adapter)
+    assert error["code"] == "adapter_mismatch" and "side_proj" in error["detail"]
+
+
+def _ones(shapes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    return {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
 
 
 def test_chat_answers(pocket_gguf: Pocket) -> None:

@@ -193,6 +193,7 @@ class ConvertPage(QWidget):
             embedding_type=choices.embedding_type,
             pure=choices.pure,
             leave_output=choices.leave_output,
+            lora=choices.lora,
             threads=choices.threads,
             overwrite=overwrite,
             allow_requantize=requantize,

@@ -38,6 +38,7 @@ class Advanced:
     tensor_types: tuple[tuple[str, str], ...] = ()
     threads: int = 0
     imatrix: str | None = None
+    lora: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -94,6 +95,7 @@ class AdvancedPane(QWidget):
         self._name(self.rules, self.tr("Tensor rules, one a line: regular expression=TYPE; the first match wins"))
         form.addRow(label(self.tr("Rules"), "muted"), self.rules)
         form.addRow(label(self.tr("Importance"), "muted"), self._imatrix_row())
+        form.addRow(label(self.tr("LoRA adapter"), "muted"), self._lora_row())
         self.threads = QSpinBox()
         self.threads.setRange(0, 256)
         self.threads.setSpecialValueText(self.tr("all cores"))
@@ -108,6 +110,7 @@ class AdvancedPane(QWidget):
         self.rules.textChanged.connect(self.changed)
         self.threads.valueChanged.connect(self.changed)
         self.imatrix.textChanged.connect(self.changed)
+        self.lora.textChanged.connect(self.changed)
 
     def choices(self) -> Advanced:
         rules, bad_line = parse_rules(self.rules.toPlainText())
@@ -120,6 +123,7 @@ class AdvancedPane(QWidget):
             rules,
             self.threads.value(),
             self.imatrix.text().strip() or None,
+            tuple(filter(None, [self.lora.text().strip()])),
             problem,
         )
 
@@ -157,6 +161,24 @@ class AdvancedPane(QWidget):
         row.addWidget(self.imatrix, 1)
         row.addWidget(button(self.tr("File…"), self._ask_imatrix))
         return holder
+
+    def _lora_row(self) -> QWidget:
+        holder = QWidget()
+        row = QHBoxLayout(holder)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(6)
+        self.lora = QLineEdit()
+        self.lora.setMinimumWidth(60)
+        self.lora.setPlaceholderText(self.tr("none"))
+        self._name(self.lora, self.tr("Merge a LoRA adapter: a folder with adapter_config.json"))
+        row.addWidget(self.lora, 1)
+        row.addWidget(button(self.tr("Folder…"), self._ask_lora))
+        return holder
+
+    def _ask_lora(self) -> None:
+        chosen = QFileDialog.getExistingDirectory(self, self.tr("Merge a LoRA adapter"))
+        if chosen:
+            self.lora.setText(chosen)
 
     def _ask_imatrix(self) -> None:
         chosen, _ = QFileDialog.getOpenFileName(

@@ -124,6 +124,14 @@ def test_the_list_follows_the_advanced_choices(qtbot: QtBot, planned: ConvertPag
     assert "Q9_Z" in planned.note.text()
 
 
+def test_an_adapter_is_a_part_of_the_plan(qtbot: QtBot, planned: ConvertPage, tmp_path: Path) -> None:
+    """A folder that holds none is said before anything is made, and taking it away makes the plan again."""
+    planned.advanced.lora.setText(str(tmp_path))
+    qtbot.waitUntil(lambda: "LoRA" in planned.plan_error.accessibleName(), timeout=20_000)
+    planned.advanced.lora.clear()
+    qtbot.waitUntil(lambda: not planned.plan_error.isVisibleTo(planned), timeout=20_000)
+
+
 def test_nothing_ticked_nothing_to_do(planned: ConvertPage) -> None:
     click_recipe(planned, "Q4_K_M")
     assert not planned.convert_button.isEnabled()

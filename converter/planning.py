@@ -96,6 +96,8 @@ def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
     )
     chosen = _recipes(spec, model)
     paths, folder = _paths(spec, model, chosen)
+    if importance is not None and not any(tensor.name in importance.entries for tensor in model.tensors):
+        raise importance.of_another_model()
     shared = _Shared(_carried(model.metadata, importance))
     targets = [_target(model, recipe, path, overrides, shared) for recipe, path in zip(chosen, paths, strict=True)]
     for target in targets:

@@ -24,6 +24,7 @@ from app import hardware, library, paths
 from app.protocol import Convert
 from app.ui import format as fmt
 from app.ui.convert_advanced import AdvancedPane
+from app.ui.convert_imatrix import ImatrixCard
 from app.ui.convert_recipes import RecipeList
 from app.ui.convert_result import ResultPane
 from app.ui.convert_source import SourcePane, is_quantized
@@ -61,6 +62,7 @@ class ConvertPage(QWidget):
         self.source.changed.connect(self._on_source)
         self.recipes.model.changed.connect(self._on_ticks)
         self.advanced.changed.connect(self._on_advanced)
+        self.importance.changed.connect(self._on_advanced)
         self.output.textChanged.connect(self._update)
         self.requantize.toggled.connect(self._update)
         self.result.retried.connect(self._follow)
@@ -133,6 +135,7 @@ class ConvertPage(QWidget):
 
     def _build_middle(self) -> QWidget:
         self.recipes = RecipeList(self.context)
+        self.importance = ImatrixCard(self.context)
         self.advanced = AdvancedPane()
         self.plan_error = ErrorCard()
         self.output = QLineEdit(fmt.path(paths.models()))
@@ -155,6 +158,7 @@ class ConvertPage(QWidget):
         upper.setContentsMargins(0, 0, 0, 0)
         upper.setSpacing(6)
         upper.addWidget(self.recipes, 1)
+        upper.addWidget(self.importance)
         upper.addWidget(self.advanced)
         area = QScrollArea()
         area.setWidget(scroll_body)
@@ -168,6 +172,10 @@ class ConvertPage(QWidget):
         layout.addWidget(label(self.tr("2  Types to make"), "heading"))
         layout.addWidget(self.plan_error)
         layout.addWidget(area, 1)
+        # After the layout has given the card its new height.
+        self.importance.told.connect(
+            lambda: area.ensureWidgetVisible(self.importance), Qt.ConnectionType.QueuedConnection
+        )
         layout.addLayout(folder)
         layout.addWidget(self.note)
         layout.addWidget(self.requantize)
@@ -186,7 +194,7 @@ class ConvertPage(QWidget):
             source=info.path if info is not None else "",
             output=target,
             types=types,
-            imatrix=choices.imatrix,
+            imatrix=self.importance.path(),
             tensor_types=choices.tensor_types,
             output_type=choices.output_type,
             embedding_type=choices.embedding_type,
@@ -201,11 +209,12 @@ class ConvertPage(QWidget):
         self._planned, self._disk_free = {}, None
         self.plan_error.clear()
         self.requantize.setChecked(False)
+        self.importance.set_source(self.source.info, self.folder())
         self._plan_timer.start()
         self._on_ticks()
 
     def _on_advanced(self) -> None:
-        missing = NEEDS_IMATRIX if self.advanced.choices().imatrix is None else frozenset()
+        missing = NEEDS_IMATRIX if self.importance.path() is None else frozenset()
         self.recipes.model.set_blocked(set(missing))
         self._plan_timer.start()
         self._update()
@@ -213,6 +222,8 @@ class ConvertPage(QWidget):
     def _on_ticks(self) -> None:
         ticked = [self._planned[name] for name in self.recipes.model.ticked_names() if name in self._planned]
         self.result.show_plan(ticked)
+        sizes = {name: output.bytes for name, output in self._planned.items()}
+        self.importance.set_types(self.recipes.model.ticked, sizes)
         self._update()
 
     def _ask_plan(self) -> None:
@@ -232,7 +243,9 @@ class ConvertPage(QWidget):
             return
         if isinstance(answer, QuenchError):
             self._planned, self._disk_free = {}, None
-            self.plan_error.show_error(answer, [(self.tr("Retry"), self._ask_plan)])
+            without = (self.tr("Go on without it"), lambda: self.importance.choose(""))
+            first = [without] if answer.code == "bad_imatrix" else []
+            self.plan_error.show_error(answer, [*first, (self.tr("Retry"), self._ask_plan)])
         else:
             self.plan_error.clear()
             self._planned = {output.type: output for output in answer.outputs}

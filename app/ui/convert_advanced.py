@@ -10,10 +10,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QFileDialog,
     QFormLayout,
-    QHBoxLayout,
-    QLineEdit,
     QPlainTextEdit,
     QSpinBox,
     QToolButton,
@@ -21,7 +18,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.ui.widgets import button, label
+from app.ui.widgets import label
 from converter.recipes import BLOCK_WEIGHTS
 
 TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16", "BF16", "F32")
@@ -37,7 +34,6 @@ class Advanced:
     leave_output: bool = False
     tensor_types: tuple[tuple[str, str], ...] = ()
     threads: int = 0
-    imatrix: str | None = None
     problem: str = ""
 
 
@@ -93,7 +89,6 @@ class AdvancedPane(QWidget):
         self.rules.setTabChangesFocus(True)
         self._name(self.rules, self.tr("Tensor rules, one a line: regular expression=TYPE; the first match wins"))
         form.addRow(label(self.tr("Rules"), "muted"), self.rules)
-        form.addRow(label(self.tr("Importance"), "muted"), self._imatrix_row())
         self.threads = QSpinBox()
         self.threads.setRange(0, 256)
         self.threads.setSpecialValueText(self.tr("all cores"))
@@ -107,7 +102,6 @@ class AdvancedPane(QWidget):
         self._body.hide()
         self.rules.textChanged.connect(self.changed)
         self.threads.valueChanged.connect(self.changed)
-        self.imatrix.textChanged.connect(self.changed)
 
     def choices(self) -> Advanced:
         rules, bad_line = parse_rules(self.rules.toPlainText())
@@ -119,7 +113,6 @@ class AdvancedPane(QWidget):
             self.leave_output.isChecked(),
             rules,
             self.threads.value(),
-            self.imatrix.text().strip() or None,
             problem,
         )
 
@@ -144,29 +137,6 @@ class AdvancedPane(QWidget):
         box.setAccessibleName(text)
         box.toggled.connect(self.changed)
         return box
-
-    def _imatrix_row(self) -> QWidget:
-        holder = QWidget()
-        row = QHBoxLayout(holder)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(6)
-        self.imatrix = QLineEdit()
-        self.imatrix.setMinimumWidth(60)
-        self.imatrix.setPlaceholderText(self.tr("none"))
-        self._name(self.imatrix, self.tr("Importance matrix: which weights matter most, measured on text"))
-        row.addWidget(self.imatrix, 1)
-        row.addWidget(button(self.tr("File…"), self._ask_imatrix))
-        return holder
-
-    def _ask_imatrix(self) -> None:
-        chosen, _ = QFileDialog.getOpenFileName(
-            self,
-            self.tr("Importance matrix"),
-            "",
-            self.tr("Importance matrices (*.gguf *.dat *.imatrix);;All files (*)"),
-        )
-        if chosen:
-            self.imatrix.setText(chosen)
 
     @staticmethod
     def _name(widget: Any, words: str) -> None:

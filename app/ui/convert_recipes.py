@@ -149,7 +149,9 @@ class RecipeModel(QAbstractTableModel):
             words = words.replace(mark, text)
         fit = self._fits.get(recipe.name)
         if recipe.name in self.blocked:
-            words += "\n" + self.tr("Needs an importance matrix (under Advanced).")
+            words += "\n" + self.tr("Needs an importance matrix: make one below.")
+        elif recipe.gains:
+            words += " " + self.tr("Gains much from an importance matrix.")
         return words + (f"\n{fit.why}" if fit else "")
 
 

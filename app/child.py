@@ -31,6 +31,7 @@ from app.protocol import (
     Event,
     Failed,
     Hello,
+    Paused,
     decode_event,
     encode,
 )
@@ -70,13 +71,14 @@ def worker_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a child ended: ``ok``, ``cancelled``, or with an ``error`` (exactly one of the three).
+    """How a child ended: ``ok``, ``cancelled``, ``paused``, or with an ``error`` (exactly one of the four).
 
     ``crashed``: its own code ended it (a fault, an abort), not its user, its system or a message.
     """
 
     ok: bool = False
     cancelled: bool = False
+    paused: bool = False
     error: QuenchError | None = None
     crashed: bool = False
 
@@ -102,6 +104,8 @@ def verdict(terminal: Event | None, exit_code: int | None, signal: int | None, l
         return Verdict(error=terminal.to_error())
     if isinstance(terminal, Cancelled):
         return Verdict(cancelled=True)
+    if isinstance(terminal, Paused):
+        return Verdict(paused=True)
     if terminal is not None:
         return Verdict(ok=True)
     if signal is None and exit_code is not None and exit_code > 128 and os.name != "nt":

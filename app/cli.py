@@ -67,10 +67,14 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--pure", action="store_true", help="the same type everywhere")
     convert.add_argument("--leave-output", action="store_true", help="keep output.weight as it is")
     convert.add_argument("--allow-requantize", action="store_true")
+    convert.add_argument(
+        "--refined", action="store_true", help="same types and sizes with less error than llama.cpp's own blocks"
+    )
     convert.add_argument("--threads", type=_natural, default=0, metavar="N")
     convert.add_argument("--memory", type=_natural, default=0, metavar="MiB")
     convert.add_argument("--dry-run", action="store_true", help="plan: exact sizes, types, disk and memory needed")
     convert.add_argument("--overwrite", action="store_true")
+    convert.add_argument("--resume", action="store_true", help="go on where an interrupted run of the same ended")
 
     imatrix = add("imatrix", "importance matrix: which columns of a model matter", commands.imatrix)
     imatrix.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file, best F16 or BF16")

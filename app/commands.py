@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from app import console, tables
-from converter.spec import Cancelled, QuenchError
+from converter.spec import Cancelled, Planned, QuenchError
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -67,6 +67,8 @@ def convert(options: argparse.Namespace) -> Result:
         memory_mib=options.memory,
         overwrite=options.overwrite,
         allow_requantize=options.allow_requantize,
+        refined=options.refined,
+        resume=options.resume,
     )
     if options.dry_run:
         plan = converter.plan(options.source, spec)
@@ -92,7 +94,9 @@ def convert(options: argparse.Namespace) -> Result:
 
     def show(event: object) -> None:
         _tell_kernels(progress, event)
-        if isinstance(event, Progress):
+        if isinstance(event, Planned):
+            _tell_kept(progress, event, spec.resume)
+        elif isinstance(event, Progress):
             label = f"{console.size(event.rate)}/s  {event.label}"
             progress.update(label, event.done, event.total, event.seconds_left)
 
@@ -117,6 +121,17 @@ def _tell_kernels(progress: console.Progress, event: object) -> None:
         from app import kernel_check
 
         progress.say(kernel_check.in_words(event.check))
+
+
+def _tell_kept(progress: console.Progress, planned: Planned, resume: bool) -> None:
+    """Say what becomes of an interrupted run of the same conversion."""
+    percent = int(100 * planned.kept)
+    if resume and planned.kept:
+        progress.say(f"Going on at {percent} %.")
+    elif resume:
+        progress.say("There is nothing to go on with; starting from the beginning.")
+    elif planned.kept:
+        progress.say(f"Starting from the beginning; --resume would have gone on at {percent} %.")
 
 
 def _rule(text: str) -> tuple[str, str]:

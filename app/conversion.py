@@ -6,19 +6,19 @@ line converts in a worker too, and both say the same words (:func:`app.child.ver
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app.child import run_job
 from app.protocol import Convert, Event
-from converter.spec import Cancelled, ConversionResult, ConversionSpec, Planned
+from converter.spec import Cancelled, ConversionResult, ConversionSpec, Planned, QuenchError
 
 
 def run(spec: ConversionSpec, show: Callable[[Event], None]) -> ConversionResult:
     """Convert in a worker and wait for it. ``show`` gets every event but the result.
 
-    Raises what :func:`app.child.run_job` raises, and ``Cancelled`` after Ctrl-C. Whatever it is, no half-written file
-    is left.
+    Raises what :func:`app.child.run_job` raises, and ``Cancelled`` after Ctrl-C, when nothing half-written is left.
+    After an error and after the worker's death, what can be resumed stays, and the error's hint says so.
     """
     planned: Planned | None = None
 
@@ -30,23 +30,53 @@ def run(spec: ConversionSpec, show: Callable[[Event], None]) -> ConversionResult
 
     try:
         end = run_job("convert", Convert(spec), heard)
+    except QuenchError as error:
+        kept = tidy(outputs_of(planned))
+        if error.code == "engine_died" and kept is not None:
+            error.hint = f"{error.hint} What is finished was kept: resuming goes on at {int(100 * kept)} %.".strip()
+        raise
     except BaseException:
-        tidy(planned)
+        discard(outputs_of(planned))
         raise
     if not isinstance(end, ConversionResult):
-        tidy(planned)
+        discard(outputs_of(planned))
         raise Cancelled
     return end
 
 
-def tidy(planned: Planned | None) -> None:
-    """Remove the half-written outputs of a worker that has died; ``planned`` is what it said it would make."""
-    if planned is None:
+def outputs_of(planned: Planned | None) -> tuple[str, ...]:
+    """The files that a conversion said it would make."""
+    return tuple(output.path for output in planned.plan.outputs) if planned is not None else ()
+
+
+def tidy(outputs: Sequence[str]) -> float | None:
+    """Remove the half-written files of a conversion into ``outputs`` that ended badly, unless it can be resumed.
+
+    Returns how much is done then, 0 to 1; None if nothing is kept.
+    """
+    kept = kept_fraction(outputs)
+    if kept is None:
+        discard(outputs)
+    return kept
+
+
+def kept_fraction(outputs: Sequence[str]) -> float | None:
+    """How much of the conversion into ``outputs`` an interrupted run has left done, 0 to 1; None if nothing."""
+    if not outputs:
+        return None
+    from converter.journal import kept_fraction
+
+    return kept_fraction(outputs)
+
+
+def discard(outputs: Sequence[str]) -> None:
+    """Remove what an interrupted conversion into ``outputs`` has left; what somebody writes to now stays."""
+    if not outputs:
         return
     from converter.writer import remove_leftover
 
-    for output in planned.plan.outputs:
-        remove_leftover(Path(output.path))
+    for output in outputs:
+        remove_leftover(Path(output))
 
 
-__all__ = ["run", "tidy"]
+__all__ = ["discard", "kept_fraction", "outputs_of", "run", "tidy"]

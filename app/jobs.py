@@ -1,9 +1,16 @@
-"""The record of a job on disk: what was asked, kept until the job has ended. Knows no processes and no Qt."""
+"""Jobs on disk: a folder each, with what was asked, kept until the job has ended. Knows no processes and no Qt.
+
+``jobs/<id>/job.json`` is a :class:`Record`: the pinned arguments, the state, the place in the queue, and for a
+conversion the files that it makes, beside which its half-written work lies. The folder goes when there is nothing left
+to go on with.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +20,28 @@ import psutil
 from app import paths, protocol
 from app.files import write_atomically
 
+QUEUED, RUNNING, PAUSED, DONE, FAILED, CANCELLED = "queued", "running", "paused", "done", "failed", "cancelled"
+ENDED = (DONE, FAILED, CANCELLED)
+
+MOVES: dict[str, frozenset[str]] = {
+    QUEUED: frozenset({RUNNING, CANCELLED}),
+    RUNNING: frozenset({DONE, FAILED, CANCELLED, PAUSED}),
+    PAUSED: frozenset({QUEUED, CANCELLED}),
+    FAILED: frozenset({QUEUED, CANCELLED}),
+    DONE: frozenset(),
+    CANCELLED: frozenset(),
+}
+"""The state machine: what may follow what. A failed job that kept something may go on, or be given up."""
+
 _BAD_NAME = set('/\\:*?"<>|')
+_FILE = "job.json"
 
 
 class Record(msgspec.Struct, frozen=True):
     """One job's pinned arguments: ``kind`` names the worker, ``command`` is the start message for it.
 
-    ``owner`` is the process id of the program that runs the job.
+    ``outputs`` are the files that it makes, once it has said so. ``owner`` is the process id of the program that runs
+    the job, ``place`` its place in the queue: less comes first.
     """
 
     id: str
@@ -27,50 +49,71 @@ class Record(msgspec.Struct, frozen=True):
     title: str
     command: Any
     owner: int = 0
+    state: str = QUEUED
+    outputs: tuple[str, ...] = ()
+    place: float = 0.0
 
 
-def _file(identifier: str) -> Path:
+def moved(state: str, to: str) -> str:
+    """``to``, if a job in ``state`` may become that; ``ValueError`` if not."""
+    if to not in MOVES[state]:
+        raise ValueError(f"a job that is {state} cannot become {to}")
+    return to
+
+
+def can_resume(command: Any) -> bool:
+    """Whether the work can go on from what an interrupted run has left."""
+    return isinstance(command, protocol.Convert | protocol.MeasureImatrix)
+
+
+def resuming(command: Any) -> Any:
+    """The same command, told to go on where an interrupted run ended."""
+    if isinstance(command, protocol.Convert):
+        return protocol.Convert(msgspec.structs.replace(command.spec, resume=True))
+    if isinstance(command, protocol.MeasureImatrix):
+        return msgspec.structs.replace(command, resume=True)
+    return command
+
+
+def _folder(identifier: str) -> Path:
     if not identifier or _BAD_NAME & set(identifier) or identifier.startswith("."):
         raise ValueError(identifier)
-    return paths.jobs() / f"{identifier}.json"
+    return paths.jobs() / identifier
 
 
 def remember(record: Record) -> None:
-    """Write the record; ``OSError`` if the disk refuses."""
-    command = msgspec.json.decode(protocol.encode(record.command))
-    data = {"id": record.id, "kind": record.kind, "title": record.title, "command": command, "owner": os.getpid()}
-    write_atomically(_file(record.id), msgspec.json.encode(data))
+    """Write the record; ``OSError`` if the disk refuses. Without a ``place`` it comes last."""
+    data = msgspec.structs.asdict(record)
+    data["command"] = msgspec.json.decode(protocol.encode(record.command))
+    data |= {"owner": os.getpid(), "place": record.place or time.time()}
+    write_atomically(_folder(record.id) / _FILE, msgspec.json.encode(data))
 
 
 def forget(identifier: str) -> None:
     """Remove a record; nothing happens if there is none."""
-    _file(identifier).unlink(missing_ok=True)
-
-
-def _age(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except OSError:
-        return 0.0
+    shutil.rmtree(_folder(identifier), ignore_errors=True)
 
 
 def remembered() -> list[Record]:
-    """Records that nobody works on any more, oldest first.
+    """Records that nobody works on any more, in the order of the queue.
 
     Those of another running Quench are left out; one that cannot be read (another version wrote it) is removed.
     """
     found = []
-    for file in sorted(paths.jobs().glob("*.json"), key=_age):
+    for file in paths.jobs().glob(f"*/{_FILE}"):
         try:
             raw = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-            command = protocol.decode_command(msgspec.json.encode(raw["command"]))
-            record = Record(str(raw["id"]), str(raw["kind"]), str(raw["title"]), command, int(raw["owner"]))
+            raw["command"] = protocol.decode_command(msgspec.json.encode(raw["command"]))
+            record = msgspec.convert(raw, Record)
+            if record.id != file.parent.name or record.state not in MOVES:
+                raise ValueError(record.id)
         except OSError:
             continue  # another window has just taken it, or the disk refuses: either way it is not ours to remove
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             with contextlib.suppress(OSError):
                 file.unlink()
+                file.parent.rmdir()
             continue
         if record.owner == os.getpid() or not psutil.pid_exists(record.owner):
             found.append(record)
-    return found
+    return sorted(found, key=lambda record: (record.place, record.id))

@@ -83,6 +83,10 @@ class Cancel(msgspec.Struct, frozen=True, tag_field="message", tag="cancel"):
     """Stop the job; the child answers :class:`Cancelled` and leaves."""
 
 
+class Pause(msgspec.Struct, frozen=True, tag_field="message", tag="pause"):
+    """Stop the job but keep what it has finished, if it can go on from there; the child answers :class:`Paused`."""
+
+
 class Convert(msgspec.Struct, frozen=True, tag_field="message", tag="convert"):
     """Start of a conversion (worker ``convert``)."""
 
@@ -254,6 +258,10 @@ class Failed(msgspec.Struct, frozen=True, tag_field="message", tag="failed"):
 
 class Cancelled(msgspec.Struct, frozen=True, tag_field="message", tag="cancelled"):
     """The job stopped because it was asked to."""
+
+
+class Paused(msgspec.Struct, frozen=True, tag_field="message", tag="paused"):
+    """The job stopped because it was asked to pause, or because nobody listens any more."""
 
 
 class Status(msgspec.Struct, frozen=True, tag_field="message", tag="status"):
@@ -628,6 +636,7 @@ class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatr
 
 Command = (
     Cancel
+    | Pause
     | Convert
     | Inspect
     | MakePlan
@@ -648,6 +657,7 @@ Event = (
     Hello
     | Failed
     | Cancelled
+    | Paused
     | Status
     | Inspected
     | PlanMade
@@ -675,7 +685,7 @@ Event = (
     | ConversionResult
 )
 
-TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled)
+TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled, Paused)
 """Events that end a job well, beside :class:`Failed` with ``request`` 0."""
 
 _encoder = msgspec.json.Encoder()

@@ -1,6 +1,6 @@
 """One pass over a source, any number of outputs: read a slab of rows, quantize it into every type, write it in place.
 
-Slabs are split over Python threads (the kernels and the disk release the interpreter's lock). Equal types of several
+Slabs are taken by Python threads (the kernels and the disk release the interpreter's lock). Equal types of several
 outputs are made once and written many times. Memory is a slab a thread, never a tensor. Rows are independent of each
 other, so the bytes depend neither on the number of threads nor on the slab size. A slab that needs no rearranging is
 a view of the mapped source all the way into the kernels.
@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import sqrt
@@ -24,6 +23,7 @@ import psutil
 
 import kernels
 from converter import journal as journals
+from converter.crew import Crew
 from converter.encode import encode, load
 from converter.planning import Prepared, plan, preflight, prepare
 from converter.sources import open_model
@@ -58,6 +58,10 @@ _POLL = 0.05
 """Seconds between looks at ``stopped``."""
 _RELEASE = 8 << 20
 """Bytes of a mapped source that stay in memory after their use."""
+_SLAB_SECONDS = 0.03
+"""What a slab should take: long against the steps around it, short against a cancel and the wait for the last one."""
+_FIRST_SLAB, _SMALLEST_SLAB = 1 << 18, 1 << 16
+"""Weights of a slab while nothing is known, and at least."""
 _REPORT = 0.1
 _RATE_WINDOW = 3.0
 
@@ -220,28 +224,29 @@ class _TensorJob:
             for start in range(first, first + matrix, self.step):
                 yield start, min(start + self.step, first + matrix)
 
-    def used(self, start: int, stop: int) -> None:
-        """Notes a slab that nobody looks at any more, and gives the source's memory back in large pieces.
+    def used(self, start: int, stop: int) -> tuple[int, int] | None:
+        """Notes a slab that is written. Rows whose memory can go back to the source now, if they are many.
 
         A piece a slab would cost a round through all cores each time (their address translations are dropped).
         """
         self._behind[start] = stop
-        end = self._released
+        begin = end = self._released
         while end in self._behind:
             end = self._behind[end]
-        if self.left == 0 or (end - self._released) * self.tensor.row_bytes >= _RELEASE:
-            self.tensor.release(self._released, end)
-            self._behind = {first: last for first, last in self._behind.items() if first >= end}
-            self._released = end
+        if self.left and (end - begin) * self.tensor.row_bytes < _RELEASE:
+            return None
+        self._behind = {first: last for first, last in self._behind.items() if first >= end}
+        self._released = end
+        return begin, end
 
 
-_Running = dict[Future[None], tuple[_TensorJob, int, int]]
-"""Slabs under way: tensor, first row, end."""
+_Slab = tuple[_TensorJob, int, int]
+"""Tensor, first row, end."""
 
 
 @dataclass
 class _Run:
-    """The work of one conversion: hands slabs to threads, counts what came back, tells the caller."""
+    """The work of one conversion: slabs for a crew of threads to take, what they have done, what the caller is told."""
 
     prepared: Prepared
     parts: list[PartFile]
@@ -252,7 +257,11 @@ class _Run:
     read_bytes: int = 0
     kept_bytes: int = 0
     rmse: list[dict[str, float]] = field(default_factory=list)
-    _halt: threading.Event = field(default_factory=threading.Event)
+    label: str = ""
+    _pace: int = _FIRST_SLAB
+    """Weights that a slab of the next tensor has, if the memory allows."""
+    _counting: threading.Lock = field(default_factory=threading.Lock)
+    _finished: deque[_TensorJob] = field(default_factory=deque)
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
     _reported: float = 0.0
     _began: float = 0.0
@@ -275,53 +284,64 @@ class _Run:
 
     def all_tensors(self) -> None:
         self._began = time.perf_counter()
-        threads = self.prepared.threads
-        with ThreadPoolExecutor(threads, thread_name_prefix="quantize") as pool:
-            try:
-                self._feed(pool, 2 * threads)
-            except MemoryError as error:
-                raise QuenchError(
-                    "no_memory",
-                    "There is not enough memory.",
-                    "The system refused memory for the next rows.",
-                    "Close other programs, or set a lower memory limit.",
-                    exit_status=4,
-                ) from error
-            finally:
-                self._halt.set()
-                pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            with Crew(self.prepared.threads, self._slabs(), self._work) as crew:
+                while crew.watch(_POLL):
+                    self._look()
+        except MemoryError as error:
+            raise QuenchError(
+                "no_memory",
+                "There is not enough memory.",
+                "The system refused memory for the next rows.",
+                "Close other programs, or set a lower memory limit.",
+                exit_status=4,
+            ) from error
+        self._look()
 
-    def _feed(self, pool: ThreadPoolExecutor, ahead: int) -> None:
-        """Keeps ``ahead`` slabs under way until all are done. The first error ends it."""
-        running: _Running = {}
-        label = ""
+    def _slabs(self) -> Iterator[_Slab]:
+        """What there is to do. Advanced by the crew, so that what it makes ready is one tensor and not all."""
         kept = {entry.tensor for entry in self.journal.entries}
-        for job in map(self._job, (i for i in range(len(self.prepared.model.tensors)) if i not in kept)):
+        for index in range(len(self.prepared.model.tensors)):
+            if index in kept:
+                continue
+            job = self._job(index)
             slabs = list(job.slabs())
             job.left = len(slabs)
-            label = job.tensor.name
-            for start, stop in slabs:
-                while len(running) >= ahead:
-                    self._collect(running, label)
-                running[pool.submit(self._slab, job, start, stop)] = (job, start, stop)
+            self.label = job.tensor.name
             if not slabs:
-                self._finish(job)
-        while running:
-            self._collect(running, label)
+                self._finished.append(job)
+            for start, stop in slabs:
+                yield job, start, stop
 
-    def _collect(self, running: _Running, label: str) -> None:
-        done, _ = wait(running, timeout=_POLL, return_when=FIRST_COMPLETED)
-        self.halt.look()
-        self.journal.keep_up()
-        for future in done:
-            job, start, stop = running.pop(future)
-            future.result()
+    def _work(self, slab: _Slab, crew: Crew[_Slab]) -> None:
+        """One slab, from the source to the outputs. Runs in a thread of the crew."""
+        job, start, stop = slab
+        began = time.perf_counter()
+        self._write(job, start, stop, crew)
+        if crew.stopping:
+            return  # it may be half written
+        weights = (stop - start) * job.tensor.n_cols
+        pace = int(weights * _SLAB_SECONDS / max(time.perf_counter() - began, 1e-6))
+        with self._counting:
+            if weights >= _SMALLEST_SLAB:
+                self._pace = max(_SMALLEST_SLAB, min(pace, 2 * self._pace))
             self.read_bytes += (stop - start) * job.tensor.row_bytes
             job.left -= 1
-            job.used(start, stop)
-            if job.left == 0:
-                self._finish(job)
-        self.report(label)
+            used = job.used(start, stop)
+            finished = job.left == 0
+        if used is not None:
+            job.tensor.release(*used)
+        if finished:
+            self._finished.append(job)
+            crew.call()
+
+    def _look(self) -> None:
+        """What the calling thread does while the crew works."""
+        self.halt.look()
+        self.journal.keep_up()
+        while self._finished:
+            self._finish(self._finished.popleft())
+        self.report(self.label)
 
     def _job(self, index: int) -> _TensorJob:
         tensor = self.prepared.model.tensors[index]
@@ -332,15 +352,15 @@ class _Run:
             variant.homes.append((output, place.offset))
         importance = self.prepared.importance
         weights = importance.for_tensor(tensor.name, tensor.shape) if importance else None
-        step = max(1, self.prepared.chunk_weights // max(tensor.n_cols, 1))
+        step = max(1, min(self._pace, self.prepared.chunk_weights) // max(tensor.n_cols, 1))
         return _TensorJob(tensor, index, list(variants.values()), weights, step)
 
-    def _slab(self, job: _TensorJob, start: int, stop: int) -> None:
-        """One slab of one tensor into every output. Runs in a thread of the pool."""
+    def _write(self, job: _TensorJob, start: int, stop: int, crew: Crew[_Slab]) -> None:
+        """One slab of one tensor into every output."""
         tensor = job.tensor
         numbers = None
         for variant in job.variants:
-            if self._halt.is_set():
+            if crew.stopping:
                 return
             if variant.kind == tensor.type and tensor.type not in {"F32", "F16", "BF16"}:
                 data = tensor.raw(start, stop)
@@ -366,6 +386,9 @@ class _Run:
             for variant in job.variants
             for output, _ in variant.homes
         }
+        for output in found:
+            place = self.prepared.targets[output].layout.tensors[job.index]
+            self.parts[output].hurry(place.offset, place.bytes)
         self.journal.done(job.index, [found[output] for output in range(len(self.parts))])
         for output, rmse in found.items():
             self._tell(output, self.prepared.targets[output].layout.tensors[job.index], rmse)

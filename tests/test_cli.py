@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from converter import journal
+
 ROOT = Path(__file__).resolve().parent.parent
 Pocket = Callable[[str], Path]
 
@@ -56,6 +58,16 @@ def test_inspect_tells_what_a_folder_is(pocket: Path) -> None:
     assert sum(tensor["bytes"] for tensor in data["tensors"]) == 2 * 5_246_208
     assert data["problems"] == []
     assert {"tokenizer", "bytes", "metadata"} <= set(data)
+
+
+def test_refined_files_have_the_size_and_less_error(pocket: Path, tmp_path: Path) -> None:
+    command = ("convert", pocket, "--type", "Q4_K_M", "-o")
+    exact = quench_json(*command, tmp_path / "exact.gguf")["outputs"][0]
+    refined = quench_json(*command, tmp_path / "refined.gguf", "--refined")["outputs"][0]
+    assert refined["bytes"] == exact["bytes"] and refined["tensors"] == exact["tensors"]
+    quantized = [name for name, kind in exact["tensors"].items() if kind in {"Q4_K", "Q6_K"}]
+    assert len(quantized) == 43
+    assert all(refined["error"][name] < exact["error"][name] for name in quantized)
 
 
 def test_convert_makes_several_files_in_one_pass(pocket: Path, tmp_path: Path) -> None:
@@ -239,19 +251,27 @@ def test_a_killed_engine_is_status_5(pocket_gguf: Pocket) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
-def test_a_conversion_that_loses_its_file_is_status_5_and_leaves_nothing(long_model: Path, tmp_path: Path) -> None:
+def test_a_conversion_that_loses_its_file_is_status_5_and_can_be_resumed(long_model: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "app", "convert", str(long_model), "-o", str(tmp_path / "out"), "--json"]
     command += ["--type", "Q2_K,Q3_K_M,Q4_K_M,Q5_K_M,Q6_K,Q8_0,F32"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
-    process.stderr.readline()
+    while not any(journal.read(path) for path in tmp_path.glob("out/*.jrnl")):
+        assert process.poll() is None, "it was done before it had noted anything"
     (worker,) = psutil.Process(process.pid).children()
     worker.send_signal(signal.SIGBUS)  # what the system sends when a mapped file has lost its end
     out, _ = process.communicate(timeout=60)
     error = json.loads(out)["error"]
     assert process.returncode == 5
     assert error["code"] == "engine_died" and "cut short" in error["title"] and "SIGBUS" in error["detail"]
-    assert not list(tmp_path.rglob("*.*"))
+    left = sorted(path.suffix for path in (tmp_path / "out").iterdir())
+    assert left == [".jrnl", *[".part"] * 7]
+    assert "resuming goes on at" in error["hint"]
+    again = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "Going on at" in again.stderr
+    assert sorted(str(path) for path in (tmp_path / "out").iterdir()) == sorted(
+        output["path"] for output in json.loads(again.stdout)["outputs"]
+    )
 
 
 def test_a_source_that_is_cut_is_status_3(pocket: Path, tmp_path: Path) -> None:
@@ -262,7 +282,7 @@ def test_a_source_that_is_cut_is_status_3(pocket: Path, tmp_path: Path) -> None:
         file.truncate(5_000_000)
     error = quench_error(3, "convert", folder, "-o", tmp_path / "x.gguf", "--type", "Q8_0")
     assert error["code"] == "truncated"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+    assert not list(tmp_path.glob("x.gguf*"))
 
 
 def test_ctrl_c_is_status_130_and_leaves_no_worker(pocket_gguf: Pocket) -> None:

@@ -111,9 +111,10 @@ class Context(QObject):
         self._closed = True
         self.scout.close()
         self.library.close()
-        processes = [*self.jobs.processes(), *self.engines.processes(), *self.scout.processes()]
+        jobs = self.jobs.processes()
+        processes = [*jobs, *self.engines.processes(), *self.scout.processes()]
         for process in processes:
-            process.stop(grace_ms)
+            process.stop(grace_ms, keep=process in jobs)
         for process in processes:
             if not process.wait(grace_ms):
                 process.kill()

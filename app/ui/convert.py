@@ -67,6 +67,7 @@ class ConvertPage(QWidget):
         self.requantize.toggled.connect(self._update)
         self.result.retried.connect(self._follow)
         context.jobs.added.connect(self._on_job_added)
+        context.jobs.resumed.connect(self._on_job_added)
         self._on_advanced()
 
     # ---- faces
@@ -332,7 +333,8 @@ class ConvertPage(QWidget):
             self._follow(job)
 
     def _follow(self, job: Job) -> None:
-        if self.job is job:
+        if self.job is job and self.result.job is job:
+            self._update()
             return
         self.job = job
         source = job.command.spec.source

@@ -98,6 +98,7 @@ class ResultPane(QWidget):
         self.job: Job | None = None
         self._source = ""
         self._started = False
+        self._known: set[str] = set()
         self._state = "empty"
         self._build()
         self._show("empty")
@@ -120,9 +121,11 @@ class ResultPane(QWidget):
         for tile in (self._tensors, self._memory, self._left):
             tile.set_value("")
         self._clear_rows()
-        job.event.connect(self._on_event)
-        job.changed.connect(self._on_changed)
-        job.finished.connect(self._on_finished)
+        if job.id not in self._known:  # else it was paused, and is resumed after something else was shown
+            self._known.add(job.id)
+            job.event.connect(self._on_event)
+            job.changed.connect(self._on_changed)
+            job.finished.connect(self._on_finished)
         self._show("running")
         self._on_changed()
 
@@ -169,6 +172,15 @@ class ResultPane(QWidget):
         self.summary = label("", "good", wrap=True)
         self.note = label("", "muted", wrap=True)
         self._all = button(self.tr("Measure all"), self._measure_all)
+        self.resume = button(self.tr("Resume"), self._go_on, "primary")
+        self.discard = button(self.tr("Discard"), self._cancel)
+        self._paused = QWidget()
+        choices = QHBoxLayout(self._paused)
+        choices.setContentsMargins(0, 0, 0, 0)
+        choices.setSpacing(8)
+        for made in (self.resume, self.discard):
+            choices.addWidget(made)
+        choices.addStretch(1)
         head = QHBoxLayout()
         head.addWidget(self.summary, 1)
         head.addWidget(self._all)
@@ -194,6 +206,7 @@ class ResultPane(QWidget):
         layout.addWidget(self.error)
         layout.addWidget(self.empty, 1)
         layout.addWidget(self.note)
+        layout.addWidget(self._paused)
         layout.addLayout(head)
         layout.addWidget(self.progress)
         layout.addWidget(self.map, 3)
@@ -221,11 +234,12 @@ class ResultPane(QWidget):
                 "done": {self.summary, self._all, self.map, self._scroll},
                 "failed": {self.error, self.map},
                 "cancelled": {self.note, self.map},
+                "paused": {self.note, self._paused, self.map},
             }
         )[state]
         self._state = state
         everything = (self.empty, self.map, self.note, self.progress, self._tiles, self.speed, self.summary, self._all)
-        for widget in (*everything, self._scroll, self.error):
+        for widget in (*everything, self._scroll, self.error, self._paused):
             widget.setVisible(widget in visible)
         self._fit_height()
         if state == "plan":
@@ -253,6 +267,9 @@ class ResultPane(QWidget):
         job = self.job
         if job is None or not job.is_active:
             return
+        if self._state != "running":
+            self._started = False
+            self._show("running")
         waiting = job.state == "queued"
         text = self.tr("Waiting for the job before it") if waiting else (job.label or self.tr("Starting"))
         rate = fmt.rate(job.rate) if job.rate else ""
@@ -266,6 +283,10 @@ class ResultPane(QWidget):
             self.progress.set_progress(None, self.tr("Stopping and cleaning up"))
             self.job.cancel()
 
+    def _go_on(self) -> None:
+        if self.job is not None:
+            self.job.go_on()
+
     def _on_finished(self) -> None:
         job = self.job
         if job is None:
@@ -275,12 +296,22 @@ class ResultPane(QWidget):
         elif job.state == "cancelled":
             self.note.setText(self.tr("Stopped. No file was left behind."))
             self._show("cancelled")
+        elif job.state == "paused":
+            if job.kept is None:
+                self.note.setText(self.tr("Paused."))
+            else:
+                text = self.tr("Paused at %1. What is finished is kept.")
+                self.note.setText(text.replace("%1", fmt.percent(job.kept, 0)))
+            self._show("paused")
         elif job.error is not None:
             self.show_error(job.error, self._retry)
 
     def show_error(self, error: QuenchError, retry: Any) -> None:
-        """One red card with a Retry."""
-        self.error.show_error(error, [(self.tr("Retry"), retry)])
+        """One red card with a Retry; with Resume where something was kept."""
+        if self.job is not None and self.job.kept is not None:
+            self.error.show_error(error, [(self.tr("Resume"), retry), (self.tr("Discard"), self._cancel)])
+        else:
+            self.error.show_error(error, [(self.tr("Retry"), retry)])
         self._show("failed")
 
     def _retry(self) -> None:

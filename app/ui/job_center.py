@@ -1,7 +1,7 @@
 """Long work outside the window: conversions and measurements, one at a time, each in a worker of its own.
 
-A job's arguments stand in ``jobs/<id>.json`` until it has ended, so that work cut off by a crash or by closing the
-window can be offered again at the next start.
+A job's arguments stand in a folder of its own (:mod:`app.jobs`) until it has ended, so that work cut off by a crash or
+by closing the window can go on at the next start.
 """
 
 from __future__ import annotations
@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QObject, Signal
 
 from app import conversion, jobs, protocol
 from app.child import Verdict
+from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING
 from app.ui.process import WorkerProcess
 from converter.spec import Planned, QuenchError
-
-QUEUED, RUNNING, DONE, FAILED, CANCELLED = "queued", "running", "done", "failed", "cancelled"
-ENDED = (DONE, FAILED, CANCELLED)
 
 
 class Job(QObject):
@@ -28,7 +27,8 @@ class Job(QObject):
     ``progress`` runs 0 to 1; ``label`` is what it does now; ``rate`` in bytes per second where it reads or writes;
     ``owner`` names the pages that show how it ends (empty: the pages for that kind of work).
     ``result`` is the terminal event of a job that is ``done``, ``error`` the QuenchError of one that ``failed``;
-    ``planned`` is what a conversion said that it would make.
+    ``outputs`` are the files that a conversion said it would make. ``kept`` is how much of the work (0 to 1) can be
+    gone on with after a pause or a failure, None if nothing. ``stopping`` is the state that it was asked to come to.
     """
 
     event = Signal(object)  # type: ignore[assignment]  # hides QObject.event, which Qt calls past Python
@@ -53,15 +53,41 @@ class Job(QObject):
         self.error: QuenchError | None = None
         self.result: Any = None
         self.process: WorkerProcess | None = None
-        self.planned: Planned | None = None
+        self.outputs: tuple[str, ...] = ()
+        self.kept: float | None = None
+        self.stopping = ""
+        self.place = time.time()
         self._center = center
 
     def cancel(self) -> None:
-        """Stop: at once if it waits, by the ladder if it runs (the state changes when the worker has gone)."""
+        """Stop and leave nothing: at once if it does not run, else by the ladder.
+
+        The state changes when the worker has gone.
+        """
         self._center._cancel(self)
 
+    def pause(self) -> None:
+        """Stop, but keep what is finished; the state changes when the worker has gone."""
+        self._center._pause(self)
+
+    def go_on(self) -> None:
+        """Queue a paused or failed job again, to go on from what it kept."""
+        self._center._go_on(self)
+
+    def move(self, by: int) -> None:
+        """Earlier (-1) or later (1) among the jobs that wait; nothing at the ends of the queue."""
+        self._center._move(self, by)
+
+    @property
+    def can_pause(self) -> bool:
+        """Whether pausing keeps anything for this kind of work."""
+        return self.state == RUNNING and not self.stopping and jobs.can_resume(self.command)
+
     def retry(self) -> Job:
-        """The same work as a new job."""
+        """The same work as a new job; a job that has kept something goes on itself."""
+        if self.kept is not None:
+            self.go_on()
+            return self
         return self._center.submit(self.kind, self.title, self.command, self.owner)
 
     def pid(self) -> int:
@@ -70,13 +96,20 @@ class Job(QObject):
 
     @property
     def is_active(self) -> bool:
-        return self.state not in ENDED
+        """Whether it waits or runs."""
+        return self.state in (QUEUED, RUNNING)
 
 
 class JobCenter(QObject):
-    """The queue. ``added`` carries the new job; ``changed`` comes when any job changed its state or progress."""
+    """The queue. ``added`` carries the new job, ``resumed`` one queued again, ``finished`` one that came to rest.
+
+    ``changed`` comes when any job changed its state or progress.
+
+    ``jobs`` are all jobs of this window; those that wait run in the order of the list.
+    """
 
     added = Signal(object)
+    resumed = Signal(object)
     changed = Signal()
     finished = Signal(object)
 
@@ -92,9 +125,7 @@ class JobCenter(QObject):
         """
         job = Job(self, kind, title, command, owner)
         self.jobs.append(job)
-        # A full disk is for the job itself to report; without a record it can only not be resumed after a crash.
-        with contextlib.suppress(OSError):
-            jobs.remember(jobs.Record(job.id, kind, title, command))
+        self._note(job)
         self.added.emit(job)
         self._next()
         self.changed.emit()
@@ -104,24 +135,33 @@ class JobCenter(QObject):
         """Jobs that wait or run, in order."""
         return [job for job in self.jobs if job.is_active]
 
+    def queue(self) -> list[Job]:
+        """Jobs that wait, in the order in which they will run."""
+        return [job for job in self.jobs if job.state == QUEUED]
+
     def unfinished(self) -> list[jobs.Record]:
-        """What earlier runs of the program left undone, oldest first."""
+        """What earlier runs of the program left undone, in the order of their queue."""
         mine = {job.id for job in self.jobs}
         return [record for record in jobs.remembered() if record.id not in mine]
 
     def resume(self, record: jobs.Record) -> Job:
-        """Start left-over work again."""
+        """Go on with left-over work, or start it again if nothing of it was kept."""
         jobs.forget(record.id)
-        return self.submit(record.kind, record.title, record.command)
+        job = self.submit(record.kind, record.title, jobs.resuming(record.command))
+        if not job.outputs:
+            job.outputs = record.outputs
+            self._note(job)
+        return job
 
     def drop(self, record: jobs.Record) -> None:
-        """Forget left-over work."""
+        """Forget left-over work, and remove its half-written files."""
+        _discard(record.command, record.outputs)
         jobs.forget(record.id)
 
     def clear_ended(self) -> None:
-        """Take jobs that have ended off the list."""
-        ended = [job for job in self.jobs if not job.is_active]
-        self.jobs = self.active()
+        """Take jobs that have ended off the list; what can still go on stays."""
+        ended = [job for job in self.jobs if job.state in ENDED and job.kept is None]
+        self.jobs = [job for job in self.jobs if job not in ended]
         for job in ended:
             job.deleteLater()
         self.changed.emit()
@@ -134,15 +174,22 @@ class JobCenter(QObject):
     def _next(self) -> None:
         if self._closing or any(job.state == RUNNING for job in self.jobs):
             return
-        for job in self.jobs:
-            if job.state == QUEUED:
-                self._start(job)
-                return
+        for job in self.queue()[:1]:
+            self._start(job)
+
+    def _note(self, job: Job) -> None:
+        """Write the job's record. A full disk is for the job itself to report; without a record it can only not be
+        resumed after a crash.
+        """
+        with contextlib.suppress(OSError):
+            record = jobs.Record(job.id, job.kind, job.title, job.command, 0, job.state, job.outputs, job.place)
+            jobs.remember(record)
 
     def _start(self, job: Job) -> None:
         process = WorkerProcess(job.kind, job)
         job.process = process
-        job.state = RUNNING
+        job.state = jobs.moved(job.state, RUNNING)
+        job.error = None
         job.started = time.monotonic()
         process.event.connect(lambda message: self._heard(job, message))
         process.finished.connect(lambda verdict: self._ended(job, verdict))
@@ -162,7 +209,8 @@ class JobCenter(QObject):
             self.changed.emit()
             return
         if isinstance(message, Planned):
-            job.planned = message
+            job.outputs = conversion.outputs_of(message)
+            self._note(job)
         job.event.emit(message)
 
     def _ended(self, job: Job, verdict: Verdict) -> None:
@@ -170,18 +218,31 @@ class JobCenter(QObject):
         job.seconds = time.monotonic() - (job.started or time.monotonic())
         job.seconds_left = None
         job.rate = None
+        stopping, job.stopping = job.stopping, ""
+        died = verdict.error is not None and verdict.error.code == "engine_died"
         if verdict.ok:
-            job.state, job.progress = DONE, 1.0
+            job.state, job.progress = jobs.moved(job.state, DONE), 1.0
             job.result = process.terminal if process is not None else None
-        elif verdict.cancelled or (job.error is None and verdict.error is None):
-            job.state = CANCELLED
+        elif verdict.paused or (died and stopping == PAUSED):
+            job.state, job.kept = jobs.moved(job.state, PAUSED), conversion.kept_fraction(job.outputs)
+        elif verdict.cancelled or verdict.error is None or (died and stopping == CANCELLED):
+            job.state = jobs.moved(job.state, CANCELLED)
+            _discard(job.command, job.outputs)
         else:
-            job.state, job.error = FAILED, verdict.error
-            conversion.tidy(job.planned)
+            job.state, job.error = jobs.moved(job.state, FAILED), verdict.error
+            job.kept = conversion.tidy(job.outputs)
         if process is not None:
             process.deleteLater()
-        if not self._closing:
+        if job.kept is not None:
+            job.progress = job.kept
+        if job.state == PAUSED or job.kept is not None:
+            self._note(job)
+        elif not self._closing or job.state != FAILED:
             jobs.forget(job.id)
+        self._tell(job)
+
+    def _tell(self, job: Job) -> None:
+        """A job has come to rest."""
         job.changed.emit()
         job.finished.emit()
         self.finished.emit(job)
@@ -189,12 +250,48 @@ class JobCenter(QObject):
         self.changed.emit()
 
     def _cancel(self, job: Job) -> None:
-        if job.state == QUEUED:
-            job.state = CANCELLED
-            jobs.forget(job.id)
-            job.changed.emit()
-            job.finished.emit()
-            self.finished.emit(job)
-            self.changed.emit()
-        elif job.process is not None:
+        if job.process is not None:
+            job.stopping = CANCELLED
             job.process.stop()
+            job.changed.emit()
+        elif CANCELLED in jobs.MOVES[job.state]:
+            job.state, job.kept, job.error = jobs.moved(job.state, CANCELLED), None, None
+            _discard(job.command, job.outputs)
+            jobs.forget(job.id)
+            self._tell(job)
+
+    def _pause(self, job: Job) -> None:
+        if job.can_pause and job.process is not None:
+            job.stopping = PAUSED
+            job.process.pause()
+            job.changed.emit()
+
+    def _go_on(self, job: Job) -> None:
+        job.state = jobs.moved(job.state, QUEUED)
+        job.command, job.kept, job.error = jobs.resuming(job.command), None, None
+        self._note(job)
+        self.resumed.emit(job)
+        self._next()
+        job.changed.emit()
+        self.changed.emit()
+
+    def _move(self, job: Job, by: int) -> None:
+        queue = self.queue()
+        other = queue.index(job) + by if job in queue else -1
+        if not 0 <= other < len(queue):
+            return
+        neighbour = queue[other]
+        here, there = self.jobs.index(job), self.jobs.index(neighbour)
+        self.jobs[here], self.jobs[there] = neighbour, job
+        job.place, neighbour.place = neighbour.place, job.place
+        self._note(job)
+        self._note(neighbour)
+        self.changed.emit()
+
+
+def _discard(command: Any, outputs: tuple[str, ...]) -> None:
+    """Remove what an interrupted job has left for another run."""
+    conversion.discard(outputs)
+    if isinstance(command, protocol.MeasureImatrix):
+        with contextlib.suppress(OSError):
+            Path(command.output + ".checkpoint").unlink(missing_ok=True)

@@ -63,12 +63,20 @@ class WorkerProcess(QObject):
         """Ask the job to stop; it answers with its verdict."""
         self.send(protocol.Cancel())
 
-    def stop(self, grace_ms: int = 2000) -> None:
-        """The ladder: ask, close its input (a worker leaves then), and kill after ``grace_ms``."""
+    def stop(self, grace_ms: int = 2000, *, keep: bool = False) -> None:
+        """The ladder: ask, close its input (a worker leaves then), and kill after ``grace_ms``.
+
+        ``keep``: what is finished should stay for another run.
+        """
         if self._process.state() == QProcess.ProcessState.NotRunning:
             return
-        self.cancel()
+        self.send(protocol.Pause() if keep else protocol.Cancel())
         self._process.closeWriteChannel()
+        self._grace.start(grace_ms)
+
+    def pause(self, grace_ms: int = 20_000) -> None:
+        """Ask the job to stop and keep what is finished. A slow disk may take its time over it."""
+        self.send(protocol.Pause())
         self._grace.start(grace_ms)
 
     def kill(self) -> None:

@@ -276,9 +276,7 @@ class MainWindow(QMainWindow):
         box.setWindowTitle("Quench")
         one, many = self.tr("Quit while a job is not finished?"), self.tr("Quit while {0} jobs are not finished?")
         box.setText(one if count == 1 else many.format(count))
-        box.setInformativeText(
-            self.tr("They stop now, leave no half-written file, and can be started again next time.")
-        )
+        box.setInformativeText(self.tr("They stop now. Next time you can go on where they were."))
         leave = box.addButton(self.tr("Quit"), QMessageBox.ButtonRole.AcceptRole)
         stay = box.addButton(self.tr("Keep working"), QMessageBox.ButtonRole.RejectRole)
         box.setDefaultButton(stay)
@@ -435,8 +433,9 @@ class MainWindow(QMainWindow):
             return
         show = (self.tr("Show"), lambda: self.show_page(shown_on[0]))
         if job.state == FAILED and job.error is not None:
+            again = self.tr("Retry") if job.kept is None else self.tr("Resume")
             self.context.notify.posted.emit(
-                Notice("bad", f"{job.title}: {job.error.title}", job.error, ((self.tr("Retry"), job.retry), show))
+                Notice("bad", f"{job.title}: {job.error.title}", job.error, ((again, job.retry), show))
             )
         elif job.state == DONE:
             self.context.notify.good(self.tr("Done: {0}").format(job.title), [show])

@@ -33,6 +33,8 @@ from app.protocol import (
     Event,
     Failed,
     Hello,
+    Pause,
+    Paused,
     decode_command,
     encode,
     failed,
@@ -53,13 +55,15 @@ _DETAIL_CHARACTERS = 4000
 class Connection:
     """The child's end of the line. ``send`` may be called from any thread, the commands are taken by one.
 
-    ``cancelled`` is set by a :class:`Cancel` message and when the parent goes away; a job looks at it often and then
-    raises :class:`converter.spec.Cancelled` (or just returns).
+    ``cancelled`` is set by a :class:`Cancel` or :class:`Pause` message and when the parent goes away; a job looks at it
+    often and then raises :class:`converter.spec.Cancelled` (or just returns). Before it, ``paused`` is set if what is
+    finished should be kept: by a Pause, and when the parent went without a word.
     """
 
     def __init__(self, kind: str, read_fd: int, write_fd: int) -> None:
         self.kind = kind
         self.cancelled = threading.Event()
+        self.paused = threading.Event()
         self.terminal: Event | None = None
         self._read_fd = read_fd
         self._write_fd = write_fd
@@ -79,7 +83,7 @@ class Connection:
                 while line:
                     line = line[os.write(self._write_fd, line) :]
             except (BrokenPipeError, ConnectionResetError):
-                self._stop()
+                self._stop(keep=True)
 
     def commands(self) -> Iterator[Command]:
         """Every command but Cancel, as it comes; ends when the job is cancelled or the parent has gone.
@@ -132,7 +136,13 @@ class Connection:
             raise command
         return command
 
-    def _stop(self) -> None:
+    def ending(self) -> Event:
+        """The last message of a job that was stopped."""
+        return Paused() if self.paused.is_set() else Cancelled()
+
+    def _stop(self, *, keep: bool) -> None:
+        if keep and not self.cancelled.is_set():
+            self.paused.set()
         self.cancelled.set()
         self._commands.put(None)
 
@@ -163,16 +173,16 @@ class Connection:
             self._commands.put(_bad_message(str(error)))
             return
         with self._arrival:
-            if isinstance(command, Cancel):
+            if isinstance(command, Cancel | Pause):
                 for listener in self._listeners:
-                    listener(command)
-                self._stop()
+                    listener(Cancel())
+                self._stop(keep=isinstance(command, Pause))
             elif not any(listener(command) for listener in self._listeners):
                 self._commands.put(command)
 
     def _leave_alone(self) -> NoReturn:
         """The parent is gone: stop the work, wait a little for it to tidy up, then leave whatever it does."""
-        self._receive(encode(Cancel()))
+        self._receive(encode(Pause()))
         self._finished.wait(ORPHAN_GRACE)
         _leave(_EXIT_ORPHANED)
 
@@ -200,8 +210,9 @@ def main(kind: str) -> NoReturn:
 def run(kind: str, find: Callable[[], Serve]) -> NoReturn:
     """Set the process up, say Hello, then call what ``find`` returns (heavy imports belong into ``find``).
 
-    The last word of the process is a terminal message: that of the serving function, ``Cancelled`` when it stopped
-    because it was asked to, ``Failed`` for an error. Exit status 0, the error's own, or 1 for an unexpected one.
+    The last word of the process is a terminal message: that of the serving function, ``Cancelled`` or ``Paused`` when
+    it stopped because it was asked to, ``Failed`` for an error. Exit status 0, the error's own, or 1 for an unexpected
+    one.
     """
     faulthandler.enable()
     # Ctrl-C in a terminal reaches the whole process group; only the parent answers it, with Cancel.
@@ -212,9 +223,9 @@ def run(kind: str, find: Callable[[], Serve]) -> NoReturn:
     try:
         find()(connection)
         if connection.terminal is None and connection.cancelled.is_set():
-            connection.send(Cancelled())
+            connection.send(connection.ending())
     except Stopped:
-        connection.send(Cancelled())
+        connection.send(connection.ending())
     except QuenchError as error:
         connection.send(failed(error))
         status = error.exit_status

@@ -130,10 +130,11 @@ def test_work_cut_off_by_the_end_of_the_program_is_offered_again(
 
 def test_records_of_a_running_program_and_unreadable_ones_are_not_offered(context: Context) -> None:
     foreign = {"id": "aa", "kind": "convert", "title": "x", "command": {"message": "cancel"}, "owner": os.getppid()}
-    (paths.jobs() / "aa.json").write_bytes(msgspec.json.encode(foreign))
-    (paths.jobs() / "bb.json").write_text('{"id": "bb", "command": {"message": "from the future"}}')
+    for name, data in (("aa", msgspec.json.encode(foreign)), ("bb", b'{"id": "bb", "command": {"message": "x"}}')):
+        (paths.jobs() / name).mkdir()
+        (paths.jobs() / name / "job.json").write_bytes(data)
     assert jobs.remembered() == []
-    assert [file.name for file in paths.jobs().iterdir()] == ["aa.json"]
+    assert [folder.name for folder in paths.jobs().iterdir()] == ["aa"]
 
 
 def test_a_record_cannot_leave_its_folder() -> None:

@@ -124,7 +124,7 @@ def test_tidying_spares_what_another_conversion_is_writing(long_model: Path, tmp
         events = child.events()
         planned = next(event for event in events if isinstance(event, Planned))
         next(event for event in events if isinstance(event, TensorDone))
-        conversion.tidy(planned)
+        conversion.tidy(conversion.outputs_of(planned))
         assert len(list(out.iterdir())) == len(MANY)
         assert isinstance(list(events)[-1], ConversionResult)
         assert child.wait(30).ok

@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QBoxLayout, QComboBox, QFileDialog, QHBoxLayout, Q
 
 from app import library
 from app.imatrix_files import checkpoint_path
+from app.jobs import PAUSED
 from app.protocol import Convert, ImatrixDescription, ImatrixResult, ImatrixUpdate, MeasureImatrix
 from app.ui import format as fmt
 from app.ui.glossary import explain
@@ -55,6 +56,7 @@ class ImatrixCard(Card):
         self._then: tuple[Job, Choice] | None = None
         self._build()
         context.jobs.added.connect(self._on_job_added)
+        context.jobs.resumed.connect(self._on_job_added)
         self._refill()
         self._update()
 
@@ -138,7 +140,9 @@ class ImatrixCard(Card):
         self.words.setAlignment(Qt.AlignmentFlag.AlignTop)
         self.statistics_button = button(self.tr("Statistics…"), self.show_statistics, "link")
         self.progress = ProgressLine()
-        self.progress.cancelled.connect(self._cancel)
+        self.progress.cancelled.connect(self._stop)
+        self.progress.button.setText(self.tr("Stop"))
+        self.progress.button.setAccessibleName(self.tr("Stop; what was measured is kept"))
         self.figures = label("", "small", wrap=True)
         self.go_on_button = button("", self._go_on, "primary")
         self.again_button = button(self.tr("Start again"), self._start_again)
@@ -272,15 +276,14 @@ class ImatrixCard(Card):
             self._follow(job)
 
     def _follow(self, job: Job) -> None:
-        if self.job is job:
-            return
+        if self.job is not job:
+            job.event.connect(self._on_event)
+            job.changed.connect(self._on_changed)
+            job.finished.connect(self._on_finished)
         self.job, self.stopped = job, None
         self.error.clear()
         self.figures.setText("")
         self.progress.button.setEnabled(True)
-        job.event.connect(self._on_event)
-        job.changed.connect(self._on_changed)
-        job.finished.connect(self._on_finished)
         self._on_changed()
         self._update()
         self.told.emit()
@@ -309,11 +312,16 @@ class ImatrixCard(Card):
             words = self.tr("Making {0} first").format(self._then[1].first)
         self.progress.set_progress(job.progress if waiting or self._then else None, words, "", job.seconds_left)
 
-    def _cancel(self) -> None:
+    def _stop(self) -> None:
+        """What was measured is kept to go on with; the file that is to run first, and a job that waits, leave nothing."""
         job = self._then[0] if self._then is not None else self.job
-        if job is not None:
-            self.progress.button.setEnabled(False)
-            self.progress.set_progress(None, self.tr("Stopping"))
+        if job is None:
+            return
+        self.progress.button.setEnabled(False)
+        self.progress.set_progress(None, self.tr("Stopping"))
+        if job.can_pause and self._then is None:
+            job.pause()
+        else:
             job.cancel()
 
     def _on_finished(self) -> None:
@@ -379,12 +387,16 @@ class ImatrixCard(Card):
         return words.format(fmt.number(left.done), fmt.number(left.total))
 
     def _go_on(self) -> None:
-        if self.stopped is not None and self.stopped.checkpoint is not None:
+        if self.job is not None and self.job.state == PAUSED:
+            self.job.go_on()
+        elif self.stopped is not None and self.stopped.checkpoint is not None:
             self._begin(msgspec.structs.replace(self.stopped.checkpoint.command, resume=True), fresh=False)
 
     def _start_again(self) -> None:
         left = self.stopped.checkpoint if self.stopped is not None else None
         command = left.command if left is not None else self.job.command if self.job is not None else None
+        if self.job is not None and self.job.state == PAUSED:
+            self.job.cancel()  # which also forgets what it kept
         if command is not None:
             self._begin(msgspec.structs.replace(command, resume=True), fresh=True)
 

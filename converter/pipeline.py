@@ -24,9 +24,9 @@ import psutil
 import kernels
 from converter import journal as journals
 from converter.crew import Crew
-from converter.encode import encode, load
+from converter.encode import encode, energy, load
 from converter.planning import Prepared, plan, preflight, prepare
-from converter.sources import open_model
+from converter.sources import lora, open_model
 from converter.sources.files import ByteFile
 from converter.sources.gguf_header import read_header
 from converter.spec import (
@@ -41,6 +41,7 @@ from converter.spec import (
     QuenchError,
     TensorDone,
 )
+from converter.splitting import SplitFiles, open_output
 from converter.writer import Layout, PartFile, TensorPlace
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def convert(
     """
     started = time.perf_counter()
     peak = _PeakMemory()
-    with open_model(Path(spec.source)) as model:
+    with open_model(Path(spec.source)) as source, lora.merged(source, spec.lora) as model:
         prepared = prepare(model, spec)
         kept = journals.find(prepared)
         resumed = kept if spec.resume else None
@@ -99,20 +100,19 @@ def convert(
         halt.look()
         with ExitStack() as stack:
             _make_folder(prepared.folder, stack)
-            parts = [
-                stack.enter_context(PartFile(t.path, t.layout, resume=resumed is not None)) for t in prepared.targets
-            ]
+            parts = [open_output(stack, t.path, t.layout, resume=resumed is not None) for t in prepared.targets]
             journal = stack.enter_context(journals.Journal(prepared, parts, journal_every))
             run = _Run(prepared, parts, emit, halt, peak, journal)
             if resumed is not None:
                 run.take_over(resumed)
             run.all_tensors()
             journal.complete()
-            for part in parts:
-                run.report(f"Checking {part.target.name}")
+            files = [file for part in parts for file in part.files]
+            for file in files:
+                run.report(f"Checking {file.target.name}")
                 halt.look()
-                part.seal(verify)
-            _publish(parts)
+                file.seal(verify)
+            _publish(files)
             stack.pop_all().close()
     result = ConversionResult(
         outputs=tuple(run.output(index) for index in range(len(parts))),
@@ -195,11 +195,20 @@ def _publish(parts: list[PartFile]) -> None:
 
 @dataclass
 class _Variant:
-    """One type that a tensor becomes: where its bytes go, and its squared error row by row."""
+    """One type that a tensor becomes: where its bytes go, and its squared error row by row.
+
+    ``weighted`` is the same with importance; the same array where there is none.
+    """
 
     kind: str
     homes: list[tuple[int, int]]
     errors: npt.NDArray[np.float64]
+    weighted: npt.NDArray[np.float64]
+
+    def relative(self, energy: npt.NDArray[np.float64]) -> float:
+        """The weighted error of the tensor as a part of the weighted size of its numbers."""
+        error, whole = float(self.weighted.sum()), float(energy.sum())
+        return sqrt(error / whole) if error and whole else 0.0
 
 
 @dataclass
@@ -210,6 +219,7 @@ class _TensorJob:
     index: int
     variants: list[_Variant]
     importance: npt.NDArray[np.float32] | None
+    energy: npt.NDArray[np.float64]
     step: int
     left: int = 0
     _behind: dict[int, int] = field(default_factory=dict)
@@ -249,7 +259,7 @@ class _Run:
     """The work of one conversion: slabs for a crew of threads to take, what they have done, what the caller is told."""
 
     prepared: Prepared
-    parts: list[PartFile]
+    parts: list[PartFile | SplitFiles]
     emit: Emit
     halt: _Halt
     peak: _PeakMemory
@@ -257,6 +267,7 @@ class _Run:
     read_bytes: int = 0
     kept_bytes: int = 0
     rmse: list[dict[str, float]] = field(default_factory=list)
+    relative: list[dict[str, float]] = field(default_factory=list)
     label: str = ""
     _pace: int = _FIRST_SLAB
     """Weights that a slab of the next tensor has, if the memory allows."""
@@ -268,6 +279,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.rmse = [{} for _ in self.parts]
+        self.relative = [{} for _ in self.parts]
 
     def take_over(self, kept: Kept) -> None:
         """Checks what an interrupted run has finished, and tells of it as if it were done now."""
@@ -279,8 +291,9 @@ class _Run:
         self.journal.resume(kept, look)
         for entry in kept.entries:
             self.kept_bytes += entry.read
-            for output, (target, rmse) in enumerate(zip(self.prepared.targets, entry.rmse, strict=True)):
-                self._tell(output, target.layout.tensors[entry.tensor], rmse)
+            for output, target in enumerate(self.prepared.targets):
+                errors = entry.rmse[output], entry.relative[output]
+                self._tell(output, target.layout.tensors[entry.tensor], *errors)
 
     def all_tensors(self) -> None:
         self._began = time.perf_counter()
@@ -325,7 +338,7 @@ class _Run:
         with self._counting:
             if weights >= _SMALLEST_SLAB:
                 self._pace = max(_SMALLEST_SLAB, min(pace, 2 * self._pace))
-            self.read_bytes += (stop - start) * job.tensor.row_bytes
+            self.read_bytes += job.tensor.read_bytes(start, stop)
             job.left -= 1
             used = job.used(start, stop)
             finished = job.left == 0
@@ -345,15 +358,18 @@ class _Run:
 
     def _job(self, index: int) -> _TensorJob:
         tensor = self.prepared.model.tensors[index]
+        importance = self.prepared.importance
+        weights = importance.for_tensor(tensor.name, tensor.shape) if importance else None
         variants: dict[str, _Variant] = {}
         for output, target in enumerate(self.prepared.targets):
             place = target.layout.tensors[index]
-            variant = variants.setdefault(place.type, _Variant(place.type, [], np.zeros(tensor.n_rows)))
-            variant.homes.append((output, place.offset))
-        importance = self.prepared.importance
-        weights = importance.for_tensor(tensor.name, tensor.shape) if importance else None
+            if place.type not in variants:
+                plain = np.zeros(tensor.n_rows)
+                weighted = plain if weights is None else np.zeros(tensor.n_rows)
+                variants[place.type] = _Variant(place.type, [], plain, weighted)
+            variants[place.type].homes.append((output, place.offset))
         step = max(1, min(self._pace, self.prepared.chunk_weights) // max(tensor.n_cols, 1))
-        return _TensorJob(tensor, index, list(variants.values()), weights, step)
+        return _TensorJob(tensor, index, list(variants.values()), weights, np.zeros(tensor.n_rows), step)
 
     def _write(self, job: _TensorJob, start: int, stop: int, crew: Crew[_Slab]) -> None:
         """One slab of one tensor into every output."""
@@ -365,8 +381,10 @@ class _Run:
             if variant.kind == tensor.type and tensor.type not in {"F32", "F16", "BF16"}:
                 data = tensor.raw(start, stop)
             else:
-                numbers = numbers or load(tensor, start, stop)
                 importance = None if job.importance is None else job.importance[start // tensor.shape[-2]]
+                if numbers is None:
+                    numbers = load(tensor, start, stop)
+                    energy(numbers, importance, job.energy[start:stop])
                 data = encode(
                     variant.kind,
                     numbers,
@@ -375,6 +393,7 @@ class _Run:
                     importance=importance,
                     refined=self.prepared.spec.refined,
                     errors=variant.errors[start:stop],
+                    weighted=None if importance is None else variant.weighted[start:stop],
                 )
             for output, offset in variant.homes:
                 self.parts[output].write(offset + start * data.shape[1], data)
@@ -382,7 +401,7 @@ class _Run:
     def _finish(self, job: _TensorJob) -> None:
         weights = max(job.tensor.n_elements, 1)
         found = {
-            output: sqrt(float(variant.errors.sum()) / weights)
+            output: (sqrt(float(variant.errors.sum()) / weights), variant.relative(job.energy))
             for variant in job.variants
             for output, _ in variant.homes
         }
@@ -390,12 +409,13 @@ class _Run:
             place = self.prepared.targets[output].layout.tensors[job.index]
             self.parts[output].hurry(place.offset, place.bytes)
         self.journal.done(job.index, [found[output] for output in range(len(self.parts))])
-        for output, rmse in found.items():
-            self._tell(output, self.prepared.targets[output].layout.tensors[job.index], rmse)
+        for output, errors in found.items():
+            self._tell(output, self.prepared.targets[output].layout.tensors[job.index], *errors)
 
-    def _tell(self, output: int, place: TensorPlace, rmse: float) -> None:
+    def _tell(self, output: int, place: TensorPlace, rmse: float, relative: float) -> None:
         self.rmse[output][place.name] = rmse
-        self.emit(TensorDone(output, place.name, place.type, place.bytes, rmse))
+        self.relative[output][place.name] = relative
+        self.emit(TensorDone(output, place.name, place.type, place.bytes, rmse, relative))
 
     def report(self, label: str) -> None:
         """Progress, unless the last one was less than a tenth of a second ago."""
@@ -417,7 +437,10 @@ class _Run:
         planned = self.prepared.plan.outputs[index]
         types = {tensor.name: tensor.type for tensor in planned.tensors}
         errors = {name: self.rmse[index][name] for name in types}  # in the file's order, not that of the threads
-        return OutputDone(planned.path, planned.type, planned.bytes, planned.bpw, types, errors)
+        relative = {name: self.relative[index][name] for name in types}
+        return OutputDone(
+            planned.path, planned.type, planned.bytes, planned.bpw, types, errors, planned.files, relative
+        )
 
 
 class _PeakMemory:

@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from converter import journal
+from tests.converter.folders import join, safetensors
 
 ROOT = Path(__file__).resolve().parent.parent
 Pocket = Callable[[str], Path]
@@ -95,11 +97,72 @@ def test_a_dry_run_knows_the_exact_size_and_writes_nothing(pocket: Path, tmp_pat
     assert plan["outputs"][0]["tensors"] == made["outputs"][0]["tensors"]
 
 
+def test_a_dry_run_tells_everything_that_is_known_before(pocket: Path, tmp_path: Path) -> None:
+    arguments = ["convert", pocket, "-o", tmp_path / "p.gguf", "--type", "Q4_K_M", "--dry-run", "--split-size", "1M"]
+    arguments += ["--tensor-type", "ffn_down=Q6_K", "--tensor-type", "ffn_dwon=Q8_0", "--prune-layers", "1,3-4"]
+    arguments += ["--override-kv", "general.name=str:Small"]
+    plan = quench_json(*arguments)
+    (output,) = plan["outputs"]
+    assert len(output["files"]) > 1 and output["path"] == output["files"][0]
+    assert [(rule["matches"], rule["wins"]) for rule in output["rules"]] == [(3, 3), (0, 0)]
+    assert plan["warnings"] == ["The rule ffn_dwon=Q8_0 matches no tensor."]
+    assert output["reasons"]["blk.0.ffn_down.weight"] == "a tensor rule"
+    assert "blk.3.attn_q.weight" not in output["tensors"]
+    assert 0 < plan["seconds"] < 60
+    assert plan["disk_needed"] == output["bytes"] < plan["disk_free"]
+    assert plan["memory_needed"] > 1 << 20
+    text = quench(*arguments).stdout
+    for part in ("needs", "of disk", "of memory", "about", "ffn_dwon=Q8_0", "matches no tensor", "decides"):
+        assert part in text
+    assert list(tmp_path.glob("*.gguf*")) == []
+
+
+def test_a_split_pruned_renamed_copy_reaches_the_files(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    arguments = (
+        "--type",
+        "copy",
+        "--split-size",
+        "1M",
+        "--prune-layers",
+        "0",
+        "--override-kv",
+        "general.name=str:Small",
+    )
+    made = quench_json("convert", pocket_gguf("Q4_K_M"), "-o", tmp_path / "p.gguf", *arguments)
+    (output,) = made["outputs"]
+    assert sorted(path.name for path in tmp_path.glob("*.gguf")) == [Path(path).name for path in output["files"]]
+    assert set(output["relative_error"].values()) == {0.0}
+    again = quench_json("inspect", output["files"][1])
+    assert (again["metadata"]["general.name"], again["layers"], again["problems"]) == ("Small", 5, [])
+
+
 def test_tensor_rules_reach_the_file(pocket: Path, tmp_path: Path) -> None:
     arguments = ("--type", "Q4_K_M", "--tensor-type", r"ffn_down=Q6_K", "--output-type", "Q8_0")
     data = quench_json("convert", pocket, "-o", tmp_path / "p.gguf", *arguments)
     tensors = data["outputs"][0]["tensors"]
     assert {kind for name, kind in tensors.items() if "ffn_down" in name} == {"Q6_K"}
+
+
+def test_an_adapter_is_merged_and_one_that_does_not_fit_is_refused(pocket: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    name = "base_model.model.model.layers.0.mlp.down_proj"
+    shapes = {f"{name}.lora_A.weight": (2, 768), f"{name}.lora_B.weight": (256, 2)}
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    (adapter / "adapter_model.safetensors").write_bytes(join(*safetensors(_ones(shapes), "F32")))
+    made = quench_json("convert", pocket, "-o", tmp_path / "a.gguf", "--type", "Q8_0", "--lora", adapter)
+    plain = quench_json("convert", pocket, "-o", tmp_path / "b.gguf", "--type", "Q8_0")
+    changed = made["outputs"][0]["error"], plain["outputs"][0]["error"]
+    assert [name for name, error in changed[0].items() if error != changed[1][name]] == ["blk.0.ffn_down.weight"]
+    (adapter / "adapter_model.safetensors").write_bytes(
+        join(*safetensors(_ones({name.replace("down", "side"): shape for name, shape in shapes.items()}), "F32"))
+    )
+    error = quench_error(3, "convert", pocket, "-o", tmp_path / "c.gguf", "--type", "Q8_0", "--lora", adapter)
+    assert error["code"] == "adapter_mismatch" and "side_proj" in error["detail"]
+
+
+def _ones(shapes: dict[str, tuple[int, int]]) -> dict[str, np.ndarray]:
+    return {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
 
 
 def test_chat_answers(pocket_gguf: Pocket) -> None:
@@ -193,6 +256,10 @@ def test_the_library_keeps_what_was_added(pocket_gguf: Pocket, tmp_path: Path) -
     ("status", "arguments"),
     [
         (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q9_Z")),
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "IQ2_XS")),
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q8_0", "--split-size", "huge")),
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q8_0", "--prune-layers", "first")),
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q8_0", "--override-kv", "key")),
         (2, ("convert", "POCKET", "--type", "Q8_0")),
         (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q8_0", "--tensor-type", "nonsense")),
         (2, ("dance",)),

@@ -313,7 +313,7 @@ class ImatrixCard(Card):
         self.progress.set_progress(job.progress if waiting or self._then else None, words, "", job.seconds_left)
 
     def _stop(self) -> None:
-        """What was measured is kept to go on with; the file that is to run first, and a job that waits, leave nothing."""
+        """What was measured is kept to go on with; a job that waits, and the file that is made first, leave nothing."""
         job = self._then[0] if self._then is not None else self.job
         if job is None:
             return

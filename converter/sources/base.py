@@ -51,7 +51,8 @@ class SourceTensor(ABC):
     """One tensor as the output will hold it: GGUF name, row-major shape, permutations already applied on reading.
 
     ``type`` is the GGML type of the source's bytes (``F32``, ``F16``, ``BF16``, ``Q4_K`` ...). A tensor of one
-    dimension is one row. ``source_name`` and ``source_file`` are for messages.
+    dimension is one row. ``source_name`` and ``source_file`` are for messages. ``heads`` is over how many heads the
+    rotary row order of Hugging Face was undone, 0 if it was not.
     """
 
     name: str
@@ -59,6 +60,7 @@ class SourceTensor(ABC):
     type: str
     source_name: str
     source_file: str
+    heads: int = 0
 
     @property
     def n_cols(self) -> int:
@@ -108,6 +110,10 @@ class SourceTensor(ABC):
         long as it is kept, also after the model was closed. Raises what :meth:`rows` raises.
         """
 
+    def read_bytes(self, start: int, stop: int) -> int:
+        """Bytes that must be read for these rows; over all rows, what the tensor costs the disk."""
+        return (stop - start) * self.row_bytes
+
     def release(self, start: int, stop: int) -> None:  # noqa: B027 - a hint, which not every tensor has a use for
         """Says that what :meth:`raw` gave of these rows was used; it stays valid, but leaves the resident memory."""
 
@@ -119,7 +125,8 @@ class SourceModel:
     ``tensors`` are in the order in which a whole file lists them. ``metadata`` is built when first asked for (a
     vocabulary may take a second) and holds neither ``general.file_type`` nor ``general.quantization_version``: those
     belong to the output. It may raise ``QuenchError``. ``files`` are all that weights are read from: a conversion can
-    only be resumed when it knows them again.
+    only be resumed when it knows them again. ``working_bytes`` is memory that reading takes beside the rows.
+    ``incomplete`` is a sentence if files of the model are missing: it can be looked at but not converted.
     """
 
     info: ModelInfo
@@ -128,6 +135,8 @@ class SourceModel:
     build_metadata: Callable[[], list[MetaEntry]]
     on_close: Callable[[], None]
     files: Sequence[ByteFile] = ()
+    working_bytes: int = 0
+    incomplete: str = ""
     _metadata: list[MetaEntry] | None = field(default=None, init=False, repr=False)
 
     @property

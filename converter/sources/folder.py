@@ -12,7 +12,7 @@ from converter.sources.gguf import count_types
 from converter.sources.naming import general_entries, repository_id
 from converter.sources.parts import adapter_not_model, check_index, find_parts, read_parts
 from converter.sources.stored import READABLE_DTYPES, some
-from converter.sources.tensors import ComputedTensor, FileTensor, StridedTensor
+from converter.sources.tensors import ComputedTensor, FileTensor, file_tensor
 from converter.spec import ModelInfo, QuenchError, TensorInfo
 
 if TYPE_CHECKING:
@@ -150,30 +150,6 @@ def _tensor(stored: StoredTensor, name: str, expected: tuple[int, ...], heads: i
             "Download the original model in 16 bits instead.",
         )
     return file_tensor(stored, name, heads)
-
-
-def file_tensor(stored: StoredTensor, name: str, heads: int = 0) -> FileTensor:
-    """The stored tensor under its GGUF name, with the rotary row order of ``heads`` heads undone."""
-    if stored.strides is None:
-        return FileTensor(
-            stored.file,
-            stored.offset,
-            name=name,
-            source_name=stored.name,
-            shape=stored.shape,
-            stored=stored.dtype,
-            heads=heads,
-        )
-    return StridedTensor(
-        stored.file,
-        stored.offset,
-        name=name,
-        source_name=stored.name,
-        shape=stored.shape,
-        stored=stored.dtype,
-        strides=stored.strides,
-        heads=heads,
-    )
 
 
 def _info(folder: Path, files: list[ByteFile], parameters: Parameters, tensors: list[SourceTensor]) -> ModelInfo:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from converter.sources.files import ByteFile
+    from converter.sources.stored import StoredTensor
 
 # Stored bytes that are looked at in one go while widening: what is resident of the source does not grow beyond it.
 _PIECE = 1 << 20
@@ -54,7 +55,7 @@ class FileTensor(SourceTensor):
         self._file = file
         self._offset = offset
         self._stored = stored
-        self._heads = heads
+        self.heads = heads
         self._stored_row_bytes = BY_NAME[stored].row_bytes(self.n_cols)
 
     @property
@@ -71,7 +72,7 @@ class FileTensor(SourceTensor):
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
         self._check(start, stop)
-        if not self._heads:
+        if not self.heads:
             return self._widened(start, stop)
         if len(self.shape) == 1:
             return self._paired_elements(self._widened(0, 1).reshape(-1, 1)).reshape(1, -1)[start:stop]
@@ -81,7 +82,7 @@ class FileTensor(SourceTensor):
         if self._stored == "F64":
             return self.rows(start, stop).view(np.uint8)
         self._check(start, stop)
-        if not self._heads:
+        if not self.heads:
             return self._bytes(start, stop)
         if len(self.shape) == 1:
             items = self._bytes(0, 1).reshape(self.n_cols, -1)
@@ -89,7 +90,7 @@ class FileTensor(SourceTensor):
         return self._paired_rows(start, stop, self._bytes, np.uint8, self._stored_row_bytes)
 
     def release(self, start: int, stop: int) -> None:
-        if not self._heads:
+        if not self.heads:
             self._release_stored(start, stop)
 
     def _release_stored(self, start: int, stop: int) -> None:
@@ -105,14 +106,14 @@ class FileTensor(SourceTensor):
 
     def _paired_elements(self, items: npt.NDArray[T]) -> npt.NDArray[T]:
         """A bias, one element a row, from halves to pairs."""
-        halves = items.reshape(self._heads, 2, self.n_cols // self._heads // 2, -1)
+        halves = items.reshape(self.heads, 2, self.n_cols // self.heads // 2, -1)
         return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(items.shape)
 
     def _paired_rows(
         self, start: int, stop: int, read: Callable[[int, int], npt.NDArray[T]], dtype: type[T], width: int
     ) -> npt.NDArray[T]:
         """Output rows ``start`` to ``stop``: in each head that they touch, two runs of stored rows, interleaved."""
-        per_head = self.n_rows // self._heads
+        per_head = self.n_rows // self.heads
         # Whole pairs, of which the first and the last may be asked for by half.
         begin, end = start // 2 * 2, -(-stop // 2) * 2
         out = np.empty((end - begin, width), dtype)
@@ -239,6 +240,30 @@ class StridedTensor(FileTensor):
         strides = (step * self._item, self._stride * self._item)
         out[:] = np.lib.stride_tricks.as_strided(piece, out.shape, strides, writeable=False)
         self._file.release(where, size)
+
+
+def file_tensor(stored: StoredTensor, name: str, heads: int = 0) -> FileTensor:
+    """The stored tensor under its GGUF name, with the rotary row order of ``heads`` heads undone."""
+    if stored.strides is None:
+        return FileTensor(
+            stored.file,
+            stored.offset,
+            name=name,
+            source_name=stored.name,
+            shape=stored.shape,
+            stored=stored.dtype,
+            heads=heads,
+        )
+    return StridedTensor(
+        stored.file,
+        stored.offset,
+        name=name,
+        source_name=stored.name,
+        shape=stored.shape,
+        stored=stored.dtype,
+        strides=stored.strides,
+        heads=heads,
+    )
 
 
 class ComputedTensor(SourceTensor):

@@ -150,6 +150,8 @@ class RecipeModel(QAbstractTableModel):
         fit = self._fits.get(recipe.name)
         if recipe.name in self.blocked:
             words += f"\n{self.blocked[recipe.name]}"
+        elif recipe.gains:
+            words += " " + self.tr("Gains much from an importance matrix.")
         return words + (f"\n{fit.why}" if fit else "")
 
 

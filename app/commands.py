@@ -64,6 +64,7 @@ def convert(options: argparse.Namespace) -> Result:
         pure=options.pure,
         leave_output=options.leave_output,
         lora=tuple(options.lora),
+        check=not options.no_check,
         threads=options.threads,
         memory_mib=options.memory,
         overwrite=options.overwrite,

@@ -23,6 +23,7 @@ import psutil
 
 import kernels
 from converter import journal as journals
+from converter.check import compare_rows
 from converter.crew import Crew
 from converter.encode import encode, load
 from converter.planning import Prepared, plan, preflight, prepare
@@ -31,6 +32,7 @@ from converter.sources.files import ByteFile
 from converter.sources.gguf_header import read_header
 from converter.spec import (
     Cancelled,
+    Checked,
     ConversionEvent,
     ConversionResult,
     ConversionSpec,
@@ -108,6 +110,7 @@ def convert(
                 run.report(f"Checking {part.target.name}")
                 halt.look()
                 part.seal(verify)
+                run.check(part)
             _publish(parts)
             stack.pop_all().close()
     result = ConversionResult(
@@ -257,6 +260,7 @@ class _Run:
     _counting: threading.Lock = field(default_factory=threading.Lock)
     _finished: deque[_TensorJob] = field(default_factory=deque)
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
+    checked: dict[Path, Checked] = field(default_factory=dict)
     _reported: float = 0.0
     _began: float = 0.0
 
@@ -399,11 +403,28 @@ class _Run:
         left = (now - self._began) * (total - done) / self.read_bytes if self.read_bytes else None
         self.emit(Progress(done, total, rate, left, self.peak.look(), label))
 
+    def check(self, part: PartFile) -> None:
+        """Compares a sample of a sealed file's rows with the source."""
+        prepared = self.prepared
+        if prepared.spec.check:
+            rows = compare_rows(
+                part.part, part.plan, prepared.model.tensors, prepared.importance, prepared.spec.refined
+            )
+            self.checked[part.target] = Checked(rows)
+
     def output(self, index: int) -> OutputDone:
         planned = self.prepared.plan.outputs[index]
         types = {tensor.name: tensor.type for tensor in planned.tensors}
         errors = {name: self.rmse[index][name] for name in types}  # in the file's order, not that of the threads
-        return OutputDone(planned.path, planned.type, planned.bytes, planned.bpw, types, errors)
+        return OutputDone(
+            planned.path,
+            planned.type,
+            planned.bytes,
+            planned.bpw,
+            types,
+            errors,
+            self.checked.get(self.parts[index].target),
+        )
 
 
 class _PeakMemory:

@@ -87,7 +87,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``output`` is a file for one type and a folder for several. ``tensor_types`` are ``(regular expression, type)``
     rules, the first match wins. ``lora`` are folders of adapters, merged in this order. ``threads`` 0 means all cores;
     ``memory_mib`` 0 means the default cap. ``resume`` goes on where an interrupted run of the same conversion ended, if
-    there was one.
+    there was one. ``check``: a sample of what was written is compared with the source before it is done.
     """
 
     source: str
@@ -106,6 +106,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overwrite: bool = False
     allow_requantize: bool = False
     resume: bool = False
+    check: bool = True
 
 
 class PlannedTensor(msgspec.Struct, frozen=True):
@@ -161,6 +162,15 @@ class Progress(msgspec.Struct, frozen=True, tag_field="message", tag="progress")
     label: str = ""
 
 
+class Checked(msgspec.Struct, frozen=True):
+    """How a finished file was looked at: ``rows`` of it were compared with the source's, and the engine was asked for
+    a ``token`` after a short text. None if it was not asked, or could not be; ``note`` says why, in a sentence."""
+
+    rows: int
+    token: int | None = None
+    note: str = ""
+
+
 class OutputDone(msgspec.Struct, frozen=True):
     """A finished file: renamed into place, re-opened and verified. ``error`` maps tensor name to RMSE."""
 
@@ -170,6 +180,7 @@ class OutputDone(msgspec.Struct, frozen=True):
     bpw: float
     tensors: dict[str, str]
     error: dict[str, float]
+    checked: Checked | None = None
 
 
 class ConversionResult(msgspec.Struct, frozen=True, tag_field="message", tag="converted"):

@@ -79,12 +79,21 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--resume", action="store_true", help="go on where an interrupted run of the same ended")
 
     imatrix = add("imatrix", "importance matrix: which columns of a model matter", commands.imatrix)
-    imatrix.add_argument("model", metavar="MODEL", help="a GGUF file, best F16 or BF16")
-    imatrix.add_argument("-o", "--output", required=True, metavar="OUT")
-    imatrix.add_argument("--text", metavar="F[,F...]", help="files or bundled texts; default: the calibration text")
+    imatrix.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file, best F16 or BF16")
+    imatrix.add_argument("-o", "--output", metavar="OUT")
+    imatrix.add_argument(
+        "--text",
+        action="append",
+        default=[],
+        metavar="F[,F...]",
+        help="files or bundled texts, also several times; default: the calibration text",
+    )
+    imatrix.add_argument("--show", metavar="F", help="run nothing: the statistics of a file that is there")
+    imatrix.add_argument("--merge", metavar="F,F[,F...]", help="run nothing: add files of one model up into OUT")
     imatrix.add_argument("--format", default="", choices=("gguf", "dat"), help="default: by the name of OUT")
     imatrix.add_argument("--context", type=_natural, default=512)
     imatrix.add_argument("--chunks", type=_natural, default=0, help="windows; 0: all")
+    imatrix.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
     imatrix.add_argument("--process-output", action="store_true", help="the output matrix as well")
     imatrix.add_argument("--resume", action="store_true", help="go on from an interrupted run")
     imatrix.add_argument("--threads", type=_natural, default=0)

@@ -110,6 +110,8 @@ def convert(options: argparse.Namespace) -> Result:
     text += (
         f"\n{console.duration(result.seconds)}, peak memory {console.size(result.peak_rss)}, kernels {result.kernels}"
     )
+    notes = [f"\n{os.path.basename(o.path)}: {o.checked.note}" for o in result.outputs if o.checked and o.checked.note]
+    text += "".join(notes)
     data = msgspec.to_builtins(result)
     data.pop("message", None)
     return Result(data, text)
@@ -184,8 +186,43 @@ def _text(name: str) -> str:
 
 
 def imatrix(options: argparse.Namespace) -> Result:
+    given = [options.model, options.show, options.merge]
+    usage = ""
+    if sum(value is not None for value in given) != 1:
+        usage = "Exactly one of MODEL, --show and --merge is needed."
+    elif options.show is None and options.output is None:
+        usage = "The output is missing."
+    if usage:
+        hint = "quench imatrix MODEL -o OUT, quench imatrix --show F, or quench imatrix --merge F,F -o OUT"
+        raise QuenchError("usage", "The command line is not understood.", usage, hint, exit_status=2)
+    return _measure_imatrix(options) if options.model is not None else _read_imatrix(options)
+
+
+def _imatrix_form(output: str, wanted: str) -> str:
+    return wanted or ("dat" if output.endswith(".dat") else "gguf")
+
+
+def _read_imatrix(options: argparse.Namespace) -> Result:
+    """The statistics of a file, or of several put together. Nothing native runs: no worker is needed."""
+    from pathlib import Path
+
+    from app import imatrix_files
+
+    if options.show is not None:
+        found = imatrix_files.describe(Path(_absolute(options.show)))
+    else:
+        output = _absolute(options.output)
+        inputs = [Path(_absolute(part.strip())) for part in options.merge.split(",")]
+        found = imatrix_files.merge(inputs, Path(output), _imatrix_form(output, options.format), options.context or 512)
+    data: dict[str, Any] = msgspec.to_builtins(found)
+    if found.checkpoint is None:
+        data.pop("checkpoint")
+    return Result(data, tables.imatrix_file(found))
+
+
+def _measure_imatrix(options: argparse.Namespace) -> Result:
     from app.child import run_job
-    from app.protocol import ImatrixResult, ImatrixUpdate, MeasureImatrix, Status
+    from app.protocol import ImatrixResult, MeasureImatrix, Status
     from app.quality.texts import CALIBRATION
 
     progress = console.Progress()
@@ -193,24 +230,20 @@ def imatrix(options: argparse.Namespace) -> Result:
     def show(event: object) -> None:
         if isinstance(event, Status):
             progress.update(event.label, event.done, event.total, event.seconds_left)
-        elif isinstance(event, ImatrixUpdate):
-            label = f"perplexity {event.perplexity.value:.3f}"
-            if event.experts:
-                label += f", experts {event.experts_seen}/{event.experts}"
-            progress.update(label, event.chunks, event.total, event.seconds_left)
 
-    texts = tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else tuple(CALIBRATION)
+    texts = tuple(_text(part.strip()) for given in options.text for part in given.split(","))
     output = _absolute(options.output)
     command = MeasureImatrix(
         model=_absolute(options.model),
-        texts=texts,
+        texts=texts or tuple(CALIBRATION),
         output=output,
-        format=options.format or ("dat" if output.endswith(".dat") else "gguf"),
+        format=_imatrix_form(output, options.format),
         context=options.context,
         chunks=options.chunks,
         process_output=options.process_output,
         resume=options.resume,
         threads=options.threads,
+        minutes=options.minutes,
     )
     result = _finished(run_job("measure", command, show), ImatrixResult)
     progress.clear()

@@ -57,8 +57,11 @@ def default_folders() -> tuple[str, ...]:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether the name is that of a model in one GGUF file, or of the first part of a split one."""
-    if path.suffix.lower() != ".gguf" or path.name.startswith("."):
+    """Whether the name is that of a model in one GGUF file, or of the first part of a split one.
+
+    ``<model>.imatrix.gguf`` is an importance matrix.
+    """
+    if path.suffix.lower() != ".gguf" or path.name.startswith(".") or path.stem.lower().endswith("imatrix"):
         return False
     part = _PART.search(path.name)
     return part is None or int(part.group(1)) == 1

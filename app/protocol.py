@@ -114,6 +114,13 @@ class Scan(msgspec.Struct, frozen=True, tag_field="message", tag="scan"):
     folders: tuple[str, ...]
 
 
+class ReadImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="read_imatrix"):
+    """Describe an importance matrix, or the checkpoint of one (worker ``scout``); answered by :class:`ImatrixRead`."""
+
+    request: int
+    path: str
+
+
 class CheckKernels(msgspec.Struct, frozen=True, tag_field="message", tag="check_kernels"):
     """Say which kernel backend is used here, testing them first if need be (worker ``scout``); answered by
     :class:`KernelsChecked` or :class:`Failed`."""
@@ -201,9 +208,10 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
 class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):
     """Gather an importance matrix of ``model`` (a GGUF file) on ``texts`` into ``output`` (worker ``measure``).
 
-    ``format`` is ``gguf`` or ``dat``; ``context`` tokens a window; ``chunks`` 0: all windows of the texts;
-    ``process_output``: the output matrix as well; ``resume``: go on from what an interrupted run left beside
-    ``output``. ``texts`` as in :class:`MeasureQuality`; windows of several come in turns.
+    ``format`` is ``gguf`` or ``dat``; ``context`` tokens a window; ``chunks`` 0: all windows of the texts; ``minutes``
+    0: no limit, else the windows that are done by then make the file; ``process_output``: the output matrix as well;
+    ``resume``: go on from what an interrupted run left beside ``output``. ``texts`` as in :class:`MeasureQuality`;
+    windows of several come in turns.
     """
 
     model: str
@@ -215,6 +223,7 @@ class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     process_output: bool = False
     resume: bool = False
     threads: int = 0
+    minutes: float = 0.0
 
 
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
@@ -593,6 +602,37 @@ class Experts(msgspec.Struct, frozen=True):
     total: int
 
 
+class ImatrixCheckpoint(msgspec.Struct, frozen=True):
+    """Where an interrupted run stands: ``done`` of ``total`` windows of what ``command`` asked for."""
+
+    done: int
+    total: int
+    command: MeasureImatrix
+
+
+class ImatrixDescription(msgspec.Struct, frozen=True):
+    """What a file says. ``datasets`` are bare names of texts, ``chunk_size`` is in tokens (0: not said).
+
+    ``checkpoint`` only of a run that was interrupted.
+    """
+
+    path: str
+    entries: int
+    chunks: int
+    chunk_size: int
+    datasets: tuple[str, ...]
+    experts: Experts
+    statistics: tuple[ImatrixStatistics, ...]
+    checkpoint: ImatrixCheckpoint | None = None
+
+
+class ImatrixRead(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_read"):
+    """Answer to :class:`ReadImatrix`."""
+
+    request: int
+    description: ImatrixDescription
+
+
 class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_result"):
     """A finished importance matrix. ``entries`` matrices, ``statistics`` of each, the heaviest first."""
 
@@ -613,6 +653,7 @@ Command = (
     | Inspect
     | MakePlan
     | Scan
+    | ReadImatrix
     | CheckKernels
     | RunSelftest
     | Load
@@ -635,6 +676,7 @@ Event = (
     | PlanMade
     | Found
     | ScanDone
+    | ImatrixRead
     | KernelsChecked
     | BackendStarted
     | BackendTested

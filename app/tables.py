@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 
 from app import console
-from app.protocol import BenchResult, ImatrixResult, QualityResult
+from app.protocol import BenchResult, Experts, ImatrixDescription, ImatrixResult, ImatrixStatistics, QualityResult
 
 
 def files(made: Sequence[tuple[str, str, int, float]]) -> str:
@@ -51,28 +52,64 @@ def quality(result: QualityResult) -> str:
 
 def imatrix(result: ImatrixResult, most: int = 12) -> str:
     """What was made, and the matrices whose inputs are the largest."""
+    rest = len(result.statistics) - most
+    lines = [_importance(result.statistics[:most])]
+    if rest > 0:
+        lines.append(f"and {rest} more (quench imatrix --show {result.path})")
+    lines.append(
+        f"{result.path}: {_count(result.entries, 'matrix', 'matrices')} from "
+        f"{_count(result.chunks, 'window', 'windows')} ({result.tokens:,} tokens), perplexity "
+        f"{result.perplexity.value:.2f} +- {result.perplexity.error:.2f}, {console.duration(result.seconds)}"
+    )
+    return "\n".join([*lines, *_reached(result.experts)])
+
+
+def imatrix_file(found: ImatrixDescription) -> str:
+    """Every matrix in a file, and what the file says of itself."""
+    facts = [_count(found.entries, "matrix", "matrices")]
+    if found.chunks:
+        facts.append(_count(found.chunks, "window", "windows"))
+    if found.chunk_size:
+        facts.append(f"{found.chunk_size} tokens a window")
+    if found.datasets:
+        facts.append(f"from {', '.join(found.datasets)}")
+    lines = [_importance(found.statistics), f"{found.path}: {', '.join(facts)}"]
+    if found.checkpoint is not None:
+        lines.append(f"not finished: {found.checkpoint.done} of {found.checkpoint.total} windows (--resume goes on)")
+    return "\n".join([*lines, *_reached(found.experts)])
+
+
+def _importance(statistics: Sequence[ImatrixStatistics]) -> str:
     rows = [
         (
-            item.name,
-            str(item.columns),
-            f"{item.total:.2f}",
-            f"{item.most:.4f}",
-            f"{item.active:.1%}",
-            f"{item.evenness:.1%}",
-            "-" if item.cosine is None else f"{item.cosine:.4f}",
+            item.name.removesuffix(".weight"),
+            f"{item.columns:,}",
+            significant(item.total),
+            significant(item.most),
+            f"{item.active:.0%}",
+            f"{item.evenness:.0%}",
+            "-" if item.cosine is None else f"{item.cosine:.0%}",
         )
-        for item in result.statistics[:most]
+        for item in statistics
     ]
     header = ("matrix", "columns", "sum", "largest", "active", "evenness", "like the layer below")
-    perplexity = f"{result.perplexity.value:.4f} +- {result.perplexity.error:.5f}"
-    lines = [
-        console.table(header, rows),
-        f"{result.path}: {result.entries} matrices from {result.chunks} windows ({result.tokens:,} tokens), "
-        f"perplexity {perplexity}, {console.duration(result.seconds)}",
-    ]
-    if result.experts.total:
-        lines.append(f"experts reached by the text: {result.experts.seen} of {result.experts.total}")
-    return "\n".join(lines)
+    return console.table(header, rows)
+
+
+def _reached(experts: Experts) -> list[str]:
+    return [f"experts reached by the text: {experts.seen:,} of {experts.total:,}"] if experts.total else []
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def significant(value: float, figures: int = 3) -> str:
+    """``12345.6`` -> ``12,346``; ``12.345`` -> ``12.3``; ``0.0012345`` -> ``0.00123``: never an exponent."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = min(max(figures - 1 - math.floor(math.log10(abs(value))), 0), 8)
+    return f"{value:,.{digits}f}"
 
 
 def bench(result: BenchResult) -> str:

@@ -141,8 +141,23 @@ class _Reader:
 
 
 def _read_legacy(path: Path) -> Imatrix:
+    calls, found = read_calls(path)
+    entries = {name: _mean(values, calls[name]) for name, values in found.entries.items()}
+    return Imatrix(found.file, entries, found.dataset, found.chunks)
+
+
+def _mean(values: npt.NDArray[np.float32], calls: int) -> npt.NDArray[np.float32]:
+    return values / np.float32(calls) if calls > 0 else values
+
+
+def read_calls(path: Path) -> tuple[dict[str, int], Imatrix]:
+    """A file of the older format as it is stored: means times a number of calls, and that number for every tensor.
+
+    ``QuenchError`` ``bad_imatrix`` if it is none.
+    """
     reader = _Reader(path.name, path.read_bytes())
-    entries = {}
+    entries: dict[str, npt.NDArray[np.float32]] = {}
+    found_calls: dict[str, int] = {}
     for _ in range(reader.number()):
         length = reader.number()
         if not 0 < length <= _LONGEST_NAME:
@@ -151,14 +166,14 @@ def _read_legacy(path: Path) -> Imatrix:
         calls, count = reader.number(), reader.number()
         if count < 1:
             raise _bad(path.name, f"{name} has no weights.")
-        values = np.frombuffer(reader.take(4 * count), "<f4").astype(np.float32)
-        entries[name] = values / np.float32(calls) if calls > 0 else values
+        entries[name] = np.frombuffer(reader.take(4 * count), "<f4").astype(np.float32)
+        found_calls[name] = calls
     chunks, dataset = 0, ""
     if reader.left >= 4:
         chunks = reader.number()
         if reader.left >= 4:
             dataset = reader.take(min(max(reader.number(), 0), reader.left)).decode("utf-8", "replace")
-    return Imatrix(path.name, entries, bare_name(dataset), max(chunks, 0))
+    return found_calls, Imatrix(path.name, entries, bare_name(dataset), max(chunks, 0))
 
 
 def bare_name(path: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from converter.imatrix import bare_name
+from converter.imatrix import bare_name, read_calls
 from converter.sources.base import MetaEntry
 from converter.sources.files import ByteFile
 from converter.sources.gguf_header import read_header
@@ -112,16 +112,22 @@ def _encode_legacy(collected: Collected) -> bytes:
     return b"".join(parts)
 
 
-def read_sums(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
-    """Raw sums and scalar keys of a GGUF importance matrix. ``QuenchError`` ``bad_imatrix`` if it is none."""
+def read_sums(path: Path, chunk_size: int = 512) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """Raw sums and keys of an importance matrix in either format. ``QuenchError`` ``bad_imatrix`` if it is none.
+
+    The older format has means times a number of calls: ``chunk_size`` tokens are taken for a call.
+    """
+    return _read_gguf(path) if _is_gguf(path) else _read_legacy(path, chunk_size)
+
+
+def _read_gguf(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
     try:
         file = ByteFile(path)
         try:
             header = read_header(file)
             found: dict[str, npt.NDArray[np.float32]] = {}
-            for entry in header.tensors:
-                if entry.type != "F32":
-                    raise _damaged(path, f"{entry.name} is {entry.type}, not F32")
+            odd = next((entry for entry in header.tensors if entry.type != "F32"), None)
+            for entry in header.tensors if odd is None else ():
                 found[entry.name] = np.frombuffer(file.read(entry.offset, entry.n_bytes), "<f4")
             keys = {key: header.value(key) for key in header.values if not key.endswith(".datasets")}
             names = header.value("imatrix.datasets")
@@ -129,7 +135,9 @@ def read_sums(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
         finally:
             file.close()
     except QuenchError as error:
-        raise _damaged(path, error.detail or error.title) from error
+        raise _damaged(path, (error.detail or error.title).removesuffix(".")) from error
+    if odd is not None:
+        raise _damaged(path, f"{odd.name} is {odd.type}, not F32")
     sums: dict[str, Stored] = {}
     for name in (entry.removesuffix(_SUMS) for entry in found if entry.endswith(_SUMS)):
         counts = found.get(name + _COUNTS)
@@ -142,12 +150,59 @@ def read_sums(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
     return sums, keys
 
 
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from error
+
+
+def _read_legacy(path: Path, chunk_size: int) -> tuple[dict[str, Stored], dict[str, Any]]:
+    calls, found = read_calls(path)
+    sums: dict[str, Stored] = {}
+    for name, values in found.entries.items():
+        if not np.isfinite(values).all():
+            raise _damaged(path, f"{name} has numbers that are not finite")
+        # A negative number of calls is as good as none.
+        tokens = max(calls[name], 0) * chunk_size
+        sums[name] = Stored((values * np.float32(chunk_size)).reshape(1, -1), np.array([tokens]))
+    datasets = [found.dataset] if found.dataset else []
+    return sums, {"imatrix.chunk_count": found.chunks, "imatrix.datasets": datasets}
+
+
+def merged(paths: Sequence[Path], chunk_size: int) -> tuple[dict[str, Stored], list[str]]:
+    """Sums of several files added up in their order, and all their texts; single precision, as llama-imatrix adds.
+
+    ``QuenchError`` ``bad_imatrix`` if a file is none or a matrix has another size in it than in those before.
+    """
+    total: dict[str, Stored] = {}
+    datasets: list[str] = []
+    for path in paths:
+        sums, keys = read_sums(path, chunk_size)
+        datasets += keys["imatrix.datasets"]
+        for name, entry in sums.items():
+            before = total.get(name)
+            total[name] = entry if before is None else _added(path, name, before, entry)
+    return total, datasets
+
+
+def _added(path: Path, name: str, one: Stored, other: Stored) -> Stored:
+    sizes = {one.counts.size, other.counts.size} - {1}
+    if one.squares.size != other.squares.size or len(sizes) > 1:
+        raise _damaged(path, f"{name} has another size than in the files before")
+    # A single count, which is all that the older format has, stands for every expert.
+    size = max(sizes, default=1)
+    counts = np.broadcast_to(one.counts, size) + np.broadcast_to(other.counts, size)
+    return Stored(one.squares.reshape(-1) + other.squares.reshape(-1), counts)
+
+
 def _damaged(path: Path, detail: str) -> QuenchError:
     return QuenchError(
         "bad_imatrix",
         "The importance matrix does not fit or is damaged.",
         f"{path.name}: {detail}.",
-        "Start a new one.",
+        "Make a new one.",
     )
 
 
@@ -235,6 +290,7 @@ __all__ = [
     "coverage",
     "dataset_names",
     "encode",
+    "merged",
     "read_sums",
     "statistics",
 ]

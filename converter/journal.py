@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 EVERY_SECONDS = 1.0
 _EVERY_BYTES = 256 << 20
+_MOST_TENSORS = 1 << 24
 _LARGEST = 64 << 20
 """A journal of more bytes is not read: a million tensors in eight files stay below it."""
 _PIECE = 1 << 20
@@ -136,7 +137,7 @@ def read(path: Path) -> Kept | None:
 def _plausible(entry: Entry, head: Head) -> bool:
     count = len(head.files)
     return (
-        entry.tensor >= 0
+        0 <= entry.tensor < _MOST_TENSORS
         and 0 <= entry.read <= head.read
         and len(entry.sums) == len(entry.rmse) == count
         and all(0 <= error < float("inf") for error in entry.rmse)

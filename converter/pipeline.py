@@ -60,6 +60,10 @@ _POLL = 0.05
 """Seconds between looks at ``stopped``."""
 _RELEASE = 8 << 20
 """Bytes of a mapped source that stay in memory after their use."""
+_SLAB_SECONDS = 0.03
+"""What a slab should take: long against the steps around it, short against a cancel and the wait for the last one."""
+_FIRST_SLAB, _SMALLEST_SLAB = 1 << 18, 1 << 16
+"""Weights of a slab while nothing is known, and at least."""
 _REPORT = 0.1
 _RATE_WINDOW = 3.0
 
@@ -257,6 +261,8 @@ class _Run:
     kept_bytes: int = 0
     rmse: list[dict[str, float]] = field(default_factory=list)
     label: str = ""
+    _pace: int = _FIRST_SLAB
+    """Weights that a slab of the next tensor has, if the memory allows."""
     _counting: threading.Lock = field(default_factory=threading.Lock)
     _finished: deque[_TensorJob] = field(default_factory=deque)
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
@@ -314,10 +320,15 @@ class _Run:
     def _work(self, slab: _Slab, crew: Crew[_Slab]) -> None:
         """One slab, from the source to the outputs. Runs in a thread of the crew."""
         job, start, stop = slab
+        began = time.perf_counter()
         self._write(job, start, stop, crew)
         if crew.stopping:
             return  # it may be half written
+        weights = (stop - start) * job.tensor.n_cols
+        pace = int(weights * _SLAB_SECONDS / max(time.perf_counter() - began, 1e-6))
         with self._counting:
+            if weights >= _SMALLEST_SLAB:
+                self._pace = max(_SMALLEST_SLAB, min(pace, 2 * self._pace))
             self.read_bytes += job.tensor.read_bytes(start, stop)
             job.left -= 1
             used = job.used(start, stop)
@@ -345,7 +356,7 @@ class _Run:
             variant.homes.append((output, place.offset))
         importance = self.prepared.importance
         weights = importance.for_tensor(tensor.name, tensor.shape) if importance else None
-        step = max(1, self.prepared.chunk_weights // max(tensor.n_cols, 1))
+        step = max(1, min(self._pace, self.prepared.chunk_weights) // max(tensor.n_cols, 1))
         return _TensorJob(tensor, index, list(variants.values()), weights, step)
 
     def _write(self, job: _TensorJob, start: int, stop: int, crew: Crew[_Slab]) -> None:
@@ -379,6 +390,9 @@ class _Run:
             for variant in job.variants
             for output, _ in variant.homes
         }
+        for output in found:
+            place = self.prepared.targets[output].layout.tensors[job.index]
+            self.parts[output].hurry(place.offset, place.bytes)
         self.journal.done(job.index, [found[output] for output in range(len(self.parts))])
         for output, rmse in found.items():
             self._tell(output, self.prepared.targets[output].layout.tensors[job.index], rmse)

@@ -16,13 +16,35 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 os.environ.pop("QT_QPA_PLATFORMTHEME", None)
 
 
+@pytest.fixture(scope="session")
+def tested_kernels(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What a home remembers of its kernels: the self-test of the first start, run once a session."""
+    from app import kernel_check
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUENCH_HOME", str(tmp_path_factory.mktemp("first-home")))
+        kernel_check.check()
+        return kernel_check.record_file().read_bytes()
+
+
 @pytest.fixture(autouse=True)
-def quench_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """``QUENCH_HOME`` in the test's own folder, for this process and its children."""
-    home = tmp_path / "quench-home"
+def quench_home(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tested_kernels: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Path]:
+    """``QUENCH_HOME`` of the test's own, not inside ``tmp_path``, for this process and its children.
+
+    The kernels were tested for it already, as at every start but the first; not so with the mark ``fresh_home``.
+    """
+    home = tmp_path_factory.mktemp("home") / "quench-home"
+    if request.node.get_closest_marker("fresh_home") is None:
+        home.mkdir()
+        (home / "kernels.json").write_bytes(tested_kernels)
     monkeypatch.setenv("QUENCH_HOME", str(home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    monkeypatch.setenv("HF_HOME", str(home.parent / "hf-home"))
     yield home
 
 

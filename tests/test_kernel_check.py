@@ -20,6 +20,8 @@ from app.child import Child
 from app.protocol import Convert, KernelsChecked
 from converter.spec import ConversionResult, ConversionSpec, QuenchError
 
+pytestmark = pytest.mark.fresh_home
+
 ROOT = Path(__file__).resolve().parent.parent
 TYPE = "Q4_K_M"
 

@@ -44,7 +44,7 @@ def test_saving_replaces_whole_or_not_at_all(quench_home: Path) -> None:
     target.mkdir()  # replacing a folder by a file must fail
     with pytest.raises(OSError):
         settings.save(settings.Settings(theme="light"))
-    assert [path.name for path in quench_home.iterdir()] == ["settings.json"]
+    assert sorted(path.name for path in quench_home.iterdir()) == ["kernels.json", "settings.json"]
 
 
 def test_every_load_option_has_its_setting() -> None:

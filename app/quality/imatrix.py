@@ -18,12 +18,12 @@ import numpy as np
 from app.engine.capture import Capture, Sums
 from app.engine.model import Model
 from app.files import write_atomically
+from app.imatrix_files import as_messages, checkpoint_entries, checkpoint_path, resumable
 from app.protocol import (
     Estimate,
     Event,
     Experts,
     ImatrixResult,
-    ImatrixStatistics,
     ImatrixUpdate,
     LoadOptions,
     MeasureImatrix,
@@ -32,15 +32,15 @@ from app.protocol import (
 from app.quality import texts as texts_module
 from app.quality.divergence import first_scored, perplexity_estimate, score
 from converter.imatrix_sums import FORMATS, Collected, coverage, dataset_names, encode, read_sums, statistics
-from converter.sources.base import MetaEntry
 from converter.spec import Cancelled, QuenchError
 
 Emit = Callable[[Event], None]
 Stopped = Callable[[], bool]
 
 UPDATE_SECONDS = 0.3
-CHECKPOINT_SECONDS = 20.0
-_KEY, _NLL, _DONE = "quench.imatrix.key", "quench.imatrix.nll", "quench.imatrix.done"
+FIRST_CHECKPOINT, CHECKPOINT_SECONDS = 1.0, 20.0
+"""Sums are put by after a tenth of the time that they took, but not sooner and not later than this, in seconds."""
+
 _HEAD_BYTES = 1 << 20
 _FEWEST_ROWS, _UBATCH = 16, 512
 MIN_CONTEXT, MAX_CONTEXT = 32, 1 << 17
@@ -61,7 +61,7 @@ class ImatrixRun:
         self._stopped = stopped
         self._on_model = on_model
         self._output = Path(command.output)
-        self.checkpoint = self._output.with_name(self._output.name + ".checkpoint")
+        self.checkpoint = checkpoint_path(self._output)
         self._start = time.monotonic()
         self._written = self._start
         self._shown = 0.0
@@ -69,6 +69,11 @@ class ImatrixRun:
         self._done = 0
         self._resumed = 0
         check(command)
+
+    @property
+    def done(self) -> int:
+        """Windows that are in the sums, with those of the run that it goes on from."""
+        return self._done
 
     def run(self) -> ImatrixResult:
         """Gather and write the file.
@@ -91,12 +96,14 @@ class ImatrixRun:
                     if self._stopped():
                         raise Cancelled
                     self._one(model, capture, window, len(windows), key)
+                    if self._out_of_time():
+                        break
             except Cancelled:
-                self._save(capture, key)
+                self._save(capture, key, len(windows))
                 raise
         self._write(self._output, encode(self._collected(capture), self._command.format))
         self.checkpoint.unlink(missing_ok=True)
-        return self._result(capture, len(windows))
+        return self._result(capture)
 
     # ---- the text --------------------------------------------------------------------------------------------
 
@@ -109,6 +116,9 @@ class ImatrixRun:
         groups = [texts_module.windows(text, model, self._command.context) for text in texts]
         cut = [window.tokens for window in texts_module.interleave(groups)]
         return cut[: self._command.chunks] if self._command.chunks else cut
+
+    def _out_of_time(self) -> bool:
+        return 0 < self._command.minutes * 60 <= time.monotonic() - self._start
 
     def _fingerprint(self, windows: list[tuple[int, ...]]) -> str:
         """What a checkpoint must agree with: the tokens, the options and the model's file."""
@@ -131,33 +141,35 @@ class ImatrixRun:
         self._nll += score(logits[first:-1], window[first + 1 :], keep=False).nll.tolist()
         self._done += 1
         now = time.monotonic()
-        if now - self._written >= CHECKPOINT_SECONDS:
-            self._save(capture, key)
+        if now - self._written >= min(max((now - self._start) / 10, FIRST_CHECKPOINT), CHECKPOINT_SECONDS):
+            self._save(capture, key, total)
         if now - self._shown >= UPDATE_SECONDS or self._done == total:
             self._shown = now
             pace = (now - self._start) / (self._done - self._resumed)
             seen, experts = coverage(capture.sums)
             memory = model.memory().anonymous
             left = pace * (total - self._done)
-            self._emit(ImatrixUpdate(self._done, total, self._perplexity(), seen, experts, left, memory))
+            if self._command.minutes:
+                left = min(left, max(0.0, self._command.minutes * 60 - (now - self._start)))
+            perplexity = self._perplexity()
+            label = f"Perplexity {perplexity.value:.3f}" + (f", experts {seen} of {experts}" if experts else "")
+            self._emit(Status(label, self._done, total, left, memory))
+            self._emit(ImatrixUpdate(self._done, total, perplexity, seen, experts, left, memory))
 
     def _perplexity(self) -> Estimate:
         return perplexity_estimate(np.asarray(self._nll))
 
     # ---- files -----------------------------------------------------------------------------------------------
 
-    def _collected(self, capture: Capture, extra: tuple[MetaEntry, ...] = ()) -> Collected:
-        return Collected(capture.sums, dataset_names(self._command.texts), self._command.context, extra)
+    def _collected(self, capture: Capture) -> Collected:
+        return Collected(capture.sums, dataset_names(self._command.texts), self._command.context)
 
-    def _save(self, capture: Capture, key: str) -> None:
+    def _save(self, capture: Capture, key: str, total: int) -> None:
         if not self._done:
             return
-        extra = (
-            MetaEntry(_KEY, key, "STRING"),
-            MetaEntry(_DONE, self._done, "UINT32"),
-            MetaEntry(_NLL, self._nll, "ARRAY", "FLOAT64"),
-        )
-        self._write(self.checkpoint, encode(self._collected(capture, extra), "gguf"))
+        extra = checkpoint_entries(self._command, key, self._done, total, self._nll)
+        collected = dataclasses.replace(self._collected(capture), extra=extra)
+        self._write(self.checkpoint, encode(collected, "gguf"))
         self._written = time.monotonic()
 
     def _take_up(self, capture: Capture, key: str, total: int) -> None:
@@ -165,8 +177,8 @@ class ImatrixRun:
         if not self.checkpoint.exists():
             return
         sums, keys = read_sums(self.checkpoint)
-        done, nll = keys.get(_DONE), keys.get(_NLL)
-        if keys.get(_KEY) != key or not isinstance(done, int) or not isinstance(nll, list) or done > total:
+        known = resumable(keys, key, total)
+        if known is None:
             raise QuenchError(
                 "bad_imatrix",
                 "The interrupted importance matrix was of something else.",
@@ -177,8 +189,8 @@ class ImatrixRun:
             # A plain matrix of several has one count; its shape comes back with its first product.
             matrices = entry.counts.size
             capture.sums[name] = Sums(entry.squares.reshape(matrices, -1), entry.counts)
-        self._done = self._resumed = done
-        self._nll = [float(value) for value in nll]
+        self._done, self._nll = known
+        self._resumed = self._done
 
     @staticmethod
     def _write(path: Path, data: bytes) -> None:
@@ -193,17 +205,16 @@ class ImatrixRun:
                 exit_status=4,
             ) from error
 
-    def _result(self, capture: Capture, windows: int) -> ImatrixResult:
-        figures = tuple(ImatrixStatistics(**dataclasses.asdict(item)) for item in statistics(capture.sums))
+    def _result(self, capture: Capture) -> ImatrixResult:
         return ImatrixResult(
             path=str(self._output),
             entries=len(capture.sums),
-            chunks=windows,
-            tokens=windows * self._command.context,
+            chunks=self._done,
+            tokens=self._done * self._command.context,
             perplexity=self._perplexity(),
             experts=Experts(*coverage(capture.sums)),
             seconds=time.monotonic() - self._start,
-            statistics=figures,
+            statistics=as_messages(statistics(capture.sums)),
         )
 
 
@@ -212,6 +223,8 @@ def check(command: MeasureImatrix) -> None:
     problem = ""
     if command.format not in FORMATS:
         problem = f"There is no format {command.format!r}. Known: {', '.join(FORMATS)}."
+    elif command.minutes < 0:
+        problem = f"{command.minutes:g} minutes are no time."
     elif not MIN_CONTEXT <= command.context <= MAX_CONTEXT:
         problem = f"A window has {MIN_CONTEXT} to {MAX_CONTEXT} tokens, not {command.context}."
     elif 0 < command.context % _UBATCH < _FEWEST_ROWS:

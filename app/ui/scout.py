@@ -57,6 +57,10 @@ class Scout(QObject):
         """Look for models; ``found_callback`` for each one, then ``done_callback`` with how many were seen."""
         return self._ask(lambda number: protocol.Scan(number, tuple(folders)), done_callback, found_callback)
 
+    def read_imatrix(self, path: str, callback: Callable[[protocol.ImatrixDescription | QuenchError], object]) -> int:
+        """Describe an importance matrix or the checkpoint of one, with the statistics of every matrix."""
+        return self._ask(lambda number: protocol.ReadImatrix(number, path), callback)
+
     def check_kernels(self, callback: Callable[[protocol.KernelCheck | QuenchError], object]) -> int:
         """Which backend of the kernels this machine can trust; they are tested if that is not known."""
         return self._ask(protocol.CheckKernels, callback)
@@ -113,6 +117,8 @@ class Scout(QObject):
             question.done(message.plan)
         elif isinstance(message, protocol.ScanDone):
             question.done(message.seen)
+        elif isinstance(message, protocol.ImatrixRead):
+            question.done(message.description)
         elif isinstance(message, protocol.KernelsChecked):
             question.done(message.check)
         elif isinstance(message, protocol.Failed):

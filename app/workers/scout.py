@@ -8,17 +8,20 @@ A bad file costs its own question a ``Failed``; only a crash of the process cost
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 from app import library
 from app.protocol import (
     CheckKernels,
     Event,
     Found,
+    ImatrixRead,
     Inspect,
     Inspected,
     KernelsChecked,
     MakePlan,
     PlanMade,
+    ReadImatrix,
     Scan,
     ScanDone,
     failed,
@@ -28,12 +31,12 @@ from converter.spec import QuenchError
 
 
 def serve(connection: Connection) -> None:
-    """Answer Inspect, MakePlan and Scan until the parent leaves."""
+    """Answer Inspect, MakePlan, ReadImatrix and Scan until the parent leaves."""
     for command in connection.commands():
         if isinstance(command, CheckKernels):
             threading.Thread(target=_check_kernels, args=(connection, command.request), daemon=True).start()
             continue
-        if not isinstance(command, Inspect | MakePlan | Scan):
+        if not isinstance(command, Inspect | MakePlan | ReadImatrix | Scan):
             continue
         try:
             connection.send(_answer(connection, command))
@@ -52,9 +55,13 @@ def _check_kernels(connection: Connection, request: int) -> None:
         connection.send(failed(error, request))
 
 
-def _answer(connection: Connection, command: Inspect | MakePlan | Scan) -> Event:
+def _answer(connection: Connection, command: Inspect | MakePlan | ReadImatrix | Scan) -> Event:
     import converter
 
+    if isinstance(command, ReadImatrix):
+        from app import imatrix_files
+
+        return ImatrixRead(command.request, imatrix_files.describe(Path(command.path)))
     if isinstance(command, Scan):
         return _scan(connection, command)
     if isinstance(command, MakePlan):

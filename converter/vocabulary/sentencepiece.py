@@ -27,6 +27,7 @@ MODEL_LIMIT = 64 << 20
 _PADDING_SCORE, _ADDED_SCORE = -10000.0, -1000.0
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PIECES, _PIECE_TEXT, _PIECE_SCORE, _PIECE_TYPE = 1, 1, 2, 3
+_SHORT = struct.Struct("<Bf")
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -121,18 +122,40 @@ def _written(files: TokenizerFiles, config: dict[str, Any], pieces: list[Piece])
     ]
 
 
+_TEXT_TAG, _SCORE_TAG, _TYPE_TAG = (
+    field << 3 | wire for field, wire in ((_PIECE_TEXT, _BYTES), (_PIECE_SCORE, _FIXED32), (_PIECE_TYPE, _VARINT))
+)
+
+
 def _piece(data: bytes) -> Piece:
-    text, score, kind = "", 0.0, NORMAL
+    """One token. Nearly all are a short text, a score, and a type or none, which is worth a look of its own: there are
+    tens of thousands, and field by field they take as long as quantizing a small model."""
+    length = data[1] if len(data) >= 7 and data[0] == _TEXT_TAG else 0x80
+    rest = len(data) - 2 - length
+    if length < 0x80 and (rest == 5 or (rest == 7 and data[-2] == _TYPE_TAG and data[-1] < 0x80)):
+        found = _SHORT.unpack_from(data, 2 + length)
+        if found[0] == _SCORE_TAG:
+            return _checked(data[2 : 2 + length], found[1], data[-1] if rest == 7 else NORMAL)
+    return _any_piece(data)
+
+
+def _any_piece(data: bytes) -> Piece:
+    text, score, kind = b"", 0.0, NORMAL
     for field, wire, value in _fields(data):
         if field == _PIECE_TEXT and wire == _BYTES:
-            try:
-                text = value.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise damaged(f"tokenizer.model has a token that is no text: {error}") from error
+            text = value
         elif field == _PIECE_SCORE and wire == _FIXED32:
             score = struct.unpack("<f", value)[0]
         elif field == _PIECE_TYPE and wire == _VARINT:
             kind = int.from_bytes(value, "little")
+    return _checked(text, score, kind)
+
+
+def _checked(raw: bytes, score: float, kind: int) -> Piece:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise damaged(f"tokenizer.model has a token that is no text: {error}") from error
     if kind not in (NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE) or not math.isfinite(score):
         raise damaged(f"tokenizer.model gives {text[:40]!r} the type {kind} and score {score}")
     return Piece(text, score, kind)
@@ -161,6 +184,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
+    if position < len(data) and data[position] < 0x80:
+        return data[position], position + 1
     value = shift = 0
     while position < len(data) and shift < 64:
         byte = data[position]

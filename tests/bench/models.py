@@ -21,6 +21,8 @@ VOCABULARY = 32000
 _SHARD = 1 << 30
 _POOL = 1 << 24
 _PIECE = 1 << 22
+_TRAINED = b"\x12\x05\x18\x02\x98\x02\x01"
+"""The model's ``trainer_spec``: ``model_type`` BPE, ``byte_fallback`` true."""
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 
 
@@ -55,7 +57,7 @@ def write_model(folder: Path, shape: Shape, seed: int = 1) -> int:
     shards = list(_shards(tensors))
     random = np.random.default_rng(seed)
     pool = random.standard_normal(_POOL, np.float32)
-    places = {}
+    places: dict[str, str] = {}
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         places |= dict.fromkeys((name for name, _ in names), file)
@@ -162,7 +164,7 @@ def sentencepiece(count: int) -> bytes:
     letters = "\u2581etaoinshrdlu"
     words = ("".join(word) for length in range(1, 9) for word in product(letters, repeat=length))
     pieces += [(word, -float(rank), _NORMAL) for rank, word in enumerate(islice(words, count - len(pieces)))]
-    return b"".join(map(_piece, pieces)) + b"\x12\x02\x18\x02"  # trainer_spec: model_type BPE
+    return b"".join(map(_piece, pieces)) + _TRAINED
 
 
 def _piece(piece: tuple[str, float, int]) -> bytes:

@@ -164,7 +164,7 @@ def test_every_expert_has_its_own_importance(mixture: Path, name: str, tmp_path:
     theirs = tmp_path / "theirs.gguf"
     llama_quantize(mixture, theirs, RECIPES[name].file_type, importance=entries)
     matrix = write_legacy(tmp_path / "m.dat", entries)
-    for memory in (0, 1):
+    for memory in (0, 33):
         ours = tmp_path / f"{memory}.gguf"
         convert(ConversionSpec(str(mixture), str(ours), (name,), imatrix=str(matrix), memory_mib=memory))
         assert_same_tensors(ours, theirs)
@@ -172,6 +172,27 @@ def test_every_expert_has_its_own_importance(mixture: Path, name: str, tmp_path:
     write_legacy(matrix, other)
     with pytest.raises(QuenchError, match=r"ffn_up_exps.weight has 256"):
         convert(ConversionSpec(str(mixture), str(tmp_path / "x.gguf"), (name,), imatrix=str(matrix)))
+
+
+@pytest.mark.parametrize("stored", ["F32", "BF16", "Q8_0", "Q5_0"])
+def test_stacked_experts_of_any_type_are_sliced_with_their_importance(
+    mixture: Path, stored: str, tmp_path: Path
+) -> None:
+    source, theirs, ours = (tmp_path / f"{name}.gguf" for name in ("source", "theirs", "ours"))
+    convert(ConversionSpec(str(mixture), str(source), (stored,)))
+    random = np.random.default_rng(13)
+    entries = {
+        tensor.name: random.random(tensor.shape[-1] * (tensor.shape[0] if len(tensor.shape) > 2 else 1), np.float32)
+        for tensor in open_model(source).tensors
+        if "exps" in tensor.name
+    }
+    assert {entry.size for entry in entries.values()} == {4 * 256, 4 * 288}
+    entries["blk.1.ffn_up_exps.weight"].reshape(4, 256)[2] *= 100
+    llama_quantize(source, theirs, RECIPES["Q3_K_M"].file_type, importance=entries, allow_requantize=True)
+    matrix = write_legacy(tmp_path / "m.dat", entries)
+    spec = ConversionSpec(str(source), str(ours), ("Q3_K_M",), imatrix=str(matrix), allow_requantize=True)
+    convert(spec)
+    assert_same_tensors(ours, theirs)
 
 
 def test_requantizing_is_refused_and_when_allowed_equals_llama_cpp(family: ConversionResult, tmp_path: Path) -> None:
@@ -371,7 +392,7 @@ def test_two_outputs_read_the_source_once(pocket: Path, tmp_path: Path) -> None:
 
 def test_bytes_do_not_depend_on_threads_or_memory(pocket: Path, tmp_path: Path) -> None:
     seen = set()
-    for index, (threads, memory) in enumerate([(1, 0), (2, 0), (3, 2), (1, 1)]):
+    for index, (threads, memory) in enumerate([(1, 0), (2, 0), (3, 36), (1, 34)]):
         target = tmp_path / f"{index}.gguf"
         spec = ConversionSpec(str(pocket), str(target), ("Q3_K_M",), threads=threads, memory_mib=memory)
         result = convert(spec)
@@ -531,7 +552,7 @@ from converter.spec import QuenchError
 limit, source, target = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-    convert(ConversionSpec(source, target, ("Q4_K_M", "Q8_0"), threads=1, memory_mib=1))
+    convert(ConversionSpec(source, target, ("Q4_K_M", "Q8_0"), threads=1, memory_mib=35))
 except QuenchError as error:
     print(error.code, error.exit_status)
 """
@@ -606,6 +627,6 @@ def test_the_memory_limit_is_refused_when_a_row_does_not_fit(tmp_path: Path) -> 
         tmp_path / "wide.gguf", "llama", [("output.weight", (2, 1 << 18))], layers=1, heads=1, kv_heads=1
     )
     with pytest.raises(QuenchError) as caught:
-        convert(ConversionSpec(str(source), str(tmp_path / "out.gguf"), ("Q8_0",), memory_mib=1))
+        convert(ConversionSpec(str(source), str(tmp_path / "out.gguf"), ("Q8_0",), memory_mib=33))
     assert (caught.value.code, caught.value.exit_status) == ("no_memory", 4)
-    convert(ConversionSpec(str(source), str(tmp_path / "out.gguf"), ("Q8_0",), memory_mib=8))
+    convert(ConversionSpec(str(source), str(tmp_path / "out.gguf"), ("Q8_0",), memory_mib=40))

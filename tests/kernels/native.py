@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,13 +18,27 @@ import pytest
 
 import kernels
 from tests.kernels import oracle
-from tests.kernels.cases import BAD_WEIGHTS, Case, Floats, alignments, bf16_bits, cases, from_bf16, quick_cases
+from tests.kernels.cases import BAD_WEIGHTS, Case, alignments, bf16_bits, cases, from_bf16, quick_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "kernels"
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 CMAKE = shutil.which("cmake")
 GENERATOR = ("-G", "Ninja") if shutil.which("ninja") else ()
+SANITIZERS = "address,undefined,float-cast-overflow"
+# Without null pointers and object sizes, which the address sanitizer sees as well: they are half of the build.
+QUICK_SANITIZERS = "address,bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow,bool,enum"
+QUICK_SANITIZERS += ",alignment,unreachable,return,nonnull-attribute"
+SYSROOT = Path("/usr/aarch64-linux-gnu")
+ARM_COMPILER, ARM_EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine")
+needs_cmake = pytest.mark.skipif(CMAKE is None or COMPILER is None, reason="no cmake or no C compiler on this machine")
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the sanitizer's runtime is preloaded, as on Linux")
+needs_arm = pytest.mark.skipif(
+    ARM_COMPILER is None or ARM_EMULATOR is None or not SYSROOT.is_dir(),
+    reason="no aarch64-linux-gnu-gcc, no arm64 C library or no qemu-aarch64 on this machine",
+)
 
 Source = Literal["float32", "float16", "bf16"]
 
@@ -183,6 +198,8 @@ def calls(*, quick: bool) -> Iterator[Call]:
                 yield quantize_call(several, half, shift=shift)
         for shift in (1, 4):
             yield quantize_call(several, shift=shift)
+        for importance in ("none", "heavy"):
+            yield quantize_call(Case(qtype, "gaussian", importance, 3, 11), refined=True)
         for source in _ROW_TYPES:
             yield quantize_call(several, source, bad="nan")  # type: ignore[arg-type]
         yield quantize_call(several._replace(importance="none"), bad="infinite")
@@ -226,20 +243,3 @@ def replay(program: list[str | Path], recorded: Iterable[Call], backends: list[s
                 assert same, f"{name}: {call.what}"
     assert place == len(output)
     return len(recorded) * count
-
-
-__all__ = [
-    "CMAKE",
-    "COMPILER",
-    "HERE",
-    "ROOT",
-    "Call",
-    "Floats",
-    "build",
-    "build_broken",
-    "build_replay",
-    "calls",
-    "dot_calls",
-    "replay",
-    "run",
-]

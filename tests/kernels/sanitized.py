@@ -45,6 +45,7 @@ def odd_sources(case: Case) -> None:
     with np.errstate(over="ignore"):
         quantized(case, rows.astype(np.float16), importance)
     quantized(case, bf16_bits(rows), importance, source="bf16")
+    quantized(case, rows, importance, refined=True)
     quantized(case, rows[::-1], importance)
     odd = np.frombuffer(b"x" + rows.tobytes(), np.float32, rows.size, 1).reshape(rows.shape)
     quantized(case, odd, importance)

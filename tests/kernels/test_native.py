@@ -14,29 +14,30 @@ import kernels
 from tests.kernels import oracle
 from tests.kernels.cases import KINDS, Case
 from tests.kernels.fuzz import build_targets, fuzz, fuzzing_compiler
-from tests.kernels.native import CMAKE, COMPILER, HERE, build, build_replay, calls, dot_calls, replay, run
-
-SYSROOT = Path("/usr/aarch64-linux-gnu")
-ARM_COMPILER, ARM_EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
-VALGRIND = shutil.which("valgrind")
-
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler on this machine")
-needs_cmake = pytest.mark.skipif(CMAKE is None or COMPILER is None, reason="no cmake or no C compiler on this machine")
-needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the sanitizer's runtime is preloaded, as on Linux")
-needs_arm = pytest.mark.skipif(
-    ARM_COMPILER is None or ARM_EMULATOR is None or not SYSROOT.is_dir(),
-    reason="no aarch64-linux-gnu-gcc, no arm64 C library or no qemu-aarch64 on this machine",
+from tests.kernels.native import (
+    ARM_COMPILER,
+    ARM_EMULATOR,
+    CMAKE,
+    COMPILER,
+    HERE,
+    SANITIZERS,
+    SYSROOT,
+    build,
+    build_replay,
+    calls,
+    dot_calls,
+    needs_arm,
+    needs_cmake,
+    needs_compiler,
+    needs_linux,
+    replay,
+    run,
 )
+
+VALGRIND = shutil.which("valgrind")
 
 
 # ---- address and undefined behaviour sanitizers ----
-
-
-@pytest.fixture(scope="session")
-def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library with both sanitizers."""
-    folder = tmp_path_factory.mktemp("sanitized")
-    return build(folder, "-DQUENCH_SANITIZE=address,undefined,float-cast-overflow")
 
 
 def sanitized_run(library: Path, *options: str) -> None:
@@ -66,29 +67,26 @@ def sanitized_run(library: Path, *options: str) -> None:
 @pytest.mark.timeout(600)
 @needs_cmake
 @needs_linux
-def test_sanitizers_are_silent(sanitized: Path) -> None:
-    sanitized_run(sanitized, "--quick")
+def test_sanitizers_are_silent(sanitized_library: Path) -> None:
+    sanitized_run(sanitized_library, "--quick")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @needs_cmake
 @needs_linux
-def test_sanitizers_are_silent_over_the_whole_table(sanitized: Path) -> None:
-    sanitized_run(sanitized)
+def test_sanitizers_are_silent_over_the_whole_table(tmp_path: Path) -> None:
+    sanitized_run(build(tmp_path, f"-DQUENCH_SANITIZE={SANITIZERS}"))
 
 
 # ---- another processor ----
 
 
-@pytest.fixture(scope="session")
-def arm_replay(tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+@pytest.fixture
+def arm_replay(arm_library: Path) -> list[str | Path]:
     """The command that runs replay.c with the arm64 library here."""
-    folder = tmp_path_factory.mktemp("arm64")
     assert ARM_COMPILER is not None and ARM_EMULATOR is not None
-    library = build(folder, f"-DCMAKE_C_COMPILER={ARM_COMPILER}", "-DCMAKE_SYSTEM_NAME=Linux",
-                    "-DCMAKE_SYSTEM_PROCESSOR=aarch64")  # fmt: skip
-    return [ARM_EMULATOR, "-L", SYSROOT, build_replay(ARM_COMPILER, library)]
+    return [ARM_EMULATOR, "-L", SYSROOT, build_replay(ARM_COMPILER, arm_library)]
 
 
 @pytest.mark.timeout(600)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,18 @@ import pytest
 
 import kernels
 from kernels import _library
-from tests.kernels.native import HERE, ROOT, build, run
-from tests.kernels.test_native import ARM_COMPILER, ARM_EMULATOR, needs_arm, needs_cmake
+from tests.kernels.native import (
+    ARM_COMPILER,
+    ARM_EMULATOR,
+    COMPILER,
+    HERE,
+    QUICK_SANITIZERS,
+    ROOT,
+    SYSROOT,
+    needs_arm,
+    needs_cmake,
+    run,
+)
 from tests.kernels.test_rows import KINDS, SMALL
 
 SOURCE = HERE / "replay_rows.c"
@@ -63,28 +72,20 @@ def check(command: list[str]) -> None:
     assert place == len(result.stdout)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(600)
 @needs_cmake
 @needs_arm
-def test_arm64_gives_the_same_bits_under_emulation(tmp_path: Path) -> None:
+def test_arm64_gives_the_same_bits_under_emulation(arm_library: Path) -> None:
     assert ARM_COMPILER is not None and ARM_EMULATOR is not None
-    build(
-        tmp_path, f"-DCMAKE_C_COMPILER={ARM_COMPILER}", "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"
-    )
-    check([ARM_EMULATOR, "-L", "/usr/aarch64-linux-gnu", program(ARM_COMPILER, tmp_path)])
+    check([ARM_EMULATOR, "-L", str(SYSROOT), program(ARM_COMPILER, arm_library.parent)])
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(600)
 @needs_cmake
-def test_sanitizers_are_silent_and_change_no_bits(tmp_path: Path) -> None:
+def test_sanitizers_are_silent_and_change_no_bits(sanitized_library: Path) -> None:
     """The program's arrays end where the data end, so that a read beyond them is seen."""
-    sanitizers = "address,undefined,float-cast-overflow"
-    build(tmp_path, f"-DQUENCH_SANITIZE={sanitizers}")
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler is not None
-    check([program(compiler, tmp_path, f"-fsanitize={sanitizers}")])
+    assert COMPILER is not None
+    check([program(COMPILER, sanitized_library.parent, f"-fsanitize={QUICK_SANITIZERS}")])
 
 
 def test_the_c_side_checks_again() -> None:

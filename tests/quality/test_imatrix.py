@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import gguf
 import numpy as np
 import pytest
 
+from app import cli
+from app.imatrix_files import checkpoint_path, describe, merge
 from app.protocol import Event, ImatrixResult, ImatrixUpdate, MeasureImatrix
 from app.quality.imatrix import ImatrixRun
 from converter import open_model
@@ -117,7 +120,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(pocket_gguf: Pocket, t
     whole = gather(model, tmp_path / "whole.gguf", chunks=5)
     text = str(resource("texts/prose.txt"))
     command = MeasureImatrix(str(model), (text,), str(tmp_path / "cut.gguf"), chunks=5, threads=2)
-    run = ImatrixRun(command, lambda event: None, lambda: run._done >= 2)
+    run = ImatrixRun(command, lambda event: None, lambda: run.done >= 2)
     with pytest.raises(Cancelled):
         run.run()
     assert run.checkpoint.exists() and not (tmp_path / "cut.gguf").exists()
@@ -139,7 +142,7 @@ def test_another_text_cannot_go_on_from_the_checkpoint(pocket_gguf: Pocket, tmp_
     command = MeasureImatrix(
         str(model), (str(resource("texts/prose.txt")),), str(tmp_path / "m.gguf"), chunks=3, threads=2
     )
-    run = ImatrixRun(command, lambda event: None, lambda: run._done >= 1)
+    run = ImatrixRun(command, lambda event: None, lambda: run.done >= 1)
     with pytest.raises(Cancelled):
         run.run()
     before = run.checkpoint.read_bytes()
@@ -208,3 +211,82 @@ def test_statistics_say_what_the_sums_are() -> None:
     assert found[0].cosine is None
     assert (found[1].entropy, found[1].active, found[1].above) == (0.0, 1 / 16, 1 / 16)
     assert found[1].cosine == pytest.approx(0.25)
+
+
+def test_a_time_limit_makes_a_file_of_the_windows_that_were_done(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    result = gather(pocket_gguf("F16"), tmp_path / "m.gguf", minutes=1e-6)
+    assert (result.chunks, result.tokens) == (1, 512)
+    assert describe(tmp_path / "m.gguf").chunks == 1
+    assert not checkpoint_path(tmp_path / "m.gguf").exists()
+
+
+def test_a_checkpoint_says_how_far_it_is_and_what_was_asked(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    text = str(resource("texts/prose.txt"))
+    command = MeasureImatrix(str(pocket_gguf("F16")), (text,), str(tmp_path / "m.gguf"), chunks=5, threads=2)
+    run = ImatrixRun(command, lambda event: None, lambda: run.done >= 2)
+    with pytest.raises(Cancelled):
+        run.run()
+    found = describe(run.checkpoint).checkpoint
+    assert found is not None and (found.done, found.total, found.command) == (2, 5, command)
+
+
+def test_merged_files_have_the_sums_of_both(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    model, paths = pocket_gguf("F16"), [tmp_path / "one.gguf", tmp_path / "two.gguf"]
+    gather(model, paths[0], chunks=2)
+    gather(model, paths[1], chunks=3, text=resource("texts/code.txt"))
+    found = merge(paths, tmp_path / "both.gguf", "gguf", 512)
+    assert (found.chunks, found.datasets) == (5, ("prose.txt", "code.txt"))
+    one, two, both = (read_sums(path)[0] for path in (*paths, tmp_path / "both.gguf"))
+    for name, entry in both.items():
+        np.testing.assert_array_equal(entry.squares, one[name].squares + two[name].squares)
+        assert entry.counts.tolist() == (one[name].counts + two[name].counts).tolist()
+
+
+def test_files_of_different_models_are_not_merged(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    for path, columns in zip(paths, (32, 64), strict=True):
+        sums = {"blk.0.attn_q.weight": Stored(np.ones((1, columns), np.float32), np.array([512]))}
+        path.write_bytes(encode(Collected(sums, ("a.txt",), 512), "gguf"))
+    with pytest.raises(QuenchError) as caught:
+        merge(paths, tmp_path / "c.gguf", "gguf", 512)
+    assert caught.value.code == "bad_imatrix" and "attn_q" in caught.value.detail
+    assert not (tmp_path / "c.gguf").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("order", [("new", "old"), ("old", "new"), ("new", "new"), ("experts", "experts")])
+@pytest.mark.parametrize("form", ["gguf", "dat"])
+def test_a_merged_file_is_the_tools_to_the_last_byte(
+    pocket_gguf: Pocket, tmp_path: Path, order: tuple[str, str], form: str
+) -> None:
+    tool = reference_tool.build("llama-imatrix")
+    model = pocket_gguf("F16")
+    gather(model, tmp_path / "new", chunks=2)
+    gather(model, tmp_path / "old", chunks=3, format="dat", text=resource("texts/code.txt"))
+    if "experts" in order:
+        gather(with_experts(model, tmp_path / "experts.gguf"), tmp_path / "experts", chunks=2)
+    command = [str(tool), "-m", "none", "--in-file", ",".join(order), "-o", "theirs", "--output-format", form]
+    subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=600, check=True)
+    merge([tmp_path / name for name in order], tmp_path / "ours", form, 512)
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_the_command_line_shows_a_file_without_running_anything(
+    pocket_gguf: Pocket, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gather(pocket_gguf("F16"), tmp_path / "m.gguf", chunks=2)
+    assert cli.main(["imatrix", "--show", str(tmp_path / "m.gguf"), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["entries"], data["chunks"], len(data["statistics"])) == (42, 2, 42)
+    assert cli.main(["imatrix", "--show", str(tmp_path / "m.gguf")]) == 0
+    printed = capsys.readouterr().out
+    assert "blk.0.ffn_down " in printed and "42 matrices, 2 windows" in printed and "e+" not in printed
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["m.gguf"], ["--show", "a", "--merge", "a,b"], ["m.gguf", "--show", "a", "-o", "x"]]
+)
+def test_half_a_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["imatrix", *arguments]) == 2
+    assert "quench imatrix --show F" in capsys.readouterr().err

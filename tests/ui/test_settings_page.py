@@ -13,6 +13,7 @@ from pytestqt.qtbot import QtBot
 from app import settings
 from app.protocol import Sampling
 from app.ui.context import Context
+from app.ui.notify import Notice
 from app.ui.settings_page import PARTS, SettingsPage, version_of
 
 
@@ -111,3 +112,34 @@ def test_about_names_kernels_versions_and_licences(qtbot: QtBot, page: SettingsP
     assert all(version_of(name)[0].isdigit() for name, _ in PARTS)
     qtbot.mouseClick(named(page, "Copy these facts", QPushButton), Qt.MouseButton.LeftButton)
     assert f"Data folder: {quench_home}" in QGuiApplication.clipboard().text()
+
+
+def test_kernels_that_are_wrong_here_are_told_once_and_shown(
+    qtbot: QtBot, page: SettingsPage, context: Context, broken_kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import kernels
+
+    monkeypatch.delenv("QUENCH_KERNELS", raising=False)
+    monkeypatch.setenv("QUENCH_KERNELS_LIBRARY", str(broken_kernels))
+    best = kernels.backends()[0]
+    notices: list[Notice] = []
+    context.notify.posted.connect(notices.append)
+    for _ in range(2):
+        with qtbot.waitSignal(context.kernels_checked, timeout=30_000):
+            context.check_kernels()
+    assert [notice.kind for notice in notices] == ["bad"]
+    assert notices[0].error is not None and best in notices[0].error.detail
+    assert context.kernels is not None and context.kernels.backend not in context.kernels.failed
+    assert context.kernels.backend in notices[0].error.hint
+    text = page.facts["Kernels"].text()
+    assert text.startswith(context.kernels.backend) and f"wrong on this machine: {best}" in text
+    assert settings.load().kernels_told == tuple(context.kernels.failed)
+
+
+def test_kernels_that_pass_are_not_worth_a_notice(qtbot: QtBot, page: SettingsPage, context: Context) -> None:
+    import kernels
+
+    with qtbot.assertNotEmitted(context.notify.posted), qtbot.waitSignal(context.kernels_checked, timeout=30_000):
+        context.check_kernels()
+    assert context.kernels is not None
+    assert page.facts["Kernels"].text() == f"{kernels.active()} ({', '.join(kernels.backends())})"

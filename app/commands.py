@@ -110,7 +110,7 @@ def convert(options: argparse.Namespace) -> Result:
     text += (
         f"\n{console.duration(result.seconds)}, peak memory {console.size(result.peak_rss)}, kernels {result.kernels}"
     )
-    notes = [f"\n{os.path.basename(o.path)}: {o.checked.note}" for o in result.outputs if o.checked and o.checked.note]
+    notes = [f"\n{o.path}: {o.checked.note}" for o in result.outputs if o.checked and o.checked.note]
     text += "".join(notes)
     data = msgspec.to_builtins(result)
     data.pop("message", None)

@@ -59,14 +59,22 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="a file for one type, a folder for several"
     )
-    convert.add_argument("--type", required=True, metavar="T[,T...]", help="F32, F16, BF16, auto, Q8_0, Q4_K_M ...")
+    convert.add_argument(
+        "--type", required=True, metavar="T[,T...]", help="F32, F16, BF16, auto, Q8_0, Q4_K_M ..., copy"
+    )
     convert.add_argument("--imatrix", metavar="F", help="importance matrix (GGUF or .dat)")
     convert.add_argument("--tensor-type", action="append", default=[], metavar="RE=T", help="type for matching tensors")
-    convert.add_argument("--output-type", metavar="T")
-    convert.add_argument("--embedding-type", metavar="T")
+    convert.add_argument("--output-type", metavar="T", help="type of the output matrix")
+    convert.add_argument("--embedding-type", metavar="T", help="type of the token embeddings")
     convert.add_argument("--pure", action="store_true", help="the same type everywhere")
     convert.add_argument("--leave-output", action="store_true", help="keep output.weight as it is")
-    convert.add_argument("--allow-requantize", action="store_true")
+    convert.add_argument("--allow-requantize", action="store_true", help="quantize again what is quantized already")
+    convert.add_argument(
+        "--override-kv", action="append", default=[], metavar="KEY=TYPE:VALUE", help="metadata; int, float, bool or str"
+    )
+    convert.add_argument("--prune-layers", default="", metavar="L[,L-M...]", help="leave these layers out")
+    convert.add_argument("--split-size", default="", metavar="SIZE", help="files of at most this size, as 2GiB or 500M")
+    convert.add_argument("--keep-split", action="store_true", help="files as the source has them")
     convert.add_argument(
         "--refined", action="store_true", help="same types and sizes with less error than llama.cpp's own blocks"
     )

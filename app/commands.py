@@ -51,7 +51,8 @@ def inspect(options: argparse.Namespace) -> Result:
 def convert(options: argparse.Namespace) -> Result:
     import converter
     from app import conversion
-    from converter.spec import Progress
+    from converter.options import parse_layers, parse_size
+    from converter.spec import Planned, Progress
 
     spec = converter.ConversionSpec(
         source=options.source,
@@ -69,34 +70,23 @@ def convert(options: argparse.Namespace) -> Result:
         memory_mib=options.memory,
         overwrite=options.overwrite,
         allow_requantize=options.allow_requantize,
+        override_kv=tuple(options.override_kv),
+        prune_layers=parse_layers(options.prune_layers),
+        keep_split=options.keep_split,
+        split_size=parse_size(options.split_size) if options.split_size else 0,
         refined=options.refined,
         resume=options.resume,
     )
     if options.dry_run:
         plan = converter.plan(options.source, spec)
-        data = {
-            "outputs": [
-                {
-                    "path": output.path,
-                    "type": output.type,
-                    "bytes": output.bytes,
-                    "bpw": output.bpw,
-                    "tensors": {tensor.name: tensor.type for tensor in output.tensors},
-                }
-                for output in plan.outputs
-            ],
-            "read_bytes": plan.read_bytes,
-            "disk_needed": plan.disk_needed,
-            "disk_free": plan.disk_free,
-            "memory_needed": plan.memory_needed,
-            "seconds": plan.seconds,
-        }
-        return Result(data, tables.files([(o.path, o.type, o.bytes, o.bpw) for o in plan.outputs]))
+        return Result(tables.plan_data(plan), tables.plan(plan))
     progress = console.Progress()
 
     def show(event: object) -> None:
         _tell_kernels(progress, event)
         if isinstance(event, Planned):
+            for warning in event.plan.warnings:
+                print(f"quench: {warning}", file=sys.stderr)
             _tell_kept(progress, event, spec.resume)
         elif isinstance(event, Progress):
             label = f"{console.size(event.rate)}/s  {event.label}"

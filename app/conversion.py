@@ -46,7 +46,7 @@ def run(spec: ConversionSpec, show: Callable[[Event], None]) -> ConversionResult
 
 def outputs_of(planned: Planned | None) -> tuple[str, ...]:
     """The files that a conversion said it would make."""
-    return tuple(output.path for output in planned.plan.outputs) if planned is not None else ()
+    return tuple(path for output in planned.plan.outputs for path in output.all_files) if planned is not None else ()
 
 
 def tidy(outputs: Sequence[str]) -> float | None:

@@ -11,12 +11,56 @@ import msgspec
 
 from app import console
 from app.protocol import BenchResult, Experts, ImatrixDescription, ImatrixResult, ImatrixStatistics, QualityResult
+from converter.spec import Plan
 
 
 def files(made: Sequence[tuple[str, str, int, float]]) -> str:
     """``(path, type, bytes, bits a weight)`` of each file."""
     rows = [(path, kind, console.size(count), f"{bpw:.2f}") for path, kind, count, bpw in made]
     return console.table(("file", "type", "size", "bits/weight"), rows)
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """The ``quench convert --dry-run --json`` object of a plan."""
+    return {
+        "outputs": [
+            {
+                "path": output.path,
+                "type": output.type,
+                "bytes": output.bytes,
+                "bpw": output.bpw,
+                "tensors": {tensor.name: tensor.type for tensor in output.tensors},
+                "reasons": {tensor.name: tensor.reason for tensor in output.tensors if tensor.reason},
+                "files": list(output.all_files),
+                "rules": msgspec.to_builtins(output.rules),
+            }
+            for output in plan.outputs
+        ],
+        "read_bytes": plan.read_bytes,
+        "disk_needed": plan.disk_needed,
+        "disk_free": plan.disk_free,
+        "memory_needed": plan.memory_needed,
+        "seconds": plan.seconds,
+        "warnings": list(plan.warnings),
+    }
+
+
+def plan(plan: Plan) -> str:
+    """What a conversion would make, need and take."""
+    lines = [files([(o.path, o.type, o.bytes, o.bpw) for o in plan.outputs])]
+    lines += [f"{o.type}: {len(o.files)} files" for o in plan.outputs if o.files]
+    rules = [
+        (f"{rule.pattern}={rule.type}", o.type, str(rule.matches), str(rule.wins))
+        for o in plan.outputs
+        for rule in o.rules
+    ]
+    if rules:
+        lines.append(console.table(("rule", "in", "matches", "decides"), rules))
+    needs = f"needs {console.size(plan.disk_needed)} of disk ({console.size(plan.disk_free)} free)"
+    needs += f", {console.size(plan.memory_needed)} of memory"
+    if plan.seconds is not None:
+        needs += f", about {console.duration(plan.seconds)}"
+    return "\n".join([*lines, needs, *(f"warning: {text}" for text in plan.warnings)])
 
 
 def quality_data(result: QualityResult) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +17,12 @@ if TYPE_CHECKING:
 BYTES_PER_WEIGHT = 20
 """Memory that one weight of a slab may take while it is worked on: read, gathered, widened and encoded."""
 
-_NATIVE: dict[str, tuple[str, kernels.Source]] = {
+NATIVE: dict[str, tuple[str, kernels.Source]] = {
     "F32": ("<f4", "float32"),
     "F16": ("<f2", "float16"),
     "BF16": ("<u2", "bf16"),
 }
-
-_PROBE_WEIGHTS = 1 << 15
+"""Types whose rows go into the kernels as they are stored: numpy's name and the kernels' own."""
 
 
 def writable() -> frozenset[str]:
@@ -35,8 +32,8 @@ def writable() -> frozenset[str]:
 
 def load(tensor: SourceTensor, start: int, stop: int) -> tuple[npt.NDArray[Any], kernels.Source]:
     """Rows of a tensor as the kernels take them: in their own 16 or 32 bits where they have them, else widened."""
-    if tensor.type in _NATIVE:
-        dtype, source = _NATIVE[tensor.type]
+    if tensor.type in NATIVE:
+        dtype, source = NATIVE[tensor.type]
         return tensor.raw(start, stop).view(dtype), source
     return tensor.rows(start, stop), "float32"
 
@@ -50,17 +47,29 @@ def encode(
     importance: npt.NDArray[np.float32] | None,
     refined: bool,
     errors: npt.NDArray[np.float64],
+    weighted: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """A slab from :func:`load` as blocks of ``kind``, uint8 ``(rows, row bytes)``.
 
-    ``errors`` (float64, one a row) receives the sums of squared errors. ``QuenchError`` ``not_finite`` or
-    ``overflow`` names tensor, row and column; ``start`` is the slab's first row.
+    ``errors`` (float64, one a row) receives the sums of squared errors, ``weighted`` those with importance as a factor.
+    ``QuenchError`` ``not_finite`` or ``overflow`` names tensor, row and column; ``start`` is the slab's first row.
     """
     rows, source = slab
     try:
-        return kernels.quantize(kind, rows, importance, refined=refined, source=source, squared_error=errors)
+        return kernels.quantize(
+            kind, rows, importance, refined=refined, source=source, squared_error=errors, weighted_error=weighted
+        )
     except kernels.KernelError as error:
         raise _explained(error, kind, tensor, start) from error
+
+
+def energy(
+    slab: tuple[npt.NDArray[Any], kernels.Source],
+    importance: npt.NDArray[np.float32] | None,
+    out: npt.NDArray[np.float64],
+) -> None:
+    """Each row's sum of squares, with importance as a factor, into ``out``: what an error is a part of."""
+    kernels.energy(slab[0], importance, source=slab[1], out=out)
 
 
 def _explained(error: kernels.KernelError, kind: str, tensor: SourceTensor, start: int) -> QuenchError:
@@ -81,30 +90,11 @@ def _explained(error: kernels.KernelError, kind: str, tensor: SourceTensor, star
             f"{where}: beyond what 16-bit numbers hold.",
             "Choose BF16 or F32, or take another model.",
         )
-    return _refused(error, f"{where}, to {kind}")
+    return refused(error, f"{where}, to {kind}")
 
 
-def _refused(error: kernels.KernelError, where: str) -> QuenchError:
+def refused(error: kernels.KernelError, where: str) -> QuenchError:
+    """The error for a person behind one of the kernels that has no words of its own."""
     return QuenchError(
         error.code, "The quantizer refused the weights.", f"{where}: {error}", "Choose another type or option."
     )
-
-
-def seconds_per_weight(kind: str, refined: bool) -> float:
-    """Measured cost of one weight of ``kind`` on one thread, in seconds; a few milliseconds at the first call."""
-    try:
-        return _probed(kind, refined, kernels.active())
-    except kernels.KernelError as error:
-        raise _refused(error, kind) from error
-
-
-@functools.cache
-def _probed(kind: str, refined: bool, backend: str) -> float:
-    rows = np.random.default_rng(1).standard_normal((_PROBE_WEIGHTS // 1024, 1024), np.float32)
-    errors = np.empty(len(rows))
-    times = []
-    for _ in range(2):
-        started = time.perf_counter()
-        kernels.quantize(kind, rows, refined=refined, squared_error=errors)
-        times.append(time.perf_counter() - started)
-    return min(times) / rows.size

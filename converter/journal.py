@@ -28,6 +28,7 @@ import msgspec
 
 import kernels
 from converter.spec import Cancelled, Paused, QuenchError
+from converter.splitting import files_of
 from converter.writer import flush_to_disk, journal_of, part_of, sync_folder
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
 
     from converter.planning import Prepared, Target
     from converter.sources.files import ByteFile
+    from converter.splitting import JoinedReader, SplitFiles
     from converter.writer import PartFile, TensorPlace
 
-FORMAT = 1
+FORMAT = 2
 EVERY_SECONDS = 1.0
 _EVERY_BYTES = 256 << 20
 _MOST_TENSORS = 1 << 24
@@ -49,6 +51,9 @@ _PIECE = 1 << 20
 _OPEN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 _HEAD_SAMPLE, _TAIL_SAMPLE = 1 << 20, 1 << 16
 """Bytes of each source file that its identity is taken from, beside its name, size and date; headers lie in front."""
+
+_Finished = tuple[int, tuple[tuple[float, float], ...]]
+"""A tensor's number, and its two errors in each output."""
 
 _HOPELESS = frozenset({"not_finite", "bad_imatrix", "unsupported_type", "bad_metadata"})
 """Refusals that would come again at the same tensor: nothing is kept for a second try."""
@@ -81,12 +86,13 @@ class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A finished tensor: its number in the source, its bytes there; then a CRC-32 and an error for each output."""
+    """A finished tensor: its number in the source, its bytes there; then for each output a CRC-32 and two errors."""
 
     tensor: int
     read: int
     sums: tuple[int, ...]
     rmse: tuple[float, ...]
+    relative: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,8 @@ def _plausible(entry: Entry, head: Head) -> bool:
     return (
         0 <= entry.tensor < _MOST_TENSORS
         and 0 <= entry.read <= head.read
-        and len(entry.sums) == len(entry.rmse) == count
-        and all(0 <= error < float("inf") for error in entry.rmse)
+        and len(entry.sums) == len(entry.rmse) == len(entry.relative) == count
+        and all(0 <= error < float("inf") for error in (*entry.rmse, *entry.relative))
     )
 
 
@@ -166,7 +172,7 @@ def find(prepared: Prepared) -> Kept | None:
 
     Raises ``QuenchError`` ``resume_changed`` when the spec asks to resume and the journal is of another conversion.
     """
-    kept = read(journal_of(prepared.targets[0].path))
+    kept = read(journal_of(prepared.targets[0].files[0]))
     if kept is None or not kept.entries:
         return None
     head = head_of(prepared)
@@ -258,18 +264,19 @@ def adopt(kept: Kept, targets: Sequence[Target]) -> None:
     if any(len(kept.entries) < len(target.layout.tensors) for target in targets):
         return
     for index, target in enumerate(targets):
-        part = part_of(target.path)
-        with contextlib.suppress(OSError):
-            if part.exists() or target.path.stat().st_size != target.layout.size:
-                continue
-            with target.path.open("rb", buffering=0) as file:
-                places = target.layout.tensors
-                whole = all(_crc(file, places[entry.tensor]) == entry.sums[index] for entry in kept.entries)
-            if whole:
-                target.path.replace(part)
+        places = target.layout.tensors
+        sums = {places[entry.tensor].name: entry.sums[index] for entry in kept.entries}
+        for path, plan in files_of(target.path, target.layout):
+            with contextlib.suppress(OSError):
+                if part_of(path).exists() or path.stat().st_size != plan.size:
+                    continue
+                with path.open("rb", buffering=0) as file:
+                    whole = all(_crc(file, place) == sums[place.name] for place in plan.tensors)
+                if whole:
+                    path.replace(part_of(path))
 
 
-def _crc(file: FileIO, place: TensorPlace) -> int:
+def _crc(file: FileIO | JoinedReader, place: TensorPlace) -> int:
     """CRC-32 of a tensor's bytes in a file; of fewer bytes where the file ends early."""
     buffer = memoryview(bytearray(min(_PIECE, max(place.bytes, 1))))
     file.seek(place.offset)
@@ -278,6 +285,15 @@ def _crc(file: FileIO, place: TensorPlace) -> int:
         check = zlib.crc32(buffer[:count], check)
         left -= count
     return check
+
+
+def _opened(stack: contextlib.ExitStack, parts: Iterable[PartFile | SplitFiles]) -> list[FileIO | JoinedReader]:
+    """What is in the half-written outputs so far; ``stack`` closes it."""
+    readers: list[FileIO | JoinedReader] = []
+    for part in parts:
+        readers.append(part.reader())
+        stack.push(readers[-1].__exit__)
+    return readers
 
 
 class Journal:
@@ -291,13 +307,15 @@ class Journal:
     in a thread of its own; what goes wrong there is raised by the next call.
     """
 
-    def __init__(self, prepared: Prepared, parts: Sequence[PartFile], every: float = EVERY_SECONDS) -> None:
+    def __init__(
+        self, prepared: Prepared, parts: Sequence[PartFile | SplitFiles], every: float = EVERY_SECONDS
+    ) -> None:
         self.path = journal_of(parts[0].target)
         self.entries: tuple[Entry, ...] = ()
         self._prepared = prepared
         self._parts = parts
         self._every = every
-        self._pending: list[tuple[int, tuple[float, ...]]] = []
+        self._pending: list[_Finished] = []
         self._pending_bytes = 0
         self._noted = 0
         self._last = time.monotonic()
@@ -315,13 +333,13 @@ class Journal:
         ``look(done, total)`` is called now and then and may raise to stop. Raises ``QuenchError`` ``resume_changed``.
         """
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(part.part.open("rb", buffering=0)) for part in self._parts]
+            files = _opened(stack, self._parts)
             for number, entry in enumerate(kept.entries):
                 look(number, len(kept.entries))
                 for part, file, wanted in zip(self._parts, files, entry.sums, strict=True):
                     place = part.plan.tensors[entry.tensor]
                     if _crc(file, place) != wanted:
-                        raise _changed(f"{part.part.name} does not hold {place.name} as it was written.")
+                        raise _changed(f"{part.target.name} does not hold {place.name} as it was written.")
         self._handle = os.open(self.path, os.O_RDWR | _OPEN)
         os.ftruncate(self._handle, kept.length)
         os.lseek(self._handle, 0, os.SEEK_END)
@@ -329,11 +347,14 @@ class Journal:
         self.entries = kept.entries
         self._noted = len(kept.entries)
 
-    def done(self, tensor: int, rmse: Sequence[float]) -> None:
-        """All bytes of a tensor (its number in the source) are written in every output, with these errors."""
+    def done(self, tensor: int, errors: Sequence[tuple[float, float]]) -> None:
+        """All bytes of a tensor (its number in the source) are written in every output, with these errors.
+
+        ``errors`` are RMSE and relative error for each output.
+        """
         if self._head is None:
             return
-        self._pending.append((tensor, tuple(rmse)))
+        self._pending.append((tensor, tuple(errors)))
         self._pending_bytes += sum(part.plan.tensors[tensor].bytes for part in self._parts)
         if self._every <= 0:
             self.commit()
@@ -363,7 +384,7 @@ class Journal:
         if self._pending:
             self._note(self._taken())
 
-    def _taken(self) -> list[tuple[int, tuple[float, ...]]]:
+    def _taken(self) -> list[_Finished]:
         taken, self._pending, self._pending_bytes = self._pending, [], 0
         self._last = time.monotonic()
         return taken
@@ -373,7 +394,7 @@ class Journal:
             running, self._running = self._running, None
             running.result()
 
-    def _note(self, finished: list[tuple[int, tuple[float, ...]]]) -> None:
+    def _note(self, finished: list[_Finished]) -> None:
         """First the parts, then the lines that speak of them: this order is what a power loss cannot harm."""
         for part in self._parts:
             part.flush()
@@ -395,16 +416,18 @@ class Journal:
         else:
             self._noted += len(finished)
 
-    def _lines(self, finished: list[tuple[int, tuple[float, ...]]]) -> bytes:
+    def _lines(self, finished: list[_Finished]) -> bytes:
         """The lines for finished tensors, from what is in the parts."""
         lines = b""
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(part.part.open("rb", buffering=0)) for part in self._parts]
-            for tensor, rmse in finished:
+            files = _opened(stack, self._parts)
+            for tensor, errors in finished:
                 places = [part.plan.tensors[tensor] for part in self._parts]
                 sums = tuple(_crc(file, place) for file, place in zip(files, places, strict=True))
                 source = self._prepared.model.tensors[tensor]
-                lines += self._line(Entry(tensor, source.read_bytes(0, source.n_rows), sums, rmse))
+                rmse, relative = zip(*errors, strict=True)
+                read = source.read_bytes(0, source.n_rows)
+                lines += self._line(Entry(tensor, read, sums, rmse, relative))
         return lines
 
     def _line(self, content: Head | Entry | None) -> bytes:

@@ -25,7 +25,7 @@ import kernels
 from converter import journal as journals
 from converter.check import compare_rows
 from converter.crew import Crew
-from converter.encode import encode, load
+from converter.encode import encode, energy, load
 from converter.planning import Prepared, plan, preflight, prepare
 from converter.sources import lora, open_model
 from converter.sources.files import ByteFile
@@ -43,6 +43,7 @@ from converter.spec import (
     QuenchError,
     TensorDone,
 )
+from converter.splitting import SplitFiles, open_output
 from converter.writer import Layout, PartFile, TensorPlace
 
 if TYPE_CHECKING:
@@ -101,21 +102,20 @@ def convert(
         halt.look()
         with ExitStack() as stack:
             _make_folder(prepared.folder, stack)
-            parts = [
-                stack.enter_context(PartFile(t.path, t.layout, resume=resumed is not None)) for t in prepared.targets
-            ]
+            parts = [open_output(stack, t.path, t.layout, resume=resumed is not None) for t in prepared.targets]
             journal = stack.enter_context(journals.Journal(prepared, parts, journal_every))
             run = _Run(prepared, parts, emit, halt, peak, journal)
             if resumed is not None:
                 run.take_over(resumed)
             run.all_tensors()
             journal.complete()
-            for part in parts:
-                run.report(f"Checking {part.target.name}")
+            files = [file for part in parts for file in part.files]
+            for file in files:
+                run.report(f"Checking {file.target.name}")
                 halt.look()
-                part.seal(verify)
-                run.check(part)
-            _publish(parts)
+                file.seal(verify)
+                run.check(file)
+            _publish(files)
             stack.pop_all().close()
     result = ConversionResult(
         outputs=tuple(run.output(index) for index in range(len(parts))),
@@ -198,11 +198,20 @@ def _publish(parts: list[PartFile]) -> None:
 
 @dataclass
 class _Variant:
-    """One type that a tensor becomes: where its bytes go, and its squared error row by row."""
+    """One type that a tensor becomes: where its bytes go, and its squared error row by row.
+
+    ``weighted`` is the same with importance; the same array where there is none.
+    """
 
     kind: str
     homes: list[tuple[int, int]]
     errors: npt.NDArray[np.float64]
+    weighted: npt.NDArray[np.float64]
+
+    def relative(self, energy: npt.NDArray[np.float64]) -> float:
+        """The weighted error of the tensor as a part of the weighted size of its numbers."""
+        error, whole = float(self.weighted.sum()), float(energy.sum())
+        return sqrt(error / whole) if error and whole else 0.0
 
 
 @dataclass
@@ -213,6 +222,7 @@ class _TensorJob:
     index: int
     variants: list[_Variant]
     importance: npt.NDArray[np.float32] | None
+    energy: npt.NDArray[np.float64]
     step: int
     left: int = 0
     _behind: dict[int, int] = field(default_factory=dict)
@@ -252,7 +262,7 @@ class _Run:
     """The work of one conversion: slabs for a crew of threads to take, what they have done, what the caller is told."""
 
     prepared: Prepared
-    parts: list[PartFile]
+    parts: list[PartFile | SplitFiles]
     emit: Emit
     halt: _Halt
     peak: _PeakMemory
@@ -260,18 +270,21 @@ class _Run:
     read_bytes: int = 0
     kept_bytes: int = 0
     rmse: list[dict[str, float]] = field(default_factory=list)
+    relative: list[dict[str, float]] = field(default_factory=list)
     label: str = ""
     _pace: int = _FIRST_SLAB
     """Weights that a slab of the next tensor has, if the memory allows."""
     _counting: threading.Lock = field(default_factory=threading.Lock)
     _finished: deque[_TensorJob] = field(default_factory=deque)
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
-    checked: dict[Path, Checked] = field(default_factory=dict)
+    checked: dict[Path, int] = field(default_factory=dict)
+    """Rows of each finished file that were compared with the source's."""
     _reported: float = 0.0
     _began: float = 0.0
 
     def __post_init__(self) -> None:
         self.rmse = [{} for _ in self.parts]
+        self.relative = [{} for _ in self.parts]
 
     def take_over(self, kept: Kept) -> None:
         """Checks what an interrupted run has finished, and tells of it as if it were done now."""
@@ -283,8 +296,9 @@ class _Run:
         self.journal.resume(kept, look)
         for entry in kept.entries:
             self.kept_bytes += entry.read
-            for output, (target, rmse) in enumerate(zip(self.prepared.targets, entry.rmse, strict=True)):
-                self._tell(output, target.layout.tensors[entry.tensor], rmse)
+            for output, target in enumerate(self.prepared.targets):
+                errors = entry.rmse[output], entry.relative[output]
+                self._tell(output, target.layout.tensors[entry.tensor], *errors)
 
     def all_tensors(self) -> None:
         self._began = time.perf_counter()
@@ -349,15 +363,18 @@ class _Run:
 
     def _job(self, index: int) -> _TensorJob:
         tensor = self.prepared.model.tensors[index]
+        importance = self.prepared.importance
+        weights = importance.for_tensor(tensor.name, tensor.shape) if importance else None
         variants: dict[str, _Variant] = {}
         for output, target in enumerate(self.prepared.targets):
             place = target.layout.tensors[index]
-            variant = variants.setdefault(place.type, _Variant(place.type, [], np.zeros(tensor.n_rows)))
-            variant.homes.append((output, place.offset))
-        importance = self.prepared.importance
-        weights = importance.for_tensor(tensor.name, tensor.shape) if importance else None
+            if place.type not in variants:
+                plain = np.zeros(tensor.n_rows)
+                weighted = plain if weights is None else np.zeros(tensor.n_rows)
+                variants[place.type] = _Variant(place.type, [], plain, weighted)
+            variants[place.type].homes.append((output, place.offset))
         step = max(1, min(self._pace, self.prepared.chunk_weights) // max(tensor.n_cols, 1))
-        return _TensorJob(tensor, index, list(variants.values()), weights, step)
+        return _TensorJob(tensor, index, list(variants.values()), weights, np.zeros(tensor.n_rows), step)
 
     def _write(self, job: _TensorJob, start: int, stop: int, crew: Crew[_Slab]) -> None:
         """One slab of one tensor into every output."""
@@ -369,8 +386,10 @@ class _Run:
             if variant.kind == tensor.type and tensor.type not in {"F32", "F16", "BF16"}:
                 data = tensor.raw(start, stop)
             else:
-                numbers = numbers or load(tensor, start, stop)
                 importance = None if job.importance is None else job.importance[start // tensor.shape[-2]]
+                if numbers is None:
+                    numbers = load(tensor, start, stop)
+                    energy(numbers, importance, job.energy[start:stop])
                 data = encode(
                     variant.kind,
                     numbers,
@@ -379,6 +398,7 @@ class _Run:
                     importance=importance,
                     refined=self.prepared.spec.refined,
                     errors=variant.errors[start:stop],
+                    weighted=None if importance is None else variant.weighted[start:stop],
                 )
             for output, offset in variant.homes:
                 self.parts[output].write(offset + start * data.shape[1], data)
@@ -386,7 +406,7 @@ class _Run:
     def _finish(self, job: _TensorJob) -> None:
         weights = max(job.tensor.n_elements, 1)
         found = {
-            output: sqrt(float(variant.errors.sum()) / weights)
+            output: (sqrt(float(variant.errors.sum()) / weights), variant.relative(job.energy))
             for variant in job.variants
             for output, _ in variant.homes
         }
@@ -394,12 +414,13 @@ class _Run:
             place = self.prepared.targets[output].layout.tensors[job.index]
             self.parts[output].hurry(place.offset, place.bytes)
         self.journal.done(job.index, [found[output] for output in range(len(self.parts))])
-        for output, rmse in found.items():
-            self._tell(output, self.prepared.targets[output].layout.tensors[job.index], rmse)
+        for output, errors in found.items():
+            self._tell(output, self.prepared.targets[output].layout.tensors[job.index], *errors)
 
-    def _tell(self, output: int, place: TensorPlace, rmse: float) -> None:
+    def _tell(self, output: int, place: TensorPlace, rmse: float, relative: float) -> None:
         self.rmse[output][place.name] = rmse
-        self.emit(TensorDone(output, place.name, place.type, place.bytes, rmse))
+        self.relative[output][place.name] = relative
+        self.emit(TensorDone(output, place.name, place.type, place.bytes, rmse, relative))
 
     def report(self, label: str) -> None:
         """Progress, unless the last one was less than a tenth of a second ago."""
@@ -417,27 +438,30 @@ class _Run:
         left = (now - self._began) * (total - done) / self.read_bytes if self.read_bytes else None
         self.emit(Progress(done, total, rate, left, self.peak.look(), label))
 
-    def check(self, part: PartFile) -> None:
+    def check(self, file: PartFile) -> None:
         """Compares a sample of a sealed file's rows with the source."""
         prepared = self.prepared
         if prepared.spec.check:
-            rows = compare_rows(
-                part.part, part.plan, prepared.model.tensors, prepared.importance, prepared.spec.refined
-            )
-            self.checked[part.target] = Checked(rows)
+            tensors, importance = prepared.model.tensors, prepared.importance
+            rows = compare_rows(file.part, file.plan, tensors, importance, prepared.spec.refined)
+            self.checked[file.target] = rows
 
     def output(self, index: int) -> OutputDone:
         planned = self.prepared.plan.outputs[index]
         types = {tensor.name: tensor.type for tensor in planned.tensors}
         errors = {name: self.rmse[index][name] for name in types}  # in the file's order, not that of the threads
+        relative = {name: self.relative[index][name] for name in types}
+        rows = sum(self.checked.get(file.target, 0) for file in self.parts[index].files)
         return OutputDone(
-            planned.path,
-            planned.type,
-            planned.bytes,
-            planned.bpw,
-            types,
-            errors,
-            self.checked.get(self.parts[index].target),
+            path=planned.path,
+            type=planned.type,
+            bytes=planned.bytes,
+            bpw=planned.bpw,
+            tensors=types,
+            error=errors,
+            files=planned.files,
+            relative_error=relative,
+            checked=Checked(rows) if self.prepared.spec.check else None,
         )
 
 

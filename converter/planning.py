@@ -15,12 +15,13 @@ from pathlib import Path
 
 import psutil
 
+import kernels
+from converter import estimate, options, recipes, splitting, writer
 from converter import imatrix as imatrices
-from converter import recipes, writer
-from converter.encode import BYTES_PER_WEIGHT, seconds_per_weight, writable
+from converter.encode import BYTES_PER_WEIGHT, NATIVE, refused, writable
 from converter.sources import lora, open_model
 from converter.sources.base import MetaEntry, SourceModel, SourceTensor
-from converter.spec import ConversionSpec, Plan, PlannedOutput, PlannedTensor, QuenchError
+from converter.spec import ConversionSpec, Plan, PlannedOutput, PlannedTensor, QuenchError, RuleCount, expected_seconds
 
 MEBIBYTE = 1 << 20
 _LARGEST_CAP = 2048 * MEBIBYTE
@@ -30,20 +31,27 @@ _VOCABULARY = 24
 """Bytes of memory for each byte of the packed header: measured 16 (SentencePiece) to 21 (a tokenizer.json)."""
 _CHUNK_WEIGHTS = 1 << 20
 """The most weights that one thread works on at a time: more gain nothing."""
-_COPY_RATE = 1e9
-"""Bytes a second that reading and writing are assumed to take, for the time estimate only."""
 
+_OWN_KEYS = {"general.quantization_version", "general.file_type"}
 _SHARED_NAMES = {"quantize.imatrix.file", "quantize.imatrix.dataset"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """One output: its recipe, its file, a (type, reason) for each tensor of the source, and the file's layout."""
+    """One output: its recipe, its file, a (type, reason) for each tensor of the source, and the file's layout.
+
+    ``files`` are the paths of all its files: ``path`` alone, or the parts of a split one.
+    """
 
     recipe: recipes.Recipe
     path: Path
     choices: list[tuple[str, str]]
     layout: writer.Layout
+    rules: tuple[RuleCount, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        return [path for path, _ in splitting.files_of(self.path, self.layout)]
 
 
 @dataclass(frozen=True)
@@ -78,14 +86,19 @@ def plan(model: SourceModel | str | os.PathLike[str], spec: ConversionSpec) -> P
     space) is checked when it starts.
     """
     with opened(model) as source, lora.merged(source, spec.lora) as whole:
-        return prepare(whole, spec).plan
+        return prepare(whole, spec, timed=True).plan
 
 
-def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
-    """Decides a conversion. See :func:`plan`."""
+def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) -> Prepared:
+    """Decides a conversion. See :func:`plan`. ``timed`` probes the kernels, for half a second, to tell the time."""
     if not model.tensors:
         raise QuenchError("no_weights", "The source has no weights.", str(model.info.path), "Choose a whole model.")
+    if model.incomplete:
+        raise QuenchError(
+            "incomplete", "The source is only a part of a model.", model.incomplete, "Put all its parts in one folder."
+        )
     importance = imatrices.read(spec.imatrix) if spec.imatrix else None
+    whole, model = model, options.applied(model, spec)
     overrides = recipes.checked(
         recipes.Overrides(
             spec.tensor_types,
@@ -94,16 +107,23 @@ def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
             spec.pure,
             spec.leave_output,
             importance is not None,
+            spec.keep_split,
         )
     )
     chosen = _recipes(spec, model)
     paths, folder = _paths(spec, model, chosen)
-    shared = _Shared(_carried(model.metadata, importance))
-    targets = [_target(model, recipe, path, overrides, shared) for recipe, path in zip(chosen, paths, strict=True)]
+    shared = _Shared(_carried(model.metadata, importance), spec, overrides)
+    targets = [_target(model, recipe, path, shared) for recipe, path in zip(chosen, paths, strict=True)]
+    importance = options.renamed_importance(importance, whole, spec) if importance else None
     for target in targets:
         _refuse_requantizing(model, target, spec)
         _refuse_missing_importance(model, target, importance)
     threads, chunk_weights, memory = _memory(model, spec, targets, importance)
+    read_bytes = sum(tensor.read_bytes(0, tensor.n_rows) for tensor in model.tensors)
+    seconds = _timed(model, targets, threads, spec.refined, importance) if timed else None
+    outputs = tuple(
+        _planned(model.tensors, target, seconds[i] if seconds else None) for i, target in enumerate(targets)
+    )
     return Prepared(
         model,
         spec,
@@ -114,12 +134,13 @@ def prepare(model: SourceModel, spec: ConversionSpec) -> Prepared:
         folder,
         Plan(
             source=model.info,
-            outputs=tuple(_planned(model.tensors, target) for target in targets),
-            read_bytes=sum(tensor.read_bytes(0, tensor.n_rows) for tensor in model.tensors),
+            outputs=outputs,
+            read_bytes=read_bytes,
             disk_needed=sum(target.layout.size for target in targets),
             disk_free=free_bytes(folder),
             memory_needed=memory,
-            seconds=_seconds(model.tensors, targets, threads, spec.refined),
+            seconds=expected_seconds(outputs, read_bytes) if timed else None,
+            warnings=_warnings(targets),
         ),
     )
 
@@ -140,18 +161,19 @@ def preflight(prepared: Prepared) -> None:
             "read_only", "The output folder cannot be written to.", f"{parent}.", "Choose another folder."
         )
     _refuse_overwriting_source(prepared.model, prepared.targets)
-    for target in prepared.targets:
-        if target.path.is_dir():
-            raise QuenchError("exists", "A folder has the output's name.", f"{target.path}.", "Choose another name.")
-        if target.path.exists() and not spec.overwrite:
+    files = [path for target in prepared.targets for path in target.files]
+    for path in files:
+        if path.is_dir():
+            raise QuenchError("exists", "A folder has the output's name.", f"{path}.", "Choose another name.")
+        if path.exists() and not spec.overwrite:
             raise QuenchError(
                 "exists",
                 "The output is there already.",
-                f"{target.path}.",
+                f"{path}.",
                 "Allow overwriting, or choose another name.",
             )
     needed = prepared.plan.disk_needed
-    free = free_bytes(folder) + sum(_left_behind(target.path) for target in prepared.targets)
+    free = free_bytes(folder) + sum(map(_left_behind, files))
     if needed > free:
         raise QuenchError(
             "no_space",
@@ -184,6 +206,18 @@ def _recipes(spec: ConversionSpec, model: SourceModel) -> list[recipes.Recipe]:
             "unknown_type", "No type was chosen.", "The list of types is empty.", "Choose one.", exit_status=2
         )
     found = [recipes.resolve(name, model.tensors) for name in spec.types]
+    if model.info.kind != "gguf" and (spec.keep_split or recipes.COPY in found):
+        raise QuenchError(
+            "usage",
+            "A model folder can only be converted.",
+            "Copying as it is and keeping the division into files are for GGUF sources.",
+            "Choose auto for the source's own 16-bit numbers, or a size for the files.",
+            exit_status=2,
+        )
+    if spec.keep_split and spec.split_size:
+        raise QuenchError(
+            "usage", "There are two wishes for the division into files.", "", "Keep it, or give a size.", exit_status=2
+        )
     return list({recipe.name: recipe for recipe in found}.values())
 
 
@@ -231,6 +265,8 @@ def _carried(metadata: Sequence[MetaEntry], importance: imatrices.Imatrix | None
     """The source's metadata for every output, without names of folders on somebody's disk."""
     kept = []
     for entry in metadata:
+        if entry.key in _OWN_KEYS:
+            continue
         if importance is not None and entry.key.startswith("quantize.imatrix."):
             continue
         if entry.key in _SHARED_NAMES and isinstance(entry.value, str):
@@ -248,44 +284,77 @@ def _carried(metadata: Sequence[MetaEntry], importance: imatrices.Imatrix | None
 
 
 class _Shared:
-    """Metadata that all outputs have in common, packed once."""
+    """What all outputs have in common: metadata, packed once, and what was asked for."""
 
-    def __init__(self, entries: Sequence[MetaEntry]) -> None:
+    def __init__(self, entries: Sequence[MetaEntry], spec: ConversionSpec, overrides: recipes.Overrides) -> None:
+        self.spec = spec
+        self.overrides = overrides
+        self.own = [entry for entry in map(options.parse_override, spec.override_kv) if entry.key in _OWN_KEYS]
         self.packed = writer.pack_metadata(entries)
         self.keys = len(entries)
         self.alignment = writer.alignment_of(entries)
 
 
-def _target(
-    model: SourceModel,
-    recipe: recipes.Recipe,
-    path: Path,
-    overrides: recipes.Overrides,
-    shared: _Shared,
-) -> Target:
-    choices = recipes.types(model.hparams, model.tensors, recipe, overrides, model.info.kind)
+def _target(model: SourceModel, recipe: recipes.Recipe, path: Path, shared: _Shared) -> Target:
+    choices = recipes.types(model.hparams, model.tensors, recipe, shared.overrides, model.info.kind)
     _refuse_unwritable(model.tensors, choices)
-    own = [
-        MetaEntry("general.quantization_version", recipes.QUANTIZATION_VERSION, "UINT32"),
-        MetaEntry("general.file_type", recipe.file_type, "UINT32"),
-    ]
+    own = [MetaEntry("general.quantization_version", recipes.QUANTIZATION_VERSION, "UINT32")]
+    file_type = _file_type(model) if recipe is recipes.COPY else recipe.file_type
+    if file_type is not None:
+        own.append(MetaEntry("general.file_type", file_type, "UINT32"))
+    own = options.overridden(own, shared.own)
     tensors = [(t.name, t.shape, kind) for t, (kind, _) in zip(model.tensors, choices, strict=True)]
     packed = (shared.packed, writer.pack_metadata(own))
-    return Target(recipe, path, choices, writer.layout(packed, shared.keys + len(own), tensors, shared.alignment))
+    contents = splitting.Contents(packed, shared.keys + len(own), tensors, shared.alignment)
+    layout = splitting.split_layout(path, contents, _homes(model, contents, shared.spec))
+    rules = recipes.rule_counts(model.hparams, model.tensors, recipe, shared.overrides, model.info.kind)
+    return Target(recipe, path, choices, layout, tuple(rules))
 
 
-def _planned(tensors: Sequence[SourceTensor], target: Target) -> PlannedOutput:
+def _file_type(model: SourceModel) -> int | None:
+    """``general.file_type`` of a GGUF source; None if it does not say."""
+    found = model.info.metadata.get("general.file_type")
+    return found if isinstance(found, int) and found >= 0 else None
+
+
+def _homes(model: SourceModel, contents: splitting.Contents, spec: ConversionSpec) -> list[int]:
+    """The number of the file that each tensor goes into."""
+    if spec.split_size:
+        return splitting.by_size(splitting.sizes(contents), spec.split_size)
+    if spec.keep_split:
+        files = list(dict.fromkeys(tensor.source_file for tensor in model.tensors))
+        return [files.index(tensor.source_file) for tensor in model.tensors]
+    return [0] * len(contents.tensors)
+
+
+def _warnings(targets: Sequence[Target]) -> tuple[str, ...]:
+    """What is allowed and yet hardly meant."""
+    found = []
+    for rules in zip(*(target.rules for target in targets), strict=True):
+        rule = rules[0]
+        if not rule.matches:
+            found.append(f"The rule {rule.pattern}={rule.type} matches no tensor.")
+        elif not any(one.wins for one in rules):
+            found.append(f"The rule {rule.pattern}={rule.type} decides nothing: others come before it, or the tensors "
+                         "it matches are never quantized.")  # fmt: skip
+    return tuple(found)
+
+
+def _planned(tensors: Sequence[SourceTensor], target: Target, seconds: Sequence[float] | None) -> PlannedOutput:
     places = target.layout.tensors
+    seconds = seconds or [0.0] * len(places)
     weights = sum(tensor.n_elements for tensor in tensors)
     return PlannedOutput(
         type=target.recipe.name,
-        path=str(target.path),
+        path=str(target.files[0]),
         bytes=target.layout.size,
         bpw=8 * sum(place.bytes for place in places) / max(weights, 1),
         tensors=tuple(
-            PlannedTensor(place.name, place.shape, place.type, place.bytes, why)
-            for place, (_, why) in zip(places, target.choices, strict=True)
+            PlannedTensor(place.name, place.shape, place.type, place.bytes, why, took)
+            for place, (_, why), took in zip(places, target.choices, seconds, strict=True)
         ),
+        files=tuple(map(str, target.files)) if len(target.files) > 1 else (),
+        rules=target.rules,
     )
 
 
@@ -339,15 +408,15 @@ def _refuse_missing_importance(model: SourceModel, target: Target, importance: i
 
 def _refuse_overwriting_source(model: SourceModel, targets: Sequence[Target]) -> None:
     source = Path(model.info.path).resolve()
-    inputs = {source}
+    inputs = {source, *(file.path.resolve() for file in model.files)}
     if source.is_dir():
         inputs |= {entry.resolve() for entry in source.iterdir() if entry.suffix != ".gguf"}
-    for target in targets:
-        if Path(os.path.realpath(target.path)) in inputs:
+    for path in (path for target in targets for path in target.files):
+        if Path(os.path.realpath(path)) in inputs:
             raise QuenchError(
                 "output_is_source",
                 "The output would replace the source.",
-                f"{target.path}.",
+                f"{path}.",
                 "Choose another name.",
                 exit_status=2,
             )
@@ -363,7 +432,8 @@ def _memory(
     cap = spec.memory_mib * MEBIBYTE or min(psutil.virtual_memory().available // 4, _LARGEST_CAP)
     threads = spec.threads if spec.threads > 0 else cores()
     longest = max(tensor.n_cols for tensor in model.tensors)
-    fixed = _BASE_MEMORY + _VOCABULARY * sum(map(len, targets[0].layout.header)) + model.working_bytes
+    fixed = _BASE_MEMORY + _VOCABULARY * sum(map(len, targets[0].layout.header))
+    fixed += model.working_bytes
     fixed += sum(entry.nbytes for entry in importance.entries.values()) if importance else 0
     room = (cap - fixed) // BYTES_PER_WEIGHT
     threads = max(1, min(threads, room // max(longest, _CHUNK_WEIGHTS // 64)))
@@ -387,12 +457,31 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _seconds(tensors: Sequence[SourceTensor], targets: Sequence[Target], threads: int, refined: bool) -> float | None:
-    """A rough time from a short probe of the kernels. Equal types of several outputs are made once."""
-    work = 0.0
-    moved = 0
-    for index, tensor in enumerate(tensors):
-        kinds = {target.choices[index][0] for target in targets}
-        moved += tensor.n_bytes + sum(target.layout.tensors[index].bytes for target in targets)
-        work += tensor.n_elements * sum(seconds_per_weight(kind, refined) for kind in kinds if kind != tensor.type)
-    return work / min(threads, cores()) + moved / _COPY_RATE
+def _timed(
+    model: SourceModel, targets: Sequence[Target], threads: int, refined: bool, importance: imatrices.Imatrix | None
+) -> list[list[float]]:
+    """Expected seconds for every tensor of every target. ``QuenchError`` if the kernels refuse to be measured."""
+    weighted = importance is not None
+
+    def works(tensor: SourceTensor, kind: str) -> list[estimate.Work]:
+        if kind == tensor.type and tensor.type not in NATIVE:
+            return []
+        if tensor.type in NATIVE:
+            return [estimate.Work(tensor.type, kind, weighted, refined)]
+        return [estimate.Work(tensor.type, "", False, False), estimate.Work("F32", kind, weighted, refined)]
+
+    needed = [
+        [works(tensor, kind) for tensor, (kind, _) in zip(model.tensors, target.choices, strict=True)]
+        for target in targets
+    ]
+    try:
+        costs = estimate.costs((work for each in needed for some in each for work in some), min(threads, cores()))
+    except kernels.KernelError as error:
+        raise refused(error, "the kernels") from error
+    return [
+        [
+            tensor.n_elements * sum(map(costs.__getitem__, some))
+            for tensor, some in zip(model.tensors, each, strict=True)
+        ]
+        for each in needed
+    ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from converter.mixes import EIGHT_WHY, EMBEDDINGS, MIXES, NO_MIX, OUTPUTS, TWO_BIT, Mix, Place
-from converter.spec import QuenchError
+from converter.spec import QuenchError, RuleCount
 
 QUANTIZATION_VERSION = 2
 """``general.quantization_version``: the revision of the block formats that the kernels write."""
@@ -85,16 +85,6 @@ class Overrides:
     leave_output: bool = False
     has_imatrix: bool = False
     in_order: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RuleCount:
-    """How many tensors a tensor rule matches by name, and how many got their type from it."""
-
-    pattern: str
-    type: str
-    matches: int
-    wins: int
 
 
 @dataclass(frozen=True, slots=True)

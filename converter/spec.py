@@ -6,6 +6,7 @@ Shapes are row-major as in numpy and Hugging Face: ``(rows, columns)``; a row is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -87,7 +88,9 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``output`` is a file for one type and a folder for several. ``tensor_types`` are ``(regular expression, type)``
     rules, the first match wins. ``lora`` are folders of adapters, merged in this order. ``threads`` 0 means all cores;
     ``memory_mib`` 0 means the default cap. ``resume`` goes on where an interrupted run of the same conversion ended, if
-    there was one. ``check``: a sample of what was written is compared with the source before it is done.
+    there was one. ``override_kv`` are ``KEY=TYPE:VALUE`` texts, ``prune_layers`` numbers of layers to leave out,
+    ``split_size`` the most bytes of tensors in one file (0: one file), ``keep_split`` the source's own division.
+    ``check``: a sample of what was written is compared with the source before it is done.
     """
 
     source: str
@@ -106,31 +109,58 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overwrite: bool = False
     allow_requantize: bool = False
     resume: bool = False
+    override_kv: tuple[str, ...] = ()
+    prune_layers: tuple[int, ...] = ()
+    keep_split: bool = False
+    split_size: int = 0
     check: bool = True
 
 
 class PlannedTensor(msgspec.Struct, frozen=True):
-    """A tensor of an output file before it exists. ``reason`` says in words why it got its type."""
+    """A tensor of an output file before it exists. ``reason`` says in words why it got its type.
+
+    ``seconds`` is what making it is expected to take, on all threads together.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: str
     bytes: int
     reason: str = ""
+    seconds: float = 0.0
+
+
+class RuleCount(msgspec.Struct, frozen=True):
+    """What a tensor rule does in one output: how many tensors it matches by name, how many got their type from it."""
+
+    pattern: str
+    type: str
+    matches: int
+    wins: int
 
 
 class PlannedOutput(msgspec.Struct, frozen=True):
-    """One file to be made: exact size in bytes (header and padding included) and bits per weight."""
+    """One output to be made: exact size in bytes (header and padding included) and bits per weight.
+
+    ``path`` is the file to open; ``files`` are all of them where the output is split, else empty. ``rules`` follow
+    ``ConversionSpec.tensor_types``.
+    """
 
     type: str
     path: str
     bytes: int
     bpw: float
     tensors: tuple[PlannedTensor, ...]
+    files: tuple[str, ...] = ()
+    rules: tuple[RuleCount, ...] = ()
+
+    @property
+    def all_files(self) -> tuple[str, ...]:
+        return self.files or (self.path,)
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Everything that is known before the first byte is written. Bytes and seconds."""
+    """Everything that is known before the first byte is written. Bytes and seconds; ``warnings`` are sentences."""
 
     source: ModelInfo
     outputs: tuple[PlannedOutput, ...]
@@ -139,16 +169,37 @@ class Plan(msgspec.Struct, frozen=True):
     disk_free: int
     memory_needed: int
     seconds: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+_READ_RATE, _WRITE_RATE = 2e9, 0.7e9
+"""Bytes a second that a disk is assumed to give and to take: it cannot be measured without filling it."""
+_STARTUP_SECONDS = 0.1
+"""Before the first slab and behind the last one: headers, flushing, reading back."""
+
+
+def expected_seconds(outputs: Sequence[PlannedOutput], read_bytes: int) -> float:
+    """Seconds for some outputs of one plan together: equal types of a tensor are made once, the source is read once."""
+    rows = zip(*(output.tensors for output in outputs), strict=True)
+    work = sum(sum({entry.type: entry.seconds for entry in entries}.values()) for entries in rows)
+    # The next rows are read while these are worked on; what is written must be on the disk at the end.
+    reading, writing = read_bytes / _READ_RATE, sum(output.bytes for output in outputs) / _WRITE_RATE
+    return _STARTUP_SECONDS + max(work, reading) + writing
 
 
 class TensorDone(msgspec.Struct, frozen=True, tag_field="message", tag="tensor_done"):
-    """One tensor of one output was quantized and written. ``rmse`` is root-mean-square error, 0 for lossless."""
+    """One tensor of one output was quantized and written. ``rmse`` is root-mean-square error, 0 for lossless.
+
+    ``relative_error`` is sqrt(sum(w (x - y)^2) / sum(w x^2)) over the weights x, what became of them y and each
+    column's importance w (1 without an importance matrix).
+    """
 
     output: int
     name: str
     type: str
     bytes: int
     rmse: float
+    relative_error: float = 0.0
 
 
 class Progress(msgspec.Struct, frozen=True, tag_field="message", tag="progress"):
@@ -172,7 +223,11 @@ class Checked(msgspec.Struct, frozen=True):
 
 
 class OutputDone(msgspec.Struct, frozen=True):
-    """A finished file: renamed into place, re-opened and verified. ``error`` maps tensor name to RMSE."""
+    """A finished file: renamed into place, re-opened and verified.
+
+    ``error`` maps tensor name to RMSE, ``relative_error`` to the error that :class:`TensorDone` explains. ``files`` are
+    all files of a split output, else empty.
+    """
 
     path: str
     type: str
@@ -180,6 +235,8 @@ class OutputDone(msgspec.Struct, frozen=True):
     bpw: float
     tensors: dict[str, str]
     error: dict[str, float]
+    files: tuple[str, ...] = ()
+    relative_error: dict[str, float] = {}
     checked: Checked | None = None
 
 

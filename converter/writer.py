@@ -20,6 +20,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -283,6 +284,15 @@ class PartFile:
         ends = [*(place.offset for place in self.plan.tensors[1:]), self.plan.size]
         for place, end in zip(self.plan.tensors, ends, strict=True):
             self.write(place.offset + place.bytes, bytes(end - place.offset - place.bytes))
+
+    def reader(self) -> FileIO:
+        """What is in the half-written file so far."""
+        return self.part.open("rb", buffering=0)
+
+    @property
+    def files(self) -> list[PartFile]:
+        """All files of the output: itself. A split output has several (``converter.splitting``)."""
+        return [self]
 
     def write(self, offset: int, data: Any) -> None:
         """Puts bytes (any contiguous buffer) at ``offset``. Safe from several threads."""

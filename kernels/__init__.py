@@ -39,6 +39,7 @@ __all__ = [
     "cpu",
     "dequantize",
     "dot",
+    "energy",
     "library_file",
     "log_softmax",
     "note",
@@ -346,6 +347,44 @@ def quantize(
     if status != _library.OK:
         _raise(status, qtype, report)
     return blocks
+
+
+def energy(
+    rows: npt.NDArray[Any],
+    importance: npt.NDArray[Any] | None = None,
+    *,
+    source: Source | None = None,
+    out: npt.NDArray[Any] | None = None,
+    backend: str | None = None,
+) -> npt.NDArray[np.float64]:
+    """Sum of importance * weight^2 (without importance, of weight^2) of each row, float64 (n_rows,).
+
+    What ``weighted_error`` of :func:`quantize` is a part of: the root of their ratio is the relative error. ``rows``,
+    ``importance`` and ``source`` as there; a weight that is not finite gives what such sums give. ``out``: float64
+    (n_rows,), contiguous; it is returned. Raises :class:`KernelError`: ``unknown_backend``, ``bad_array``,
+    ``bad_importance``.
+    """
+    n_rows, n_cols = _matrix(rows, "rows")
+    row_type = _row_type(rows, source)
+    if n_rows and n_cols > 1 and rows.strides[1] != rows.itemsize:
+        raise KernelError("bad_array", "The weights of a row must be contiguous; copy the array first.")
+    weights = _importance(importance, n_cols)
+    sums: npt.NDArray[np.float64] = _output(out, (n_rows,), np.float64)
+    if n_rows == 0:
+        return sums
+    status = _library.library().quench_energy(
+        _current(backend),
+        row_type,
+        rows.ctypes.data,
+        rows.strides[0],
+        n_rows,
+        n_cols,
+        None if weights is None else weights.ctypes.data,
+        sums.ctypes.data,
+    )
+    if status != _library.OK:
+        _raise(status, "rows", _library.Report())
+    return sums
 
 
 def dequantize(

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ABI = 3
+ABI = 4
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _FILE = f"libquench_kernels{_SUFFIX}"
@@ -61,6 +61,7 @@ def _declare(library: ctypes.CDLL) -> None:
             i32,
             [i32, i32, i32, pointer, i64, i64, i64, pointer, ctypes.c_uint32, pointer, size, pointer, pointer, pointer],
         ),
+        "quench_energy": (i32, [i32, i32, pointer, i64, i64, i64, pointer, pointer]),
         "quench_dequantize": (i32, [i32, i32, pointer, size, i64, i64, pointer, size]),
         "quench_score_rows": (
             i32,

@@ -97,6 +97,45 @@ def test_a_dry_run_knows_the_exact_size_and_writes_nothing(pocket: Path, tmp_pat
     assert plan["outputs"][0]["tensors"] == made["outputs"][0]["tensors"]
 
 
+def test_a_dry_run_tells_everything_that_is_known_before(pocket: Path, tmp_path: Path) -> None:
+    arguments = ["convert", pocket, "-o", tmp_path / "p.gguf", "--type", "Q4_K_M", "--dry-run", "--split-size", "1M"]
+    arguments += ["--tensor-type", "ffn_down=Q6_K", "--tensor-type", "ffn_dwon=Q8_0", "--prune-layers", "1,3-4"]
+    arguments += ["--override-kv", "general.name=str:Small"]
+    plan = quench_json(*arguments)
+    (output,) = plan["outputs"]
+    assert len(output["files"]) > 1 and output["path"] == output["files"][0]
+    assert [(rule["matches"], rule["wins"]) for rule in output["rules"]] == [(3, 3), (0, 0)]
+    assert plan["warnings"] == ["The rule ffn_dwon=Q8_0 matches no tensor."]
+    assert output["reasons"]["blk.0.ffn_down.weight"] == "a tensor rule"
+    assert "blk.3.attn_q.weight" not in output["tensors"]
+    assert 0 < plan["seconds"] < 60
+    assert plan["disk_needed"] == output["bytes"] < plan["disk_free"]
+    assert plan["memory_needed"] > 1 << 20
+    text = quench(*arguments).stdout
+    for part in ("needs", "of disk", "of memory", "about", "ffn_dwon=Q8_0", "matches no tensor", "decides"):
+        assert part in text
+    assert list(tmp_path.glob("*.gguf*")) == []
+
+
+def test_a_split_pruned_renamed_copy_reaches_the_files(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    arguments = (
+        "--type",
+        "copy",
+        "--split-size",
+        "1M",
+        "--prune-layers",
+        "0",
+        "--override-kv",
+        "general.name=str:Small",
+    )
+    made = quench_json("convert", pocket_gguf("Q4_K_M"), "-o", tmp_path / "p.gguf", *arguments)
+    (output,) = made["outputs"]
+    assert sorted(path.name for path in tmp_path.glob("*.gguf")) == [Path(path).name for path in output["files"]]
+    assert set(output["relative_error"].values()) == {0.0}
+    again = quench_json("inspect", output["files"][1])
+    assert (again["metadata"]["general.name"], again["layers"], again["problems"]) == ("Small", 5, [])
+
+
 def test_tensor_rules_reach_the_file(pocket: Path, tmp_path: Path) -> None:
     arguments = ("--type", "Q4_K_M", "--tensor-type", r"ffn_down=Q6_K", "--output-type", "Q8_0")
     data = quench_json("convert", pocket, "-o", tmp_path / "p.gguf", *arguments)
@@ -217,6 +256,10 @@ def test_the_library_keeps_what_was_added(pocket_gguf: Pocket, tmp_path: Path) -
     ("status", "arguments"),
     [
         (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q9_Z")),
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "IQ2_XS")),
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q8_0", "--split-size", "huge")),
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q8_0", "--prune-layers", "first")),
+        (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q8_0", "--override-kv", "key")),
         (2, ("convert", "POCKET", "--type", "Q8_0")),
         (2, ("convert", "POCKET", "-o", "x.gguf", "--type", "Q8_0", "--tensor-type", "nonsense")),
         (2, ("dance",)),

@@ -17,7 +17,7 @@ Pocket = Callable[[str], Path]
 
 
 def result_of(path: Path) -> ConversionResult:
-    output = OutputDone(str(path), "Q8_0", path.stat().st_size, 8.5, {}, {}, Checked(64))
+    output = OutputDone(str(path), "Q8_0", path.stat().st_size, 8.5, {}, {}, checked=Checked(64))
     return ConversionResult((output,), 1, 1.0, 1, "reference")
 
 

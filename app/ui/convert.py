@@ -30,8 +30,8 @@ from app.ui.convert_source import SourcePane, is_quantized
 from app.ui.library_table import FitWords, fit_words
 from app.ui.theme import set_role
 from app.ui.widgets import ErrorCard, button, drop_paths, label
-from converter.recipes import RECIPES
-from converter.spec import ConversionSpec, ModelInfo, Plan, PlannedOutput, QuenchError
+from converter.recipes import COPY, RECIPES
+from converter.spec import ConversionSpec, ModelInfo, Plan, PlannedOutput, QuenchError, expected_seconds
 
 if TYPE_CHECKING:
     from app.ui.context import Context
@@ -53,6 +53,7 @@ class ConvertPage(QWidget):
         self.job: Job | None = None
         self._planned: dict[str, PlannedOutput] = {}
         self._disk_free: int | None = None
+        self._plan: Plan | None = None
         self._asked = 0
         self.setAcceptDrops(True)
         self._plan_timer = QTimer(self, singleShot=True, interval=PLAN_DELAY_MS)
@@ -197,24 +198,36 @@ class ConvertPage(QWidget):
             threads=choices.threads,
             overwrite=overwrite,
             allow_requantize=requantize,
+            override_kv=choices.override_kv,
+            prune_layers=choices.prune_layers,
+            split_size=choices.split_size,
+            keep_split=choices.keep_split,
         )
 
     def _on_source(self) -> None:
-        self._planned, self._disk_free = {}, None
+        self._planned, self._disk_free, self._plan = {}, None, None
         self.plan_error.clear()
         self.requantize.setChecked(False)
-        self._plan_timer.start()
+        info = self.source.info
+        several = info is not None and info.kind == "gguf" and int(info.metadata.get("split.count") or 0) > 1
+        self.advanced.set_split_source(several)
+        self._on_advanced()
         self._on_ticks()
 
     def _on_advanced(self) -> None:
-        missing = NEEDS_IMATRIX if self.advanced.choices().imatrix is None else frozenset()
-        self.recipes.model.set_blocked(set(missing))
+        blocked = dict.fromkeys(NEEDS_IMATRIX, self.tr("Needs an importance matrix (under Advanced)."))
+        if self.advanced.choices().imatrix is not None:
+            blocked = {}
+        if self.source.info is None or self.source.info.kind != "gguf":
+            blocked[COPY.name] = self.tr("For GGUF files only.")
+        self.recipes.model.set_blocked(blocked)
         self._plan_timer.start()
         self._update()
 
     def _on_ticks(self) -> None:
         ticked = [self._planned[name] for name in self.recipes.model.ticked_names() if name in self._planned]
         self.result.show_plan(ticked)
+        self.advanced.show_counts([output.rules for output in ticked or self._planned.values()])
         self._update()
 
     def _ask_plan(self) -> None:
@@ -233,12 +246,12 @@ class ConvertPage(QWidget):
         if asked != self._asked or self.source.info is None:
             return
         if isinstance(answer, QuenchError):
-            self._planned, self._disk_free = {}, None
+            self._planned, self._disk_free, self._plan = {}, None, None
             self.plan_error.show_error(answer, [(self.tr("Retry"), self._ask_plan)])
         else:
             self.plan_error.clear()
             self._planned = {output.type: output for output in answer.outputs}
-            self._disk_free = answer.disk_free
+            self._disk_free, self._plan = answer.disk_free, answer
         info = self.source.info
         free = hardware.memory_available()
         fits = {name: self._fit_words(info, output, free) for name, output in self._planned.items()}
@@ -257,7 +270,9 @@ class ConvertPage(QWidget):
         info, folder = self.source.info, self.folder()
         if info is None or not folder:
             return []
-        names = [f"{info.name}-{name}.gguf" for name in self.recipes.model.ticked_names()]
+        ticked = self.recipes.model.ticked_names()
+        known = [Path(path).name for n in ticked if n in self._planned for path in self._planned[n].all_files]
+        names = known or [f"{info.name}-{name}.gguf" for name in ticked]
         return [name for name in names if (Path(folder) / name).exists()]
 
     def _update(self, *_: object) -> None:
@@ -265,7 +280,7 @@ class ConvertPage(QWidget):
         total = sum(output.bytes for output in ticked)
         short = self._disk_free is not None and total > self._disk_free
         info = self.source.info
-        again = info is not None and is_quantized(info)
+        again = info is not None and is_quantized(info) and self.recipes.model.ticked_names() != (COPY.name,)
         self.requantize.setVisible(again)
         notes = [self.advanced.choices().problem]
         if again:
@@ -292,9 +307,14 @@ class ConvertPage(QWidget):
             return self.tr("Tick at least one type.")
         if not ticked:
             return ""
-        files = self.tr("1 file") if len(ticked) == 1 else self.tr("%1 files").replace("%1", str(len(ticked)))
-        free = self.tr("%1 free").replace("%1", fmt.size(self._disk_free))
-        return f"{files}, {fmt.size(total)} · {free}"
+        count = sum(len(output.all_files) for output in ticked)
+        files = self.tr("1 file") if count == 1 else self.tr("%1 files").replace("%1", str(count))
+        parts = [f"{files}, {fmt.size(total)}", self.tr("%1 free").replace("%1", fmt.size(self._disk_free))]
+        if self._plan is not None:
+            parts.append(self.tr("%1 of memory").replace("%1", fmt.size(self._plan.memory_needed)))
+            seconds = expected_seconds(ticked, self._plan.read_bytes)
+            parts.append(self.tr("about %1").replace("%1", fmt.seconds(seconds)))
+        return " · ".join(parts)
 
     # ---- work
 

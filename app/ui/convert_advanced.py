@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +22,14 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app.ui.theme import set_role
 from app.ui.widgets import button, label
+from converter.options import parse_layers, parse_override, parse_size
 from converter.recipes import BLOCK_WEIGHTS
+from converter.spec import QuenchError, RuleCount
 
-TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "F16", "BF16", "F32")
+TYPES = ("Q2_K", "Q3_K", "Q4_0", "Q4_1", "Q4_K", "IQ4_XS", "IQ4_NL", "Q5_0", "Q5_1", "Q5_K", "Q6_K", "Q8_0",
+         "F16", "BF16", "F32")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class Advanced:
     imatrix: str | None = None
     lora: tuple[str, ...] = ()
     problem: str = ""
+    override_kv: tuple[str, ...] = ()
+    prune_layers: tuple[int, ...] = ()
+    split_size: int = 0
+    keep_split: bool = False
 
 
 def parse_rules(text: str) -> tuple[tuple[tuple[str, str], ...], str]:
@@ -94,8 +103,31 @@ class AdvancedPane(QWidget):
         self.rules.setTabChangesFocus(True)
         self._name(self.rules, self.tr("Tensor rules, one a line: regular expression=TYPE; the first match wins"))
         form.addRow(label(self.tr("Rules"), "muted"), self.rules)
+        self.counts = label("", "muted", wrap=True)
+        self.counts.setAccessibleName(self.tr("What the tensor rules match"))
+        self.counts.hide()
+        form.addRow(self.counts)
         form.addRow(label(self.tr("Importance"), "muted"), self._imatrix_row())
         form.addRow(label(self.tr("LoRA adapter"), "muted"), self._lora_row())
+        self.metadata = QPlainTextEdit()
+        self.metadata.setPlaceholderText("KEY=TYPE:VALUE")
+        self.metadata.setFixedHeight(40)
+        self.metadata.setTabChangesFocus(True)
+        words = self.tr("Changed facts about the model, one a line: KEY=TYPE:VALUE; TYPE is int, float, bool or str")
+        self._name(self.metadata, words)
+        form.addRow(label(self.tr("Metadata"), "muted"), self.metadata)
+        self.layers = self._line(
+            "3,7-9", self.tr("Layers to leave out, by number. The model gets smaller, and much weaker: measure it")
+        )
+        form.addRow(label(self.tr("Leave out"), "muted"), self.layers)
+        self.split = self._line(
+            self.tr("one file"), self.tr("Largest size of a file, such as 2GiB; larger models become several files")
+        )
+        form.addRow(label(self.tr("File size"), "muted"), self.split)
+        self.keep_split = self._check(
+            self.tr("As many files as the source"), self.tr("Each file of the source becomes one of the result")
+        )
+        form.addRow(self.keep_split)
         self.threads = QSpinBox()
         self.threads.setRange(0, 256)
         self.threads.setSpecialValueText(self.tr("all cores"))
@@ -111,10 +143,59 @@ class AdvancedPane(QWidget):
         self.threads.valueChanged.connect(self.changed)
         self.imatrix.textChanged.connect(self.changed)
         self.lora.textChanged.connect(self.changed)
+        self.metadata.textChanged.connect(self.changed)
+        self.layers.textChanged.connect(self.changed)
+        self.split.textChanged.connect(self.changed)
+        self.set_split_source(False)
+
+    def set_split_source(self, several: bool) -> None:
+        """Whether the source is in several files, so that there is a division to keep."""
+        self.keep_split.setVisible(several)
+        if not several:
+            self.keep_split.setChecked(False)
+
+    def show_counts(self, outputs: Sequence[Sequence[RuleCount]]) -> None:
+        """What each rule matches, and the most that it decides in one of the files to be made."""
+        lines, idle = [], False
+        for rules in zip(*outputs, strict=True):
+            matches, wins = rules[0].matches, max(rule.wins for rule in rules)
+            if not matches:
+                words = self.tr("matches no tensor")
+            elif not wins:
+                words = self.tr("matches %1, decides none")
+            else:
+                words = self.tr("matches %1, decides %2")
+            idle = idle or not wins
+            counted = words.replace("%1", str(matches)).replace("%2", str(wins))
+            lines.append(f"{rules[0].pattern}={rules[0].type}: {counted}")
+        self.counts.setText("\n".join(lines))
+        self.counts.setVisible(bool(lines))
+        set_role(self.counts, "warn" if idle else "muted")
+        self._fit_counts()
+
+    def resizeEvent(self, event: Any) -> None:
+        super().resizeEvent(event)
+        self._fit_counts()
+
+    def _fit_counts(self) -> None:
+        """A form gives a wrapped label one line; its own width says how many it needs."""
+        self.counts.setMinimumHeight(max(0, self.counts.heightForWidth(max(120, self.width() - 24))))
 
     def choices(self) -> Advanced:
         rules, bad_line = parse_rules(self.rules.toPlainText())
         problem = self.tr("This rule is not “regular expression=TYPE”: %1").replace("%1", bad_line) if bad_line else ""
+        overrides = tuple(filter(None, map(str.strip, self.metadata.toPlainText().splitlines())))
+        layers: tuple[int, ...] = ()
+        size = 0
+        try:
+            for text in overrides:
+                parse_override(text)
+            layers = parse_layers(self.layers.text())
+            size = parse_size(self.split.text()) if self.split.text().strip() else 0
+        except QuenchError as error:
+            problem = problem or f"{error.title} {error.detail}"
+        if size and self.keep_split.isChecked():
+            problem = problem or self.tr("Keep the source's files, or give a size: not both.")
         return Advanced(
             self.output_type.currentData(),
             self.embedding_type.currentData(),
@@ -125,6 +206,10 @@ class AdvancedPane(QWidget):
             self.imatrix.text().strip() or None,
             tuple(filter(None, [self.lora.text().strip()])),
             problem,
+            overrides,
+            layers,
+            size,
+            self.keep_split.isChecked(),
         )
 
     def _unfold(self, on: bool) -> None:
@@ -141,6 +226,13 @@ class AdvancedPane(QWidget):
         self._name(box, name)
         box.currentIndexChanged.connect(self.changed)
         return box
+
+    def _line(self, placeholder: str, words: str) -> QLineEdit:
+        field = QLineEdit()
+        field.setMinimumWidth(60)
+        field.setPlaceholderText(placeholder)
+        self._name(field, words)
+        return field
 
     def _check(self, text: str, words: str) -> QCheckBox:
         box = QCheckBox(text)

@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
 from app.ui import format as fmt
 from app.ui.library_table import FitWords
 from app.ui.widgets import badge_size, label, paint_badge
-from converter.recipes import RECIPES, Recipe
+from converter.recipes import COPY, RECIPES, Recipe
 from converter.spec import PlannedOutput
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class RecipeModel(QAbstractTableModel):
     def __init__(self, theme: Theme, parent: Any = None) -> None:
         super().__init__(parent)
         self._theme = theme
-        self.recipes: list[Recipe] = [RECIPES[name] for name in SHOWN]
+        self.recipes: list[Recipe] = [*(RECIPES[name] for name in SHOWN), COPY]
         self.ticked: set[str] = set(DEFAULT)
-        self.blocked: set[str] = set()
+        self.blocked: dict[str, str] = {}
         self._planned: dict[str, PlannedOutput] = {}
         self._fits: dict[str, FitWords] = {}
 
@@ -66,10 +66,10 @@ class RecipeModel(QAbstractTableModel):
         self._refresh(row)
         self.changed.emit()
 
-    def set_blocked(self, names: set[str]) -> None:
-        """Recipes that cannot be made with the present settings."""
-        if names != self.blocked:
-            self.blocked = names
+    def set_blocked(self, reasons: dict[str, str]) -> None:
+        """Recipes that cannot be made with the present settings, each with the reason."""
+        if reasons != self.blocked:
+            self.blocked = reasons
             self._refresh()
 
     def set_plan(self, planned: dict[str, PlannedOutput], fits: dict[str, FitWords]) -> None:
@@ -149,7 +149,7 @@ class RecipeModel(QAbstractTableModel):
             words = words.replace(mark, text)
         fit = self._fits.get(recipe.name)
         if recipe.name in self.blocked:
-            words += "\n" + self.tr("Needs an importance matrix (under Advanced).")
+            words += f"\n{self.blocked[recipe.name]}"
         return words + (f"\n{fit.why}" if fit else "")
 
 

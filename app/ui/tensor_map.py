@@ -10,13 +10,31 @@ from typing import Any
 
 from PySide6.QtCore import QEvent, QPoint, QRect, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QFont, QFontMetrics, QHelpEvent, QKeyEvent, QMouseEvent, QPainter, QPaintEvent, QPen
-from PySide6.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QToolTip, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QComboBox,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QStackedWidget,
+    QToolTip,
+    QVBoxLayout,
+    QWidget,
+)
 
 from app.ui import format as fmt
 from app.ui.chart_parts import Legend, SeriesStyle, significant
+from app.ui.tensor_errors import (
+    ErrorTable,
+    error_color,
+    error_step,
+    error_step_color,
+    error_step_words,
+    error_words,
+)
 from converter.spec import PlannedOutput, TensorDone
 
 ALL = -1
+TYPES, ERRORS, TABLE = range(3)
 MAX_TALL = 46
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
@@ -55,6 +73,7 @@ class Entry:
     reason: str
     done: bool = False
     rmse: float = 0.0
+    relative: float = 0.0
 
 
 @dataclass
@@ -95,6 +114,7 @@ class MapGrid(QWidget):
         self.tensors: dict[str, Tensor] = {}
         self.outputs: list[str] = []
         self.view = ALL
+        self.by_error = False
         self._edge: list[str] = []
         self._rows: list[str] = []
         self._layers = 0
@@ -124,13 +144,19 @@ class MapGrid(QWidget):
         if tensor is None or event.output not in tensor.entries:
             return
         entry = tensor.entries[event.output]
-        entry.type, entry.bytes, entry.rmse, entry.done = event.type, event.bytes, event.rmse, True
+        entry.type, entry.bytes, entry.done = event.type, event.bytes, True
+        entry.rmse, entry.relative = event.rmse, event.relative_error
         self.update(self._rects.get(event.name, QRect()).adjusted(-1, -1, 1, 1))
 
     def counts(self) -> tuple[int, int]:
         """Tensors done and planned over what is shown."""
         entries = [entry for tensor in self.tensors.values() for entry in self._shown(tensor)]
         return sum(entry.done for entry in entries), len(entries)
+
+    def error_counts(self) -> Counter[int]:
+        """How many finished tensors there are in each step of the error scale."""
+        entries = (entry for tensor in self.tensors.values() for entry in self._shown(tensor))
+        return Counter(error_step(entry.relative) for entry in entries if entry.done)
 
     def type_counts(self) -> Counter[str]:
         return Counter(entry.type for tensor in self.tensors.values() for entry in self._shown(tensor))
@@ -149,8 +175,11 @@ class MapGrid(QWidget):
     def _entry_words(self, output: str, entry: Entry) -> str:
         parts = [entry.type if output == entry.type else f"{output}: {entry.type}", fmt.size(entry.bytes)]
         if entry.done:
-            lossless = self.tr("exact")
-            parts.append(lossless if entry.rmse == 0 else self.tr("RMSE %1").replace("%1", significant(entry.rmse)))
+            if entry.rmse == 0:
+                parts.append(self.tr("exact"))
+            else:
+                parts.append(self.tr("RMSE %1").replace("%1", significant(entry.rmse)))
+                parts.append(self.tr("relative error %1").replace("%1", error_words(entry.relative)))
         if entry.reason:
             parts.append(entry.reason)
         return " · ".join(parts)
@@ -254,8 +283,11 @@ class MapGrid(QWidget):
         for i, entry in enumerate(entries):
             top = rect.top() + round(i * rect.height() / len(entries))
             bottom = rect.top() + round((i + 1) * rect.height() / len(entries))
-            colour = QColor(self.theme.type_color(entry.type))
-            if not entry.done:
+            if self.by_error:
+                colour = error_color(entry.relative, self.theme) if entry.done else QColor(0, 0, 0, 0)
+            else:
+                colour = QColor(self.theme.type_color(entry.type))
+            if not entry.done and not self.by_error:
                 colour.setAlpha(64 if self.theme.is_dark else 46)
             painter.fillRect(QRect(rect.left(), top, rect.width(), bottom - top), colour)
         if rect.width() >= 8 and rect.height() >= 8:
@@ -348,6 +380,13 @@ class TensorMap(QWidget):
         self.selector.currentIndexChanged.connect(self._on_view)
         self.selector.activated.connect(self._on_choice)
         self._chosen = ""
+        self._compact = False
+        self.look = QComboBox()
+        self.look.setAccessibleName(self.tr("What the tensor map shows"))
+        for words, look in ((self.tr("Types"), TYPES), (self.tr("Errors"), ERRORS), (self.tr("Table"), TABLE)):
+            self.look.addItem(words, look)
+        self.look.currentIndexChanged.connect(self._on_look)
+        self.table = ErrorTable(theme)
         self._title = QLabel(self.tr("Tensors"))
         self._title.setFont(theme.font(13, True))
         self.count = QLabel("")
@@ -363,11 +402,15 @@ class TensorMap(QWidget):
         header.addWidget(self._title)
         header.addWidget(self.count, 1)
         header.addWidget(self.selector)
+        header.addWidget(self.look)
+        self._stack = QStackedWidget()
+        self._stack.addWidget(self.grid)
+        self._stack.addWidget(self.table)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
         layout.addLayout(header)
-        layout.addWidget(self.grid, 1)
+        layout.addWidget(self._stack, 1)
         layout.addWidget(self._words)
         layout.addWidget(self.legend)
         self.grid.described.connect(self._describe)
@@ -386,16 +429,21 @@ class TensorMap(QWidget):
         self.selector.blockSignals(False)
         self.selector.setVisible(len(outputs) > 1)
         self.grid.set_outputs(outputs)
+        self.table.set_outputs(outputs)
         self._on_view()
         self._show_words(self._hint if outputs else "")
 
     def set_done(self, event: TensorDone) -> None:
         self.grid.set_done(event)
+        self.table.set_done(event)
         self._recount()
+        if self.grid.by_error:
+            self._relegend()
 
     def set_compact(self, on: bool) -> None:
         """Leave out the line of words; the tooltip says the same."""
-        self._words.setVisible(not on)
+        self._compact = on
+        self._words.setVisible(not on and self.look.currentData() != TABLE)
 
     def clear(self) -> None:
         self.set_outputs([])
@@ -407,9 +455,18 @@ class TensorMap(QWidget):
     def _on_view(self, *_: object) -> None:
         chosen = self.selector.currentData()
         self.grid.view = ALL if chosen is None else int(chosen)
+        self.table.show_output(None if self.grid.view == ALL else self.grid.view)
         self.grid.update()
         self._relegend()
         self._recount()
+
+    def _on_look(self, *_: object) -> None:
+        look = self.look.currentData()
+        self._stack.setCurrentWidget(self.table if look == TABLE else self.grid)
+        self.grid.by_error = look == ERRORS
+        self._words.setVisible(look != TABLE and not self._compact)
+        self.grid.update()
+        self._relegend()
 
     def _recount(self) -> None:
         done, total = self.grid.counts()
@@ -418,12 +475,23 @@ class TensorMap(QWidget):
         self.grid.setAccessibleName(self.tr("Tensor map, %1 tensors").replace("%1", text or "0"))
 
     def _relegend(self) -> None:
+        if self.grid.by_error:
+            found = self.grid.error_counts()
+            steps = [
+                SeriesStyle(f"{words}  {found.get(step, 0)}", error_step_color(step, self.theme), kind="box")
+                for step, words in enumerate(error_step_words())
+                if found.get(step)
+            ]
+            self.legend.set_styles(steps, QColor(self.theme.tokens.text), QColor(self.theme.tokens.border))
+            self.legend.setVisible(bool(steps))
+            return
         counts = self.grid.type_counts()
         styles = [
             SeriesStyle(f"{kind}  {count}", QColor(self.theme.type_color(kind)), kind="box")
             for kind, count in sorted(counts.items(), key=lambda item: (not item[0].startswith("Q"), item[0]))
         ]
         self.legend.set_styles(styles, QColor(self.theme.tokens.text), QColor(self.theme.tokens.border))
+        self.legend.setVisible(self.look.currentData() != TABLE)
 
     def _describe(self, words: str) -> None:
         first, second, *rest = words.split("\n")

@@ -126,6 +126,7 @@ class SourceModel:
     vocabulary may take a second) and holds neither ``general.file_type`` nor ``general.quantization_version``: those
     belong to the output. It may raise ``QuenchError``. ``files`` are all that weights are read from: a conversion can
     only be resumed when it knows them again. ``working_bytes`` is memory that reading takes beside the rows.
+    ``incomplete`` is a sentence if files of the model are missing: it can be looked at but not converted.
     """
 
     info: ModelInfo
@@ -135,6 +136,7 @@ class SourceModel:
     on_close: Callable[[], None]
     files: Sequence[ByteFile] = ()
     working_bytes: int = 0
+    incomplete: str = ""
     _metadata: list[MetaEntry] | None = field(default=None, init=False, repr=False)
 
     @property

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 from converter.sources.base import MetaEntry, RecipeHints, SourceModel
 from converter.sources.files import ByteFile
 from converter.sources.gguf_header import ARRAY, STRING, VALUE_TYPES, Header, read_header
+from converter.sources.gguf_parts import Parts, read_parts
 from converter.sources.tensors import FileTensor
 from converter.spec import ModelInfo, QuenchError, TensorInfo
 
@@ -24,26 +26,34 @@ _SPLIT_SUFFIX = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def open_gguf(path: Path) -> SourceModel:
-    """Opens a GGUF file; reads its header only. Raises ``QuenchError`` for anything that does not add up."""
-    file = ByteFile(path)
-    try:
-        header = read_header(file)
+    """Opens a GGUF file, or the whole model that it is a part of; reads headers only.
+
+    Any part of a split model stands for all of it. If some are missing it can still be looked at. Raises
+    ``QuenchError`` for anything that does not add up.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(closing(ByteFile(path)))
+        parts = Parts([file], [read_header(file)], "")
+        if _number(parts.headers[0], "split.count") > 1:
+            parts = read_parts(file, parts.headers[0], stack)
         tensors: list[SourceTensor] = [
             FileTensor(file, t.offset, name=t.name, source_name=t.name, shape=t.shape, stored=t.type)
+            for file, header in zip(parts.files, parts.headers, strict=True)
             for t in header.tensors
         ]
-        info = _info(path, file.size, header)
+        info = _info(parts)
+        first = parts.headers[0]
         hints = RecipeHints(
             architecture=info.architecture,
             layers=info.layers,
-            heads=info.heads,
-            kv_heads=info.kv_heads,
+            heads=_first(first, f"{info.architecture}.attention.head_count"),
+            kv_heads=_first(first, f"{info.architecture}.attention.head_count_kv") or info.heads,
             experts=info.experts,
         )
-    except QuenchError:
-        file.close()
-        raise
-    return SourceModel(info, tensors, hints, lambda: _metadata(header), file.close, [file])
+        closed = stack.pop_all()
+    return SourceModel(
+        info, tensors, hints, lambda: _metadata(first), closed.close, parts.files, incomplete=parts.missing
+    )
 
 
 def base_name(path: Path) -> str:
@@ -65,7 +75,8 @@ def _metadata(header: Header) -> list[MetaEntry]:
     ]
 
 
-def _info(path: Path, size: int, header: Header) -> ModelInfo:
+def _info(parts: Parts) -> ModelInfo:
+    path, header = parts.files[0].path, parts.headers[0]
     architecture = _string(header, "general.architecture")
     if not architecture:
         raise QuenchError(
@@ -74,7 +85,7 @@ def _info(path: Path, size: int, header: Header) -> ModelInfo:
             f"{path.name} has no general.architecture.",
             "It may be a data file of another program; choose a model.",
         )
-    tensors = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for t in header.tensors)
+    tensors = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for each in parts.headers for t in each.tensors)
 
     def number(key: str) -> int:
         return _number(header, f"{architecture}.{key}")
@@ -103,10 +114,10 @@ def _info(path: Path, size: int, header: Header) -> ModelInfo:
         tokenizer=_string(header, "tokenizer.ggml.model"),
         pre_tokenizer=_string(header, "tokenizer.ggml.pre"),
         types=count_types(tensors),
-        bytes=size,
+        bytes=sum(file.size for file in parts.files),
         tensors=tensors,
         metadata={key: header.preview(key) for key in header.values},
-        problems=tuple(_problems(header, architecture, tensors)),
+        problems=tuple(_problems(header, architecture, tensors, parts.missing)),
         chat_template=template or None,
         tied_embeddings="token_embd.weight" in names and "output.weight" not in names,
     )
@@ -120,14 +131,12 @@ def count_types(tensors: Sequence[TensorInfo]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _problems(header: Header, architecture: str, tensors: Sequence[TensorInfo]) -> list[str]:
+def _problems(header: Header, architecture: str, tensors: Sequence[TensorInfo], missing: str) -> list[str]:
     problems = []
     if not tensors:
         problems.append("The file has no weights, only metadata.")
-    count = _number(header, "split.count")
-    if count > 1:
-        number = _number(header, "split.no") + 1
-        problems.append(f"This is part {number} of {count}: alone it is not the whole model.")
+    if missing:
+        problems.append(missing)
     if _string(header, "general.type") not in ("", "model"):
         problems.append(f"The file says that it is no model but: {_string(header, 'general.type')}.")
     if "tokenizer.ggml.tokens" not in header.values:
@@ -159,6 +168,15 @@ def _number(header: Header, key: str) -> int:
         return max(0, int(value))
     except (ValueError, OverflowError):  # not a number, or infinite
         return 0
+
+
+def _first(header: Header, key: str) -> int:
+    """A whole number, or the first of an array; 0 where there is none."""
+    entry = header.values.get(key)
+    if entry is None or entry.item_type in (None, STRING):
+        return _number(header, key)
+    value = next(iter(header.value(key)), 0)
+    return max(0, int(value)) if isinstance(value, int) else 0
 
 
 def _elements(shape: tuple[int, ...]) -> int:

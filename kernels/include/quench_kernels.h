@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a function's arguments or a number below change meaning. */
-#define QUENCH_ABI 3
+#define QUENCH_ABI 4
 
 enum quench_type {
     QUENCH_F32 = 0,
@@ -114,6 +114,11 @@ QUENCH_API int32_t quench_quantize(int32_t backend, int32_t type, int32_t row_ty
                                    int64_t row_stride, int64_t n_rows, int64_t n_cols, const float *importance,
                                    uint32_t flags, void *blocks, size_t blocks_size, double *squared_error,
                                    double *weighted_error, quench_report *report);
+
+/* energy[row] = sum of importance * weight^2 over the row, in double (importance NULL: 1): what quench_quantize's
+ * weighted_error is a part of. Rows and importance as there; the numbers do not depend on the backend. */
+QUENCH_API int32_t quench_energy(int32_t backend, int32_t row_type, const void *rows, int64_t row_stride,
+                                 int64_t n_rows, int64_t n_cols, const float *importance, double *energy);
 
 /* Decode contiguous blocks of `type` into n_rows * n_cols contiguous floats. Any bytes are valid blocks. */
 QUENCH_API int32_t quench_dequantize(int32_t backend, int32_t type, const void *blocks, size_t blocks_size,

@@ -44,6 +44,22 @@ def _log() -> Iterator[list[str]]:
         yield lines
 
 
+def _overrides(metadata: Sequence[tuple[str, int | float | bool | str]]) -> Any:
+    """``llama_model_kv_override`` structures, the last one empty."""
+    found = (llama_cpp.llama_model_kv_override * (len(metadata) + 1))()
+    for slot, (key, value) in zip(found, metadata, strict=False):
+        slot.key = key.encode()
+        if isinstance(value, bool):
+            slot.tag, slot.value.val_bool = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_BOOL, value
+        elif isinstance(value, int):
+            slot.tag, slot.value.val_i64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT, value
+        elif isinstance(value, float):
+            slot.tag, slot.value.val_f64 = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_FLOAT, value
+        else:
+            slot.tag, slot.value.val_str = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_STR, value.encode()
+    return found
+
+
 def quantize(
     source: Path,
     target: Path,
@@ -56,6 +72,10 @@ def quantize(
     leave_output: bool = False,
     pure: bool = False,
     allow_requantize: bool = False,
+    metadata: Sequence[tuple[str, int | float | bool | str]] = (),
+    prune: Sequence[int] = (),
+    copy: bool = False,
+    keep_split: bool = False,
     dry_run: bool = False,
 ) -> str:
     """Runs ``llama_model_quantize`` and returns its log; fails the test if it refuses."""
@@ -66,6 +86,12 @@ def quantize(
     parameters.dry_run = dry_run
     parameters.allow_requantize = allow_requantize
     parameters.quantize_output_tensor = not leave_output
+    parameters.only_copy = copy
+    parameters.keep_split = keep_split
+    if metadata:
+        parameters.kv_overrides = _overrides(metadata)
+    if prune:
+        parameters.prune_layers = (ctypes.c_int32 * (len(prune) + 1))(*prune, -1)
     if output_type:
         parameters.output_tensor_type = type_number(output_type)
     if embedding_type:

@@ -315,6 +315,43 @@ def test_the_error_is_that_of_the_written_blocks(family: ConversionResult, name:
         assert output.tensors[key] == tensor.tensor_type.name
 
 
+@pytest.mark.parametrize("name", ["Q4_K_M", "Q8_0"])
+@pytest.mark.parametrize("with_importance", [False, True], ids=["plain", "importance"])
+def test_the_relative_error_is_that_of_the_written_blocks(
+    family: ConversionResult, name: str, with_importance: bool, tmp_path: Path
+) -> None:
+    source, ours = path_of(family, "BF16"), tmp_path / "ours.gguf"
+    entries = imatrix_of(source) if with_importance else {}
+    matrix = str(write_imatrix(tmp_path / "m.gguf", entries)) if with_importance else None
+    events: list[ConversionEvent] = []
+    result = convert(ConversionSpec(str(source), str(ours), (name,), imatrix=matrix), events.append)
+    told = {event.name: event.relative_error for event in events if isinstance(event, TensorDone)}
+    assert told == result.outputs[0].relative_error
+    exact, found = tensors_of(path_of(family, "F32")), tensors_of(ours)
+    for key, tensor in found.items():
+        x = exact[key].data.astype(np.float64)
+        y = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float64)
+        w = entries.get(key, np.ones(x.shape[-1])).astype(np.float64)
+        relative = float(np.sqrt((w * (x - y) ** 2).sum() / (w * x**2).sum()))
+        assert told[key] == pytest.approx(relative, rel=1e-6, abs=1e-12), key
+        assert (told[key] > 0) == (tensor.tensor_type.name not in {"F32", "F16", "BF16"})
+
+
+def test_every_experts_importance_counts_in_the_relative_error(mixture: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(12)
+    name = "blk.1.ffn_up_exps.weight"
+    weights = random.random((4, 256), np.float32) * np.array([[0.0], [1.0], [5.0], [0.1]], np.float32)
+    matrix = write_legacy(tmp_path / "m.dat", {name: weights.ravel()})
+    spec = ConversionSpec(str(mixture), str(tmp_path / "o.gguf"), ("Q4_K_M",), imatrix=str(matrix), memory_mib=34)
+    result = convert(spec)
+    tensor = tensors_of(tmp_path / "o.gguf")[name]
+    x = tensors_of(mixture)[name].data.astype(np.float64)
+    y = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(x.shape).astype(np.float64)
+    w = weights.astype(np.float64)[:, None, :]
+    relative = float(np.sqrt((w * (x - y) ** 2).sum() / (w * x**2).sum()))
+    assert result.outputs[0].relative_error[name] == pytest.approx(relative, rel=1e-6)
+
+
 # ---- one pass, and what it says ----
 
 

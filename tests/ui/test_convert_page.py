@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import gguf
 import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton
+from PySide6.QtWidgets import QAbstractButton, QComboBox
 from pytestqt.qtbot import QtBot
 
 from app.ui import format as fmt
@@ -21,9 +22,11 @@ from app.ui.context import Context
 from app.ui.convert import ConvertPage
 from app.ui.convert_advanced import parse_rules
 from app.ui.convert_recipes import NAME, SHOWN, TITLE
+from app.ui.tensor_errors import error_step, error_words
 from app.ui.tensor_map import place
 from app.ui.widgets import ErrorCard
 from converter.recipes import RECIPES
+from converter.spec import ConversionResult
 from tests.ui.conftest import nameless, red_cards
 
 EVERYTHING = tuple(name for name in SHOWN if not RECIPES[name].needs_imatrix)
@@ -130,6 +133,91 @@ def test_an_adapter_is_a_part_of_the_plan(qtbot: QtBot, planned: ConvertPage, tm
     qtbot.waitUntil(lambda: "LoRA" in planned.plan_error.accessibleName(), timeout=20_000)
     planned.advanced.lora.clear()
     qtbot.waitUntil(lambda: not planned.plan_error.isVisibleTo(planned), timeout=20_000)
+
+
+def test_rules_say_what_they_match_while_they_are_typed(qtbot: QtBot, planned: ConvertPage) -> None:
+    pane = planned.advanced
+    pane.rules.setPlainText("ffn_down=Q8_0\nffn_dwon=Q6_K")
+    qtbot.waitUntil(lambda: "matches no tensor" in pane.counts.text(), timeout=20_000)
+    assert pane.counts.text().splitlines()[0] == "ffn_down=Q8_0: matches 6, decides 6"
+    assert pane.counts.property("role") == "warn"
+    pane.rules.setPlainText("ffn_down=Q8_0")
+    qtbot.waitUntil(lambda: len(pane.counts.text().splitlines()) == 1, timeout=20_000)
+    assert pane.counts.property("role") == "muted"
+
+
+def test_more_files_fewer_layers_other_metadata(qtbot: QtBot, planned: ConvertPage, quench_home: Path) -> None:
+    page, pane = planned, planned.advanced
+    pane.split.setText("1M")
+    pane.layers.setText("1, 3-4")
+    pane.metadata.setPlainText("general.name=str:Small")
+    qtbot.waitUntil(lambda: len(page._planned["Q4_K_M"].files) > 1, timeout=20_000)
+    planned_files = page._planned["Q4_K_M"].files
+    assert page.sum.text().startswith(f"{len(planned_files)} files")
+    assert "of memory" in page.sum.text() and "about" in page.sum.text()
+    run_to_end(qtbot, page)
+    assert sorted(str(file) for file in (quench_home / "models").iterdir()) == sorted(planned_files)
+    reader = gguf.GGUFReader(planned_files[0])
+    assert reader.fields["general.name"].contents() == "Small"
+    assert reader.fields["llama.block_count"].contents() == 3
+    assert "Replaces" in page.note.text()
+    for field, wrong in ((pane.split, "huge"), (pane.layers, "9-1")):
+        field.setText(wrong)
+        assert not page.convert_button.isEnabled()
+        assert wrong in page.note.text()
+        field.setText("")
+    pane.metadata.setPlainText("nonsense")
+    assert "nonsense" in page.note.text()
+
+
+def test_copy_is_for_files_and_needs_no_leave(
+    qtbot: QtBot, page: ConvertPage, pocket_gguf: Callable[[str], Path], quench_home: Path
+) -> None:
+    model = page.recipes.model
+    assert "copy" in model.blocked
+    page.receive({"source": str(pocket_gguf("Q4_K_M"))})
+    qtbot.waitUntil(lambda: "copy" in page._planned, timeout=20_000)
+    model.set_ticked(["copy"])
+    assert not page.requantize.isVisible() and page.convert_button.isEnabled()
+    run_to_end(qtbot, page)
+    (made,) = (quench_home / "models").iterdir()
+    theirs = {t.name: t.data.tobytes() for t in gguf.GGUFReader(pocket_gguf("Q4_K_M")).tensors}
+    assert {t.name: t.data.tobytes() for t in gguf.GGUFReader(made).tensors} == theirs
+
+
+def test_the_error_map_in_colours_and_in_figures(qtbot: QtBot, planned: ConvertPage) -> None:
+    planned.recipes.model.set_ticked(["Q8_0", "Q3_K_S"])
+    run_to_end(qtbot, planned)
+    assert planned.job is not None and isinstance(planned.job.result, ConversionResult)
+    result = planned.job.result
+    chart = planned.result.map
+    name = "blk.2.ffn_up.weight"
+    words = chart.grid.words(name)
+    for output in result.outputs:
+        assert f"relative error {error_words(output.relative_error[name])}" in words
+    choose(chart.look, "Errors")
+    counts = chart.grid.error_counts()
+    expected = Counter(error_step(e) for output in result.outputs for e in output.relative_error.values())
+    assert counts == expected and len(counts) >= 3
+    choose(chart.look, "Table")
+    assert chart.table.isVisible() and not chart.grid.isVisible()
+    rows = chart.table.model()
+    assert rows.rowCount() == sum(len(output.tensors) for output in result.outputs)
+    worst = max(result.outputs, key=lambda output: max(output.relative_error.values()))
+    top = max(worst.relative_error, key=lambda key: worst.relative_error[key])
+    assert [rows.index(0, column).data() for column in (0, 1, 3)] == [
+        top, worst.type, error_words(worst.relative_error[top])
+    ]  # fmt: skip
+    choose(chart.selector, "Q8_0")
+    assert {rows.index(row, 1).data() for row in range(rows.rowCount())} == {"Q8_0"}
+    chart.table.sortByColumn(0, Qt.SortOrder.AscendingOrder)
+    names = [rows.index(row, 0).data() for row in range(rows.rowCount())]
+    assert names == sorted(names)
+
+
+def choose(box: QComboBox, text: str) -> None:
+    """What a click on an entry does."""
+    box.setCurrentIndex(box.findText(text))
 
 
 def test_nothing_ticked_nothing_to_do(planned: ConvertPage) -> None:

@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "--refined", action="store_true", help="same types and sizes with less error than llama.cpp's own blocks"
     )
+    convert.add_argument("--no-check", action="store_true", help="do not read back and try what was written")
     convert.add_argument("--lora", action="append", default=[], metavar="DIR", help="adapter to merge; repeatable")
     convert.add_argument("--threads", type=_natural, default=0, metavar="N")
     convert.add_argument("--memory", type=_natural, default=0, metavar="MiB")

@@ -65,6 +65,7 @@ def convert(options: argparse.Namespace) -> Result:
         pure=options.pure,
         leave_output=options.leave_output,
         lora=tuple(options.lora),
+        check=not options.no_check,
         threads=options.threads,
         memory_mib=options.memory,
         overwrite=options.overwrite,
@@ -99,6 +100,8 @@ def convert(options: argparse.Namespace) -> Result:
     text += (
         f"\n{console.duration(result.seconds)}, peak memory {console.size(result.peak_rss)}, kernels {result.kernels}"
     )
+    notes = [f"\n{o.path}: {o.checked.note}" for o in result.outputs if o.checked and o.checked.note]
+    text += "".join(notes)
     data = msgspec.to_builtins(result)
     data.pop("message", None)
     return Result(data, text)

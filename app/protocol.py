@@ -128,6 +128,12 @@ class CheckKernels(msgspec.Struct, frozen=True, tag_field="message", tag="check_
     request: int
 
 
+class TryModel(msgspec.Struct, frozen=True, tag_field="message", tag="try_model"):
+    """Load a GGUF file and ask it for one token (worker ``trial``); answered by :class:`ModelTried` or Failed."""
+
+    path: str
+
+
 class RunSelftest(msgspec.Struct, frozen=True, tag_field="message", tag="run_selftest"):
     """Run the self-test of these backends (worker ``selftest``): for each :class:`BackendStarted` and
     :class:`BackendTested`, then :class:`KernelsTested`."""
@@ -327,6 +333,12 @@ class KernelsTested(msgspec.Struct, frozen=True, tag_field="message", tag="kerne
     """The end of a self-test."""
 
     backends: tuple[str, ...]
+
+
+class ModelTried(msgspec.Struct, frozen=True, tag_field="message", tag="model_tried"):
+    """The engine loaded a file and answered with this token."""
+
+    token: int
 
 
 class Loading(msgspec.Struct, frozen=True, tag_field="message", tag="loading"):
@@ -648,6 +660,7 @@ Command = (
     | Generate
     | Stop
     | Score
+    | TryModel
     | MeasureQuality
     | MeasureBench
     | MeasureImatrix
@@ -683,9 +696,10 @@ Event = (
     | TensorDone
     | Progress
     | ConversionResult
+    | ModelTried
 )
 
-TERMINAL = (ConversionResult, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled, Paused)
+TERMINAL = (ConversionResult, ModelTried, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled, Paused)
 """Events that end a job well, beside :class:`Failed` with ``request`` 0."""
 
 _encoder = msgspec.json.Encoder()

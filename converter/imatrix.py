@@ -54,6 +54,10 @@ class Imatrix:
             raise _bad(self.file, f"{name} has {entry.size} weights, the tensor needs {matrices * columns}.")
         return entry.reshape(matrices, columns)
 
+    def of_another_model(self) -> QuenchError:
+        """The refusal of a model that has none of the tensors."""
+        return _bad(self.file, f"it has {len(self.entries)} entries, and none of them is a tensor of this model.")
+
 
 def _bad(file: str, detail: str) -> QuenchError:
     return QuenchError(

@@ -23,6 +23,7 @@ import psutil
 
 import kernels
 from converter import journal as journals
+from converter.check import compare_rows
 from converter.crew import Crew
 from converter.encode import encode, energy, load
 from converter.planning import Prepared, plan, preflight, prepare
@@ -31,6 +32,7 @@ from converter.sources.files import ByteFile
 from converter.sources.gguf_header import read_header
 from converter.spec import (
     Cancelled,
+    Checked,
     ConversionEvent,
     ConversionResult,
     ConversionSpec,
@@ -112,6 +114,7 @@ def convert(
                 run.report(f"Checking {file.target.name}")
                 halt.look()
                 file.seal(verify)
+                run.check(file)
             _publish(files)
             stack.pop_all().close()
     result = ConversionResult(
@@ -274,6 +277,8 @@ class _Run:
     _counting: threading.Lock = field(default_factory=threading.Lock)
     _finished: deque[_TensorJob] = field(default_factory=deque)
     _recent: deque[tuple[float, int]] = field(default_factory=deque)
+    checked: dict[Path, int] = field(default_factory=dict)
+    """Rows of each finished file that were compared with the source's."""
     _reported: float = 0.0
     _began: float = 0.0
 
@@ -434,13 +439,30 @@ class _Run:
         left = (now - self._began) * (total - done) / self.read_bytes if self.read_bytes else None
         self.emit(Progress(done, total, rate, left, self.peak.look(), label))
 
+    def check(self, file: PartFile) -> None:
+        """Compares a sample of a sealed file's rows with the source."""
+        prepared = self.prepared
+        if prepared.spec.check:
+            tensors, importance = prepared.model.tensors, prepared.importance
+            rows = compare_rows(file.part, file.plan, tensors, importance, prepared.spec.refined)
+            self.checked[file.target] = rows
+
     def output(self, index: int) -> OutputDone:
         planned = self.prepared.plan.outputs[index]
         types = {tensor.name: tensor.type for tensor in planned.tensors}
         errors = {name: self.rmse[index][name] for name in types}  # in the file's order, not that of the threads
         relative = {name: self.relative[index][name] for name in types}
+        rows = sum(self.checked.get(file.target, 0) for file in self.parts[index].files)
         return OutputDone(
-            planned.path, planned.type, planned.bytes, planned.bpw, types, errors, planned.files, relative
+            path=planned.path,
+            type=planned.type,
+            bytes=planned.bytes,
+            bpw=planned.bpw,
+            tensors=types,
+            error=errors,
+            files=planned.files,
+            relative_error=relative,
+            checked=Checked(rows) if self.prepared.spec.check else None,
         )
 
 

@@ -112,6 +112,8 @@ def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) ->
     )
     chosen = _recipes(spec, model)
     paths, folder = _paths(spec, model, chosen)
+    if importance is not None and not any(tensor.name in importance.entries for tensor in whole.tensors):
+        raise importance.of_another_model()
     shared = _Shared(_carried(model.metadata, importance), spec, overrides)
     targets = [_target(model, recipe, path, shared) for recipe, path in zip(chosen, paths, strict=True)]
     importance = options.renamed_importance(importance, whole, spec) if importance else None

@@ -107,6 +107,11 @@ class Recipe:
     instead: str = ""
 
     @property
+    def gains(self) -> bool:
+        """Whether it is visibly better with an importance matrix: few bits, or steps that are hard to place."""
+        return self.bits < 4.6 or self.base.startswith("IQ")
+
+    @property
     def mix(self) -> Mix:
         return MIXES.get(self.name, NO_MIX)
 

@@ -90,6 +90,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``memory_mib`` 0 means the default cap. ``resume`` goes on where an interrupted run of the same conversion ended, if
     there was one. ``override_kv`` are ``KEY=TYPE:VALUE`` texts, ``prune_layers`` numbers of layers to leave out,
     ``split_size`` the most bytes of tensors in one file (0: one file), ``keep_split`` the source's own division.
+    ``check``: a sample of what was written is compared with the source before it is done.
     """
 
     source: str
@@ -112,6 +113,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prune_layers: tuple[int, ...] = ()
     keep_split: bool = False
     split_size: int = 0
+    check: bool = True
 
 
 class PlannedTensor(msgspec.Struct, frozen=True):
@@ -211,6 +213,15 @@ class Progress(msgspec.Struct, frozen=True, tag_field="message", tag="progress")
     label: str = ""
 
 
+class Checked(msgspec.Struct, frozen=True):
+    """How a finished file was looked at: ``rows`` of it were compared with the source's, and the engine was asked for
+    a ``token`` after a short text. None if it was not asked, or could not be; ``note`` says why, in a sentence."""
+
+    rows: int
+    token: int | None = None
+    note: str = ""
+
+
 class OutputDone(msgspec.Struct, frozen=True):
     """A finished file: renamed into place, re-opened and verified.
 
@@ -226,6 +237,7 @@ class OutputDone(msgspec.Struct, frozen=True):
     error: dict[str, float]
     files: tuple[str, ...] = ()
     relative_error: dict[str, float] = {}
+    checked: Checked | None = None
 
 
 class ConversionResult(msgspec.Struct, frozen=True, tag_field="message", tag="converted"):

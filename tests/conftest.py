@@ -66,11 +66,11 @@ def broken_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 84 million random weights: its conversion takes long enough for something to happen meanwhile."""
-    from tests.bench.models import Shape, write_model
+    """A folder of 47 million random weights: its conversion takes long enough for something to happen meanwhile."""
+    from tests.models import write_model
 
     folder = tmp_path_factory.mktemp("models") / "long"
-    write_model(folder, Shape(1024, 2816, 4, 16, 4, tied=True))
+    write_model(folder, 4)
     return folder
 
 

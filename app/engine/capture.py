@@ -40,6 +40,8 @@ class Sums:
 class Capture:
     """Give :attr:`callback` to a context; after each decode call :meth:`check`, then read :attr:`sums`.
 
+    A decode call that was interrupted has added a part of its rows: :meth:`take_back` forgets them.
+
     ``output``: also the output matrix. The callback runs inside native code, where nothing may be raised: an error is
     kept, everything after it is ignored, and :meth:`check` raises it.
     """
@@ -51,14 +53,26 @@ class Capture:
         self._plain, self._indirect = tensors.check()
         self._error: BaseException | None = None
         self._squared: tuple[int, Floats] | None = None
+        self._before: dict[str, Sums | None] = {}
         self.callback: Any = lib.ggml_backend_sched_eval_callback(self._receive)
 
     def check(self) -> None:
-        """Raise what went wrong since the last call. ``QuenchError`` ``not_finite`` for NaN or infinity."""
+        """Keep what was added, or raise what went wrong. ``QuenchError`` ``not_finite`` for NaN or infinity."""
         self._squared = None
+        self._before.clear()
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def take_back(self) -> None:
+        """Make :attr:`sums` what they were at the last :meth:`check`."""
+        self._squared = None
+        for name, before in self._before.items():
+            if before is None:
+                del self.sums[name]
+            else:
+                self.sums[name] = before
+        self._before.clear()
 
     def _receive(self, address: int, ask: bool, _data: int | None) -> bool:
         if self._error is not None:
@@ -126,6 +140,8 @@ class Capture:
 
     def _entry(self, name: str, matrices: int, columns: int, counts: int) -> Sums:
         entry = self.sums.get(name)
+        if name not in self._before:
+            self._before[name] = None if entry is None else Sums(entry.squares.copy(), entry.counts.copy())
         if entry is None:
             entry = Sums(np.zeros((matrices, columns), np.float32), np.zeros(counts, np.int64))
             self.sums[name] = entry

@@ -99,6 +99,7 @@ class ImatrixRun:
                     if self._out_of_time():
                         break
             except Cancelled:
+                capture.take_back()
                 self._save(capture, key, len(windows))
                 raise
         self._write(self._output, encode(self._collected(capture), self._command.format))

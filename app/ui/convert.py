@@ -24,6 +24,7 @@ from app import hardware, library, paths
 from app.protocol import Convert
 from app.ui import format as fmt
 from app.ui.convert_advanced import AdvancedPane
+from app.ui.convert_imatrix import ImatrixCard
 from app.ui.convert_recipes import RecipeList
 from app.ui.convert_result import ResultPane
 from app.ui.convert_source import SourcePane, is_quantized
@@ -62,6 +63,7 @@ class ConvertPage(QWidget):
         self.source.changed.connect(self._on_source)
         self.recipes.model.changed.connect(self._on_ticks)
         self.advanced.changed.connect(self._on_advanced)
+        self.importance.changed.connect(self._on_advanced)
         self.output.textChanged.connect(self._update)
         self.requantize.toggled.connect(self._update)
         self.result.retried.connect(self._follow)
@@ -135,6 +137,7 @@ class ConvertPage(QWidget):
 
     def _build_middle(self) -> QWidget:
         self.recipes = RecipeList(self.context)
+        self.importance = ImatrixCard(self.context)
         self.advanced = AdvancedPane()
         self.plan_error = ErrorCard()
         self.output = QLineEdit(fmt.path(paths.models()))
@@ -157,6 +160,7 @@ class ConvertPage(QWidget):
         upper.setContentsMargins(0, 0, 0, 0)
         upper.setSpacing(6)
         upper.addWidget(self.recipes, 1)
+        upper.addWidget(self.importance)
         upper.addWidget(self.advanced)
         area = QScrollArea()
         area.setWidget(scroll_body)
@@ -170,6 +174,10 @@ class ConvertPage(QWidget):
         layout.addWidget(label(self.tr("2  Types to make"), "heading"))
         layout.addWidget(self.plan_error)
         layout.addWidget(area, 1)
+        # After the layout has given the card its new height.
+        self.importance.told.connect(
+            lambda: area.ensureWidgetVisible(self.importance), Qt.ConnectionType.QueuedConnection
+        )
         layout.addLayout(folder)
         layout.addWidget(self.note)
         layout.addWidget(self.requantize)
@@ -188,7 +196,7 @@ class ConvertPage(QWidget):
             source=info.path if info is not None else "",
             output=target,
             types=types,
-            imatrix=choices.imatrix,
+            imatrix=self.importance.path(),
             tensor_types=choices.tensor_types,
             output_type=choices.output_type,
             embedding_type=choices.embedding_type,
@@ -208,6 +216,7 @@ class ConvertPage(QWidget):
         self._planned, self._disk_free, self._plan = {}, None, None
         self.plan_error.clear()
         self.requantize.setChecked(False)
+        self.importance.set_source(self.source.info, self.folder())
         info = self.source.info
         several = info is not None and info.kind == "gguf" and int(info.metadata.get("split.count") or 0) > 1
         self.advanced.set_split_source(several)
@@ -215,8 +224,8 @@ class ConvertPage(QWidget):
         self._on_ticks()
 
     def _on_advanced(self) -> None:
-        blocked = dict.fromkeys(NEEDS_IMATRIX, self.tr("Needs an importance matrix (under Advanced)."))
-        if self.advanced.choices().imatrix is not None:
+        blocked = dict.fromkeys(NEEDS_IMATRIX, self.tr("Needs an importance matrix: make one below."))
+        if self.importance.path() is not None:
             blocked = {}
         if self.source.info is None or self.source.info.kind != "gguf":
             blocked[COPY.name] = self.tr("For GGUF files only.")
@@ -227,6 +236,8 @@ class ConvertPage(QWidget):
     def _on_ticks(self) -> None:
         ticked = [self._planned[name] for name in self.recipes.model.ticked_names() if name in self._planned]
         self.result.show_plan(ticked)
+        sizes = {name: output.bytes for name, output in self._planned.items()}
+        self.importance.set_types(self.recipes.model.ticked, sizes)
         self.advanced.show_counts([output.rules for output in ticked or self._planned.values()])
         self._update()
 
@@ -247,7 +258,9 @@ class ConvertPage(QWidget):
             return
         if isinstance(answer, QuenchError):
             self._planned, self._disk_free, self._plan = {}, None, None
-            self.plan_error.show_error(answer, [(self.tr("Retry"), self._ask_plan)])
+            without = (self.tr("Go on without it"), lambda: self.importance.choose(""))
+            first = [without] if answer.code == "bad_imatrix" else []
+            self.plan_error.show_error(answer, [*first, (self.tr("Retry"), self._ask_plan)])
         else:
             self.plan_error.clear()
             self._planned = {output.type: output for output in answer.outputs}

@@ -42,7 +42,6 @@ class Advanced:
     leave_output: bool = False
     tensor_types: tuple[tuple[str, str], ...] = ()
     threads: int = 0
-    imatrix: str | None = None
     lora: tuple[str, ...] = ()
     problem: str = ""
     override_kv: tuple[str, ...] = ()
@@ -107,7 +106,6 @@ class AdvancedPane(QWidget):
         self.counts.setAccessibleName(self.tr("What the tensor rules match"))
         self.counts.hide()
         form.addRow(self.counts)
-        form.addRow(label(self.tr("Importance"), "muted"), self._imatrix_row())
         form.addRow(label(self.tr("LoRA adapter"), "muted"), self._lora_row())
         self.metadata = QPlainTextEdit()
         self.metadata.setPlaceholderText("KEY=TYPE:VALUE")
@@ -141,7 +139,6 @@ class AdvancedPane(QWidget):
         self._body.hide()
         self.rules.textChanged.connect(self.changed)
         self.threads.valueChanged.connect(self.changed)
-        self.imatrix.textChanged.connect(self.changed)
         self.lora.textChanged.connect(self.changed)
         self.metadata.textChanged.connect(self.changed)
         self.layers.textChanged.connect(self.changed)
@@ -203,7 +200,6 @@ class AdvancedPane(QWidget):
             self.leave_output.isChecked(),
             rules,
             self.threads.value(),
-            self.imatrix.text().strip() or None,
             tuple(filter(None, [self.lora.text().strip()])),
             problem,
             overrides,
@@ -241,19 +237,6 @@ class AdvancedPane(QWidget):
         box.toggled.connect(self.changed)
         return box
 
-    def _imatrix_row(self) -> QWidget:
-        holder = QWidget()
-        row = QHBoxLayout(holder)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(6)
-        self.imatrix = QLineEdit()
-        self.imatrix.setMinimumWidth(60)
-        self.imatrix.setPlaceholderText(self.tr("none"))
-        self._name(self.imatrix, self.tr("Importance matrix: which weights matter most, measured on text"))
-        row.addWidget(self.imatrix, 1)
-        row.addWidget(button(self.tr("File…"), self._ask_imatrix))
-        return holder
-
     def _lora_row(self) -> QWidget:
         holder = QWidget()
         row = QHBoxLayout(holder)
@@ -271,16 +254,6 @@ class AdvancedPane(QWidget):
         chosen = QFileDialog.getExistingDirectory(self, self.tr("Merge a LoRA adapter"))
         if chosen:
             self.lora.setText(chosen)
-
-    def _ask_imatrix(self) -> None:
-        chosen, _ = QFileDialog.getOpenFileName(
-            self,
-            self.tr("Importance matrix"),
-            "",
-            self.tr("Importance matrices (*.gguf *.dat *.imatrix);;All files (*)"),
-        )
-        if chosen:
-            self.imatrix.setText(chosen)
 
     @staticmethod
     def _name(widget: Any, words: str) -> None:

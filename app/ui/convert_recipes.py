@@ -138,7 +138,7 @@ class RecipeModel(QAbstractTableModel):
         planned = self._planned.get(recipe.name)
         bits = planned.bpw if planned else recipe.bits
         about = "" if planned else self.tr("about ")
-        words = self.tr("%1: %2. %3 %4%5 bits per weight.")
+        words = self.tr("%1: %2. %3 %4%5 bits per weight.") if bits else "%1: %2. %3"
         for mark, text in (
             ("%1", recipe.name),
             ("%2", recipe.title),
@@ -150,6 +150,8 @@ class RecipeModel(QAbstractTableModel):
         fit = self._fits.get(recipe.name)
         if recipe.name in self.blocked:
             words += f"\n{self.blocked[recipe.name]}"
+        elif recipe.gains:
+            words += " " + self.tr("Gains much from an importance matrix.")
         return words + (f"\n{fit.why}" if fit else "")
 
 

@@ -141,8 +141,6 @@ def _problems(header: Header, architecture: str, tensors: Sequence[TensorInfo], 
         problems.append(f"The file says that it is no model but: {_string(header, 'general.type')}.")
     if "tokenizer.ggml.tokens" not in header.values:
         problems.append("The file has no vocabulary, so that it cannot be chatted with.")
-    elif not _string(header, "tokenizer.chat_template"):
-        problems.append("The file has no chat template; a simple one will be used.")
     if tensors and not _number(header, f"{architecture}.block_count"):
         problems.append(f"{architecture}.block_count is missing.")
     return problems

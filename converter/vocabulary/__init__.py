@@ -53,8 +53,6 @@ def outline(folder: Path, family: Family) -> Outline:
         problems.append(f"{error.title} {error.detail}".strip())
     if isinstance(template, dict):
         template = template.get("default") or next(iter(template.values()))
-    if template is None:
-        problems.append("The folder has no chat template; a simple one will be used.")
     return Outline(model, pre, template, problems)
 
 

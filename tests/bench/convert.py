@@ -5,9 +5,12 @@ Usage: python -m tests.bench.convert [--sizes 0.1B,0.5B,2B] [--against 0.5B] [--
 
 Prints one JSON object. Seconds are medians of the repeats and of whole processes, from start to exit, with a warm page
 cache unless called cold; ours include the flush to the disk, llama.cpp does not flush. ``cpu_seconds`` are those of the
-processor, which other programs on the machine disturb less. llama.cpp's converter needs a Python with torch and
-transformers (``--torch-python``); without one only the quantizers are compared. The converter comes from the pinned
-engine's source archive, which is fetched from the package index unless ``--sdist`` names where it lies unpacked.
+processor, which other programs on the machine disturb less. ``threads_busy`` is the part of the quantizing threads'
+lives in which they ran, or waited for a core that another program had.
+
+llama.cpp's converter needs a Python with torch and transformers (``--torch-python``); without one only the quantizers
+are compared. It comes from the pinned engine's source archive, which is fetched from the package index unless
+``--sdist`` names where it lies unpacked.
 """
 
 from __future__ import annotations
@@ -47,24 +50,40 @@ assert llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.b
 """
 
 WATCHED = """
-import json, sys, threading
+import json, sys, threading, time
 from converter import ConversionSpec, convert
 from converter.spec import Planned
 planned, peak, over = [], 0, threading.Event()
+crew = {}
 
 def watch():
     global peak
     while not over.wait(0.005):
         with open("/proc/self/status") as status:
             peak = max(peak, *(int(line.split()[1]) for line in status if line.startswith("RssAnon:")))
+        for thread in threading.enumerate():
+            if thread.name.startswith("quantize"):
+                look(thread)
+
+def look(thread):
+    now = time.perf_counter()
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/schedstat") as file:
+            ran, waited, _ = map(int, file.read().split())
+    except OSError:
+        return
+    began = crew.setdefault(thread.name, [now, now, 0, 0])[0]
+    crew[thread.name] = [began, now, ran, waited]
 
 if sys.platform == "linux":
     threading.Thread(target=watch, daemon=True).start()
 spec = ConversionSpec(sys.argv[1], sys.argv[2], (sys.argv[3],), overwrite=True)
 result = convert(spec, lambda event: planned.append(event.plan) if isinstance(event, Planned) else None)
 over.set()
+lived = sum(now - began for began, now, _, _ in crew.values())
 print(json.dumps({
-    "seconds": result.seconds, "planned": planned[0].seconds, "anonymous": peak * 1024, "peak": result.peak_rss
+    "seconds": result.seconds, "planned": planned[0].seconds, "anonymous": peak * 1024, "peak": result.peak_rss,
+    "busy": sum(ran + waited for _, _, ran, waited in crew.values()) / 1e9 / lived if lived else 0.0,
 }))
 """
 
@@ -203,6 +222,7 @@ class Bench:
             "seconds": round(seconds, 3),
             "planned_seconds": round(planned, 3),
             "planned_over_real": round(planned / seconds, 2),
+            "threads_busy": round(statistics.median(one["busy"] for one in inside), 2),
             "anonymous_mib": round(max(one["anonymous"] for one in inside) / 2**20, 1),
             "resident_mib": round(max(one["peak"] for one in inside) / 2**20, 1),
         }

@@ -46,7 +46,7 @@ SHAPES = {
 }
 
 
-def write_model(folder: Path, shape: Shape, seed: int = 1, *, shard_bytes: int = _SHARD) -> int:
+def write_model(folder: Path, shape: Shape, seed: int = 1) -> int:
     """Writes the folder (which must not exist) and returns the number of parameters."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(_config(shape)))
@@ -54,7 +54,7 @@ def write_model(folder: Path, shape: Shape, seed: int = 1, *, shard_bytes: int =
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **special}))
     tensors = list(_tensors(shape))
-    shards = list(_shards(tensors, shard_bytes))
+    shards = list(_shards(tensors))
     random = np.random.default_rng(seed)
     pool = random.standard_normal(_POOL, np.float32)
     places: dict[str, str] = {}
@@ -112,12 +112,12 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield "lm_head.weight", (VOCABULARY, hidden)
 
 
-def _shards(tensors: list[tuple[str, tuple[int, ...]]], most: int) -> Iterator[list[tuple[str, tuple[int, ...]]]]:
+def _shards(tensors: list[tuple[str, tuple[int, ...]]]) -> Iterator[list[tuple[str, tuple[int, ...]]]]:
     shard: list[tuple[str, tuple[int, ...]]] = []
     filled = 0
     for name, dims in tensors:
         size = 2 * int(np.prod(dims))
-        if shard and filled + size > most:
+        if shard and filled + size > _SHARD:
             yield shard
             shard, filled = [], 0
         shard.append((name, dims))

@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import zlib
@@ -33,7 +34,7 @@ from converter.spec import (
     QuenchError,
     TensorDone,
 )
-from tests.bench.models import Shape, write_model
+from tests.models import write_model
 
 from .test_pipeline import imatrix_of, small_disk, write_imatrix
 
@@ -42,11 +43,34 @@ TWO = ("Q4_K_M", "Q8_0")
 __all__ = ["small_disk"]
 
 
+def shard(folder: Path, count: int) -> None:
+    """Cut the weight file of a folder into several behind an index."""
+    whole = folder / "model.safetensors"
+    data = whole.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    names = list(header)
+    index = {}
+    for number in range(count):
+        part: dict[str, Any] = {}
+        body = b""
+        for name in names[number * len(names) // count : (number + 1) * len(names) // count]:
+            first, last = (8 + length + at for at in header[name]["data_offsets"])
+            part[name] = {**header[name], "data_offsets": [len(body), len(body) + last - first]}
+            body += data[first:last]
+            index[name] = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+        raw = json.dumps(part).encode()
+        (folder / index[name]).write_bytes(struct.pack("<Q", len(raw)) + raw + body)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    whole.unlink()
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """29 million random weights in several files."""
+    """25 million random weights in three files."""
     folder = tmp_path_factory.mktemp("journal") / "model"
-    write_model(folder, Shape(512, 1536, 4, 8, 4, tied=True), shard_bytes=20 << 20)
+    write_model(folder, 2)
+    shard(folder, 3)
     return folder
 
 

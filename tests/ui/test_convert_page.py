@@ -232,7 +232,7 @@ def test_nothing_ticked_nothing_to_do(planned: ConvertPage) -> None:
 def test_a_recipe_that_needs_importance_is_blocked_until_there_is_some(planned: ConvertPage, tmp_path: Path) -> None:
     click_recipe(planned, "Q2_K_S")
     assert "Q2_K_S" not in planned.recipes.model.ticked_names()
-    planned.advanced.imatrix.setText(str(tmp_path / "importance.gguf"))
+    planned.importance.choose(str(tmp_path / "importance.gguf"))
     click_recipe(planned, "Q2_K_S")
     assert "Q2_K_S" in planned.recipes.model.ticked_names()
 

@@ -1,0 +1,54 @@
+"""Model folders for tests: Pocket's vocabulary and configuration around random weights of any number of layers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resources import path as resource
+
+HIDDEN, INTER, HEADS, KV_HEADS = 1024, 2816, 16, 4
+
+
+def write_model(folder: Path, layers: int) -> int:
+    """A Llama of random bfloat16 weights with Pocket's vocabulary; returns its parameters."""
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(resource(f"pocket/{name}"), folder / name)
+    config = json.loads(resource("pocket/config.json").read_text())
+    config |= {"hidden_size": HIDDEN, "intermediate_size": INTER, "num_hidden_layers": layers}
+    config |= {"num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HIDDEN // HEADS}
+    (folder / "config.json").write_text(json.dumps(config))
+    kv = HIDDEN // HEADS * KV_HEADS
+    shapes = {"model.embed_tokens.weight": (2048, HIDDEN), "model.norm.weight": (HIDDEN,)}
+    for layer in range(layers):
+        for name, shape in {
+            "input_layernorm": (HIDDEN,),
+            "post_attention_layernorm": (HIDDEN,),
+            "self_attn.q_proj": (HIDDEN, HIDDEN),
+            "self_attn.k_proj": (kv, HIDDEN),
+            "self_attn.v_proj": (kv, HIDDEN),
+            "self_attn.o_proj": (HIDDEN, HIDDEN),
+            "mlp.gate_proj": (INTER, HIDDEN),
+            "mlp.up_proj": (INTER, HIDDEN),
+            "mlp.down_proj": (HIDDEN, INTER),
+        }.items():
+            shapes[f"model.layers.{layer}.{name}.weight"] = shape
+    header: dict[str, Any] = {}
+    at = 0
+    for name, shape in shapes.items():
+        count = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [at, at + count]}
+        at += count
+    raw = json.dumps(header).encode()
+    random = np.random.default_rng(1)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        for shape in shapes.values():
+            values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+            file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+    return at // 2

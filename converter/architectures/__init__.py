@@ -9,6 +9,7 @@ from converter.architectures.bloom import BLOOM
 from converter.architectures.cohere import COHERE, COHERE2
 from converter.architectures.config import parameters
 from converter.architectures.falcon import FALCON
+from converter.architectures.gpt2 import GPT2
 from converter.architectures.gpt_bigcode import GPT_BIGCODE
 from converter.architectures.gptneox import GPT_NEOX
 from converter.architectures.granite import GRANITE, GRANITE_MOE
@@ -16,12 +17,16 @@ from converter.architectures.keys import is_own, metadata
 from converter.architectures.llama import LLAMA
 from converter.architectures.matching import tensors
 from converter.architectures.mistral import MISTRAL
+from converter.architectures.mixtral import MIXTRAL
 from converter.architectures.mpt import MPT
 from converter.architectures.nemotron import NEMOTRON
 from converter.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from converter.architectures.phi import PHI
+from converter.architectures.phi3 import PHI3
 from converter.architectures.qwen2 import QWEN2
+from converter.architectures.qwen2_moe import QWEN2_MOE
 from converter.architectures.qwen3 import QWEN3
+from converter.architectures.qwen3_moe import QWEN3_MOE
 from converter.architectures.smollm3 import SMOLLM3
 from converter.spec import QuenchError
 
@@ -30,8 +35,13 @@ __all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadat
 FAMILIES = (
     LLAMA,
     MISTRAL,
+    MIXTRAL,
     QWEN2,
+    QWEN2_MOE,
     QWEN3,
+    QWEN3_MOE,
+    GPT2,
+    PHI3,
     BLOOM,
     COHERE,
     COHERE2,

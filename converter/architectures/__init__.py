@@ -23,6 +23,7 @@ from converter.architectures.nemotron import NEMOTRON
 from converter.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from converter.architectures.phi import PHI
 from converter.architectures.phi3 import PHI3
+from converter.architectures.phimoe import PHIMOE
 from converter.architectures.qwen2 import QWEN2
 from converter.architectures.qwen2_moe import QWEN2_MOE
 from converter.architectures.qwen3 import QWEN3
@@ -57,6 +58,7 @@ FAMILIES = (
     OLMO3,
     OLMOE,
     PHI,
+    PHIMOE,
     SMOLLM3,
 )
 

@@ -89,7 +89,7 @@ MODELS: dict[str, Model] = {
         "Qwen3MoeForCausalLM",
         {**SMALL, "moe_intermediate_size": 256, "num_experts": 12, "num_experts_per_tok": 2, "head_dim": 64},
     ),
-    "gpt-2": Model("GPT2LMHeadModel", {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512}),
+    "gpt-2": Model("GPT2LMHeadModel", {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512, "n_ctx": 512}),
     "phi-3": Model("Phi3ForCausalLM", {**SMALL, "sliding_window": 300, "pad_token_id": 0}, "phi-3"),
     "phi-4-longrope": Model(
         "Phi3ForCausalLM",

@@ -26,8 +26,11 @@ from tests.converter.vocab_folders import Vocabulary, write_vocabulary
 
 ROOT = Path(__file__).parents[3]
 TYPES = ("f32", "f16", "bf16", "auto")
-LARGEST = 0.005
-"""How far any logit may be from transformers', as a part of their spread (the largest less the smallest)."""
+LARGEST = {"f32": 0.005, "f16": 0.005, "bf16": 0.02, "auto": 0.02}
+"""How far any logit may be from transformers', as a part of their spread (the largest less the smallest).
+
+Where weights are bfloat16 (auto: mostly), the engine rounds what it multiplies them with to 8 bits too.
+"""
 
 
 def _tiny(folder: Path) -> int:
@@ -154,7 +157,7 @@ def verdict(reference: Reference, name: str, scratch: Path) -> Verdict:
         result.distance[kind] = distance(ours, built["tokens"], logits)
         theirs.unlink()
         ours.unlink()
-    apart = [f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= LARGEST]
+    apart = [f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= LARGEST[kind]]
     if not MODELS[name].engine:
         result.problems += apart
     elif len(apart) < len(result.distance):

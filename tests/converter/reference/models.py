@@ -189,12 +189,29 @@ MODELS: dict[str, Model] = {
         },
         "tiny",
     ),
+    "olmo3-published": Model(
+        "Olmo3ForCausalLM",
+        {**FOUR_LAYERS, "sliding_window": 8, "num_key_value_heads": 4},
+        "tiny",
+        written={
+            "rope_parameters": None,
+            "rope_theta": 500000.0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+                "attention_factor": 1.2079441541679836,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+            },
+        },
+    ),
     "olmoe": Model(
-        "OlmoeForCausalLM", {**TINY, "num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2}, "tiny"
+        "OlmoeForCausalLM", {**SMALL, "num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2}, "tiny"
     ),
     "granite": Model("GraniteForCausalLM", {**TINY, **SCALES, "tie_word_embeddings": True}, "tiny"),
     "granite-biased": Model(
-        "GraniteForCausalLM", {**TINY, "attention_bias": True, "mlp_bias": True}, "tiny-sentencepiece"
+        "GraniteForCausalLM", {**SMALL, "attention_bias": True, "mlp_bias": True}, "tiny-sentencepiece"
     ),
     "granite-moe": Model("GraniteMoeForCausalLM", {**TINY, **SCALES, "num_local_experts": 4}, "tiny"),
     "granite-moe-shared": Model(
@@ -216,7 +233,7 @@ MODELS: dict[str, Model] = {
         written={"rotary_pct": 1.0},
         allowed={"cohere2.attention.sliding_window_pattern": "the reference loses it"},
     ),
-    "nemotron": Model("NemotronForCausalLM", TINY, "tiny-sentencepiece"),
+    "nemotron": Model("NemotronForCausalLM", SMALL, "tiny-sentencepiece"),
     "nemotron-biased": Model(
         "NemotronForCausalLM",
         {

@@ -66,7 +66,8 @@ class Family:
 
     ``renames`` are (regular expression, replacement) for the names of stored tensors, before the rules; ``ignored``
     are expressions for tensors that no engine reads. ``computed`` makes tensors that no file holds, ``rope_kinds`` are
-    the rotary scalings that the engine's code for this architecture heeds (none: it has no rotary keys).
+    the rotary scalings that the engine's code for this architecture heeds (none: it has no rotary positions), and
+    ``rope_keys`` which keys they get: all, only the base frequency (``base``), or ``none`` where the engine knows it.
     ``vocabulary`` names the habits by which tokenizer files are read. ``check`` raises for what the engine would run
     wrongly, ``notes`` says what a person should know.
     """
@@ -84,6 +85,7 @@ class Family:
     reals: tuple[str, ...] = ("rms_norm_eps",)
     sizes: Mapping[str, Size] = field(default_factory=dict)
     rope_kinds: frozenset[str] = frozenset({"default", "linear", "yarn", "dynamic"})
+    rope_keys: str = "all"
     window_key: str = ""
     vocabulary: str = "bpe"
     renames: tuple[tuple[str, str], ...] = ()

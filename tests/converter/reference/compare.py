@@ -22,8 +22,12 @@ from tests.converter.vocab_folders import Vocabulary, write_vocabulary
 
 ROOT = Path(__file__).parents[3]
 TYPES = ("f32", "f16", "bf16", "auto")
-LARGEST = 0.005
-"""How far any logit may be from transformers', as a part of their spread (the largest less the smallest)."""
+LARGEST = {"f32": 0.005, "f16": 0.02, "bf16": 0.02, "auto": 0.02}
+"""How far any logit may be from transformers' in float32, as a part of their spread (the largest less the smallest).
+
+The engine rounds what goes into a 16-bit matrix to 16 bits too: in bfloat16, half a percent by itself. That those files
+are right is said by their bytes.
+"""
 
 
 class Reference:
@@ -124,7 +128,7 @@ def verdict(reference: Reference, name: str, scratch: Path) -> Verdict:
         theirs.unlink()
         ours.unlink()
     result.problems += [
-        f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= LARGEST
+        f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= LARGEST[kind]
     ]
     return result
 

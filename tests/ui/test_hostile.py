@@ -481,6 +481,7 @@ def unusable(home: Path) -> str:
     return error.code
 
 
+@pytest.mark.fresh_home
 def test_a_damaged_database_is_said_and_not_touched(qapp: QApplication, quench_home: Path) -> None:
     quench_home.mkdir()
     paths.database().write_bytes(b"no database at all " * 500)
@@ -488,6 +489,7 @@ def test_a_damaged_database_is_said_and_not_touched(qapp: QApplication, quench_h
     assert paths.database().read_bytes() == b"no database at all " * 500
 
 
+@pytest.mark.fresh_home
 def test_a_home_that_cannot_be_used_is_said(
     qapp: QApplication, quench_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -499,6 +501,7 @@ def test_a_home_that_cannot_be_used_is_said(
     assert unusable(quench_home) == "store_unwritable"
 
 
+@pytest.mark.fresh_home
 def test_a_damaged_settings_file_or_a_folder_of_its_name_are_no_trouble(qtbot: QtBot, quench_home: Path) -> None:
     quench_home.mkdir()
     paths.settings_file().write_bytes(b"\xff\x00{")

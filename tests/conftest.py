@@ -78,8 +78,8 @@ def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def endless_gguf(long_model: Path) -> Path:
     """A model with Pocket's vocabulary that talks without end and takes its time: 94 MB are read for each token.
 
-    With ``ENDLESS`` of :mod:`tests.models` an answer takes a minute on a fast machine. Tests that stop, kill or leave an
-    answer half-way use it, so that it is still coming however late they look. Not to be changed.
+    With ``ENDLESS`` of :mod:`tests.models` an answer takes a minute on a fast machine. Tests that stop, kill or leave
+    an answer half-way use it, so that it is still coming however late they look. Not to be changed.
     """
     import converter
 

@@ -80,8 +80,8 @@ def read(path: str | Path) -> Imatrix:
     if not found.entries:
         raise _bad(path.name, "it has no entries.")
     for name, values in found.entries.items():
-        if not np.isfinite(values).all():
-            raise _bad(path.name, f"{name} has weights that are not finite numbers.")
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise _bad(path.name, f"{name} has weights that are negative or not finite numbers.")
     return found
 
 

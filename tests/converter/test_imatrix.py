@@ -77,12 +77,25 @@ GOOD = legacy((b"a.weight", 4, [4, 8]))
         GOOD[:-1],
         GOOD[:10],
         legacy((b"a.weight", 1, [float("nan")])),
+        legacy((b"a.weight", 1, [1.0, -1.0])),
         legacy((b"a.weight", 1, [])),
         struct.pack("<i", -5),
         struct.pack("<i", 0),
         struct.pack("<ii", 1, 1 << 30) + b"x" * 100,
     ],
-    ids=["empty", "two bytes", "text", "cut", "cut in a name", "nan", "no values", "negative", "none", "long name"],
+    ids=[
+        "empty",
+        "two bytes",
+        "text",
+        "cut",
+        "cut in a name",
+        "nan",
+        "below zero",
+        "no values",
+        "negative count",
+        "none",
+        "long name",
+    ],
 )
 def test_broken_files_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "m.dat"

@@ -128,7 +128,7 @@ def _still_runs(owner: int, written: float) -> bool:
     After a restart of the machine its process id is soon another program's, which began later.
     """
     try:
-        return psutil.Process(owner).create_time() <= written + _CLOCK_SECONDS
+        return bool(psutil.Process(owner).create_time() <= written + _CLOCK_SECONDS)
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:

@@ -171,6 +171,26 @@ def test_more_files_fewer_layers_other_metadata(qtbot: QtBot, planned: ConvertPa
     assert "nonsense" in page.note.text()
 
 
+def test_less_memory_and_refined_rounding(
+    qtbot: QtBot, planned: ConvertPage, pocket_gguf: Callable[[str], Path], quench_home: Path
+) -> None:
+    pane = planned.advanced
+    assert planned._plan is not None
+    before = planned._plan.memory_needed
+    pane.memory.setValue(40)
+    qtbot.waitUntil(lambda: planned._plan is not None and planned._plan.memory_needed < before, timeout=20_000)
+    assert planned._plan.memory_needed <= 40 << 20
+    pane.memory.setValue(20)
+    qtbot.waitUntil(lambda: "memory limit" in planned.plan_error.accessibleName(), timeout=20_000)
+    pane.memory.setValue(40)
+    pane.refined.setChecked(True)
+    qtbot.waitUntil(lambda: planned._plan is not None and planned.convert_button.isEnabled(), timeout=20_000)
+    run_to_end(qtbot, planned)
+    (made,) = (quench_home / "models").iterdir()
+    assert made.stat().st_size == pocket_gguf("Q4_K_M").stat().st_size
+    assert made.read_bytes() != pocket_gguf("Q4_K_M").read_bytes()
+
+
 def test_copy_is_for_files_and_needs_no_leave(
     qtbot: QtBot, page: ConvertPage, pocket_gguf: Callable[[str], Path], quench_home: Path
 ) -> None:

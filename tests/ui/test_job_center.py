@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QLabel, QProgressBar, QPushButton, QToolButton, QWidget
@@ -329,6 +330,19 @@ def test_records_of_a_running_program_and_unreadable_ones_are_not_offered(contex
         (paths.jobs() / name / "job.json").write_bytes(data)
     assert jobs.remembered() == []
     assert [folder.name for folder in paths.jobs().iterdir()] == ["aa"]
+
+
+def test_after_a_restart_another_program_with_the_same_number_does_not_hide_a_record(
+    context: Context, pocket: Path, tmp_path: Path
+) -> None:
+    jobs.remember(jobs.Record("aa", "convert", "cut off", convert(pocket, tmp_path / "p.gguf", "Q8_0")))
+    file = paths.jobs() / "aa" / "job.json"
+    stored = msgspec.json.decode(file.read_bytes())
+    file.write_bytes(msgspec.json.encode(stored | {"owner": os.getppid()}))
+    assert context.jobs.unfinished() == []
+    before = psutil.Process(os.getppid()).create_time() - 3600
+    os.utime(file, (before, before))
+    assert [record.title for record in context.jobs.unfinished()] == ["cut off"]
 
 
 def test_a_record_cannot_leave_its_folder() -> None:

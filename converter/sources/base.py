@@ -110,6 +110,11 @@ class SourceTensor(ABC):
         long as it is kept, also after the model was closed. Raises what :meth:`rows` raises.
         """
 
+    @property
+    def working_bytes(self) -> int:
+        """Memory that reading takes beside the rows, once for all threads."""
+        return 0
+
     def read_bytes(self, start: int, stop: int) -> int:
         """Bytes that must be read for these rows; over all rows, what the tensor costs the disk."""
         return (stop - start) * self.row_bytes

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from converter import architectures, vocabulary
+from converter.sources import dequantize
 from converter.sources.base import MetaEntry, RecipeHints, SourceModel
 from converter.sources.files import ByteFile, cannot_read, read_json
 from converter.sources.gguf import count_types
@@ -33,7 +34,7 @@ def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
     """
     config = _config(folder)
     family = architectures.find_family(config)
-    _refuse_quantized(config)
+    quantization = dequantize.recognise(folder, config)
     parameters = architectures.parameters(family, config)
     paths, index = ([weights], {}) if weights is not None else find_parts(folder)
     files: list[ByteFile] = []
@@ -41,9 +42,9 @@ def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
         files.extend(ByteFile(path) for path in paths)
         stored = read_parts(files)
         check_index(stored, index)
-        stored = _without_tied(stored)
-        tensors = _tensors(parameters, stored)
-        info = _info(folder, files, parameters, tensors)
+        decoded = quantization.decoded(stored)
+        tensors = _tensors(parameters, _without_tied(decoded.tensors))
+        info = _info(folder, files, parameters, tensors, decoded.note)
     except QuenchError:
         _close(files)
         raise
@@ -62,7 +63,7 @@ def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
         except OSError as error:  # a folder that went away meanwhile
             raise cannot_read(folder, error) from error
 
-    return SourceModel(info, tensors, hints, metadata, lambda: _close(files), files)
+    return SourceModel(info, tensors, hints, metadata, lambda: _close(files), files, decoded.working_bytes)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -79,19 +80,6 @@ def _config(folder: Path) -> dict[str, Any]:
         "This folder is not a model.",
         f"{folder} has no config.json. {found}",
         f"Open {ggufs[0]} itself." if ggufs else "Choose a folder with config.json and .safetensors files.",
-    )
-
-
-def _refuse_quantized(config: dict[str, Any]) -> None:
-    quantization = config.get("quantization_config") or config.get("quantization")
-    if not quantization:
-        return
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    raise QuenchError(
-        "unsupported_quantization",
-        "These weights are already quantized in a way that cannot be read yet.",
-        f"config.json says {str(method or 'quantization_config')[:60]}.",
-        "Download the original model in 16 bits instead; it also converts with less loss.",
     )
 
 
@@ -152,7 +140,9 @@ def _tensor(stored: StoredTensor, name: str, expected: tuple[int, ...], heads: i
     return file_tensor(stored, name, heads)
 
 
-def _info(folder: Path, files: list[ByteFile], parameters: Parameters, tensors: list[SourceTensor]) -> ModelInfo:
+def _info(
+    folder: Path, files: list[ByteFile], parameters: Parameters, tensors: list[SourceTensor], note: str
+) -> ModelInfo:
     sizes, family = parameters.sizes, parameters.family
     listed = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for t in tensors)
     outline = vocabulary.outline(folder, family)
@@ -184,6 +174,7 @@ def _info(folder: Path, files: list[ByteFile], parameters: Parameters, tensors: 
         tensors=listed,
         metadata={entry.key: entry.value for entry in keys},
         problems=tuple(problems),
+        notes=(note,) if note else (),
         chat_template=outline.chat_template,
         tied_embeddings=tied,
     )

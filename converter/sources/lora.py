@@ -105,7 +105,7 @@ class MergedTensor(SourceTensor):
     @property
     def working_bytes(self) -> int:
         """Memory for ``right``, and for what is under it."""
-        return 4 * self._right.n_elements + getattr(self._base, "working_bytes", 0)
+        return 4 * self._right.n_elements + self._base.working_bytes
 
     def read_bytes(self, start: int, stop: int) -> int:
         """The base's rows and ``left``'s; ``right`` counts with the first row."""
@@ -268,7 +268,7 @@ def _with(model: SourceModel, adapter: _Adapter) -> SourceModel:
         parameters=sum(tensor.n_elements for tensor in tensors),
         tied_embeddings=all(tensor.name != _HEAD_TARGET for tensor in tensors),
     )
-    working = max([getattr(tensor, "working_bytes", 0) for tensor in tensors])
+    working = max([tensor.working_bytes for tensor in tensors])
     return SourceModel(
         info,
         tensors,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from converter.sources.files import ByteFile
-    from converter.sources.stored import StoredTensor
+    from converter.sources.stored import Decoder, StoredTensor
 
 # Stored bytes that are looked at in one go while widening: what is resident of the source does not grow beyond it.
 _PIECE = 1 << 20
@@ -242,8 +242,45 @@ class StridedTensor(FileTensor):
         self._file.release(where, size)
 
 
+class DecodedTensor(FileTensor):
+    """A tensor whose rows a decoder makes of a quantized checkpoint's parts, slab by slab. Counts as float32."""
+
+    def __init__(self, stored: StoredTensor, decoder: Decoder, *, name: str, heads: int = 0) -> None:
+        super().__init__(
+            stored.file,
+            stored.offset,
+            name=name,
+            source_name=stored.name,
+            shape=stored.shape,
+            stored="F32",
+            heads=heads,
+        )
+        self._decoder = decoder
+
+    @property
+    def working_bytes(self) -> int:
+        return self._decoder.working_bytes
+
+    def read_bytes(self, start: int, stop: int) -> int:
+        def until(row: int) -> int:
+            return self._decoder.n_bytes * row // self.n_rows
+
+        return until(stop) - until(start)
+
+    def _release_stored(self, start: int, stop: int) -> None:
+        self._decoder.release(start, stop)
+
+    def _bytes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        return self._decoder.rows(start, stop).view(np.uint8)
+
+    def _widened(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        return self._decoder.rows(start, stop)
+
+
 def file_tensor(stored: StoredTensor, name: str, heads: int = 0) -> FileTensor:
     """The stored tensor under its GGUF name, with the rotary row order of ``heads`` heads undone."""
+    if stored.decoder is not None:
+        return DecodedTensor(stored, stored.decoder, name=name, heads=heads)
     if stored.strides is None:
         return FileTensor(
             stored.file,

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-LIBRARIES = "auto-gptq 0.7.1, autoawq 0.2.7.post3"
+LIBRARIES = "auto-gptq 0.7.1, autoawq 0.2.7.post3, bitsandbytes 0.50.2"
 ROWS, COLUMNS = 32, 64
 MODULE = "model.layers.0.mlp.up_proj"
 
@@ -159,8 +159,38 @@ def awq() -> None:
         add(name, {**config, "version": name.removeprefix("awq-")}, in_module(parts), expected)
 
 
+# --- bitsandbytes ----------------------------------------------------------------------------------------------------
+
+
+def bitsandbytes() -> None:
+    from bitsandbytes import functional
+
+    def four_bit(name, kind, block, *, nested=False, shape=(ROWS, COLUMNS), dtype=torch.float32):
+        weight = matrix(name, *shape).to(dtype)
+        packed, state = functional.quantize_4bit(weight, blocksize=block, compress_statistics=nested, quant_type=kind)
+        state.dtype = torch.float32
+        expected = functional.dequantize_4bit(packed, state)
+        state.dtype = dtype
+        parts = {f"{MODULE}.weight": packed}
+        parts |= {f"{MODULE}.weight.{part}": values for part, values in state.as_dict(packed=True).items()}
+        config = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": kind}
+        add(name, {**config, "bnb_4bit_use_double_quant": nested}, parts, expected)
+
+    four_bit("bnb-nf4", "nf4", 64)
+    four_bit("bnb-nf4-nested", "nf4", 32, nested=True, shape=(32, 264), dtype=torch.bfloat16)
+    four_bit("bnb-fp4", "fp4", 64)
+    four_bit("bnb-fp4-nested", "fp4", 128, nested=True, dtype=torch.float16)
+    four_bit("bnb-nf4-blocks-across-rows", "nf4", 64, shape=(16, 80))
+
+    weight = matrix("bnb-int8").half()
+    codes, scales, _ = functional.int8_vectorwise_quant(weight)
+    parts = {"weight": codes, "SCB": scales, "weight_format": torch.tensor(0, dtype=torch.uint8)}
+    config = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    add("bnb-int8", config, in_module(parts), functional.int8_vectorwise_dequant(codes, scales))
+
+
 if __name__ == "__main__":
-    for make in (gptq, awq):
+    for make in (gptq, awq, bitsandbytes):
         make()
     target = Path(__file__).with_name("quantized.safetensors")
     save_file(tensors, target, metadata={"settings": json.dumps(settings), "libraries": LIBRARIES})

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from converter.sources.dequantize import awq, gptq
+from converter.sources.dequantize import awq, bitsandbytes, gptq
 from converter.sources.dequantize.parts import Checkpoint, damaged
 from converter.sources.files import read_json
 from converter.spec import QuenchError
@@ -41,6 +41,7 @@ class Method:
 METHODS = (
     Method("GPTQ", ("gptq",), gptq.decode, gptq.unsupported),
     Method("AWQ", ("awq",), awq.decode, awq.unsupported),
+    Method("bitsandbytes", ("bitsandbytes",), bitsandbytes.decode),
 )
 
 _SETTINGS_FILES = (("quantize_config.json", "gptq"), ("quant_config.json", "awq"))

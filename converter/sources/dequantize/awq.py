@@ -3,7 +3,8 @@
 GEMM packs eight output features into a word: ``qweight`` is ``(in, out / 8)``, ``qzeros`` ``(groups, out / 8)``,
 ``scales`` ``(groups, out)``, and the eight stand in the order 0 2 4 6 1 3 5 7, lowest bits first. GEMV packs eight
 input features in plain order: ``qweight`` is ``(out, in / 8)``, with ``qzeros`` ``(out, width)`` and ``scales``
-``(out, 8 width)`` whose width was rounded up. ``w = (code - zero) * scale``. Source: AutoAWQ's ``WQLinear_GEMM`` and ``WQLinear_GEMV``.
+``(out, 8 width)`` whose width was rounded up. ``w = (code - zero) * scale``. Source: AutoAWQ's ``WQLinear_GEMM`` and
+``WQLinear_GEMV``.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,19 +18,19 @@ from converter.sources.safetensors import read_header
 from converter.sources.stored import StoredTensor
 from converter.sources.tensors import file_tensor
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "quantized.safetensors"
-LENGTH = int.from_bytes(GOLDEN.read_bytes()[:8], "little")
-SETTINGS: dict[str, dict[str, Any]] = json.loads(
-    json.loads(GOLDEN.read_bytes()[8 : 8 + LENGTH])["__metadata__"]["settings"]
-)
+GOLDEN = lzma.decompress((Path(__file__).parent.parent / "golden" / "quantized.safetensors.xz").read_bytes())
+HEADER = json.loads(GOLDEN[8 : 8 + int.from_bytes(GOLDEN[:8], "little")])
+SETTINGS: dict[str, dict[str, Any]] = json.loads(HEADER["__metadata__"]["settings"])
 
 Read = Callable[[str], tuple[list[StoredTensor], dict[str, StoredTensor]]]
 
 
 @pytest.fixture(scope="module")
-def golden() -> Iterator[Read]:
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Read]:
     """Parts of a case and what they should become, by name."""
-    file = ByteFile(GOLDEN)
+    path = tmp_path_factory.mktemp("golden") / "quantized.safetensors"
+    path.write_bytes(GOLDEN)
+    file = ByteFile(path)
     every = read_header(file)
 
     def read(case: str) -> tuple[list[StoredTensor], dict[str, StoredTensor]]:
@@ -72,7 +73,7 @@ def test_rows_do_not_depend_on_how_they_are_asked_for(case: str, golden: Read, t
     for tensor in decoded(case, golden(case)[0], tmp_path).tensors:
         found = file_tensor(tensor, "out")
         whole = found.rows(0, found.n_rows)
-        for start, stop in ((0, 1), (3, 10), (found.n_rows - 9, found.n_rows), (5, 5), (7, 8)):
+        for start, stop in ((0, 1), (3, 8), (found.n_rows - 7, found.n_rows), (5, 5), (7, 8)):
             assert np.array_equal(found.rows(start, stop), whole[start:stop])
             assert np.array_equal(found.raw(start, stop).view(np.float32), whole[start:stop])
         found.release(0, found.n_rows)

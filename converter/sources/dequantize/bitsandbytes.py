@@ -4,8 +4,8 @@ Four-bit: ``weight`` is a run of bytes with two codes each, the first one in the
 an ``absmax``; ``quant_map`` are the sixteen numbers that codes mean; ``quant_state.bitsandbytes__nf4`` (or ``fp4``) is
 JSON in bytes with the block size and the weight's shape. ``w = quant_map[code] * absmax``. With double quantization
 ``absmax`` are bytes: ``nested_quant_map[byte] * nested_absmax + nested_offset``. Eight-bit: ``weight`` int8
-``(out, in)`` and ``SCB`` ``(out,)``, ``w = code * SCB / 127``. Source: ``QuantState`` and ``int8_vectorwise_dequant`` of
-the bitsandbytes library.
+``(out, in)`` and ``SCB`` ``(out,)``, ``w = code * SCB / 127``. Source: ``QuantState`` and ``int8_vectorwise_dequant``
+of the bitsandbytes library.
 """
 
 from __future__ import annotations

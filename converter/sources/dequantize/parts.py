@@ -269,6 +269,10 @@ class Checkpoint:
                 if name.endswith(suffix) and name in self._left:
                     yield name.removesuffix(suffix)
 
+    def of_kind(self, *dtypes: str) -> list[str]:
+        """Names of what is left and has elements of these kinds, in the order of the files."""
+        return [name for name, tensor in self._left.items() if tensor.dtype in dtypes]
+
     def has(self, name: str) -> bool:
         return name in self._left
 

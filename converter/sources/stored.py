@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,26 +15,19 @@ MAX_DIMENSIONS = 8
 READABLE_DTYPES = frozenset({"F32", "F16", "BF16", "F64"})
 
 
-class Decoder(ABC):
-    """Makes the rows of a weight that a checkpoint stores in parts (codes, scales ...) and not as plain numbers.
+class RowReader(Protocol):
+    """Makes the rows of a tensor that no file holds as such: numbers decoded from codes and scales.
 
-    A row is the last dimension; the leading ones are counted through. Called from several threads at once.
-    ``n_bytes`` is what all parts span in their files, ``working_bytes`` memory that is held beside the rows.
+    A row is the last dimension; rows count through all leading dimensions. Any thread may ask for any rows.
     """
 
-    n_bytes: int
-    working_bytes: int = 0
+    def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Rows as bytes of the tensor's ``dtype``, uint8 ``(stop - start, row bytes)``, C-contiguous."""
+        ...
 
-    @abstractmethod
-    def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Rows ``start`` to ``stop``, float32, C-contiguous, owned by the caller. ``QuenchError`` for damaged parts.
-
-        No bit of a row depends on which rows are asked for together.
-        """
-
-    @abstractmethod
-    def release(self, start: int, stop: int) -> None:
-        """Says that what these rows were made of was used and can leave the resident memory."""
+    def read_bytes(self, start: int, stop: int) -> int:
+        """Bytes of the files that these rows cost."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +35,8 @@ class StoredTensor:
     """Where a tensor lies: ``offset`` counts from the start of ``file``; ``dtype`` is named as safetensors does.
 
     ``n_bytes`` is what it spans in the file. ``strides`` are the steps of each dimension in elements, None for a tensor
-    whose rows follow each other without gaps. With a ``decoder`` its numbers come from there, as float32 (``dtype`` is
-    ``F32``), and ``file`` and ``offset`` only tell where the largest of its parts lies.
+    whose rows follow each other without gaps. With a ``reader`` the rows come from it, row-major and in ``dtype``
+    (one of :data:`READABLE_DTYPES`), and ``offset`` and ``n_bytes`` only say where its codes lie.
     """
 
     name: str
@@ -54,7 +46,7 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
-    decoder: Decoder | None = None
+    reader: RowReader | None = None
 
 
 def some(names: list[str]) -> str:

@@ -14,9 +14,9 @@ import pytest
 
 from converter.sources import dequantize
 from converter.sources.files import ByteFile
+from converter.sources.gathered import file_tensor
 from converter.sources.safetensors import read_header
 from converter.sources.stored import StoredTensor
-from converter.sources.tensors import file_tensor
 
 GOLDEN = lzma.decompress((Path(__file__).parent.parent / "golden" / "quantized.safetensors.xz").read_bytes())
 HEADER = json.loads(GOLDEN[8 : 8 + int.from_bytes(GOLDEN[:8], "little")])

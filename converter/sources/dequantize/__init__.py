@@ -29,13 +29,13 @@ class Method:
     """How one kind of quantization is read.
 
     ``names`` are what config.json calls it, ``unsupported`` the name of a form that is not read (empty if it is),
-    ``decode`` replaces the parts and says which bits it met. ``mark`` is the ending of a part's name that only this
+    ``decode`` replaces the parts. ``mark`` is the ending of a part's name that only this
     method has; ``tells_all`` whether the parts alone, without config.json, say how they are read.
     """
 
     title: str
     names: tuple[str, ...]
-    decode: Callable[[Checkpoint, dict[str, Any]], set[int]]
+    decode: Callable[[Checkpoint, dict[str, Any]], None]
     unsupported: Callable[[dict[str, Any]], str] = lambda settings: ""
     mark: str = ""
     tells_all: bool = False
@@ -63,7 +63,8 @@ METHODS = (
 _SETTINGS_FILES = (("quantize_config.json", "gptq"), ("quant_config.json", "awq"), ("hf_quant_config.json", "modelopt"))
 """Files that older tools wrote instead of an entry in config.json, and the method where they name none."""
 
-_BITS_IN_NAME = ("FP8", "MXFP4")
+_BITS_IN_NAME = ("FP8", "MXFP4", "BitNet")
+"""Methods whose name says how many bits they have."""
 
 _AUTO_ROUND = {"auto_round:auto_gptq": "gptq", "auto_round:auto_awq": "awq"}
 """AutoRound's names for the layouts of others."""
@@ -71,11 +72,16 @@ _AUTO_ROUND = {"auto_round:auto_gptq": "gptq", "auto_round:auto_awq": "awq"}
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A checkpoint with whole weights; ``note`` is what a person should know, ``working_bytes`` memory for reading."""
+    """A checkpoint with whole weights.
+
+    ``note`` is what a person should know, ``working_bytes`` memory for reading, ``kinds`` how the weights that were
+    quantized are stored, by name (``GPTQ 4-bit``).
+    """
 
     tensors: list[StoredTensor]
-    note: str = ""
-    working_bytes: int = 0
+    note: str
+    working_bytes: int
+    kinds: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +95,19 @@ class Quantization:
         """The stored tensors with every quantized weight made whole. ``QuenchError`` where the parts do not fit."""
         method = self.method or _by_names(stored)
         checkpoint = Checkpoint(stored)
-        bits = method.decode(checkpoint, self.settings) if method else fp8.plain(checkpoint)
-        if not checkpoint.decoders:
-            return Decoded(checkpoint.finished(stored))
-        working = max(decoder.working_bytes for decoder in checkpoint.decoders)
-        return Decoded(checkpoint.finished(stored), _note(method.title if method else "FP8", bits), working)
+        if method is None:
+            fp8.plain(checkpoint)
+        else:
+            method.decode(checkpoint, self.settings)
+        title = method.title if method else "FP8"
+        kinds = {decoder.name: _kind(title, {decoder.bits}) for decoder in checkpoint.decoders}
+        bits = {decoder.bits for decoder in checkpoint.decoders}
+        return Decoded(
+            checkpoint.finished(stored),
+            _note(title, bits) if bits else "",
+            max((decoder.working_bytes for decoder in checkpoint.decoders), default=0),
+            kinds,
+        )
 
 
 def recognise(folder: Path, config: dict[str, Any]) -> Quantization:
@@ -151,11 +165,15 @@ def _unsupported(detail: str) -> QuenchError:
     )
 
 
+def _kind(title: str, bits: set[int]) -> str:
+    """``GPTQ 4-bit``; where the name says it all, the name."""
+    numbers = [str(number) for number in sorted(bits) if number]
+    return title if title in _BITS_IN_NAME or not numbers else f"{title} {'- and '.join(numbers)}-bit"
+
+
 def _note(title: str, bits: set[int]) -> str:
     """The loss, said plainly."""
-    numbers = sorted(bits)
     if title == "BitNet":
         return "The weights are BitNet's: -1, 0 and 1 times a scale, as they were trained. A Q8_0 keeps them."
-    named = title if title in _BITS_IN_NAME or not numbers else f"{title} {'- and '.join(map(str, numbers))}-bit"
-    keeps = "a Q8_0 keeps nearly all of" if numbers and max(numbers) > 4 else "a Q8_0 or Q6_K keeps"
-    return f"The weights are {named}: what that rounding lost stays lost; {keeps} what is left."
+    keeps = "a Q8_0 keeps nearly all of" if max(bits) > 4 else "a Q8_0 or Q6_K keeps"
+    return f"The weights are {_kind(title, bits)}: what that rounding lost stays lost; {keeps} what is left."

@@ -20,8 +20,8 @@ _CODES = ("I8", "I16", "I32", "I64")
 _LARGEST_BOOK = 1 << 16
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Turns all quantized weights into whole ones. No bits: they are no whole number."""
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Turns all quantized weights into whole ones."""
     for module in checkpoint.ending(".codebooks"):
         codes = checkpoint.take(f"{module}.codes").of(*_CODES)
         books = checkpoint.take(f"{module}.codebooks").of(*FLOATS)
@@ -34,7 +34,6 @@ def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
         if scales.size != codes.shape[0]:
             raise damaged(scales.name, f"it has {scales.size} scales for {codes.shape[0]} rows of groups")
         checkpoint.put(f"{module}.weight", _Aqlm(module, codes, books, scales, checkpoint.bands))
-    return set()
 
 
 class _Aqlm(PartsDecoder):
@@ -63,6 +62,3 @@ class _Aqlm(PartsDecoder):
     def _read_books(self) -> npt.NDArray[np.float32]:
         """All vectors as float32, ``(codebooks, size, out_group_size * in_group_size)``."""
         return widened(self._books.whole(), self._books.dtype).reshape(self._count, self._size, -1)
-
-    def release(self, start: int, stop: int) -> None:
-        self._codes.release(start / self.n_rows, stop / self.n_rows)

@@ -47,8 +47,8 @@ def unsupported(settings: dict[str, Any]) -> str:
     return "" if layout in ("gemm", "gemv") else f"AWQ in the layout {layout[:40]!r}"
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Turns all quantized weights into whole ones; the bits that they have."""
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Turns all quantized weights into whole ones."""
     bits = whole_number(settings, "w_bit" if "w_bit" in settings else "bits", 4, 1, 64)
     if bits != 4:
         raise damaged("config.json", f"AWQ has 4 bits, not {bits}")
@@ -56,7 +56,6 @@ def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
     for module in checkpoint.ending(".qweight"):
         make = _gemv if _layout(settings) == "gemv" else _gemm
         checkpoint.put(f"{module}.weight", make(checkpoint, module, size))
-    return {4}
 
 
 def _take(checkpoint: Checkpoint, module: str) -> tuple[Part, Part, Part]:
@@ -96,6 +95,8 @@ def _gemv(checkpoint: Checkpoint, module: str, size: int) -> PartsDecoder:
 
 
 class _Gemm(BandedDecoder):
+    bits = 4
+
     def __init__(
         self, name: str, shape: tuple[int, int], parts: tuple[Part, Part, Part], size: int, bands: Bands
     ) -> None:
@@ -130,6 +131,8 @@ def _eight_rows(words: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[n
 
 
 class _Gemv(PartsDecoder):
+    bits = 4
+
     def __init__(self, name: str, shape: tuple[int, int], parts: tuple[Part, Part, Part], size: int) -> None:
         super().__init__(name, shape, parts)
         self._weight, self._zeros, self._scales = parts

@@ -32,10 +32,9 @@ def unsupported(settings: dict[str, Any]) -> str:
     return "BitNet with an added norm" if settings.get("use_rms_norm") else ""
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Turns all quantized weights into whole ones; the bits that they have."""
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Turns all quantized weights into whole ones."""
     divides = _kind(settings) == "bitlinear"
-    found = False
     for name in checkpoint.ending("_scale"):
         if not name.endswith("weight") or checkpoint.dtype(name) not in ("U8", "I8"):
             continue
@@ -44,11 +43,11 @@ def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
         if scale.size != 1 or len(weight.shape) != 2:
             raise damaged(name, f"it has the shape {list(weight.shape)} and {scale.size} scales")
         checkpoint.put(name, _BitNet(name, weight, scale, divides=divides))
-        found = True
-    return {2} if found else set()
 
 
 class _BitNet(PartsDecoder):
+    bits = 2
+
     def __init__(self, name: str, weight: Part, scale: Part, *, divides: bool) -> None:
         super().__init__(name, (4 * weight.n_rows, weight.n_cols), (weight, scale))
         self._weight, self._scale, self._divides = weight, scale, divides

@@ -29,17 +29,13 @@ _LARGEST_BLOCK = 1 << 16
 _RECIPROCAL = np.float32(7.874015718698502e-3)
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Turns all quantized weights into whole ones; the bits that they have."""
-    found = set()
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Turns all quantized weights into whole ones."""
     for kind in _KINDS:
         for weight in checkpoint.ending(f".{_STATE}{kind}"):
             checkpoint.put(weight, _four_bit(checkpoint, weight, kind))
-            found.add(4)
     for module in checkpoint.ending(".SCB"):
         checkpoint.put(f"{module}.weight", _eight_bit(checkpoint, module))
-        found.add(8)
-    return found
 
 
 def _eight_bit(checkpoint: Checkpoint, module: str) -> PartsDecoder:
@@ -54,6 +50,8 @@ def _eight_bit(checkpoint: Checkpoint, module: str) -> PartsDecoder:
 
 
 class _Int8(PartsDecoder):
+    bits = 8
+
     def __init__(self, name: str, weight: Part, scales: Part) -> None:
         super().__init__(name, weight.shape, (weight, scales))
         self._weight, self._scales = weight, scales
@@ -127,6 +125,8 @@ class _Nested:
 
 
 class _FourBit(PartsDecoder):
+    bits = 4
+
     def __init__(
         self,
         name: str,

@@ -59,23 +59,18 @@ def _groups(settings: dict[str, Any]) -> list[dict[str, Any]]:
     return [group for group in groups.values() if isinstance(group, dict)]
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Turns all quantized weights into whole ones; the bits that they have."""
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Turns all quantized weights into whole ones."""
     schemes = [scheme for group in _groups(settings) if isinstance(scheme := group.get("weights"), dict)]
     bits = _bits(schemes)
     blocks = {tuple(b) for s in schemes if isinstance(b := s.get("block_structure"), list) and _is_pair(b)}
     block = blocks.pop() if len(blocks) == 1 else None
-    found = set()
     for module in checkpoint.ending(".weight_packed"):
-        decoder = _packed(checkpoint, module, bits)
-        checkpoint.put(f"{module}.weight", decoder)
-        found.add(decoder.bits)
+        checkpoint.put(f"{module}.weight", _packed(checkpoint, module, bits))
     for name in checkpoint.of_kind("I8", *FLOAT8):
         if name.endswith("weight"):
             checkpoint.put(name, _plain(checkpoint, name, block))
-            found.add(8)
     fp8.drop_activations(checkpoint)
-    return found
 
 
 def _bits(schemes: list[dict[str, Any]]) -> list[int]:

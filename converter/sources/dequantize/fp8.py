@@ -26,28 +26,22 @@ def unsupported(settings: dict[str, Any]) -> str:
     return "" if kind in _MODELOPT else f"ModelOpt's {kind[:40]!r}"
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Turns all quantized weights into whole ones; the bits that they have."""
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Turns all quantized weights into whole ones."""
     block = _block(settings)
-    found = False
     for name in checkpoint.of_kind(*FLOAT8):
         scales = take_scales(checkpoint, name)
         if scales is None:
             raise damaged(name, "it has no scale")
         checkpoint.put(name, scaled(checkpoint.take(name), scales, block))
-        found = True
     drop_activations(checkpoint)
-    return {8} if found else set()
 
 
-def plain(checkpoint: Checkpoint) -> set[int]:
+def plain(checkpoint: Checkpoint) -> None:
     """Weights of eight-bit floats in a folder that says nothing of a quantization: the numbers are what they are."""
-    found = False
     for name in checkpoint.of_kind(*FLOAT8):
         scales = take_scales(checkpoint, name)
         checkpoint.put(name, scaled(checkpoint.take(name), scales, None))
-        found = True
-    return {8} if found else set()
 
 
 def take_scales(checkpoint: Checkpoint, name: str) -> Part | None:

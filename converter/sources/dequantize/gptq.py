@@ -42,20 +42,18 @@ def unsupported(settings: dict[str, Any]) -> str:
     return "" if layout in _FORMATS else f"GPTQ in the layout {layout[:40]!r}"
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Turns all quantized weights into whole ones; the bits that they have."""
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Turns all quantized weights into whole ones."""
     layout = str(settings.get("checkpoint_format") or settings.get("format") or "gptq").lower()
     bits = whole_number(settings, "bits", None, 1, 64)
     if bits not in BITS:
         raise damaged("config.json", f"GPTQ has 2, 3, 4 or 8 bits, not {bits}")
     whole_number(settings, "group_size", -1, -1, 1 << 30)
     plus_one = _FORMATS[layout]
-    found = set()
     for module in checkpoint.ending(".qweight"):
-        decoder = _module(checkpoint, module, bits, plus_one, plus_one == 1 and _by_words(settings))
-        checkpoint.put(f"{module}.weight", decoder)
-        found.add(decoder.bits)
-    return found
+        checkpoint.put(
+            f"{module}.weight", _module(checkpoint, module, bits, plus_one, plus_one == 1 and _by_words(settings))
+        )
 
 
 def _by_words(settings: dict[str, Any]) -> bool:

@@ -44,14 +44,10 @@ _SETTINGS = (
 _TEXT_LIMIT = 64
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Turns all quantized weights into whole ones; the bits that they have."""
-    found = set()
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Turns all quantized weights into whole ones."""
     for module in checkpoint.ending(".W_q"):
-        decoder = _module(checkpoint, module)
-        checkpoint.put(f"{module}.weight", decoder)
-        found.add(decoder.bits)
-    return found
+        checkpoint.put(f"{module}.weight", _module(checkpoint, module))
 
 
 def _module(checkpoint: Checkpoint, module: str) -> _Hqq:

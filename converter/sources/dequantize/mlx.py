@@ -43,16 +43,12 @@ def unsupported(settings: dict[str, Any]) -> str:
     return next((f"MLX in the mode {mode[:40]!r}" for mode in modes if mode not in _MODES), "")
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Turns all quantized weights into whole ones; the bits that they have."""
-    found = set()
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Turns all quantized weights into whole ones."""
     for module in checkpoint.ending(".scales"):
         own = settings.get(module)
         chosen = {**settings, **own} if isinstance(own, dict) else settings
-        decoder = _module(checkpoint, module, chosen)
-        checkpoint.put(f"{module}.weight", decoder)
-        found.add(decoder.bits)
-    return found
+        checkpoint.put(f"{module}.weight", _module(checkpoint, module, chosen))
 
 
 def _module(checkpoint: Checkpoint, module: str, settings: dict[str, Any]) -> _Mlx:

@@ -33,21 +33,20 @@ GGUF_BLOCK = 17
 """Bytes of a block of 32 in GGUF's MXFP4: the exponent, then 16 bytes of codes."""
 
 
-def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> set[int]:
-    """Puts a weight named ``<name>_blocks`` in the place of each pair of blocks and scales; the bits that they have."""
-    found = False
+def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Puts a weight named ``<name>_blocks`` in the place of each pair of blocks and scales."""
     for name in checkpoint.ending("_blocks"):
         blocks = checkpoint.take(f"{name}_blocks").of("U8")
         scales = checkpoint.take(f"{name}_scales").of("U8", "F8_E8M0")
         if len(blocks.shape) < 3 or blocks.shape[-1] != 16 or scales.shape != blocks.shape[:-1]:
             raise damaged(name, f"blocks have the shape {list(blocks.shape)} and scales {list(scales.shape)}")
         checkpoint.put(f"{name}_blocks", Mxfp4Decoder(name, blocks, scales))
-        found = True
-    return {4} if found else set()
 
 
 class Mxfp4Decoder(PartsDecoder):
     """Rows of a stack of matrices in MXFP4, as numbers or, without loss, as GGUF's own blocks."""
+
+    bits = 4
 
     def __init__(self, name: str, blocks: Part, scales: Part) -> None:
         super().__init__(name, (*blocks.shape[:-2], 32 * blocks.shape[-2]), (blocks, scales))
@@ -92,14 +91,14 @@ class Mxfp4Tensor(SourceTensor):
     type = "MXFP4"
 
     def __init__(self, stored: StoredTensor, name: str, first: int = 0, step: int = 1) -> None:
-        if not isinstance(stored.decoder, Mxfp4Decoder):
+        if not isinstance(stored.reader, Mxfp4Decoder):
             raise damaged(stored.name, "it is not stored as MXFP4")
         self.name, self.source_name, self.source_file = name, stored.name, stored.file.path.name
         *leading, rows, columns = stored.shape
         if rows % step:
             raise damaged(stored.name, f"{rows} rows are not {step} interleaved matrices")
         self.shape = (*leading, rows // step, columns)
-        self._decoder, self._first, self._step = stored.decoder, first, step
+        self._decoder, self._first, self._step = stored.reader, first, step
 
     @property
     def row_bytes(self) -> int:
@@ -114,9 +113,6 @@ class Mxfp4Tensor(SourceTensor):
 
     def raw(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         return self._every(start, stop, self._decoder.gguf_rows)
-
-    def release(self, start: int, stop: int) -> None:
-        self._decoder.release(start * self._step, stop * self._step)
 
     def _every(self, start: int, stop: int, read: Callable[[int, int], npt.NDArray[T]]) -> npt.NDArray[T]:
         """Experts have whole multiples of ``step`` rows, so that the stack is interleaved as each of them is."""

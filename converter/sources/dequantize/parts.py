@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from converter.sources.stored import Decoder, StoredTensor
-from converter.sources.tensors import file_tensor
+from converter.sources.gathered import file_tensor
+from converter.sources.stored import StoredTensor
 from converter.spec import QuenchError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from converter.sources.tensors import FileTensor
+    from converter.sources.base import SourceTensor
 
 FLOATS = ("F16", "BF16", "F32")
 WORDS = ("I32", "U32")
@@ -32,6 +32,7 @@ _ELEMENTS = {
     "I64": ("I64", "<i8"), "F64": ("I64", "<f8"),
 }  # fmt: skip
 
+_RELEASE = 8 << 20
 _BAND = 4 << 20
 _BANDS = 16 << 20
 _KEPT_WHOLE = 64 << 20
@@ -65,7 +66,7 @@ class Part:
         self.n_rows = prod(stored.shape[:-1])
         self.size = self.n_rows * self.n_cols
         self._tensor = self._opened(self.shape, stored.strides)
-        self._columns: FileTensor | None = None
+        self._columns: SourceTensor | None = None
 
     def of(self, *dtypes: str) -> Part:
         """Itself, if its elements are of one of these kinds."""
@@ -117,13 +118,11 @@ class Part:
         width = self._element.itemsize
         return self.stored.file.view(self.stored.offset + start * width, (stop - start) * width).view(self._element)
 
-    def release(self, share_from: float, share_to: float) -> None:
-        """Gives back a part of its bytes, counted from 0 to 1."""
-        if self.stored.strides is None:
-            begin, end = int(self.n_bytes * share_from), int(self.n_bytes * share_to)
-            self.stored.file.release(self.stored.offset + begin, end - begin)
+    def release(self) -> None:
+        """Lets its bytes leave the resident memory; views of them stay valid."""
+        self.stored.file.release(self.stored.offset, self.stored.n_bytes)
 
-    def _opened(self, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> FileTensor:
+    def _opened(self, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> SourceTensor:
         return file_tensor(replace(self.stored, dtype=self._plain, shape=shape, strides=strides), self.name)
 
 
@@ -179,8 +178,15 @@ class _Entry:
     value: Any = None
 
 
-class PartsDecoder(Decoder):
-    """A decoder of some parts; rows are made by :meth:`decode`."""
+class PartsDecoder:
+    """The rows of a weight that is stored as some parts; :meth:`decode` makes them. Any thread may ask for any rows.
+
+    It reads for a :class:`StoredTensor` of float32. ``bits`` are those of a code, 0 if they are no whole number;
+    ``working_bytes`` is memory that is held beside the rows.
+    """
+
+    bits = 0
+    working_bytes = 0
 
     def __init__(self, name: str, shape: tuple[int, ...], parts: tuple[Part, ...]) -> None:
         if not shape or prod(shape) == 0 or any(size >= 1 << 40 for size in shape):
@@ -190,21 +196,39 @@ class PartsDecoder(Decoder):
         self.n_cols, self.n_rows = shape[-1], prod(shape[:-1])
         self.parts = parts
         self.n_bytes = sum(part.n_bytes for part in parts)
+        self._lock = threading.Lock()
+        self._used = 0
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Rows as the bytes of float32. No bit of a row depends on which rows are asked for together."""
+        return self.rows(start, stop).view(np.uint8)
+
+    def read_bytes(self, start: int, stop: int) -> int:
+        """Bytes of the parts that these rows cost; over all rows, all of them."""
+        return self.n_bytes * stop // self.n_rows - self.n_bytes * start // self.n_rows
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.float32]:
+        """Rows as float32, ``(stop - start, n_cols)``, owned by the caller. ``QuenchError`` for damaged parts."""
         out = np.empty((stop - start, self.n_cols), np.float32)
         if out.size:
             with np.errstate(all="ignore"):  # what becomes infinite is refused where it is written, by name
                 self.decode(start, stop, out)
+            self._give_back(self.read_bytes(start, stop), last=stop == self.n_rows)
         return out
 
     def decode(self, start: int, stop: int, out: npt.NDArray[np.float32]) -> None:
         """Fills ``out`` with rows ``start`` to ``stop``, at least one."""
         raise NotImplementedError
 
-    def release(self, start: int, stop: int) -> None:
+    def _give_back(self, used: int, *, last: bool) -> None:
+        """Lets the parts leave the resident memory now and then: each time costs a round through all cores."""
+        with self._lock:
+            self._used += used
+            if self._used < _RELEASE and not last:
+                return
+            self._used = 0
         for part in self.parts:
-            part.release(start / self.n_rows, stop / self.n_rows)
+            part.release()
 
 
 class BandedDecoder(PartsDecoder):
@@ -245,7 +269,7 @@ class BandedDecoder(PartsDecoder):
         """Rows of a band, counted from its first one, into ``out``."""
         raise NotImplementedError
 
-    def release(self, start: int, stop: int) -> None:
+    def _give_back(self, used: int, *, last: bool) -> None:
         """Nothing: what was gathered is a copy, and its source was given back."""
 
 
@@ -302,8 +326,9 @@ class Checkpoint:
             raise damaged(name, "it is there both whole and in parts")
         largest = max(decoder.parts, key=lambda part: part.n_bytes).stored
         self._made[largest.name] = StoredTensor(
-            name, largest.file, largest.offset, decoder.n_bytes, "F32", decoder.shape, decoder=decoder
+            name, largest.file, largest.offset, decoder.n_bytes, "F32", decoder.shape, reader=decoder
         )
+        decoder.name = name
         self.decoders.append(decoder)
 
     def finished(self, stored: list[StoredTensor]) -> list[StoredTensor]:

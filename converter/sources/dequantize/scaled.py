@@ -96,6 +96,8 @@ class Cut:
 class ScaledDecoder(PartsDecoder):
     """``w = (code - zero) * scale``, codes being integers or 8-bit floats."""
 
+    bits = 8
+
     def __init__(self, name: str, weight: Part, scales: Cut | None, zeros: Cut | None = None) -> None:
         cuts = tuple(cut.part for cut in (scales, zeros) if cut is not None)
         super().__init__(name, weight.shape, (weight, *cuts))

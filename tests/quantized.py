@@ -77,7 +77,7 @@ def write_pocket(folder: Path, scheme: Scheme | None, plain: Path | None = None)
             target.mkdir(parents=True)
             for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
                 shutil.copy(resource("pocket") / file, target)
-            settings = {scheme.key: scheme.settings} if scheme and target == folder else {}
+            settings = {scheme.key: scheme.settings} if scheme and scheme.settings and target == folder else {}
             (target / "config.json").write_text(json.dumps(config | settings))
             write_tensors(target / "model.safetensors", tensors)
     return folder

@@ -86,15 +86,16 @@ def _is_pair(sizes: list[Any]) -> bool:
 
 def _plain(checkpoint: Checkpoint, name: str, block: tuple[int, ...] | None) -> PartsDecoder:
     weight = checkpoint.take(name)
+    if len(weight.shape) < 2:
+        raise damaged(name, f"it has the shape {list(weight.shape)}")
     scales = checkpoint.take(f"{name}_scale").of(*SCALES)
     zeros = checkpoint.take_if_there(f"{name}_zero_point")
     checkpoint.drop(f"{name}_shape")
     order = checkpoint.take_if_there(f"{name}_g_idx")
     if order is not None and int(order.of("I32", "I64").whole().max()) >= 0:
         raise damaged(order.name, "plain integers with an order of groups are not known")
-    cut = Cut(scales, weight.shape)
-    if block is not None and cut.width not in (1, weight.n_cols):
-        cut = Cut(scales, weight.shape, (block[0], block[1]))
+    in_blocks = block and scales.shape[-2:] == tuple(-(-n // b) for n, b in zip(weight.shape[-2:], block, strict=True))
+    cut = Cut(scales, weight.shape, (block[0], block[1]) if block and in_blocks else None)
     if zeros is None:
         return ScaledDecoder(name, weight, cut)
     return ScaledDecoder(name, weight, cut, Cut(zeros.of("I8", "I32", "I64"), weight.shape))

@@ -40,8 +40,10 @@ def decode(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
 def plain(checkpoint: Checkpoint) -> None:
     """Weights of eight-bit floats in a folder that says nothing of a quantization: the numbers are what they are."""
     for name in checkpoint.of_kind(*FLOAT8):
-        scales = take_scales(checkpoint, name)
-        checkpoint.put(name, scaled(checkpoint.take(name), scales, None))
+        weight, scales = checkpoint.take(name), take_scales(checkpoint, name)
+        if scales is not None and Cut(scales.of(*SCALES), weight.shape).in_blocks:
+            raise damaged(name, "its scales are for blocks, and config.json does not say how large they are")
+        checkpoint.put(name, scaled(weight, scales, None))
 
 
 def take_scales(checkpoint: Checkpoint, name: str) -> Part | None:

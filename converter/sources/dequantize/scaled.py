@@ -77,11 +77,20 @@ class Cut:
         elif leading and found in (leading, (*leading, 1, 1)):
             found = (*leading, 1, 1)
         elif len(found) == len(shape) and found[:-2] == leading:
-            height, width = block or (-(-rows // found[-2]), -(-columns // found[-1]))
+            if block is None and (rows % found[-2] or columns % found[-1]):
+                raise damaged(
+                    part.name, f"its shape {list(part.shape)} does not divide {list(shape)} into equal blocks"
+                )
+            height, width = block or (rows // found[-2], columns // found[-1])
         if found[-2:] != (-(-rows // height), -(-columns // width)):
             raise damaged(part.name, f"its shape is {list(part.shape)} for a weight of {list(shape)}")
         self._rows, self._height, self.width = rows, height, width
         self._per_matrix, self._columns = found[-2], found[-1]
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether an element belongs to a part of a row, or to some rows of several such parts."""
+        return self._columns > 1 or self._height not in (1, self._rows)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """What belongs to rows ``start`` to ``stop``, as it is stored: ``(stop - start, groups)``."""
@@ -102,6 +111,8 @@ class ScaledDecoder(PartsDecoder):
         cuts = tuple(cut.part for cut in (scales, zeros) if cut is not None)
         super().__init__(name, weight.shape, (weight, *cuts))
         self._weight, self._scales, self._zeros = weight, scales, zeros
+        if scales is not None and zeros is not None and zeros.width not in (scales.width, weight.n_cols):
+            raise damaged(zeros.part.name, f"its shape is {list(zeros.part.shape)}, and the scales' is another")
 
     def decode(self, start: int, stop: int, out: npt.NDArray[np.float32]) -> None:
         codes = self._weight.rows(start, stop)

@@ -6,6 +6,7 @@ gets; from a number of parameters alone it is an estimate, and said to be one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,21 +81,37 @@ def _count(config: Mapping[str, Any], key: str) -> int:
     return value if type(value) is int and 1 <= value <= _LARGE else 0
 
 
-def from_parameters(parameters: int, available: int | None = None) -> str:
-    """``good``, ``tight`` or ``no`` for a 4-bit file of so many weights with a context of 8,192; empty for 0.
+def from_size(weights: int, parameters: int = 0) -> tuple[str, int]:
+    """(``good``, ``tight`` or ``no``; bytes of memory) for a file of which only the size is known: an estimate.
 
-    The cache is a guess: models of 1 to 70 billion weights with grouped heads keep 28 to 320 KiB a token, about 45 KiB
-    times the square root of the billions.
+    Without ``parameters`` the cache is that of a model whose weights have 8 bits.
     """
+    total = weights + _guess(parameters or weights)
+    return _level(total, hardware.memory_available()), total
+
+
+def from_parameters(parameters: int, available: int | None = None) -> str:
+    """``good``, ``tight`` or ``no`` for a 4-bit file of so many weights; empty for 0."""
     if parameters <= 0:
         return ""
-    billions = parameters / 1e9
-    total = parameters * BITS / 8 + 45 * 1024 * billions**0.5 * _CONTEXT + (300 << 20)
     free = hardware.memory_available() if available is None else available
+    return _level(round(parameters * BITS / 8) + _guess(parameters), free)
+
+
+def _guess(parameters: int) -> int:
+    """Cache for 8,192 tokens and compute of a model of which only the size is known.
+
+    Models of 1 to 70 billion weights with grouped heads keep 28 to 320 KiB a token: about 45 KiB times the square root
+    of the billions.
+    """
+    return round(45 * 1024 * math.sqrt(parameters / 1e9) * _CONTEXT) + (300 << 20)
+
+
+def _level(total: int, free: int) -> str:
     return "good" if total <= 0.8 * free else "tight" if total <= free else "no"
 
 
-def remembering(check: Callable[[], int] = hardware.memory_available) -> Callable[[int], str]:
+def remembering() -> Callable[[int], str]:
     """:func:`from_parameters` for many models at once: the memory is looked at once."""
-    free = check()
+    free = hardware.memory_available()
     return lambda parameters: from_parameters(parameters, free)

@@ -62,7 +62,8 @@ class FileGroup(msgspec.Struct, frozen=True):
 
     ``kind`` is ``gguf``, ``safetensors``, ``pytorch`` or ``projector`` (mmproj); ``type`` such as ``Q4_K_M``, empty if
     the name says nothing. ``missing`` counts shards that the names promise and the repository lacks. ``fits`` and
-    ``memory`` (weights, cache for 8k tokens, compute) are filled in where they can be told.
+    ``memory`` (weights, cache for 8k tokens, compute) are empty if shards are missing, and ``estimated`` if there is no
+    config to compute them from.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class FileGroup(msgspec.Struct, frozen=True):
     missing: int = 0
     fits: str = ""
     memory: int = 0
+    estimated: bool = False
 
 
 class Repository(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from app.hub import errors
+from app.hub.cache import Place
 from app.hub.client import Hub, question
 from app.hub.messages import RemoteFile
 from converter.spec import ModelInfo, QuenchError
@@ -58,6 +59,14 @@ class RemoteBytes:
 
     def _fetch(self, end: int) -> None:
         """Bring the bytes up to ``end``, or some of them."""
+        try:
+            self._fetch_once(end)
+        except errors.HubError as error:
+            if error.status != 416:
+                raise
+            raise errors.bad_answer(self.path.name, "it is shorter than the hub lists it") from error
+
+    def _fetch_once(self, end: int) -> None:
         start = len(self.data)
         headers = {**self._hub.headers(), "range": f"bytes={start}-{end - 1}"}
         with self._hub.client.stream("GET", self._address, headers=headers) as response:
@@ -86,7 +95,9 @@ def outline(hub: Hub, repo: str, commit: str, files: Sequence[RemoteFile]) -> It
 
     Weights are holes of the right length, everything else is whole. Raises ``QuenchError``.
     """
-    folder = Path(tempfile.mkdtemp(prefix="quench-outline-"))
+    root = Path(tempfile.mkdtemp(prefix="quench-outline-"))
+    # As in the cache, where a model's name is read from the folder.
+    folder = Place(str(root), repo, commit).folder
     try:
         left = HEADER_LIMIT
         for file in files:
@@ -115,7 +126,7 @@ def outline(hub: Hub, repo: str, commit: str, files: Sequence[RemoteFile]) -> It
                 out.truncate(file.bytes)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _safetensors_header(source: RemoteBytes) -> None:

@@ -38,18 +38,20 @@ def look_up(hub: Hub, name: RepoName, stopped: Callable[[], bool] = lambda: Fals
         found = groups(files)
         paths, why_not = for_conversion(files)
         config = _config(hub, real, commit, files) if any(file.path == "config.json" for file in files) else None
-        if paths and config is not None and not can_convert(config):
-            paths, why_not = (), _why_not(config)
+        # Of a gated model's config the hub itself tells the few keys that name its architecture.
+        outline = config if config is not None else info.config if isinstance(info.config, dict) else {}
+        if paths and outline and not can_convert(outline):
+            paths, why_not = (), _why_not(outline)
     tags = tuple(text(tag, 80) for tag in (info.tags or [])[:200] if isinstance(tag, str))
-    parameters = count(info.safetensors.total) if info.safetensors is not None else 0
     gguf = info.gguf if isinstance(info.gguf, dict) else {}
-    context = (config or {}).get("max_position_embeddings")
+    parameters = (count(info.safetensors.total) if info.safetensors is not None else 0) or count(gguf.get("total"))
+    context = outline.get("max_position_embeddings")
     return Repository(
         id=real,
         revision=commit,
         reference=name.revision or "main",
         files=tuple(files),
-        groups=tuple(_with_fit(group, config) for group in found),
+        groups=tuple(_with_fit(group, config, parameters) for group in found),
         for_conversion=paths,
         why_not=why_not,
         gated=text(info.gated, 10) if info.gated else "",
@@ -57,8 +59,8 @@ def look_up(hub: Hub, name: RepoName, stopped: Callable[[], bool] = lambda: Fals
         licence=next((tag.removeprefix("license:") for tag in tags if tag.startswith("license:")), ""),
         downloads=count(info.downloads),
         likes=count(info.likes),
-        parameters=parameters or count(gguf.get("total")),
-        architecture=text((config or {}).get("model_type"), 60) or text(gguf.get("architecture"), 60),
+        parameters=parameters,
+        architecture=text(outline.get("model_type"), 60) or text(gguf.get("architecture"), 60),
         context_length=count(context) or count(gguf.get("context_length")),
         task=text(info.pipeline_tag, 60),
         tags=tags,
@@ -138,11 +140,13 @@ def _why_not(config: dict[str, Any]) -> str:
     return ""
 
 
-def _with_fit(group: FileGroup, config: dict[str, Any] | None) -> FileGroup:
-    if config is None or group.kind == "projector" or not group.bytes:
+def _with_fit(group: FileGroup, config: dict[str, Any] | None, parameters: int) -> FileGroup:
+    """With the memory that it takes: from the config where there is one, else an estimate from the size."""
+    if group.kind == "projector" or not group.bytes or group.missing:
         return group
-    plan = fitting.from_config(config, group.bytes)
-    return group if plan is None else msgspec.structs.replace(group, fits=plan.level, memory=plan.total)
+    plan = fitting.from_config(config, group.bytes) if config is not None else None
+    level, memory = (plan.level, plan.total) if plan is not None else fitting.from_size(group.bytes, parameters)
+    return msgspec.structs.replace(group, fits=level, memory=memory, estimated=plan is None)
 
 
 def read_card(hub: Hub, repo: str, commit: str) -> tuple[str, bool]:

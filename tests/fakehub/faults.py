@@ -10,11 +10,12 @@ from fnmatch import fnmatch
 class Fault:
     """The next ``times`` requests that match go wrong.
 
-    ``where`` is ``api`` (listings), ``resolve`` (the hub's address of a file) or ``body`` (where its bytes come from);
-    ``path`` a pattern on the file's path or, for ``api``, on the request's. With ``status`` the answer is that error
-    with ``headers``. Else the body is spoiled after ``after`` bytes:
+    ``where`` is ``api`` (listings), ``resolve`` (the hub's address of a file) or ``body`` (where its bytes come
+    from); ``path`` a pattern on the file's path or, for ``api``, on the request's. With kind ``status`` the answer is
+    that error with ``headers``. Else the body is spoiled after ``after`` bytes:
 
-    * ``cut``: the connection is closed   * ``reset``: it is reset   * ``stall``: nothing comes until the hub is released
+    * ``cut``: the connection is closed   * ``reset``: it is reset
+    * ``stall``: nothing comes until the hub is released
     * ``trickle``: one byte at a time     * ``end``: it ends there, and Content-Length says so
     * ``corrupt``: that byte is another   * ``longer``: bytes follow behind the end, and Content-Length says so
     * ``whole``: ranges are not understood                        * ``other_range``: another one is sent

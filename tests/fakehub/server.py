@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -48,10 +48,12 @@ class _Server(ThreadingHTTPServer):
 class FakeHub:
     """A context manager: two servers on free ports of 127.0.0.1. ``url`` is what HF_ENDPOINT is set to.
 
+    With ``tls`` both speak it. ``tree_page`` is the number of entries on a page of a tree.
+
     ``served`` counts the bytes of each file's body that were sent, ``seen`` lists the requests.
     """
 
-    def __init__(self, tree_page: int = TREE_PAGE) -> None:
+    def __init__(self, tree_page: int = TREE_PAGE, tls: ssl.SSLContext | None = None) -> None:
         self.repos: dict[str, FakeRepo] = {}
         self.renamed: dict[str, str] = {}
         self.tokens: set[str] = set()
@@ -66,7 +68,12 @@ class FakeHub:
         self._servers = [
             _Server(("127.0.0.1", 0), type("Handler", (kind,), {"hub": self})) for kind in (_Hub, _Storage)
         ]
-        self.url, self.storage = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        scheme = "http" if tls is None else "https"
+        self.url, self.storage = (f"{scheme}://127.0.0.1:{server.server_address[1]}" for server in self._servers)
+        if tls is not None:
+            for server in self._servers:
+                # The handshake is done by the thread of the connection, when it first reads.
+                server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
 
     def __enter__(self) -> Self:
         for server in self._servers:
@@ -174,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.answer(416, b"", Content_Range=f"bytes */{total}")
                 return
             if kind == "other_range":
-                start = max(0, start - 7)
+                start = start - 7 if start >= 7 else start + 7
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{total}")
         else:
@@ -464,11 +471,3 @@ def _blob(file: StoredFile) -> dict[str, Any]:
     if file.large:
         entry["lfs"] = {"sha256": file.sha256, "size": file.listed, "pointerSize": len(file.pointer)}
     return entry
-
-
-@contextlib.contextmanager
-def refused_port() -> Any:
-    """An address at which nobody listens, as long as the block runs."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Downloads in tests: a command for what a fake repository holds, a worker that runs it, and what must be there then."""
+"""Downloads in tests: a command for what a fake repository holds, a worker that runs it, and what must be there."""
 
 from __future__ import annotations
 
@@ -60,4 +60,4 @@ def check_whole(home: Path, repo: FakeRepo, revision: str = "") -> None:
     where = place(home, repo, revision)
     for path, file in repo.files(revision or "main").items():
         assert (where.folder / path).read_bytes() == file.data, path
-    assert [path for path in where.storage.rglob("*.incomplete")] == []
+    assert list(where.storage.rglob("*.incomplete")) == []

@@ -4,6 +4,7 @@ end or words that say what to do, and nothing is fetched twice."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,8 +39,6 @@ FIRST = "model-00001-of-00002.safetensors"
 
 
 def python(program: str, **environment: str) -> str:
-    import os
-
     result = subprocess.run(
         [sys.executable, "-c", program], check=False, capture_output=True, text=True, env={**os.environ, **environment}
     )
@@ -141,7 +140,7 @@ def test_a_server_without_proper_ranges_begins_again(
     ],
 )  # fmt: skip
 def test_passing_trouble_passes(
-    fakehub: FakeHub, repo: FakeRepo, hub_environment: Path, where: str, status: int, headers: dict[str, str]
+    *, fakehub: FakeHub, repo: FakeRepo, hub_environment: Path, where: str, status: int, headers: dict[str, str]
 ) -> None:
     fault = fakehub.fail(where, FIRST, status=status, headers=headers, times=2)
     events, verdict = run(command(repo))
@@ -168,7 +167,7 @@ def test_passing_trouble_passes(
     ],
 )
 def test_lasting_trouble_is_told(
-    fakehub: FakeHub, repo: FakeRepo, hub_environment: Path, fault: dict[str, Any], code: str, hint: str
+    *, fakehub: FakeHub, repo: FakeRepo, hub_environment: Path, fault: dict[str, Any], code: str, hint: str
 ) -> None:
     fakehub.fail("resolve", FIRST, **fault)
     _, verdict = run(command(repo))

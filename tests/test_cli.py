@@ -300,6 +300,10 @@ def test_no_space_is_said_before_any_work(pocket: Path, tmp_path: Path) -> None:
     try:
         error = quench_error(4, "convert", pocket, "-o", small / "p.gguf", "--type", "Q8_0")
         assert error["code"] == "no_space"
+        plan = quench_json("convert", pocket, "-o", small / "p.gguf", "--type", "Q8_0", "--dry-run")
+        (warning,) = plan["warnings"]
+        for words in (error["detail"], warning):
+            assert f"{plan['disk_needed']:,}" in words and f"{plan['disk_free']:,}" in words
         assert list(small.iterdir()) == []
     finally:
         subprocess.run(["umount", str(small)], check=True)

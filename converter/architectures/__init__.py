@@ -5,23 +5,62 @@ from __future__ import annotations
 from typing import Any
 
 from converter.architectures.base import Family, Parameters, bad_config
+from converter.architectures.bloom import BLOOM
+from converter.architectures.cohere import COHERE, COHERE2
 from converter.architectures.config import parameters
+from converter.architectures.falcon import FALCON
 from converter.architectures.gpt2 import GPT2
+from converter.architectures.gpt_bigcode import GPT_BIGCODE
+from converter.architectures.gptneox import GPT_NEOX
+from converter.architectures.granite import GRANITE, GRANITE_MOE
 from converter.architectures.keys import is_own, metadata
 from converter.architectures.llama import LLAMA
 from converter.architectures.matching import tensors
 from converter.architectures.mistral import MISTRAL
 from converter.architectures.mixtral import MIXTRAL
+from converter.architectures.mpt import MPT
+from converter.architectures.nemotron import NEMOTRON
+from converter.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
+from converter.architectures.phi import PHI
 from converter.architectures.phi3 import PHI3
+from converter.architectures.phimoe import PHIMOE
 from converter.architectures.qwen2 import QWEN2
 from converter.architectures.qwen2_moe import QWEN2_MOE
 from converter.architectures.qwen3 import QWEN3
 from converter.architectures.qwen3_moe import QWEN3_MOE
+from converter.architectures.smollm3 import SMOLLM3
 from converter.spec import QuenchError
 
 __all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "parameters", "problems", "tensors"]
 
-FAMILIES = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, GPT2, PHI3)
+FAMILIES = (
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN2,
+    QWEN2_MOE,
+    QWEN3,
+    QWEN3_MOE,
+    GPT2,
+    PHI3,
+    BLOOM,
+    COHERE,
+    COHERE2,
+    FALCON,
+    GPT_BIGCODE,
+    GPT_NEOX,
+    GRANITE,
+    GRANITE_MOE,
+    MPT,
+    NEMOTRON,
+    OLMO,
+    OLMO2,
+    OLMO3,
+    OLMOE,
+    PHI,
+    PHIMOE,
+    SMOLLM3,
+)
 
 
 def find_family(config: dict[str, Any]) -> Family:

@@ -61,12 +61,14 @@ class Family:
 
     ``aliases`` gives other names under which ``config.json`` may have a value, by its canonical name: the first that is
     there counts. ``defaults`` are what transformers assumes where ``config.json`` is silent: a value, or a function of
-    the values so far (in order). ``required`` must be there as whole numbers, ``reals`` as numbers. ``sizes`` are
-    further names for shapes: config values, or expressions of sizes.
+    the values so far (in order). ``fixed`` are functions for what the architecture settles, whatever ``config.json``
+    says. ``required`` must be there as whole numbers, ``reals`` as numbers. ``sizes`` are further names for shapes:
+    config values, or expressions of sizes.
 
     ``renames`` are (regular expression, replacement) for the names of stored tensors, before the rules; ``ignored``
     are expressions for tensors that no engine reads. ``computed`` makes tensors that no file holds, ``rope_kinds`` are
     the rotary scalings that the engine's code for this architecture heeds (none: it has no rotary keys).
+    ``rope_base_implied`` stands where llama.cpp's converter writes no base frequency: one of 10000 goes without saying.
     ``vocabulary`` names the habits by which tokenizer files are read. ``check`` raises for what the engine would run
     wrongly, ``notes`` says what a person should know.
     """
@@ -78,12 +80,14 @@ class Family:
     tensors: tuple[TensorRule, ...]
     keys: tuple[KeyRule, ...]
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Callable[[dict[str, Any]], Any]] = field(default_factory=dict)
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     required: tuple[str, ...] = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
                                  "vocab_size")  # fmt: skip
     reals: tuple[str, ...] = ("rms_norm_eps",)
     sizes: Mapping[str, Size] = field(default_factory=dict)
     rope_kinds: frozenset[str] = frozenset({"default", "linear", "yarn", "dynamic"})
+    rope_base_implied: bool = False
     window_key: str = ""
     vocabulary: str = "bpe"
     renames: tuple[tuple[str, str], ...] = ()
@@ -149,6 +153,8 @@ class Parameters:
 # Hugging Face's rotary rows (halves rotate) as GGML's Llama wants them (neighbours rotate), for so many heads.
 ROTARY_QUERY = View("(h p j) ... -> (h j p) ...", {"h": "heads", "p": 2, "j": "head/2"})
 ROTARY_KEY = View("(h p j) ... -> (h j p) ...", {"h": "kv_heads", "p": 2, "j": "head/2"})
+# One matrix for queries, keys and values, each head's three together, as all queries, all keys, all values.
+BY_HEAD = View("(h t d) ... -> (t h d) ...", {"h": "heads", "t": 3, "d": "head"})
 # Linear layers of GPT-2's time are stored as (in, out).
 TRANSPOSED = View("a b -> b a")
 
@@ -156,6 +162,16 @@ TRANSPOSED = View("a b -> b a")
 def layer(source: str, target: str, *shape: Size, **options: Any) -> TensorRule:
     """A rule of the layers: ``model.layers.{i}.<source>`` becomes ``blk.{i}.<target>``."""
     return TensorRule(f"model.layers.{{i}}.{source}", f"blk.{{i}}.{target}", shape, **options)
+
+
+def weight_and_bias(
+    source: str, target: str, *shape: Size, biased: bool = True, required: bool = True, view: View | None = None
+) -> tuple[TensorRule, ...]:
+    """The rules for the weight of a matrix or norm, of ``shape``, and for its bias, if it may have one, of the first
+    length. ``required`` is said of the bias."""
+    weight = TensorRule(f"{source}.weight", f"{target}.weight", shape, view=view)
+    bias = TensorRule(f"{source}.bias", f"{target}.bias", shape[:1], required=required, view=view)
+    return (weight, bias) if biased else (weight,)
 
 
 # Llama's layout, which many families share but for what their own files add.
@@ -239,6 +255,16 @@ KEYS = (
 def keys_without(*names: str) -> tuple[KeyRule, ...]:
     """:data:`KEYS` without some."""
     return tuple(rule for rule in KEYS if rule.key not in names)
+
+
+def not_run(found: Parameters, reason: str) -> QuenchError:
+    """The error for a variant that the engine's code for the family would run wrongly or not at all."""
+    return QuenchError(
+        "unsupported_variant",
+        "This variant of the model cannot be run.",
+        f"{reason}, which the engine's code for {found.family.title} does not know.",
+        "Choose another model of the family.",
+    )
 
 
 def bad_config(reason: str) -> QuenchError:

@@ -18,7 +18,8 @@ _PARTIAL = ("partial_rotary_factor", "rope_pct", "rope_percent", "rotary_pct")
 
 
 def parameters(family: Family, config: dict[str, Any]) -> Parameters:
-    """Reads ``config.json`` for ``family``. Raises ``QuenchError`` ``bad_config`` for missing or absurd values."""
+    """Reads ``config.json`` for ``family``. Raises ``QuenchError`` ``bad_config`` for missing or absurd values,
+    and what the family's own check raises."""
     values = dict(config)
     nested = config.get("text_config")
     if isinstance(nested, dict):
@@ -37,7 +38,10 @@ def parameters(family: Family, config: dict[str, Any]) -> Parameters:
         values[name] = real_number(values, name)
     sizes = _sizes(family, values)
     rope, local = _rope(values)
-    return Parameters(family, values, sizes, rope, local)
+    found = Parameters(family, values, sizes, rope, local)
+    if family.check is not None:
+        family.check(found)
+    return found
 
 
 def whole_number(values: dict[str, Any], name: str, least: int = 1) -> int:
@@ -70,6 +74,11 @@ def four_times(values: dict[str, Any]) -> int:
     return 4 * whole_number(values, "hidden_size")
 
 
+def all_heads(values: dict[str, Any]) -> Any:
+    """``num_key_value_heads`` of an architecture without grouped heads."""
+    return values.get("num_attention_heads")
+
+
 def _fill(family: Family, values: dict[str, Any], no_groups: bool) -> None:
     """Defaults, in the order of the family's table. A number of key-value heads that is null means all heads."""
     if no_groups:
@@ -79,6 +88,8 @@ def _fill(family: Family, values: dict[str, Any], no_groups: bool) -> None:
             values[name] = default(values) if callable(default) else default
     if values.get("num_key_value_heads") is None:
         values["num_key_value_heads"] = values.get("num_attention_heads")
+    for name, settle in family.fixed.items():
+        values[name] = settle(values)
 
 
 def _sizes(family: Family, values: dict[str, Any]) -> Sizes:

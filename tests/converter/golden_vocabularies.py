@@ -35,6 +35,8 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)
     # Keys that are ours for a reason, each with the reason.
     ours: dict[str, str] = field(default_factory=dict)
+    # The pre-tokenizer; the other converter does not know those of vocabularies that it has not met.
+    splits: str = "gpt-2"
 
 
 def write_case(name: str, folder: Path) -> int:
@@ -59,7 +61,6 @@ def bert_words() -> list[str]:
         "the",
         "fox",
         "sleep",
-        "##s",
         "##ing",
         "##er",
         "under",
@@ -246,14 +247,17 @@ def tekken_file(count: int = 300) -> dict[str, Any]:
         {"rank": rank, "token_bytes": base64.b64encode(raw).decode(), "token_str": raw.decode("utf-8", "replace")}
         for rank, raw in enumerate(tokens)
     ]
-    specials = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
-                "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>")  # fmt: skip
+    specials = (
+        "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]",
+        "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]",
+        "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]",
+    )  # fmt: skip
     return {
         "config": {
             "pattern": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
             "num_vocab_tokens": len(tokens),
-            "default_vocab_size": len(tokens) + 20,
-            "default_num_special_tokens": 20,
+            "default_vocab_size": len(tokens) + 24,
+            "default_num_special_tokens": 24,
             "version": "v7",
         },
         "vocab": vocab,
@@ -280,8 +284,10 @@ def _templates(folder: Path) -> int:
 _GLM_TOKENS = ("<|endoftext|>", "[gMASK]", "<|user|>", "<|observation|>")
 _LAYERS = {"num_layers": 2, "multi_query_group_num": 2, "ffn_hidden_size": 128, "padded_vocab_size": 282}
 CASES: dict[str, Case] = {
-    "bert": Case("BertModel", "bert", _bert_json, {"model_type": "bert", "type_vocab_size": 2}),
-    "bert-vocab.txt": Case("BertModel", "bert", _bert_text, {"model_type": "bert", "type_vocab_size": 2}),
+    "bert": Case(
+        "BertModel", "bert", _bert_json, {"model_type": "bert", "type_vocab_size": 3}, splits="default"
+    ),
+    "bert-vocab.txt": Case("BertModel", "bert", _bert_text, {"model_type": "bert"}, splits="default"),
     "roberta": Case("RobertaModel", "roberta", _roberta, {"model_type": "roberta", "type_vocab_size": 1}),
     "xlm-roberta-model": Case(
         "XLMRobertaModel", "xlm-roberta", _xlm_roberta_model,
@@ -302,11 +308,12 @@ CASES: dict[str, Case] = {
     "command-r": Case("CohereForCausalLM", "bpe", _byte_level(
         ("<PAD>", "<BOS_TOKEN>", "<|END_OF_TURN_TOKEN|>"), normalizer=NFC, add_bos_token=True, add_eos_token=False,
         pre_tokenizer=sequence({"type": "Digits", "individual_digits": True}, byte_level()), bos_token="<BOS_TOKEN>",
-        eos_token="<|END_OF_TURN_TOKEN|>", pad_token="<PAD>", tokenizer_class="CohereTokenizer",
-    ), {"model_type": "cohere"}),
+        eos_token="<|END_OF_TURN_TOKEN|>", pad_token="<PAD>", tokenizer_class="PreTrainedTokenizerFast",
+    ), {"model_type": "cohere"}, splits="smollm"),
     "glm4": Case("Glm4ForCausalLM", "glm4", _byte_level(_GLM_TOKENS), {"model_type": "glm4"}),
     "glm4-moe": Case("Glm4MoeForCausalLM", "glm", _byte_level(_GLM_TOKENS), {"model_type": "glm4_moe"}),
-    "chatglm": Case("GlmForCausalLM", "chatglm", _byte_level(_GLM_TOKENS), {"model_type": "glm"} | _LAYERS),
+    "chatglm": Case("GlmForCausalLM", "chatglm", _byte_level(_GLM_TOKENS), {"model_type": "glm"} | _LAYERS,
+        {"tokenizer.ggml.add_bos_token": "the other converter writes it with the architecture's keys"}),
     "templates": Case("Qwen2ForCausalLM", "qwen", _templates, {"model_type": "qwen2"}),
     "gemma": Case("GemmaForCausalLM", "gemma", _sentencepiece(), {"model_type": "gemma", "head_dim": 16}),
     "gemma2": Case("Gemma2ForCausalLM", "gemma2", _sentencepiece(), {"model_type": "gemma2", "head_dim": 16}),

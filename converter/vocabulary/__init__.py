@@ -114,10 +114,11 @@ def reading(files: TokenizerFiles, family: Family) -> str:
         return habit.reading
     if files.has(tekken.FILE) and not files.has(_JSON):
         return "tekken"
-    if _has_model(files) and (habit.reading != "plain" or not files.has(_JSON) or _stands_for_model(files)):
-        # Phi-4 is a Phi-3 with GPT-2's kind of vocabulary, which its files may say beside an old tokenizer.model.
-        if not (habit.reading == "declared" and files.declared_class == "GPT2Tokenizer"):
-            return habit.reading if habit.reading in ("declared", "internlm") else "sentencepiece"
+    # Phi-4 is a Phi-3 with GPT-2's kind of vocabulary, which its files may say beside an old tokenizer.model.
+    phi4 = habit.reading == "declared" and files.declared_class == "GPT2Tokenizer"
+    trusted = habit.reading != "plain" or not files.has(_JSON) or _stands_for_model(files)
+    if _has_model(files) and trusted and not phi4:
+        return habit.reading if habit.reading in ("declared", "internlm") else "sentencepiece"
     if files.kind == "WordPiece":
         return "word-piece"
     if files.kind == "Unigram":

@@ -36,15 +36,25 @@ def looks_special(token: str) -> bool:
 def load_tokenizer(files: TokenizerFiles, n_vocab: int) -> Tokenizer:
     """The tokenizer of tokenizer.json with what tokenizer_config.json adds to it. ``QuenchError`` ``bad_vocabulary``
     for one that the library does not take."""
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken
 
     _check(files)
-    text = as_text(files.tokenizer_bytes, "tokenizer.json")
+    tokenizer = from_text(as_text(files.tokenizer_bytes, "tokenizer.json"))
+    try:
+        _declare(tokenizer, files, n_vocab, AddedToken)
+    except BaseException as error:
+        raise _library_failed(error) from error
+    return tokenizer
+
+
+def from_text(text: str) -> Tokenizer:
+    """The tokenizer of a tokenizer.json; ``QuenchError`` ``bad_vocabulary`` for one that the library does not take."""
+    from tokenizers import Tokenizer
+
     try:
         tokenizer = Tokenizer.from_str(text)
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        _declare(tokenizer, files, n_vocab, AddedToken)
     except BaseException as error:
         raise _library_failed(error) from error
     return tokenizer
@@ -62,7 +72,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool = False)
     def work() -> None:
         try:
             found.extend(each.ids for each in tokenizer.encode_batch(list(texts), add_special_tokens=special))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the thread that asked
             failed.append(error)
 
     thread = threading.Thread(target=work, name="tokenizer", daemon=True)

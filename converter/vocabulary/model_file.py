@@ -63,6 +63,9 @@ def read_model(data: bytes) -> ModelFile:
             charsmap = next((v for f, w, v in _fields(value) if (f, w) == (_CHARSMAP, _BYTES)), charsmap)
     if not pieces:
         raise damaged("tokenizer.model holds no tokens; it is not a SentencePiece model")
+    if any(piece.type == BYTE for piece in pieces):
+        # U+0000 has a byte of its own then; as a token its text would be empty for the engine.
+        pieces = [p._replace(type=UNUSED) if p.text == "\0" and p.type == NORMAL else p for p in pieces]
     return ModelFile(pieces, kind, prefix, squeeze, charsmap)
 
 

@@ -78,7 +78,7 @@ def entries(files: TokenizerFiles, config: dict[str, Any], n_vocab: int) -> list
         MetaEntry("tokenizer.ggml.merges", _merges(ranks), "ARRAY", "STRING"),
         *(MetaEntry(f"tokenizer.ggml.{key}", number, "UINT32") for key, number in ids.items()),
         MetaEntry("tokenizer.ggml.tokens", [*tokens, *(f"[PAD{i}]" for i in room)], "ARRAY", "STRING"),
-        MetaEntry("tokenizer.ggml.scores", [0.0] * (len(tokens) + len(room)), "ARRAY", "FLOAT32"),
+        MetaEntry("tokenizer.ggml.scores", [0] * (len(tokens) + len(room)), "ARRAY", "INT32"),
         MetaEntry("tokenizer.ggml.token_type", types, "ARRAY", "INT32"),
         MetaEntry("tokenizer.ggml.add_bos_token", True, "BOOL"),
         MetaEntry("tokenizer.ggml.add_eos_token", False, "BOOL"),

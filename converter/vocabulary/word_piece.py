@@ -16,6 +16,8 @@ from converter.vocabulary.special import SpecialTokens, template_entries
 if TYPE_CHECKING:
     from converter.vocabulary.files import TokenizerFiles
 
+# Where config.json is silent: what transformers assumes for these.
+_TWO_SEGMENTS = frozenset({"bert", "camembert", "roberta", "xlm-roberta", "nomic_bert"})
 _CONTINUES, _BEGINS = "##", "▁"
 
 
@@ -47,8 +49,10 @@ def entries(files: TokenizerFiles, config: dict[str, Any], n_vocab: int) -> list
 
 def type_count(config: dict[str, Any]) -> int:
     """How many segments a text can have (BERT's sentence A and B)."""
-    count = config.get("type_vocab_size", 1)
-    return count if type(count) is int and 0 <= count < 1 << 16 else 1
+    count = config.get("type_vocab_size")
+    if type(count) is int and 0 <= count < 1 << 16:
+        return count
+    return 2 if config.get("model_type") in _TWO_SEGMENTS else 1
 
 
 def _marked(token: str, kind: int) -> str:

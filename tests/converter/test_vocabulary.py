@@ -18,6 +18,7 @@ from converter.sources.base import MetaEntry
 from converter.vocabulary import entries, outline
 from converter.vocabulary.files import TokenizerFiles
 from converter.vocabulary.fingerprints import CHECK_TEXT, FINGERPRINTS
+from converter.vocabulary.pretokenizer import NAMES
 from tests.converter.engine_vocabulary import engine_tokens, keyed, write_gguf
 from tests.converter.folders import (
     CONFIGS,
@@ -146,7 +147,7 @@ def test_the_table_of_fingerprints() -> None:
     assert {"llama-bpe", "qwen2", "gpt-2", "smollm", "tekken", "deepseek-llm", "qwen35"} <= set(FINGERPRINTS.values())
 
 
-@pytest.mark.parametrize("name", sorted(set(FINGERPRINTS.values())))
+@pytest.mark.parametrize("name", sorted(NAMES))
 def test_the_engine_knows_every_name(name: str, tmp_path: Path) -> None:
     tokenizer = bpe_tokenizer()
     folder_with(tmp_path, tokenizer)

@@ -29,7 +29,6 @@ from tests.converter.vocab_folders import (
     write_vocabulary,
 )
 
-llama_cpp_sources = vocab_folders.llama_cpp_sources
 # Names by which the engine does the same; files of an earlier age have none.
 PRE_TOKENIZERS = {"aquila": "gpt-2", "gpt-neox": "olmo", "mpt": "olmo", "qwen35": "qwen2", "bert-bge": "jina-v2-en"}
 FAMILIES = {"bert-bge": "bert", "nomic-bert-moe": "nomic-bert", "phi-3": "phi3"} | dict.fromkeys(

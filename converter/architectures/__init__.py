@@ -6,17 +6,22 @@ from typing import Any
 
 from converter.architectures.base import Family, Parameters, bad_config
 from converter.architectures.config import parameters
+from converter.architectures.gpt2 import GPT2
 from converter.architectures.keys import is_own, metadata
 from converter.architectures.llama import LLAMA
 from converter.architectures.matching import tensors
 from converter.architectures.mistral import MISTRAL
+from converter.architectures.mixtral import MIXTRAL
+from converter.architectures.phi3 import PHI3
 from converter.architectures.qwen2 import QWEN2
+from converter.architectures.qwen2_moe import QWEN2_MOE
 from converter.architectures.qwen3 import QWEN3
+from converter.architectures.qwen3_moe import QWEN3_MOE
 from converter.spec import QuenchError
 
 __all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "parameters", "problems", "tensors"]
 
-FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)
+FAMILIES = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE, GPT2, PHI3)
 
 
 def find_family(config: dict[str, Any]) -> Family:

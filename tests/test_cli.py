@@ -18,6 +18,7 @@ import pytest
 
 from converter import journal
 from tests.converter.folders import join, safetensors
+from tests.quantized import SCHEMES, write_pocket
 
 ROOT = Path(__file__).resolve().parent.parent
 Pocket = Callable[[str], Path]
@@ -45,6 +46,14 @@ def quench_error(status: int, *arguments: str | Path) -> dict[str, str]:
     assert "Traceback" not in result.stderr
     error: dict[str, str] = data["error"]
     return error
+
+
+def test_inspect_tells_what_a_quantized_folder_lost(tmp_path: Path) -> None:
+    folder = write_pocket(tmp_path / "packed", SCHEMES["NF4"])
+    done = quench("inspect", folder)
+    assert done.returncode == 0
+    assert "note" in done.stdout and "bitsandbytes 4-bit: what that rounding lost stays lost" in done.stdout
+    assert "42 x bitsandbytes 4-bit" in done.stdout
 
 
 def test_inspect_tells_what_a_folder_is(pocket: Path) -> None:

@@ -9,14 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
 from converter.sources import dequantize
+from converter.sources.dequantize.mxfp4 import Mxfp4Tensor
 from converter.sources.files import ByteFile
 from converter.sources.gathered import file_tensor
 from converter.sources.safetensors import read_header
 from converter.sources.stored import StoredTensor
+from converter.spec import QuenchError
 
 GOLDEN = lzma.decompress((Path(__file__).parent.parent / "golden" / "quantized.safetensors.xz").read_bytes())
 HEADER = json.loads(GOLDEN[8 : 8 + int.from_bytes(GOLDEN[:8], "little")])
@@ -79,3 +82,22 @@ def test_rows_do_not_depend_on_how_they_are_asked_for(case: str, golden: Read, t
         found.release(0, found.n_rows)
         assert np.array_equal(found.rows(0, found.n_rows), whole)
         assert sum(found.read_bytes(row, row + 1) for row in range(found.n_rows)) == tensor.n_bytes
+
+
+def test_mxfp4_goes_into_gguf_without_loss(golden: Read, tmp_path: Path) -> None:
+    """gguf-py decodes the repacked blocks to the numbers that transformers makes of the checkpoint's."""
+    stored, expected = golden("mxfp4")
+    (tensor,) = decoded("mxfp4", stored, tmp_path).tensors
+    wanted = file_tensor(expected[tensor.name], "out")
+    numbers = wanted.rows(0, wanted.n_rows).reshape(wanted.shape)
+    for first, step in ((0, 1), (0, 2), (1, 2)):
+        made = Mxfp4Tensor(tensor, "blk.0.ffn_gate_exps.weight", first, step)
+        assert made.shape == (2, 12 // step, 96) and made.type == "MXFP4" and made.n_bytes == made.n_rows * 51
+        raw = made.raw(0, made.n_rows)
+        found = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.MXFP4).reshape(made.shape)
+        assert np.array_equal(found, numbers[:, first::step])
+        assert np.array_equal(made.rows(0, made.n_rows).reshape(made.shape), numbers[:, first::step])
+        assert np.array_equal(made.raw(3, 5), raw[3:5])
+        assert sum(made.read_bytes(row, row + 1) for row in range(made.n_rows)) == made.n_bytes
+    with pytest.raises(QuenchError):
+        Mxfp4Tensor(tensor, "out", 0, 5)

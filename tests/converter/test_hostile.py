@@ -243,7 +243,7 @@ def config_with_an_unknown_rope(folder: Path) -> Path:
 
 @case("unsupported_quantization")
 def config_of_a_quantized_checkpoint(folder: Path) -> Path:
-    return with_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    return with_config(folder, quantization_config={"quant_method": "exl2", "bits": 4})
 
 
 @case("bad_shape")

@@ -1,7 +1,8 @@
 """Writes ``quantized.safetensors.xz``: small weights as the quantization libraries store them, and as they decode them.
 
 Run in an environment of its own (torch, safetensors and the libraries named in ``LIBRARIES``; see there what is not
-installed but read from a source folder). Names in the file are ``<case>/<tensor>``; ``<case>/expected/<tensor>`` is the
+installed but read from a source folder). With a seed and a file behind it, other random numbers go into that file,
+from the libraries that are there. Names in the file are ``<case>/<tensor>``; ``<case>/expected/<tensor>`` is the
 weight that the library itself makes of the parts, computed in float32 and rounded to bfloat16. ``__metadata__`` has
 every case's quantization settings as JSON.
 
@@ -27,12 +28,13 @@ LIBRARIES = (
 ROWS, COLUMNS = 32, 64
 MODULE = "model.layers.0.mlp.up_proj"
 
+SEED = int(sys.argv[1]) if len(sys.argv) > 1 else 0
 tensors: dict[str, torch.Tensor] = {}
 settings: dict[str, dict] = {}
 
 
 def seeded(name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(sum(map(ord, name)))
+    return torch.Generator().manual_seed(sum(map(ord, name)) + SEED)
 
 
 def matrix(name: str, rows: int = ROWS, columns: int = COLUMNS) -> torch.Tensor:
@@ -382,8 +384,16 @@ def of_transformers() -> None:
 
 if __name__ == "__main__":
     for make in (gptq, awq, bitsandbytes, fp8, compressed, mlx, hqq, aqlm, of_transformers):
-        make()
-    target = Path(__file__).with_name("quantized.safetensors.xz")
+        try:
+            make()
+        except ImportError as error:
+            if not SEED:
+                raise
+            print(f"without {make.__name__}: {error}")
+    target = Path(sys.argv[2] if SEED else Path(__file__).with_name("quantized.safetensors.xz"))
     whole = save(tensors, metadata={"settings": json.dumps(settings), "libraries": LIBRARIES})
+    if target.suffix != ".xz":
+        target.write_bytes(whole)
+        sys.exit()
     target.write_bytes(lzma.compress(whole, preset=9 | lzma.PRESET_EXTREME))
     print(target.stat().st_size, "bytes,", len(settings), "cases")

@@ -14,7 +14,7 @@ import gguf
 import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QComboBox
+from PySide6.QtWidgets import QAbstractButton, QComboBox, QLabel
 from pytestqt.qtbot import QtBot
 
 from app.conversion import kept_fraction
@@ -28,6 +28,7 @@ from app.ui.tensor_map import place
 from app.ui.widgets import ErrorCard
 from converter.recipes import RECIPES
 from converter.spec import ConversionResult
+from tests.quantized import SCHEMES, write_pocket
 from tests.ui.conftest import nameless, red_cards
 
 EVERYTHING = tuple(name for name in SHOWN if not RECIPES[name].needs_imatrix)
@@ -458,3 +459,18 @@ def test_the_home_folder_is_written_short_and_understood(
     assert page.folder() == str(tmp_path / "models" / "a")
     page.output.setText("~nobody-of-this-name/a")
     assert page.folder() == "~nobody-of-this-name/a"
+
+
+def test_a_quantized_folder_says_what_it_lost(qtbot: QtBot, page: ConvertPage, pocket: Path, tmp_path: Path) -> None:
+    folder = write_pocket(tmp_path / "packed", SCHEMES["GPTQ"])
+    page.receive({"source": str(folder)})
+    qtbot.waitUntil(page.convert_button.isEnabled, timeout=20_000)
+    assert not red_cards(page)
+
+    def reads(text: str) -> bool:
+        return any(text in shown.text() for shown in page.findChildren(QLabel) if shown.isVisible())
+
+    qtbot.waitUntil(lambda: reads("GPTQ 4-bit: what that rounding lost stays lost") and reads("GPTQ 4-bit (42)"))
+    page.receive({"source": str(pocket)})
+    qtbot.waitUntil(lambda: reads("BF16 ("), timeout=20_000)
+    assert not reads("stays lost")

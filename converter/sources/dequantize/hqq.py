@@ -58,7 +58,7 @@ def _module(checkpoint: Checkpoint, module: str) -> _Hqq:
     axis, bits = int(_small(checkpoint, module, "axis")[0]), float(_small(checkpoint, module, "nbits")[0])
     name = _BY_BITS.get(int(bits), "")
     if checkpoint.has(f"{module}.packing"):
-        name = bytes(_small(checkpoint, module, "packing").astype(np.uint8)).decode("latin-1")
+        name = _small(checkpoint, module, "packing").tobytes()[:20].decode("latin-1")
     quantized = [s for s in ("quant_scale", "quant_zero") if checkpoint.has(f"{module}.{s}")]
     if any(_small(checkpoint, module, each)[0] for each in quantized):
         raise damaged(module, "its scales are quantized too, which is not read")
@@ -75,7 +75,7 @@ def _small(checkpoint: Checkpoint, module: str, setting: str) -> npt.NDArray[Any
     if part.size > _TEXT_LIMIT:
         raise damaged(part.name, f"it has {part.size} numbers")
     values = part.flat(0, part.size)
-    if part.dtype in FLOATS:
+    if part.dtype in (*FLOATS, "F64"):
         values = widened(values, part.dtype)
         if not np.isfinite(values).all():
             raise damaged(part.name, "it is not a number")

@@ -44,6 +44,7 @@ def inspect(options: argparse.Namespace) -> Result:
         ("types", ", ".join(f"{count} x {name}" for name, count in info.types.items())),
         ("size", console.size(info.bytes)),
         *(("problem", text) for text in info.problems),
+        *(("note", text) for text in info.notes),
     ]
     width = max(len(name) for name, _ in rows)
     return Result(msgspec.to_builtins(info), "\n".join(f"{name.ljust(width)}  {text}" for name, text in rows))

@@ -305,8 +305,8 @@ def test_no_space_is_said_before_any_work(pocket: Path, tmp_path: Path) -> None:
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_killed_engine_is_status_5(pocket_gguf: Pocket) -> None:
-    command = [sys.executable, "-m", "app", "quality", str(pocket_gguf("BF16")), str(pocket_gguf("Q8_0")), "--json"]
+def test_a_killed_engine_is_status_5(pocket_gguf: Pocket, endless_gguf: Path) -> None:
+    command = [sys.executable, "-m", "app", "quality", str(pocket_gguf("BF16")), str(endless_gguf), "--json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     process.stderr.readline()  # the first progress line: the worker is at work
@@ -318,7 +318,9 @@ def test_a_killed_engine_is_status_5(pocket_gguf: Pocket) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
-def test_a_conversion_that_loses_its_file_is_status_5_and_can_be_resumed(long_model: Path, tmp_path: Path) -> None:
+def test_a_conversion_that_loses_its_file_is_status_5_and_can_be_resumed(
+    long_model: Path, slow_kernels: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "app", "convert", str(long_model), "-o", str(tmp_path / "out"), "--json"]
     command += ["--type", "Q2_K,Q3_K_M,Q4_K_M,Q5_K_M,Q6_K,Q8_0,F32", "--threads", "1"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -334,6 +336,7 @@ def test_a_conversion_that_loses_its_file_is_status_5_and_can_be_resumed(long_mo
     left = sorted(path.suffix for path in (tmp_path / "out").iterdir())
     assert left == [".jrnl", *[".part"] * 7]
     assert "resuming goes on at" in error["hint"]
+    slow_kernels.undo()
     again = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Going on at" in again.stderr
     assert sorted(str(path) for path in (tmp_path / "out").iterdir()) == sorted(
@@ -352,8 +355,8 @@ def test_a_source_that_is_cut_is_status_3(pocket: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("x.gguf*"))
 
 
-def test_ctrl_c_is_status_130_and_leaves_no_worker(pocket_gguf: Pocket) -> None:
-    command = [sys.executable, "-m", "app", "quality", str(pocket_gguf("BF16")), str(pocket_gguf("Q8_0")), "--json"]
+def test_ctrl_c_is_status_130_and_leaves_no_worker(pocket_gguf: Pocket, endless_gguf: Path) -> None:
+    command = [sys.executable, "-m", "app", "quality", str(pocket_gguf("BF16")), str(endless_gguf), "--json"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     process.stderr.readline()

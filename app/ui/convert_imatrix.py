@@ -144,7 +144,7 @@ class ImatrixCard(Card):
         self.progress.button.setText(self.tr("Stop"))
         self.progress.button.setAccessibleName(self.tr("Stop; what was measured is kept"))
         self.figures = label("", "small", wrap=True)
-        self.go_on_button = button("", self._go_on, "primary")
+        self.go_on_button = button(self.tr("Go on"), self._go_on, "primary")
         self.again_button = button(self.tr("Start again"), self._start_again)
         self._offers = QWidget()
         self._row = QBoxLayout(QBoxLayout.Direction.LeftToRight, self._offers)

@@ -20,8 +20,8 @@ FULL_PRECISION = frozenset({"F32", "F16", "BF16", "F64"})
 
 
 def is_quantized(info: ModelInfo) -> bool:
-    """Whether any tensor of the source is already in a quantized type."""
-    return any(kind not in FULL_PRECISION for kind in info.types)
+    """Whether the source is a file with tensors in a quantized type. (Quantized folders are decoded on reading.)"""
+    return info.kind == "gguf" and any(kind not in FULL_PRECISION for kind in info.types)
 
 
 def precision_words(info: ModelInfo) -> str:

@@ -43,11 +43,15 @@ _FILE_TYPES = {
 def hub_cache() -> Path:
     """The Hugging Face cache, as huggingface_hub finds it (``HF_HUB_CACHE``, ``HF_HOME``, XDG, home)."""
     if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(cache).expanduser()
+        return _place(cache)
     if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
+        return _place(home) / "hub"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (_place(base) if base else Path.home() / ".cache") / "huggingface" / "hub"
+
+
+def _place(text: str) -> Path:
+    return Path(os.path.expandvars(text)).expanduser()
 
 
 def default_folders() -> tuple[str, ...]:

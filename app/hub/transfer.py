@@ -134,8 +134,14 @@ class _Transfer:
         )
 
     def link(self) -> None:
-        """Let huggingface_hub, which finds the blob, make the file's link in the snapshot."""
+        """Let huggingface_hub, which finds the blob, make the file's link in the snapshot.
+
+        Where the disk has no links it makes a copy; the blob goes then, as it does after the library's own downloads.
+        """
         _patiently(self._control, self._link_once, self._tell)
+        pointer, blob = self._place.pointer(self._file), self._place.final(self._file)
+        if not pointer.is_symlink() and cache.size_of(pointer) == self._file.bytes:
+            blob.unlink(missing_ok=True)
 
     def _link_once(self) -> None:
         from huggingface_hub import hf_hub_download

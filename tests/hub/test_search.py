@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from app.hub import planning, remote, repository
 from app.hub.client import Hub
 from app.hub.messages import Query, RemoteFile
 from app.hub.names import RepoName, parse_repo
-from app.hub.search import search
+from app.hub.search import can_convert, search
 from converter.spec import QuenchError
 from tests.fakehub import FakeHub, FakeRepo
 
@@ -299,6 +300,26 @@ def test_what_a_conversion_reads() -> None:
     assert paths("config.json", "pytorch_model.bin", "flax_model.msgpack") == ("config.json", "pytorch_model.bin")
     assert paths("a-Q4_K_M.gguf") == ()
     assert paths("model.safetensors") == ()
+
+
+def test_a_download_for_a_conversion_leaves_out_no_file_that_the_converter_names() -> None:
+    from app.hub.groups import CONVERSION_FILES
+
+    sources = Path(__file__).resolve().parents[2] / "converter"
+    text = "".join(path.read_text() for path in sources.rglob("*.py"))
+    named = set(re.findall(r'"([A-Za-z0-9_.]+\.(?:json|model|txt|jinja|md))"', text))
+    # A GGUF key that looks like a file, the files of adapters, and the indexes, which go with their weights.
+    others = {"tokenizer.ggml.model", "adapter_config.json", *(name for name in named if name.endswith(".index.json"))}
+    assert named - others <= CONVERSION_FILES
+
+
+def test_quantized_checkpoints_are_judged_by_the_converter() -> None:
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+    assert can_convert(LLAMA)
+    assert can_convert({**LLAMA, "quantization_config": gptq})
+    assert not can_convert({**LLAMA, "quantization_config": {"quant_method": "of-tomorrow"}})
+    assert not can_convert({"model_type": "mamba"})
+    assert not can_convert(None)
 
 
 def test_the_plan_says_what_is_here(fakehub: FakeHub, hub: Hub, hub_environment: Path) -> None:

@@ -8,6 +8,7 @@ are set (the library's own listing calls have none), answers are counted while t
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -151,13 +152,19 @@ class HubClient(httpx2.Client):
 
 
 class Hub:
-    """A way to the hub for one process: ``api`` is huggingface_hub's, with our limits and the person's token."""
+    """A way to the hub for one process, with our limits and the person's token."""
 
-    def __init__(self, access: Access, api: HfApi, client: HubClient, secret: str | None) -> None:
+    def __init__(self, access: Access, client: HubClient, secret: str | None) -> None:
         self.access = access
-        self.api = api
         self.client = client
         self._secret = secret
+
+    @functools.cached_property
+    def api(self) -> HfApi:
+        """huggingface_hub's own; a download does not need it."""
+        from huggingface_hub import HfApi
+
+        return HfApi(endpoint=self.access.endpoint, token=self.credentials, library_name=LIBRARY)
 
     @property
     def credentials(self) -> str | bool:
@@ -215,9 +222,7 @@ def connect(access: Access, stopped: Callable[[], bool] = lambda: False, stall: 
             "Check the file that SSL_CERT_FILE names.",
         ) from error
     huggingface_hub.set_client_factory(lambda: client)
-    secret = None if access.offline else token(access)
-    api = huggingface_hub.HfApi(endpoint=access.endpoint, token=secret or False, library_name=LIBRARY)
-    return Hub(access, api, client, secret)
+    return Hub(access, client, None if access.offline else token(access))
 
 
 def check_stopped(stopped: Callable[[], bool]) -> None:

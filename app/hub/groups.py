@@ -19,11 +19,12 @@ _KINDS = {".gguf": "gguf", ".safetensors": "safetensors", ".bin": "pytorch", ".p
 _ORDER = ("gguf", "safetensors", "pytorch", "projector")
 
 # What a conversion reads beside the weights. Everything in it is small but the vocabulary.
-_CONVERSION_FILES = frozenset(
+CONVERSION_FILES = frozenset(
     {
         "README.md", "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
-        "generation_config.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer.model",
-        "tokenizer_config.json", "vocab.json",
+        "generation_config.json", "hf_quant_config.json", "merges.txt", "quant_config.json", "quantize_config.json",
+        "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json", "tokenizer.json",
+        "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
     }
 )  # fmt: skip
 _SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -97,7 +98,7 @@ def for_conversion(files: Iterable[RemoteFile]) -> tuple[tuple[str, ...], str]:
         index = _PYTORCH_INDEX
     if not weights:
         return (), "It has no safetensors and no PyTorch weights."
-    return tuple(sorted(names & (_CONVERSION_FILES | {index})) + weights), ""
+    return tuple(sorted(names & (CONVERSION_FILES | {index})) + weights), ""
 
 
 def matching(files: Iterable[RemoteFile], patterns: Sequence[str]) -> list[RemoteFile]:

@@ -12,7 +12,7 @@ from app.hub.client import Hub, check_stopped, question
 from app.hub.groups import for_conversion, groups
 from app.hub.messages import FileGroup, RemoteFile, Repository
 from app.hub.names import RepoName, is_commit, unsafe_reason
-from app.hub.search import can_convert, count, text
+from app.hub.search import count, refusal, text
 from converter.sources.files import CONFIG_LIMIT, parse_json
 from converter.spec import QuenchError
 
@@ -40,8 +40,9 @@ def look_up(hub: Hub, name: RepoName, stopped: Callable[[], bool] = lambda: Fals
         config = _config(hub, real, commit, files) if any(file.path == "config.json" for file in files) else None
         # Of a gated model's config the hub itself tells the few keys that name its architecture.
         outline = config if config is not None else info.config if isinstance(info.config, dict) else {}
-        if paths and outline and not can_convert(outline):
-            paths, why_not = (), _why_not(outline)
+        refused = refusal(outline) if paths and outline else None
+        if refused is not None:
+            paths, why_not = (), f"{refused.title} {refused.detail}"
     tags = tuple(text(tag, 80) for tag in (info.tags or [])[:200] if isinstance(tag, str))
     gguf = info.gguf if isinstance(info.gguf, dict) else {}
     parameters = (count(info.safetensors.total) if info.safetensors is not None else 0) or count(gguf.get("total"))
@@ -126,18 +127,6 @@ def _config(hub: Hub, repo: str, commit: str, files: list[RemoteFile]) -> dict[s
         if isinstance(error, errors.HubError) and error.code not in ("gated", "repo_not_found", "forbidden"):
             raise
         return None
-
-
-def _why_not(config: dict[str, Any]) -> str:
-    from converter import architectures
-
-    if config.get("quantization_config"):
-        return "Its weights are quantized already, in a way that cannot be read yet."
-    try:
-        architectures.find_family(config)
-    except QuenchError as error:
-        return f"{error.title} {error.detail}"
-    return ""
 
 
 def _with_fit(group: FileGroup, config: dict[str, Any] | None, parameters: int) -> FileGroup:

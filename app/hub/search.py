@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from app.hub import fitting
@@ -107,15 +108,20 @@ def _architecture(raw: Any) -> str:
 
 def can_convert(config: Any) -> bool:
     """Whether the converter knows this kind of model; ``config`` may be the few keys that a search gives."""
-    from converter import architectures
+    return isinstance(config, dict) and refusal(config) is None
 
-    if not isinstance(config, dict) or config.get("quantization_config"):
-        return False
+
+def refusal(config: dict[str, Any]) -> QuenchError | None:
+    """Why the converter would refuse a model with this ``config.json``; None if it would not because of that."""
+    from converter import architectures
+    from converter.sources import dequantize
+
     try:
         architectures.find_family(config)
-    except QuenchError:
-        return False
-    return True
+        dequantize.recognise(Path(), config)
+    except QuenchError as error:
+        return error
+    return None
 
 
 def count(value: Any) -> int:

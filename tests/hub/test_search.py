@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from app.hub import planning, remote, repository
 from app.hub.client import Hub
 from app.hub.messages import Query, RemoteFile
 from app.hub.names import RepoName, parse_repo
-from app.hub.search import search
+from app.hub.search import can_convert, search
 from converter.spec import QuenchError
 from tests.fakehub import FakeHub, FakeRepo
 
@@ -184,8 +186,12 @@ def test_headers_are_read_without_the_weights(
     spec = ConversionSpec(source="", output=str(tmp_path / "x.gguf"), types=("Q4_K_M",))
     with remote.outline(hub, found.id, found.revision, chosen) as folder:
         far = converter.plan(folder, spec)
-    near = converter.plan(pocket, spec)
-    assert [(o.bytes, o.tensors) for o in far.outputs] == [(o.bytes, o.tensors) for o in near.outputs]
+    local = tmp_path / "models--org--pocket" / "snapshots" / found.revision
+    shutil.copytree(pocket, local)
+    near = converter.plan(local, spec)
+    types = [[(tensor.name, tensor.type, tensor.bytes) for tensor in o.tensors] for o in near.outputs]
+    assert [[(tensor.name, tensor.type, tensor.bytes) for tensor in o.tensors] for o in far.outputs] == types
+    assert [o.bytes for o in far.outputs] == [o.bytes for o in near.outputs]
     assert fakehub.served["model.safetensors"] < repo.files()["model.safetensors"].listed / 10
     assert not folder.exists()
 
@@ -294,6 +300,26 @@ def test_what_a_conversion_reads() -> None:
     assert paths("config.json", "pytorch_model.bin", "flax_model.msgpack") == ("config.json", "pytorch_model.bin")
     assert paths("a-Q4_K_M.gguf") == ()
     assert paths("model.safetensors") == ()
+
+
+def test_a_download_for_a_conversion_leaves_out_no_file_that_the_converter_names() -> None:
+    from app.hub.groups import CONVERSION_FILES
+
+    sources = Path(__file__).resolve().parents[2] / "converter"
+    text = "".join(path.read_text() for path in sources.rglob("*.py"))
+    named = set(re.findall(r'"([A-Za-z0-9_.]+\.(?:json|model|txt|jinja|md))"', text))
+    # A GGUF key that looks like a file, the files of adapters, and the indexes, which go with their weights.
+    others = {"tokenizer.ggml.model", "adapter_config.json", *(name for name in named if name.endswith(".index.json"))}
+    assert named - others <= CONVERSION_FILES
+
+
+def test_quantized_checkpoints_are_judged_by_the_converter() -> None:
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
+    assert can_convert(LLAMA)
+    assert can_convert({**LLAMA, "quantization_config": gptq})
+    assert not can_convert({**LLAMA, "quantization_config": {"quant_method": "of-tomorrow"}})
+    assert not can_convert({"model_type": "mamba"})
+    assert not can_convert(None)
 
 
 def test_the_plan_says_what_is_here(fakehub: FakeHub, hub: Hub, hub_environment: Path) -> None:

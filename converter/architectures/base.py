@@ -66,7 +66,10 @@ class Family:
     config values, or expressions of sizes.
 
     ``renames`` are (regular expression, replacement) for the names of stored tensors, before the rules; ``ignored``
-    are expressions for tensors that no engine reads. ``computed`` makes tensors that no file holds, ``rope_kinds`` are
+    are expressions for tensors that no engine reads; ``zeros`` for those that it leaves out because they hold nothing
+    but zeros, which is made sure of. ``own_output`` stands where the engine wants an output matrix even if it is the
+    embedding. ``activations`` are the names of the one function that the engine's code computes in the feed-forward
+    (none: not looked at). ``computed`` makes tensors that no file holds, ``rope_kinds`` are
     the rotary scalings that the engine's code for this architecture heeds (none: it has no rotary keys).
     ``rope_base_implied`` stands where llama.cpp's converter writes no base frequency: one of 10000 goes without saying.
     ``vocabulary`` names the habits by which tokenizer files are read. ``check`` raises for what the engine would run
@@ -92,6 +95,9 @@ class Family:
     vocabulary: str = "bpe"
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
+    own_output: bool = False
+    activations: frozenset[str] = frozenset()
     computed: Callable[[Parameters], list[tuple[str, npt.NDArray[np.float32]]]] | None = None
     check: Callable[[Parameters], None] | None = None
     notes: Callable[[Parameters], list[str]] | None = None
@@ -153,6 +159,9 @@ class Parameters:
 # Hugging Face's rotary rows (halves rotate) as GGML's Llama wants them (neighbours rotate), for so many heads.
 ROTARY_QUERY = View("(h p j) ... -> (h j p) ...", {"h": "heads", "p": 2, "j": "head/2"})
 ROTARY_KEY = View("(h p j) ... -> (h j p) ...", {"h": "kv_heads", "p": 2, "j": "head/2"})
+# One name for the function, or for what comes so close to it that the engine computes the one for all.
+GELU = frozenset({"gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"})
+SILU = frozenset({"silu", "swish"})
 # One matrix for queries, keys and values, each head's three together, as all queries, all keys, all values.
 BY_HEAD = View("(h t d) ... -> (t h d) ...", {"h": "heads", "t": 3, "d": "head"})
 # Linear layers of GPT-2's time are stored as (in, out).
@@ -162,6 +171,15 @@ TRANSPOSED = View("a b -> b a")
 def layer(source: str, target: str, *shape: Size, **options: Any) -> TensorRule:
     """A rule of the layers: ``model.layers.{i}.<source>`` becomes ``blk.{i}.<target>``."""
     return TensorRule(f"model.layers.{{i}}.{source}", f"blk.{{i}}.{target}", shape, **options)
+
+
+def output_or_embedding(output: str, embedding: str) -> tuple[TensorRule, TensorRule]:
+    """The rules for a family with ``own_output``: the output matrix, or the embedding once more where they are one."""
+    shape = ("vocabulary", "embedding")
+    return (
+        TensorRule(output, "output.weight", shape),
+        TensorRule(embedding, "output.weight", shape, when=lambda found, _: bool(found.values["tie_word_embeddings"])),
+    )
 
 
 def weight_and_bias(

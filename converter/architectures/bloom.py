@@ -24,7 +24,6 @@ BLOOM = Family(
         # Without a trained length the width stands in, as llama.cpp's converter has it; ALiBi knows no limit.
         "max_position_embeddings": lambda values: values.get("seq_length") or values["hidden_size"],
     },
-    required=("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"),
     reals=("layer_norm_epsilon",),
     # Published weights are those of the model without its head, whose names have no prefix.
     renames=((r"^transformer\.", ""),),

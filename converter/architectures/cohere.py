@@ -10,6 +10,7 @@ from converter.architectures.base import (
     KEYS,
     OUTPUT_NORM,
     PLAIN_ATTENTION,
+    SILU,
     VALUE_AND_OUTPUT,
     Family,
     KeyRule,
@@ -83,6 +84,7 @@ COHERE = Family(
         KeyRule("rope.scaling.type", "STRING", _no_scaling),
     ),
     ignored=(r"lm_head\.weight",),
+    activations=SILU,
     check=_check,
 )
 
@@ -120,5 +122,8 @@ COHERE2 = Family(
         KeyRule("rope.scaling.type", "STRING", _no_scaling),
     ),
     ignored=(r"lm_head\.weight",),
+    # Some checkpoints hold biases of nothing but zeros.
+    zeros=(r"model\.layers\.\d+\..*\.bias",),
+    activations=SILU,
     check=_untied,
 )

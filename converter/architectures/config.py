@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from converter.architectures.base import Family, Parameters, Sizes, bad_config
+from converter.architectures.base import Family, Parameters, Sizes, bad_config, not_run
 
 # Numbers beyond these are no model but an attempt to exhaust memory.
 _LIMITS = {"num_hidden_layers": 4096, "num_attention_heads": 4096, "num_key_value_heads": 4096, "head_dim": 1 << 16,
            "num_experts": 4096}  # fmt: skip
 _DEFAULT_LIMIT = 1 << 30
+
+# Where the function of the feed-forward stands.
+_ACTIVATIONS = ("hidden_act", "activation_function", "activation")
 
 # Where the base frequency and the rotated part of a head stand in older configs, outside the rotary settings.
 _THETA = ("global_rope_theta", "rope_theta", "rotary_emb_base")
@@ -28,7 +31,8 @@ def parameters(family: Family, config: dict[str, Any]) -> Parameters:
     for name, others in family.aliases.items():
         if values.get(name) is None:
             values[name] = next((values[other] for other in others if values.get(other) is not None), None)
-    missing = [name for name in family.required if values.get(name) is None and name not in family.defaults]
+    given = [name for name in family.required if name not in family.defaults and name not in family.fixed]
+    missing = [name for name in given if values.get(name) is None]
     if missing:
         raise bad_config(f"config.json lacks {', '.join(missing)}")
     _fill(family, values, declared_none)
@@ -39,6 +43,9 @@ def parameters(family: Family, config: dict[str, Any]) -> Parameters:
     sizes = _sizes(family, values)
     rope, local = _rope(values)
     found = Parameters(family, values, sizes, rope, local)
+    function = next((values[name] for name in _ACTIVATIONS if values.get(name) is not None), None)
+    if family.activations and function is not None and function not in family.activations:
+        raise not_run(found, f"Its feed-forward computes {str(function)[:40]!r}")
     if family.check is not None:
         family.check(found)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from converter.architectures.base import Family, KeyRule, Parameters, TensorRule, not_run, weight_and_bias
+from converter.architectures.base import GELU, Family, KeyRule, Parameters, TensorRule, not_run, weight_and_bias
 from converter.architectures.config import four_times
 from converter.sources.views import View
 
@@ -74,7 +74,6 @@ FALCON = Family(
         "num_key_value_heads": _groups,
         "intermediate_size": lambda values: values.get("ffn_hidden_size") or four_times(values),
     },
-    required=("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"),
     reals=("layer_norm_epsilon",),
     tensors=(
         TensorRule("transformer.word_embeddings.weight", "token_embd.weight", ("vocabulary", "embedding")),
@@ -117,6 +116,7 @@ FALCON = Family(
         KeyRule("attention.layer_norm_epsilon", "FLOAT32", "layer_norm_epsilon"),
     ),
     rope_base_implied=True,
+    activations=GELU,
     check=_check,
     notes=_notes,
 )

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from converter.architectures.base import BY_HEAD, Family, KeyRule, Parameters, TensorRule, not_run, weight_and_bias
+from converter.architectures.base import (
+    BY_HEAD,
+    GELU,
+    Family,
+    KeyRule,
+    Parameters,
+    TensorRule,
+    not_run,
+    weight_and_bias,
+)
 from converter.architectures.config import four_times
 
 
@@ -46,7 +55,6 @@ GPT_BIGCODE = Family(
         "num_key_value_heads": _kv_heads,
         "intermediate_size": lambda values: values.get("n_inner") or four_times(values),
     },
-    required=("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"),
     reals=("layer_norm_epsilon",),
     sizes={"positions": "max_position_embeddings"},
     tensors=(
@@ -77,5 +85,6 @@ GPT_BIGCODE = Family(
         KeyRule("attention.layer_norm_epsilon", "FLOAT32", "layer_norm_epsilon"),
     ),
     rope_kinds=frozenset(),
+    activations=GELU,
     check=_check,
 )

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from converter.architectures.base import BY_HEAD, Family, KeyRule, Parameters, TensorRule, not_run, weight_and_bias
+from converter.architectures.base import (
+    BY_HEAD,
+    GELU,
+    Family,
+    KeyRule,
+    Parameters,
+    TensorRule,
+    not_run,
+    output_or_embedding,
+    weight_and_bias,
+)
 from converter.architectures.config import all_heads
 from converter.architectures.rope import rope_dimensions
 
@@ -10,8 +20,6 @@ from converter.architectures.rope import rope_dimensions
 def _check(found: Parameters) -> None:
     if found.values["attention_bias"] is False:
         raise not_run(found, "Its attention has no biases")
-    if found.values.get("tie_word_embeddings"):
-        raise not_run(found, "It has no output matrix of its own")
 
 
 GPT_NEOX = Family(
@@ -25,6 +33,7 @@ GPT_NEOX = Family(
         "layer_norm_eps": 1e-5,
         "use_parallel_residual": True,
         "attention_bias": True,
+        "tie_word_embeddings": False,
         "rotary_emb_base": 10000.0,
         "rotary_pct": 0.25,
     },
@@ -32,7 +41,7 @@ GPT_NEOX = Family(
     reals=("layer_norm_eps",),
     tensors=(
         TensorRule("gpt_neox.embed_in.weight", "token_embd.weight", ("vocabulary", "embedding")),
-        TensorRule("embed_out.weight", "output.weight", ("vocabulary", "embedding")),
+        *output_or_embedding("embed_out.weight", "gpt_neox.embed_in.weight"),
         *weight_and_bias("gpt_neox.final_layer_norm", "output_norm", "embedding"),
         *weight_and_bias("gpt_neox.layers.{i}.input_layernorm", "blk.{i}.attn_norm", "embedding"),
         *weight_and_bias(
@@ -54,5 +63,7 @@ GPT_NEOX = Family(
         KeyRule("attention.layer_norm_epsilon", "FLOAT32", "layer_norm_eps"),
     ),
     rope_base_implied=True,
+    own_output=True,
+    activations=GELU,
     check=_check,
 )

@@ -10,6 +10,7 @@ from converter.architectures.base import (
     NORMS,
     OUTPUT,
     PAIRED_ATTENTION,
+    SILU,
     VALUE_AND_OUTPUT,
     Family,
     KeyRule,
@@ -63,6 +64,7 @@ GRANITE = Family(
     keys=_KEYS,
     rope_kinds=LLAMA_ROPE,
     computed=frequency_factors,
+    activations=SILU,
     vocabulary="llama",
 )
 
@@ -123,5 +125,6 @@ GRANITE_MOE = Family(
     ),
     rope_kinds=LLAMA_ROPE,
     computed=frequency_factors,
+    activations=SILU,
     vocabulary="llama",
 )

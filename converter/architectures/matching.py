@@ -73,7 +73,9 @@ def tensors(found: Parameters, stored: list[StoredTensor]) -> list[SourceTensor]
 
     Raises ``QuenchError``: ``missing_tensor``, ``unknown_tensor``, ``bad_shape``, ``unsupported_dtype``.
     """
-    matched, missing, unknown = matches(found, [tensor.name for tensor in stored])
+    by_name = {tensor.name: tensor for tensor in stored}
+    matched, missing, unknown = matches(found, list(by_name))
+    unknown = [name for name in unknown if not _left_out(found.family, by_name[name])]
     if missing:
         raise QuenchError(
             "missing_tensor",
@@ -91,8 +93,7 @@ def tensors(found: Parameters, stored: list[StoredTensor]) -> list[SourceTensor]
     made: list[SourceTensor] = []
     for name, values in found.family.computed(found) if found.family.computed else ():
         made.append(ComputedTensor(name, values))
-    by_name = {tensor.name: tensor for tensor in stored}
-    tied = _tied(matched, by_name)
+    tied = set() if found.family.own_output else _tied(matched, by_name)
     made.extend(_made(found, match, by_name) for match in matched if match.target not in tied)
     return made
 
@@ -145,6 +146,15 @@ def _tied(matched: list[Match], by_name: Mapping[str, StoredTensor]) -> set[str]
             places[match.target] = (tensor.file, tensor.offset, tensor.dtype, tensor.shape, tensor.strides)
     output = places.get("output.weight")
     return {"output.weight"} if output is not None and output == places.get("token_embd.weight") else set()
+
+
+def _left_out(family: Family, stored: StoredTensor) -> bool:
+    """Whether a tensor holds only zeros, and the engine does well without it."""
+    if not any(re.fullmatch(pattern, renamed(family, stored.name)) for pattern in family.zeros):
+        return False
+    if stored.dtype not in READABLE_DTYPES or len(stored.shape) != 1:
+        return False
+    return not file_tensor(stored, stored.name).rows(0, 1).any()
 
 
 def _made(found: Parameters, match: Match, by_name: Mapping[str, StoredTensor]) -> SourceTensor:

@@ -11,7 +11,6 @@ from converter.architectures.base import (
     Family,
     layer,
 )
-from converter.architectures.config import head_size
 from converter.architectures.llama import LLAMA_KEYS, LLAMA_ROPE
 from converter.architectures.rope import frequency_factors
 
@@ -26,7 +25,6 @@ MIXTRAL = Family(
         "rms_norm_eps": 1e-5,
         "rope_theta": 1e6,
         "num_key_value_heads": 8,
-        "head_dim": head_size,
         "num_experts": 8,
         "num_experts_per_tok": 2,
     },

@@ -50,6 +50,8 @@ def _check(found: Parameters) -> None:
     attention = _attention(found.values)
     if attention.get("softmax_scale") is not None:
         raise not_run(found, "It scales its attention by a number of its own")
+    if "rms" in str(found.values.get("norm_type")):
+        raise not_run(found, "Its norms do not centre")
     if attention.get("prefix_lm"):
         raise not_run(found, "It reads its prompt in both directions")
     if attention.get("rope"):
@@ -74,7 +76,6 @@ MPT = Family(
         "num_key_value_heads": _groups,
         "max_position_embeddings": lambda values: values["max_seq_len"],
     },
-    required=("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_seq_len"),
     reals=(),
     sizes={"positions": "max_seq_len"},
     tensors=(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from converter.architectures.base import (
     EMBEDDING,
     KEYS,
-    OUTPUT,
     PLAIN_ATTENTION,
     VALUE_AND_OUTPUT,
     Family,
@@ -16,6 +15,7 @@ from converter.architectures.base import (
     feed_forward_biases,
     layer,
     not_run,
+    output_or_embedding,
     with_changes,
 )
 from converter.architectures.config import head_size, real_number
@@ -32,8 +32,6 @@ def _no_scaling(found: Parameters) -> str | None:
 
 
 def _check(found: Parameters) -> None:
-    if found.values.get("tie_word_embeddings"):
-        raise not_run(found, "It has no output matrix of its own")
     if found.sizes.query != found.sizes.embedding:
         raise not_run(found, f"Its {found.sizes.heads} heads of {found.sizes.head} are not as wide as the model")
 
@@ -58,12 +56,13 @@ NEMOTRON = Family(
         "rope_theta": 10000.0,
         "partial_rotary_factor": 0.5,
         "head_dim": head_size,
+        "tie_word_embeddings": False,
     },
     aliases={"partial_rotary_factor": ("rope_percent",)},
     reals=("norm_eps",),
     tensors=(
         EMBEDDING,
-        OUTPUT,
+        *output_or_embedding("lm_head.weight", "model.embed_tokens.weight"),
         *with_changes(_NORMS, "plus one"),
         *PLAIN_ATTENTION,
         *VALUE_AND_OUTPUT,
@@ -84,5 +83,7 @@ NEMOTRON = Family(
         KeyRule("tokenizer.ggml.unknown_token_id", "UINT32", lambda found: 1),
     ),
     rope_kinds=frozenset({"default", "linear"}),
+    own_output=True,
+    activations=frozenset({"relu2"}),
     check=_check,
 )

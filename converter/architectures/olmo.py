@@ -13,6 +13,7 @@ from converter.architectures.base import (
     OUTPUT_NORM,
     PAIRED_ATTENTION,
     PLAIN_ATTENTION,
+    SILU,
     VALUE_AND_OUTPUT,
     Family,
     KeyRule,
@@ -20,12 +21,8 @@ from converter.architectures.base import (
     bad_config,
     layer,
     not_run,
+    output_or_embedding,
 )
-
-
-def _no_output(found: Parameters) -> None:
-    if found.values.get("tie_word_embeddings"):
-        raise not_run(found, "It has no output matrix of its own")
 
 
 def _has_window(found: Parameters) -> bool:
@@ -49,7 +46,13 @@ _WHOLE_NORMS = (
     layer("self_attn.q_norm.weight", "attn_q_norm.weight", "query"),
     layer("self_attn.k_norm.weight", "attn_k_norm.weight", "key"),
 )
-_DEFAULTS: dict[str, Any] = {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
+_OUTPUT = output_or_embedding("lm_head.weight", "model.embed_tokens.weight")
+_DEFAULTS: dict[str, Any] = {
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
 
 # Norms without weights: no tensors, and an epsilon that no config names.
 OLMO = Family(
@@ -65,11 +68,12 @@ OLMO = Family(
         KeyRule("attention.layer_norm_epsilon", "FLOAT32", lambda found: 1e-5),
         KeyRule("attention.clamp_kqv", "FLOAT32", "clip_qkv"),
     ),
+    activations=SILU,
 )
 
 _OLMO2_TENSORS = (
     EMBEDDING,
-    OUTPUT,
+    *_OUTPUT,
     OUTPUT_NORM,
     *VALUE_AND_OUTPUT,
     *FEED_FORWARD,
@@ -87,7 +91,8 @@ OLMO2 = Family(
     defaults=_DEFAULTS,
     tensors=_OLMO2_TENSORS,
     keys=KEYS,
-    check=_no_output,
+    own_output=True,
+    activations=SILU,
 )
 
 OLMO3 = Family(
@@ -102,12 +107,12 @@ OLMO3 = Family(
         KeyRule("attention.sliding_window", "UINT32", "sliding_window"),
         KeyRule("attention.sliding_window_pattern", "BOOL[]", _window_layers),
     ),
-    check=_no_output,
+    own_output=True,
+    activations=SILU,
 )
 
 
 def _check_experts(found: Parameters) -> None:
-    _no_output(found)
     if found.sizes.key != found.sizes.query:
         raise not_run(found, "It groups its heads")
     if found.values.get("clip_qkv") is not None:
@@ -126,11 +131,12 @@ OLMOE = Family(
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "num_experts": 64,
+        "tie_word_embeddings": False,
         "num_experts_per_tok": 8,
     },
     tensors=(
         EMBEDDING,
-        OUTPUT,
+        *_OUTPUT,
         *NORMS,
         *VALUE_AND_OUTPUT,
         *PLAIN_ATTENTION,
@@ -142,5 +148,7 @@ OLMOE = Family(
     ),
     # A constant in llama.cpp's converter, which all published models share.
     keys=(*KEYS, KeyRule("attention.layer_norm_rms_epsilon", "FLOAT32", lambda found: 1e-5)),
+    own_output=True,
+    activations=SILU,
     check=_check_experts,
 )

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from converter.architectures.base import Family, KeyRule, Parameters, TensorRule, not_run, weight_and_bias
+from converter.architectures.base import (
+    GELU,
+    Family,
+    KeyRule,
+    Parameters,
+    TensorRule,
+    not_run,
+    output_or_embedding,
+    weight_and_bias,
+)
 from converter.architectures.config import real_number
 
 
@@ -15,8 +24,6 @@ def _rotated(found: Parameters) -> int:
 def _check(found: Parameters) -> None:
     if found.values.get("qk_layernorm"):
         raise not_run(found, "It normalises its queries and keys")
-    if found.values.get("tie_word_embeddings"):
-        raise not_run(found, "It has no output matrix of its own")
 
 
 _LAYER = "model.layers.{i}"
@@ -31,11 +38,13 @@ PHI = Family(
         "layer_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "partial_rotary_factor": 0.5,
+        "tie_word_embeddings": False,
     },
     reals=("layer_norm_eps",),
     tensors=(
         TensorRule("model.embed_tokens.weight", "token_embd.weight", ("vocabulary", "embedding")),
-        *weight_and_bias("lm_head", "output", "vocabulary", "embedding"),
+        *output_or_embedding("lm_head.weight", "model.embed_tokens.weight"),
+        TensorRule("lm_head.bias", "output.bias", ("vocabulary",)),
         *weight_and_bias("model.final_layernorm", "output_norm", "embedding"),
         *weight_and_bias(f"{_LAYER}.input_layernorm", "blk.{i}.attn_norm", "embedding"),
         *weight_and_bias(f"{_LAYER}.self_attn.q_proj", "blk.{i}.attn_q", "query", "embedding"),
@@ -57,5 +66,7 @@ PHI = Family(
         KeyRule("tokenizer.ggml.add_bos_token", "BOOL", lambda found: False),
     ),
     rope_base_implied=True,
+    own_output=True,
+    activations=GELU,
     check=_check,
 )

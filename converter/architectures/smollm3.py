@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converter.architectures.base import LAYOUT, PAIRED_ATTENTION, Family, Parameters, attention_biases, not_run
+from converter.architectures.base import LAYOUT, PAIRED_ATTENTION, SILU, Family, Parameters, attention_biases, not_run
 from converter.architectures.llama import LLAMA_KEYS
 
 # The engine's code has this number in it.
@@ -36,6 +36,7 @@ SMOLLM3 = Family(
     },
     tensors=(*LAYOUT, *PAIRED_ATTENTION, *attention_biases("q", "k", "v", paired=True, required=False)),
     keys=LLAMA_KEYS,
+    activations=SILU,
     check=_check,
     vocabulary="llama",
 )

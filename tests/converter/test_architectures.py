@@ -53,6 +53,8 @@ def test_rules_are_known_to_the_package(family: Any) -> None:
     for rule in family.tensors:
         if isinstance(rule.view, View) and rule.view.at:
             continue  # a part of a fused tensor, whose name in the package is that of the whole or none
+        if rule.target == "output.weight" and family.own_output and rule.when is not None:
+            continue  # the embedding once more
         source = rule.source.replace("{i}", "0").replace("experts.{e}", "experts")
         target = rule.target.replace("{i}", "0")
         assert names.get_name(source, try_suffixes=(".weight", ".bias")) == target

@@ -17,7 +17,8 @@ class Model:
     ``vocabulary`` names a file ``ggml-vocab-*.gguf`` of the engine's sources, or a tiny vocabulary of our own
     (``tiny``, ``tiny-sentencepiece``), with which a comparison takes seconds. ``dtype`` is the weights' own type.
     ``written`` is what config.json says in place of what transformers would write, as published models do.
-    ``allowed`` are patterns of GGUF keys and of tensors that may differ, each with its reason.
+    ``allowed`` are patterns of GGUF keys and of tensors that may differ, each with its reason. ``engine`` says why the
+    engine computes other logits than transformers, where it does.
     """
 
     cls: str
@@ -26,6 +27,7 @@ class Model:
     dtype: str = "bfloat16"
     written: dict[str, Any] = field(default_factory=dict)
     allowed: dict[str, str] = field(default_factory=dict)
+    engine: str = ""
 
 
 # Sizes under the names that most configurations share.
@@ -87,7 +89,7 @@ MODELS: dict[str, Model] = {
         "Qwen3MoeForCausalLM",
         {**SMALL, "moe_intermediate_size": 256, "num_experts": 12, "num_experts_per_tok": 2, "head_dim": 64},
     ),
-    "gpt-2": Model("GPT2LMHeadModel", {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512}),
+    "gpt-2": Model("GPT2LMHeadModel", {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512, "n_ctx": 512}),
     "phi-3": Model("Phi3ForCausalLM", {**SMALL, "sliding_window": 300, "pad_token_id": 0}, "phi-3"),
     "phi-4-longrope": Model(
         "Phi3ForCausalLM",
@@ -240,18 +242,20 @@ MODELS: dict[str, Model] = {
             "num_local_experts": 4,
             "attention_bias": True,
             "lm_head_bias": True,
-            "original_max_position_embeddings": 64,
+            "original_max_position_embeddings": 256,
             "rope_parameters": {
                 "rope_type": "longrope",
                 "rope_theta": 1e4,
-                "original_max_position_embeddings": 64,
-                "short_mscale": 1.2,
-                "long_mscale": 1.2,
+                "original_max_position_embeddings": 256,
+                "short_mscale": 1.0607,
+                "long_mscale": 1.0607,
                 "long_factor": [1.0 + i / 4 for i in range(8)],
                 "short_factor": [1.0 + i / 16 for i in range(8)],
             },
         },
         "tiny-sentencepiece",
-        written={"architectures": ["PhiMoEForCausalLM"]},
+        written={"architectures": ["PhiMoEForCausalLM"]},  # the name in published configs
+        # With both changed in transformers, logits are 3e-7 of their spread apart.
+        engine="the engine's norms do not centre, and its router is a plain softmax",
     ),
 }

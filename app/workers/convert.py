@@ -33,6 +33,8 @@ def serve(connection: Connection) -> None:
             if command.spec.check:
                 names = ", ".join(Path(output.path).name for output in result.outputs)
                 connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, 0.0, 0, f"Trying {names}"))
-                result = trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set())
+                result = trial.try_outputs(
+                    result, lambda: connection.cancelled.is_set() or connection.paused.is_set(), command.spec.source
+                )
             connection.send(result)
             return

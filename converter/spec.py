@@ -55,6 +55,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     ``name`` is the base name for outputs (``<name>-<TYPE>.gguf``). ``metadata`` holds scalars and short previews of
     GGUF keys, never a whole vocabulary. ``problems`` are sentences; an empty tuple means that the model is usable.
+    ``notes`` are sentences about a usable model, such as what an earlier quantization has cost it.
     """
 
     path: str
@@ -80,6 +81,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()
     chat_template: str | None = None
     tied_embeddings: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -159,6 +159,16 @@ def layout(
     return Layout((*header, bytes(base - used)), placed, base + offset)
 
 
+def begins_as(path: Path, plan: Layout) -> bool:
+    """Whether a file has the size and the header of ``plan``: the same model in the same types."""
+    header = b"".join(plan.header)
+    try:
+        with path.open("rb") as file:
+            return path.stat().st_size == plan.size and file.read(len(header)) == header
+    except OSError:
+        return False
+
+
 def _padded(size: int, alignment: int) -> int:
     return (size + alignment - 1) // alignment * alignment
 

@@ -265,16 +265,21 @@ def started(*arguments: str | Path) -> subprocess.Popen[str]:
 
 
 @posix
+@pytest.mark.usefixtures("slow_kernels")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_command_that_is_ended_leaves_no_file_and_no_worker(
-    name: str, long_model: Path, pocket_gguf: Pocket, tmp_path: Path
+    name: str,
+    long_model: Path,
+    pocket_gguf: Pocket,
+    endless_gguf: Path,
+    tmp_path: Path,
 ) -> None:
     convert = started("convert", long_model, "-o", tmp_path / "out", "--type", TYPES)
     convert.send_signal(signal.Signals[name])
     out, err = convert.communicate(timeout=60)
     assert (convert.returncode, json.loads(out)["error"]["code"]) == (130, "interrupted"), err
     assert not list(tmp_path.rglob("*.*"))
-    quality = started("quality", pocket_gguf("BF16"), pocket_gguf("Q8_0"))
+    quality = started("quality", pocket_gguf("BF16"), endless_gguf)
     (worker,) = psutil.Process(quality.pid).children()
     quality.send_signal(signal.Signals[name])
     out, err = quality.communicate(timeout=60)
@@ -283,8 +288,8 @@ def test_a_command_that_is_ended_leaves_no_file_and_no_worker(
 
 
 @posix
-def test_a_command_killed_outright_takes_its_worker_along(pocket_gguf: Pocket) -> None:
-    quality = started("quality", pocket_gguf("BF16"), pocket_gguf("Q8_0"))
+def test_a_command_killed_outright_takes_its_worker_along(pocket_gguf: Pocket, endless_gguf: Path) -> None:
+    quality = started("quality", pocket_gguf("BF16"), endless_gguf)
     (worker,) = psutil.Process(quality.pid).children()
     quality.kill()
     quality.communicate(timeout=60)

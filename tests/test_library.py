@@ -157,10 +157,11 @@ def test_short_entries_have_no_tensors_and_no_long_values(pocket: Path) -> None:
     assert len(msgspec.json.encode(entry)) < 20_000
 
 
-def test_default_folders_are_ours_and_the_cache_if_there_is_one(tmp_path: Path) -> None:
+def test_default_folders_are_ours_and_the_cache_if_there_is_one(quench_home: Path) -> None:
     assert library.default_folders() == (str(paths.models()),)
-    (tmp_path / "hf-home" / "hub").mkdir(parents=True)
-    assert library.default_folders() == (str(paths.models()), str(tmp_path / "hf-home" / "hub"))
+    cache = quench_home.parent / "hf-home" / "hub"
+    cache.mkdir(parents=True)
+    assert library.default_folders() == (str(paths.models()), str(cache))
 
 
 def test_the_bundled_model_is_there() -> None:

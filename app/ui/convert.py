@@ -210,6 +210,8 @@ class ConvertPage(QWidget):
             prune_layers=choices.prune_layers,
             split_size=choices.split_size,
             keep_split=choices.keep_split,
+            refined=choices.refined,
+            memory_mib=choices.memory_mib,
         )
 
     def _on_source(self) -> None:

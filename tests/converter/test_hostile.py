@@ -243,7 +243,7 @@ def config_with_an_unknown_rope(folder: Path) -> Path:
 
 @case("unsupported_quantization")
 def config_of_a_quantized_checkpoint(folder: Path) -> Path:
-    return with_config(folder, quantization_config={"quant_method": "gptq", "bits": 4})
+    return with_config(folder, quantization_config={"quant_method": "exl2", "bits": 4})
 
 
 @case("bad_shape")
@@ -819,10 +819,10 @@ def test_damage_is_named(name: str, tmp_path: Path) -> None:
     code, build = CASES[name]
     path = build(tmp_path)
     warm_up()
-    before, start = open_files(), time.perf_counter()
+    before, start = open_files(), time.thread_time()
     with pytest.raises(QuenchError) as caught, open_model(path) as model:
         model.metadata  # noqa: B018
-    seconds = time.perf_counter() - start
+    seconds = time.thread_time() - start
     error = caught.value
     assert error.code == code, (error.title, error.detail)
     assert error.title.endswith(".") and error.detail and error.hint.endswith(".")

@@ -21,8 +21,9 @@ from app.ui.chat import ChatPage
 from app.ui.context import Context
 from app.ui.engines import DEAD
 from app.ui.reply import prompt_of, without_thought
+from tests.models import ENDLESS
 
-WAIT = 30_000
+WAIT = 60_000
 GREEDY = Sampling(temperature=0.0, max_tokens=60)
 
 
@@ -57,12 +58,16 @@ def rows(context: Context, page: ChatPage) -> list[tuple[str, str, bool]]:
     return [(row.role, row.content, row.partial) for row in context.store.messages(conversation)]
 
 
+@pytest.fixture
+def endless(endless_gguf: Path) -> str:
+    return str(endless_gguf)
+
+
 def running(qtbot: QtBot, page: ChatPage, context: Context) -> None:
-    """Ask for an answer that takes long, and wait for its first words."""
-    context.update_settings(sampling=Sampling(temperature=1.5, seed=5, max_tokens=900, min_p=0.0))
+    """Ask the endless model, and wait for its first words."""
     page.inspector.preset.setCurrentIndex(page.inspector.preset.findData("own"))
-    page.inspector.spins["temperature"].setValue(3.0)
-    page.inspector.spins["max_tokens"].setValue(900)
+    for name in ("temperature", "top_k", "top_p", "min_p", "max_tokens"):
+        page.inspector.spins[name].setValue(getattr(ENDLESS, name))
     ask(qtbot, page, "Tell me a long story about a fox, a bear and the sea.")
     conversation = page.conversation()
     assert conversation is not None
@@ -90,8 +95,10 @@ def test_a_question_streams_ends_and_is_kept(qtbot: QtBot, page: ChatPage, conte
     assert "Paris" in again.transcript.toPlainText() and "tokens/s" in again.transcript.toPlainText()
 
 
-def test_the_answer_is_in_the_store_while_it_comes(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
-    page.receive({"model": model})
+def test_the_answer_is_in_the_store_while_it_comes(
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str
+) -> None:
+    page.receive({"model": endless})
     running(qtbot, page, context)
     other = Store(paths.database())
     try:
@@ -105,15 +112,15 @@ def test_the_answer_is_in_the_store_while_it_comes(qtbot: QtBot, page: ChatPage,
     finished(qtbot, page)
 
 
-def test_closing_saves_every_word_that_was_shown(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
-    page.receive({"model": model})
+def test_closing_saves_every_word_that_was_shown(qtbot: QtBot, page: ChatPage, context: Context, endless: str) -> None:
+    page.receive({"model": endless})
     running(qtbot, page, context)
     page.closing()
     assert rows(context, page)[-1] == ("assistant", page.transcript.text_of(page.transcript.keys()[-1]), True)
 
 
-def test_escape_stops_and_keeps_what_came(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
-    page.receive({"model": model})
+def test_escape_stops_and_keeps_what_came(qtbot: QtBot, page: ChatPage, context: Context, endless: str) -> None:
+    page.receive({"model": endless})
     running(qtbot, page, context)
     assert page.composer.stop_button.isVisible() and not page.composer.send_button.isVisible()
     qtbot.keyClick(page.composer.field, Qt.Key.Key_Escape)
@@ -186,9 +193,9 @@ def test_continue_goes_on_with_the_same_message(qtbot: QtBot, page: ChatPage, co
 
 
 def test_a_killed_worker_costs_one_card_and_retry_answers(
-    qtbot: QtBot, page: ChatPage, context: Context, model: str
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str
 ) -> None:
-    page.receive({"model": model})
+    page.receive({"model": endless})
     running(qtbot, page, context)
     engine = page.engine()
     assert engine is not None
@@ -248,9 +255,9 @@ def test_a_hidden_conversation_gets_its_answer_too(qtbot: QtBot, page: ChatPage,
 
 
 def test_going_back_while_the_answer_comes_shows_all_of_it(
-    qtbot: QtBot, page: ChatPage, context: Context, model: str
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str
 ) -> None:
-    page.receive({"model": model})
+    page.receive({"model": endless})
     running(qtbot, page, context)
     first = page.conversation()
     assert first is not None
@@ -362,9 +369,9 @@ def test_other_load_options_offer_to_load_again(qtbot: QtBot, page: ChatPage, co
 
 
 def test_another_model_in_the_middle_of_an_answer_keeps_what_came(
-    qtbot: QtBot, page: ChatPage, context: Context, model: str, pocket_gguf: Callable[[str], Path]
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str, pocket_gguf: Callable[[str], Path]
 ) -> None:
-    page.receive({"model": model})
+    page.receive({"model": endless})
     running(qtbot, page, context)
     page.use_model(str(pocket_gguf("Q2_K")))
     assert not page.busy()
@@ -378,9 +385,9 @@ def test_another_model_in_the_middle_of_an_answer_keeps_what_came(
 
 
 def test_loading_again_in_the_middle_of_an_answer_keeps_what_came(
-    qtbot: QtBot, page: ChatPage, context: Context, model: str
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str
 ) -> None:
-    page.receive({"model": model})
+    page.receive({"model": endless})
     running(qtbot, page, context)
     page.inspector.context_spin.setValue(512)
     page.inspector.apply_button.click()

@@ -14,9 +14,10 @@ import gguf
 import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QComboBox
+from PySide6.QtWidgets import QAbstractButton, QComboBox, QLabel
 from pytestqt.qtbot import QtBot
 
+from app.conversion import kept_fraction
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.convert import ConvertPage
@@ -27,6 +28,7 @@ from app.ui.tensor_map import place
 from app.ui.widgets import ErrorCard
 from converter.recipes import RECIPES
 from converter.spec import ConversionResult
+from tests.quantized import SCHEMES, write_pocket
 from tests.ui.conftest import nameless, red_cards
 
 EVERYTHING = tuple(name for name in SHOWN if not RECIPES[name].needs_imatrix)
@@ -170,6 +172,26 @@ def test_more_files_fewer_layers_other_metadata(qtbot: QtBot, planned: ConvertPa
     assert "nonsense" in page.note.text()
 
 
+def test_less_memory_and_refined_rounding(
+    qtbot: QtBot, planned: ConvertPage, pocket_gguf: Callable[[str], Path], quench_home: Path
+) -> None:
+    pane = planned.advanced
+    assert planned._plan is not None
+    before = planned._plan.memory_needed
+    pane.memory.setValue(40)
+    qtbot.waitUntil(lambda: planned._plan is not None and planned._plan.memory_needed < before, timeout=20_000)
+    assert planned._plan.memory_needed <= 40 << 20
+    pane.memory.setValue(20)
+    qtbot.waitUntil(lambda: "memory limit" in planned.plan_error.accessibleName(), timeout=20_000)
+    pane.memory.setValue(40)
+    pane.refined.setChecked(True)
+    qtbot.waitUntil(lambda: planned._plan is not None and planned.convert_button.isEnabled(), timeout=20_000)
+    run_to_end(qtbot, planned)
+    (made,) = (quench_home / "models").iterdir()
+    assert made.stat().st_size == pocket_gguf("Q4_K_M").stat().st_size
+    assert made.read_bytes() != pocket_gguf("Q4_K_M").read_bytes()
+
+
 def test_copy_is_for_files_and_needs_no_leave(
     qtbot: QtBot, page: ConvertPage, pocket_gguf: Callable[[str], Path], quench_home: Path
 ) -> None:
@@ -237,12 +259,14 @@ def test_a_recipe_that_needs_importance_is_blocked_until_there_is_some(planned: 
     assert "Q2_K_S" in planned.recipes.model.ticked_names()
 
 
-def test_cancel_leaves_nothing(qtbot: QtBot, lengthy: ConvertPage, quench_home: Path) -> None:
+def test_cancel_leaves_nothing(
+    qtbot: QtBot, lengthy: ConvertPage, slow_kernels: pytest.MonkeyPatch, quench_home: Path
+) -> None:
     lengthy.recipes.model.set_ticked(EVERYTHING)
     QTest.mouseClick(lengthy.convert_button, Qt.MouseButton.LeftButton)
     job = lengthy.job
     assert job is not None
-    qtbot.waitUntil(lambda: lengthy.result.map.grid.counts()[0] > 0, timeout=20_000)
+    qtbot.waitUntil(lambda: lengthy.result.map.grid.counts()[0] > 0, timeout=60_000)
     QTest.mouseClick(lengthy.result.progress.button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
     assert job.state == "cancelled"
@@ -251,21 +275,26 @@ def test_cancel_leaves_nothing(qtbot: QtBot, lengthy: ConvertPage, quench_home: 
     assert lengthy.convert_button.isEnabled()
 
 
-def test_a_killed_worker_costs_one_red_card(qtbot: QtBot, lengthy: ConvertPage, quench_home: Path) -> None:
+@pytest.mark.parametrize("when", ["before it began", "when it had noted something"])
+def test_a_killed_worker_costs_one_red_card(
+    qtbot: QtBot, lengthy: ConvertPage, slow_kernels: pytest.MonkeyPatch, quench_home: Path, when: str
+) -> None:
     lengthy.recipes.model.set_ticked(EVERYTHING)
     QTest.mouseClick(lengthy.convert_button, Qt.MouseButton.LeftButton)
     job = lengthy.job
     assert job is not None
-    qtbot.waitUntil(lambda: lengthy.result.map.grid.counts()[0] > 0, timeout=20_000)
+    if when != "before it began":
+        qtbot.waitUntil(lambda: kept_fraction(job.outputs) is not None, timeout=60_000)
     os.kill(job.pid(), signal.SIGKILL)
     qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
     (card,) = red_cards(lengthy)
     assert card.error is not None and card.error.code == "engine_died"
-    assert list((quench_home / "models").iterdir()) == []
-    press(card, "Retry")
+    assert list((quench_home / "models").glob("*.gguf")) == []
+    slow_kernels.undo()
+    press(card, "Retry" if when == "before it began" else "Resume")
     again = lengthy.job
-    assert again is not None and again is not job
-    qtbot.waitUntil(lambda: not again.is_active, timeout=60_000)
+    assert again is not None
+    qtbot.waitUntil(lambda: not again.is_active, timeout=120_000)
     assert again.state == "done"
     assert len(list((quench_home / "models").glob("*.gguf"))) == len(EVERYTHING)
     assert not red_cards(lengthy)
@@ -369,7 +398,7 @@ def test_the_map_can_be_walked_by_keyboard(planned: ConvertPage) -> None:
 def test_the_map_shows_one_recipe_or_all(planned: ConvertPage) -> None:
     planned.recipes.model.set_ticked(["Q8_0", "Q4_K_M"])
     tensor_map = planned.result.map
-    assert [tensor_map.selector.itemText(i) for i in range(3)] == ["All, split cells", "Q4_K_M", "Q8_0"]
+    assert [tensor_map.selector.itemText(i) for i in range(3)] == ["All types", "Q4_K_M", "Q8_0"]
     both = tensor_map.grid.counts()[1]
     tensor_map.selector.setCurrentIndex(2)
     assert tensor_map.grid.counts()[1] == both // 2
@@ -430,3 +459,18 @@ def test_the_home_folder_is_written_short_and_understood(
     assert page.folder() == str(tmp_path / "models" / "a")
     page.output.setText("~nobody-of-this-name/a")
     assert page.folder() == "~nobody-of-this-name/a"
+
+
+def test_a_quantized_folder_says_what_it_lost(qtbot: QtBot, page: ConvertPage, pocket: Path, tmp_path: Path) -> None:
+    folder = write_pocket(tmp_path / "packed", SCHEMES["GPTQ"])
+    page.receive({"source": str(folder)})
+    qtbot.waitUntil(page.convert_button.isEnabled, timeout=20_000)
+    assert not red_cards(page)
+
+    def reads(text: str) -> bool:
+        return any(text in shown.text() for shown in page.findChildren(QLabel) if shown.isVisible())
+
+    qtbot.waitUntil(lambda: reads("GPTQ 4-bit: what that rounding lost stays lost") and reads("GPTQ 4-bit (42)"))
+    page.receive({"source": str(pocket)})
+    qtbot.waitUntil(lambda: reads("BF16 ("), timeout=20_000)
+    assert not reads("stays lost")

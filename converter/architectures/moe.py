@@ -1,0 +1,37 @@
+"""Rules that families with experts share: Qwen's names, separate or stacked, and which layers have experts."""
+
+from __future__ import annotations
+
+from converter.architectures.base import Parameters, TensorRule, layer
+from converter.sources.views import View
+
+_GATE = View("e (s f) c -> e f c", {"e": "experts", "s": 2}, at={"s": 0})
+_UP = View("e (s f) c -> e f c", {"e": "experts", "s": 2}, at={"s": 1})
+
+
+def is_sparse(found: Parameters, i: int) -> bool:
+    """Whether a layer has experts: every ``decoder_sparse_step``-th, but for those in ``mlp_only_layers``."""
+    step = found.values.get("decoder_sparse_step") or 1
+    only = found.values.get("mlp_only_layers") or ()
+    return found.sizes.experts > 0 and (i + 1) % int(step) == 0 and i not in only
+
+
+def is_dense(found: Parameters, i: int) -> bool:
+    """The other layers."""
+    return not is_sparse(found, i)
+
+
+def experts(width: str, when: object = None) -> tuple[TensorRule, ...]:
+    """A router and experts of ``width`` elements, one tensor each, or stacked with gate and up in one."""
+    options = {"when": when} if when is not None else {}
+    return (
+        layer("mlp.gate.weight", "ffn_gate_inp.weight", "experts", "embedding", **options),
+        layer("mlp.experts.{e}.gate_proj.weight", "ffn_gate_exps.weight", width, "embedding", **options),
+        layer("mlp.experts.{e}.up_proj.weight", "ffn_up_exps.weight", width, "embedding", **options),
+        layer("mlp.experts.{e}.down_proj.weight", "ffn_down_exps.weight", "embedding", width, **options),
+        layer("mlp.experts.gate_up_proj", "ffn_gate_exps.weight", "experts", f"2 * {width}", "embedding", view=_GATE,
+              **options),
+        layer("mlp.experts.gate_up_proj", "ffn_up_exps.weight", "experts", f"2 * {width}", "embedding", view=_UP,
+              **options),
+        layer("mlp.experts.down_proj", "ffn_down_exps.weight", "experts", "embedding", width, **options),
+    )  # fmt: skip

@@ -53,6 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     inspect = add("inspect", "what a model folder or a GGUF file is", commands.inspect)
     inspect.add_argument("path")
+    inspect.add_argument(
+        "--tokenizer-check", action="store_true", help="a folder's tokenizer against the engine's, on hard texts"
+    )
+    inspect.add_argument("--pre-tokenizer", metavar="NAME", help="as for convert")
 
     convert = add("convert", "a model folder or a GGUF file to GGUF", commands.convert)
     convert.add_argument("source", metavar="SRC", help="a folder, a GGUF file, or hf://organization/name[@revision]")
@@ -77,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--keep-split", action="store_true", help="files as the source has them")
     convert.add_argument(
         "--refined", action="store_true", help="same types and sizes with less error than llama.cpp's own blocks"
+    )
+    convert.add_argument(
+        "--pre-tokenizer", metavar="NAME", help="how text is split, for a model whose way is not recognised"
     )
     convert.add_argument("--no-check", action="store_true", help="do not read back and try what was written")
     convert.add_argument("--lora", action="append", default=[], metavar="DIR", help="adapter to merge; repeatable")

@@ -46,8 +46,15 @@ def inspect(options: argparse.Namespace) -> Result:
         *(("problem", text) for text in info.problems),
         *(("note", text) for text in info.notes),
     ]
+    data = msgspec.to_builtins(info)
+    if options.tokenizer_check:
+        from app import tokenizer_check
+
+        check = tokenizer_check.check_folder(options.path, options.pre_tokenizer)
+        data["tokenizer_check"] = msgspec.to_builtins(check)
+        rows.append(("tokenizers", tokenizer_check.whole(check)))
     width = max(len(name) for name, _ in rows)
-    return Result(msgspec.to_builtins(info), "\n".join(f"{name.ljust(width)}  {text}" for name, text in rows))
+    return Result(data, "\n".join(f"{name.ljust(width)}  {text}" for name, text in rows))
 
 
 def convert(options: argparse.Namespace) -> Result:
@@ -78,6 +85,7 @@ def convert(options: argparse.Namespace) -> Result:
         split_size=parse_size(options.split_size) if options.split_size else 0,
         refined=options.refined,
         resume=options.resume,
+        pre_tokenizer=options.pre_tokenizer,
     )
     if options.dry_run:
         return _plan_conversion(spec)

@@ -139,9 +139,15 @@ class CheckKernels(msgspec.Struct, frozen=True, tag_field="message", tag="check_
 
 
 class TryModel(msgspec.Struct, frozen=True, tag_field="message", tag="try_model"):
-    """Load a GGUF file and ask it for one token (worker ``trial``); answered by :class:`ModelTried` or Failed."""
+    """Load a GGUF file and ask it for one token (worker ``trial``); answered by :class:`ModelTried` or Failed.
+
+    ``texts`` are split into tokens before, answered by :class:`Tokenized`. ``vocabulary_only``: for a file without
+    weights, which is asked for no token.
+    """
 
     path: str
+    texts: tuple[str, ...] = ()
+    vocabulary_only: bool = False
 
 
 class RunSelftest(msgspec.Struct, frozen=True, tag_field="message", tag="run_selftest"):
@@ -412,8 +418,14 @@ class KernelsTested(msgspec.Struct, frozen=True, tag_field="message", tag="kerne
     backends: tuple[str, ...]
 
 
+class Tokenized(msgspec.Struct, frozen=True, tag_field="message", tag="tokenized"):
+    """The engine's tokens of each text, special ones found in the text, none put in front or behind."""
+
+    tokens: tuple[tuple[int, ...], ...]
+
+
 class ModelTried(msgspec.Struct, frozen=True, tag_field="message", tag="model_tried"):
-    """The engine loaded a file and answered with this token."""
+    """The engine loaded a file and answered with this token; -1 if it was not asked."""
 
     token: int
 
@@ -838,6 +850,7 @@ Event = (
     | TensorDone
     | Progress
     | ConversionResult
+    | Tokenized
     | ModelTried
     | DownloadStarted
     | DownloadProgress

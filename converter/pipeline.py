@@ -93,7 +93,7 @@ def convert(
     """
     started = time.perf_counter()
     peak = _PeakMemory()
-    with open_model(Path(spec.source)) as source, lora.merged(source, spec.lora) as model:
+    with open_model(Path(spec.source), spec.pre_tokenizer) as source, lora.merged(source, spec.lora) as model:
         prepared = prepare(model, spec)
         kept = journals.find(prepared)
         resumed = kept if spec.resume else None

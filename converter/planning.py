@@ -70,12 +70,12 @@ class Prepared:
 
 
 @contextmanager
-def opened(model: SourceModel | str | os.PathLike[str]) -> Iterator[SourceModel]:
+def opened(model: SourceModel | str | os.PathLike[str], pre_tokenizer: str | None = None) -> Iterator[SourceModel]:
     """The model itself, left open, or the one at a path, closed at the end."""
     if isinstance(model, SourceModel):
         yield model
     else:
-        with open_model(Path(model)) as fresh:
+        with open_model(Path(model), pre_tokenizer) as fresh:
             yield fresh
 
 
@@ -86,7 +86,7 @@ def plan(model: SourceModel | str | os.PathLike[str], spec: ConversionSpec) -> P
     itself (``unknown_type``, ``requantize``, ``needs_imatrix`` ...); what the disk says now (existing files, free
     space) is checked when it starts, and too little space is a warning here.
     """
-    with opened(model) as source, lora.merged(source, spec.lora) as whole:
+    with opened(model, spec.pre_tokenizer) as source, lora.merged(source, spec.lora) as whole:
         found = prepare(whole, spec, timed=True).plan
     if found.disk_needed <= found.disk_free:
         return found

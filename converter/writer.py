@@ -105,6 +105,12 @@ def pack_metadata(entries: Iterable[MetaEntry]) -> bytes:
     return b"".join(parts)
 
 
+def write_vocabulary(path: Path, entries: Sequence[MetaEntry]) -> None:
+    """A GGUF file of ``entries`` without tensors, for the engine's tokenizer alone."""
+    head = _MAGIC + struct.pack("<IQQ", _VERSION, 0, len(entries))
+    path.write_bytes(head + pack_metadata(entries))
+
+
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
     """A tensor of an output: ``offset`` counts from the start of the file, ``bytes`` is without padding."""

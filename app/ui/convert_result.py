@@ -82,6 +82,9 @@ class OutputRow(QFrame):
         layout.setContentsMargins(10, 8, 10, 4)
         layout.setSpacing(2)
         layout.addLayout(top)
+        self.note = label(output.checked.note if output.checked else "", "warn", wrap=True)
+        self.note.setVisible(bool(self.note.text()))
+        layout.addWidget(self.note)
         layout.addLayout(bottom)
 
     def resizeEvent(self, event: Any) -> None:

@@ -26,7 +26,7 @@ def serve(connection: Connection) -> None:
         if isinstance(command, Convert):
             kernel_check.report(connection.send)
             stopped, paused = connection.cancelled.is_set, connection.paused.is_set
-            finish = partial(_tried, connection) if command.spec.check else _as_it_is
+            finish = partial(_tried, connection, command.spec.source) if command.spec.check else _as_it_is
             convert(command.spec, connection.send, stopped, paused=paused, finish=finish)
             return
 
@@ -35,8 +35,8 @@ def _as_it_is(result: ConversionResult) -> ConversionResult:
     return result
 
 
-def _tried(connection: Connection, result: ConversionResult) -> ConversionResult:
+def _tried(connection: Connection, source: str, result: ConversionResult) -> ConversionResult:
     """The result with what the engine says of each output."""
     names = ", ".join(Path(output.path).name for output in result.outputs)
     connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, 0.0, 0, f"Trying {names}"))
-    return trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set())
+    return trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set(), source)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 _UNSAFE_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]+')
 
 
-def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
-    """Opens a model folder; reads headers only. ``weights`` restricts it to one file outside the usual naming.
+def open_folder(folder: Path, weights: Path | None = None, pre_tokenizer: str | None = None) -> SourceModel:
+    """Opens a model folder; reads headers only. ``weights`` restricts it to one file outside the usual naming;
+    ``pre_tokenizer`` as in ``ConversionSpec``.
 
     Raises ``QuenchError`` for anything that would make a conversion fail later, but for the vocabulary, which is
     read when ``metadata`` is first asked for.
@@ -56,7 +57,7 @@ def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
                 MetaEntry("general.architecture", family.architecture, "STRING"),
                 *general_entries(folder, config, count_parameters(tensors)),
                 *(entry for entry in own if architectures.is_own(entry)),
-                *vocabulary.entries(folder, family, config, sizes.vocabulary),
+                *vocabulary.entries(folder, family, config, sizes.vocabulary, pre_tokenizer),
                 *(entry for entry in own if not architectures.is_own(entry)),
             ]
             return list({entry.key: entry for entry in entries}.values())

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from converter.vocabulary.files import TokenizerFiles
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+MAX_NUMBER = MAX_TOKEN_ID
 SECONDS = 20.0
 """The longest that a tokenizer may take for a few short texts; usual ones take milliseconds."""
 _LOOKS_SPECIAL = frozenset({"<pad>", "<mask>", "<2mass>", "[@BOS@]"})

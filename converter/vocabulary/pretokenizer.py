@@ -124,7 +124,7 @@ ADDS_BOS = frozenset(
 )
 NAMES = frozenset(FINGERPRINTS.values()) - {"bert-bge-large", "jina-v2-en"} | {"mpt", "default"}
 """The engine's names for byte-level vocabularies."""
-_OFFERED, _SHOWN = 3, 3
+_TRIED, _OFFERED, _SHOWN = 5, 3, 3
 
 
 def known_name(tokenizer: Tokenizer) -> str:
@@ -221,18 +221,22 @@ def _not_known(steps: tuple[str, ...], almost: str, tokenizer: Tokenizer | None)
         ),
         reverse=True,
     )
-    if almost:
-        detail = f"It splits like {almost!r} but applies its merges in another way."
-    else:
-        detail = f"Nearest is {scored[0][1]!r} ({scored[0][0]:.0%} alike)."
+    nearest, detail = almost or scored[0][1], ""
     if tokenizer is not None:
-        offered = [(name, _differences(tokenizer, known)) for _, name, known in scored[:_OFFERED]]
-        detail += "".join(f"\n{_in_words(name, found)}" for name, found in offered)
+        tried = [(name, _differences(tokenizer, known)) for _, name, known in scored[:_TRIED]]
+        # Those that differ on the fewest texts first; what could not be tried last.
+        tried.sort(key=lambda each: len(HARD_TEXTS) + 1 if each[1] is None else len(each[1]))
+        nearest = almost or tried[0][0]
+        detail = "".join(f"\n{_in_words(name, found)}" for name, found in tried[:_OFFERED])
+    if almost:
+        detail = f"It splits like {almost!r} but applies its merges in another way.{detail}"
+    else:
+        detail = f"Nearest is {nearest!r}.{detail}"
     return QuenchError(
         "unknown_pre_tokenizer",
         "The way this model splits text is not known to the engine.",
         f"{detail}\nSteps: {text[:300] or 'none'}.",
-        f"If the differences do not matter to you, accept one: convert with --pre-tokenizer {almost or scored[0][1]}. "
+        f"If the differences do not matter to you, accept one: convert with --pre-tokenizer {nearest}. "
         "Else look for a ready GGUF file of this model.",
     )
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from converter.vocabulary.files import AddedToken, TokenizerFiles
 
 PADDING_SCORE, ADDED_SCORE = -10000.0, -1000.0
+_ENGINE_UNKNOWN = 0
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -120,12 +121,18 @@ def added_by_name(files: TokenizerFiles) -> dict[str, int]:
     return found
 
 
+def unknown_piece(pieces: list[Piece]) -> int | None:
+    return next((number for number, piece in enumerate(pieces) if piece.type == UNKNOWN), None)
+
+
 def written(files: TokenizerFiles, config: dict[str, Any], pieces: list[Piece]) -> list[MetaEntry]:
+    special = SpecialTokens(files, config, len(pieces))
+    special.default("unk", unknown_piece(pieces), _ENGINE_UNKNOWN)
     return [
         MetaEntry("tokenizer.ggml.model", "llama", "STRING"),
         MetaEntry("tokenizer.ggml.pre", "default", "STRING"),
         *piece_entries(pieces),
-        *SpecialTokens(files, config, len(pieces)).entries(),
+        *special.entries(),
         *template_entries(files),
     ]
 

@@ -56,6 +56,11 @@ class SpecialTokens:
             key = f"{name}_token_id"
             self._set(name, text_config.get(key) if config.get(key) is None else config[key])
 
+    def default(self, name: str, number: int | None, engine: int | None) -> None:
+        """Gives an id that the files do not name, where the engine would take ``engine`` for it and be wrong."""
+        if number is not None and number != engine:
+            self.ids.setdefault(name, number)
+
     def entries(self) -> list[MetaEntry]:
         """Ids, then flags, as GGUF keys. Those for which the format has no key are left out."""
         ids = [MetaEntry(f"tokenizer.ggml.{_ID_KEYS[n]}", i, "UINT32") for n, i in self.ids.items() if n in _ID_KEYS]

@@ -14,7 +14,15 @@ import msgspec
 
 from converter.sources.base import MetaEntry
 from converter.sources.files import read_bounded
-from converter.vocabulary.files import MAX_TOKEN_ID, MAX_TOKEN_LENGTH, TOKENIZER_LIMIT, check_text, damaged, decode
+from converter.vocabulary.files import (
+    MAX_PATTERN,
+    MAX_TOKEN_ID,
+    MAX_TOKEN_LENGTH,
+    TOKENIZER_LIMIT,
+    check_text,
+    damaged,
+    decode,
+)
 from converter.vocabulary.loading import CONTROL, NORMAL, UNUSED, check_number
 from converter.vocabulary.special import letters, template_entries
 
@@ -32,6 +40,7 @@ _EARLY = (
 
 
 class _Config(msgspec.Struct, frozen=True):
+    pattern: str
     default_vocab_size: int
     default_num_special_tokens: int
 
@@ -54,12 +63,7 @@ class _File(msgspec.Struct, frozen=True):
 
 def entries(files: TokenizerFiles, config: dict[str, Any], n_vocab: int) -> list[MetaEntry]:
     """All ``tokenizer.*`` keys, padded to ``n_vocab``. Raises ``QuenchError`` ``bad_vocabulary``."""
-    found = decode(read_bounded(files.folder / FILE, TOKENIZER_LIMIT), _File, FILE)
-    specials = _specials(found)
-    size = found.config.default_vocab_size
-    if not len(specials) + _BYTES <= size <= MAX_TOKEN_ID:
-        raise damaged(f"{FILE} gives itself {size} tokens")
-    ranks = _ranks(found, size - len(specials))
+    _, specials, ranks = _read(files)
     tokens = specials + [_spelled(raw) for raw in ranks]
     check_number(tokens[-1], len(tokens) - 1, n_vocab)
     room = range(len(tokens), n_vocab)
@@ -84,6 +88,37 @@ def entries(files: TokenizerFiles, config: dict[str, Any], n_vocab: int) -> list
         MetaEntry("tokenizer.ggml.add_eos_token", False, "BOOL"),
         *template_entries(files),
     ]
+
+
+def tokenizer_json(files: TokenizerFiles) -> dict[str, Any]:
+    """The tokenizer.json that the file stands for."""
+    pattern, specials, ranks = _read(files)
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    step = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {
+        "version": "1.0",
+        "added_tokens": [{"id": number, "content": text, **flags} for number, text in enumerate(specials)],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, step]},
+        "model": {
+            "type": "BPE",
+            "ignore_merges": True,
+            "vocab": {text: number for number, text in enumerate([*specials, *map(_spelled, ranks)])},
+            "merges": _merges(ranks),
+        },
+    }
+
+
+def _read(files: TokenizerFiles) -> tuple[str, list[str], list[bytes]]:
+    """Pattern, special tokens, and the tokens of the vocabulary."""
+    found = decode(read_bounded(files.folder / FILE, TOKENIZER_LIMIT), _File, FILE)
+    specials = _specials(found)
+    size = found.config.default_vocab_size
+    if not len(specials) + _BYTES <= size <= MAX_TOKEN_ID:
+        raise damaged(f"{FILE} gives itself {size} tokens")
+    if len(found.config.pattern) > MAX_PATTERN:
+        raise damaged(f"{FILE} has a pattern of {len(found.config.pattern)} characters")
+    return found.config.pattern, specials, _ranks(found, size - len(specials))
 
 
 def _specials(found: _File) -> list[str]:

@@ -29,6 +29,7 @@ from converter.vocabulary.sentencepiece import (
     adds_space,
     padding,
     piece_entries,
+    unknown_piece,
 )
 from converter.vocabulary.sentencepiece import entries as sentencepiece_entries
 from converter.vocabulary.special import SpecialTokens, template_entries
@@ -40,11 +41,12 @@ if TYPE_CHECKING:
 FAIRSEQ_FILE = "sentencepiece.bpe.model"
 T5_FILES = ("tokenizer.model", "spiece.model")
 # XLM-RoBERTa's vocabulary begins with four special tokens where its model file has three.
-_FAIRSEQ = tuple(
+FAIRSEQ = tuple(
     Piece(text, 0.0, kind)
     for text, kind in (("<s>", CONTROL), ("<pad>", CONTROL), ("</s>", CONTROL), ("<unk>", UNKNOWN))
 )
 _FAIRSEQ_SHIFT = 1
+_ENGINE_UNKNOWN = 2
 NOMIC_MASK = 250001
 """Nomic's model file lacks the mask, which is this token."""
 
@@ -74,7 +76,7 @@ def fairseq_entries(files: TokenizerFiles, config: dict[str, Any], n_vocab: int,
     if size > n_vocab:
         raise too_many(model.pieces[-1].text, size - 1, n_vocab)
     # All others move up by one; the last, which is room of the model's own, makes place for them.
-    pieces = [*_FAIRSEQ, *_own(model, size)[len(_FAIRSEQ) - _FAIRSEQ_SHIFT : -_FAIRSEQ_SHIFT]]
+    pieces = [*FAIRSEQ, *_own(model, size)[len(FAIRSEQ) - _FAIRSEQ_SHIFT : -_FAIRSEQ_SHIFT]]
     if 0 < mask < len(pieces):
         pieces[mask] = Piece("<mask>", 0.0, CONTROL)
     return segments + _written(files, config, pieces, model)
@@ -120,6 +122,7 @@ def _written(files: TokenizerFiles, config: dict[str, Any], pieces: list[Piece],
         charsmap = list(check_charsmap(model.charsmap))
         result.append(MetaEntry("tokenizer.ggml.precompiled_charsmap", charsmap, "ARRAY", "UINT8"))
     special = SpecialTokens(files, config, len(pieces))
+    special.default("unk", unknown_piece(pieces), _ENGINE_UNKNOWN)
     return result + special.entries() + template_entries(files)
 
 

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 # Where config.json is silent: what transformers assumes for these.
 _TWO_SEGMENTS = frozenset({"bert", "camembert", "roberta", "xlm-roberta", "nomic_bert"})
+# Special tokens and the numbers that the engine takes for them.
+_USUAL = {
+    "unk": ("[UNK]", 100),
+    "bos": ("[CLS]", 101),
+    "sep": ("[SEP]", 102),
+    "mask": ("[MASK]", 103),
+    "pad": ("[PAD]", 0),
+}
 _CONTINUES, _BEGINS = "##", "▁"
 
 
@@ -34,6 +42,11 @@ def entries(files: TokenizerFiles, config: dict[str, Any], n_vocab: int) -> list
         )
     tokenizer = load_tokenizer(files, n_vocab)
     tokens, types = numbered(tokenizer, n_vocab)
+    special = SpecialTokens(files, config, n_vocab)
+    if not files.has("tokenizer.json"):  # vocab.txt says nothing of them, and the engine takes BERT's own numbers
+        numbers = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
+        for name, (text, number) in _USUAL.items():
+            special.default(name, numbers.get(text), number)
     # The engine does not look at the name; it is written because other programs show it.
     name = known_name(tokenizer) or "default"
     return [
@@ -42,7 +55,7 @@ def entries(files: TokenizerFiles, config: dict[str, Any], n_vocab: int) -> list
         MetaEntry("tokenizer.ggml.pre", name, "STRING"),
         MetaEntry("tokenizer.ggml.tokens", list(map(_marked, tokens, types)), "ARRAY", "STRING"),
         MetaEntry("tokenizer.ggml.token_type", types, "ARRAY", "INT32"),
-        *SpecialTokens(files, config, n_vocab).entries(),
+        *special.entries(),
         *template_entries(files),
     ]
 

@@ -281,17 +281,21 @@ def _templates(folder: Path) -> int:
     return size
 
 
+_BERT_IDS = [f"tokenizer.ggml.{name}_token_id" for name in ("unknown", "bos", "seperator", "mask")]
+_WRONG = "the other converter leaves it to the engine, which takes a number that is not this vocabulary's"
+_BERT_OURS = dict.fromkeys(_BERT_IDS, _WRONG)
 _GLM_TOKENS = ("<|endoftext|>", "[gMASK]", "<|user|>", "<|observation|>")
 _LAYERS = {"num_layers": 2, "multi_query_group_num": 2, "ffn_hidden_size": 128, "padded_vocab_size": 282}
 CASES: dict[str, Case] = {
     "bert": Case(
         "BertModel", "bert", _bert_json, {"model_type": "bert", "type_vocab_size": 3}, splits="default"
     ),
-    "bert-vocab.txt": Case("BertModel", "bert", _bert_text, {"model_type": "bert"}, splits="default"),
+    "bert-vocab.txt": Case("BertModel", "bert", _bert_text, {"model_type": "bert"}, _BERT_OURS, splits="default"),
     "roberta": Case("RobertaModel", "roberta", _roberta, {"model_type": "roberta", "type_vocab_size": 1}),
     "xlm-roberta-model": Case(
         "XLMRobertaModel", "xlm-roberta", _xlm_roberta_model,
         {"model_type": "xlm-roberta", "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1},
+        {"tokenizer.ggml.unknown_token_id": _WRONG},
     ),
     "xlm-roberta-json": Case(
         "XLMRobertaModel", "xlm-roberta", _xlm_roberta_json,

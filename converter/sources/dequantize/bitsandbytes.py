@@ -148,21 +148,24 @@ class _FourBit(PartsDecoder):
         begin, end = start * self.n_cols, stop * self.n_cols
         first, last = begin // self._block, -(-end // self._block)
         low, high = first * self._block, min(last * self._block, count)
-        pairs = self._pairs()[self._byte_range(low // 2, -(-high // 2))].reshape(-1)[: high - low]
+        pairs = np.take(self._pairs(), self._byte_range(low // 2, -(-high // 2)), mode="clip")
+        numbers = pairs.view(np.float32)[: high - low]
         scales = self._read_scales(first, last)
-        if len(pairs) == len(scales) * self._block:
-            pairs = (pairs.reshape(-1, self._block) * scales[:, None]).reshape(-1)
+        if len(numbers) == len(scales) * self._block:
+            blocks = numbers.reshape(-1, self._block)
+            blocks *= scales[:, None]
         else:
-            pairs = pairs * np.repeat(scales, self._block)[: len(pairs)]
-        out[:] = pairs[begin - low : end - low].reshape(out.shape)
+            numbers *= np.repeat(scales, self._block)[: len(numbers)]
+        out[:] = numbers[begin - low : end - low].reshape(out.shape)
 
-    def _pairs(self) -> npt.NDArray[np.float32]:
-        """The two numbers that each byte stands for, ``(256, 2)``."""
+    def _pairs(self) -> npt.NDArray[np.uint64]:
+        """The two numbers that each byte stands for, as the bits of both together: ``(256,)``."""
         codes = self._codes.flat(0, 16)
         if self._signed:
             codes = codes.copy()
             codes[8] = -codes[0]  # the library's kernels give FP4's negative zero its sign, its table has none
-        return np.stack([np.repeat(codes, 16), np.tile(codes, 16)], axis=1)
+        both = np.stack([np.repeat(codes, 16), np.tile(codes, 16)], axis=1)
+        return np.ascontiguousarray(both, np.float32).view(np.uint64).reshape(-1)
 
     def _byte_range(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         # Newer versions may store the bytes as 16 or 32 bits at a time.

@@ -32,7 +32,7 @@ def serve(connection: Connection) -> None:
             result = convert(command.spec, send, connection.cancelled.is_set, paused=connection.paused.is_set)
             if command.spec.check:
                 names = ", ".join(Path(output.path).name for output in result.outputs)
-                connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, 0.0, 0, f"Trying {names}"))
+                connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, None, 0, f"Trying {names}"))
                 result = trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set())
             connection.send(result)
             return

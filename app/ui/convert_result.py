@@ -260,6 +260,9 @@ class ResultPane(QWidget):
             self.map.set_done(event)
             self._count()
         elif isinstance(event, Progress):
+            if event.rate == 0:  # all is read and written, and the engine tries it
+                self._left.set_value("")
+                return
             self._memory.set_value(*_split(fmt.size(event.memory)))
             self._left.set_value(*_split(fmt.seconds(event.seconds_left)) if event.seconds_left is not None else ("",))
             self.speed.append(self.speed.series[0], event.rate)

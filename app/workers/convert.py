@@ -38,5 +38,5 @@ def _as_it_is(result: ConversionResult) -> ConversionResult:
 def _tried(connection: Connection, source: str, result: ConversionResult) -> ConversionResult:
     """The result with what the engine says of each output."""
     names = ", ".join(Path(output.path).name for output in result.outputs)
-    connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, 0.0, 0, f"Trying {names}"))
+    connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, None, 0, f"Trying {names}"))
     return trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set(), source)

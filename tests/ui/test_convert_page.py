@@ -398,7 +398,7 @@ def test_the_map_can_be_walked_by_keyboard(planned: ConvertPage) -> None:
 def test_the_map_shows_one_recipe_or_all(planned: ConvertPage) -> None:
     planned.recipes.model.set_ticked(["Q8_0", "Q4_K_M"])
     tensor_map = planned.result.map
-    assert [tensor_map.selector.itemText(i) for i in range(3)] == ["All types", "Q4_K_M", "Q8_0"]
+    assert [tensor_map.selector.itemText(i) for i in range(3)] == ["All", "Q4_K_M", "Q8_0"]
     both = tensor_map.grid.counts()[1]
     tensor_map.selector.setCurrentIndex(2)
     assert tensor_map.grid.counts()[1] == both // 2

@@ -81,6 +81,7 @@ PHI3 = Family(
         KeyRule("attention.sliding_window", "UINT32", lambda found: found.values.get("sliding_window") or 0),
     ),
     rope_kinds=frozenset({"default", "su", "longrope", "yarn"}),
+    rope_keys="base",
     computed=long_and_short,
     vocabulary="phi3",
 )  # fmt: skip

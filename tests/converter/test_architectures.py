@@ -50,14 +50,16 @@ def test_names_equal_the_package(kind: str, tmp_path: Path) -> None:
 def test_rules_are_known_to_the_package(family: Any) -> None:
     architecture = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
     names = gguf.get_tensor_name_map(architecture, 1)
+    known = set()
     for rule in family.tensors:
         if isinstance(rule.view, View) and rule.view.at:
             continue  # a part of a fused tensor, whose name in the package is that of the whole or none
-        if rule.target == "output.weight" and family.own_output and rule.when is not None:
-            continue  # the embedding once more
         source = rule.source.replace("{i}", "0").replace("experts.{e}", "experts")
         target = rule.target.replace("{i}", "0")
-        assert names.get_name(source, try_suffixes=(".weight", ".bias")) == target
+        found = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        # Forms of a tensor that the package's table has no name for give what another form gives.
+        assert target in known or found == target
+        known.add(target)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -233,7 +235,7 @@ def test_a_window_shorter_than_the_context_is_told(tmp_path: Path) -> None:
         assert not any("looks back" in note for note in (*b.info.notes, *c.info.notes))
 
 
-@pytest.mark.parametrize("name", ["MixtralForCausalLM", "Qwen3MoeForCausalLM", "Gemma3ForCausalLM", "Nonsense"])
+@pytest.mark.parametrize("name", ["MambaForCausalLM", "WhisperForConditionalGeneration", "Nonsense"])
 def test_others_are_refused_by_name(name: str, tmp_path: Path) -> None:
     make(tmp_path, "llama", architectures=[name])
     with pytest.raises(QuenchError) as caught:

@@ -6,7 +6,7 @@ import fnmatch
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,30 +26,27 @@ from tests.converter.vocab_folders import Vocabulary, write_vocabulary
 
 ROOT = Path(__file__).parents[3]
 TYPES = ("f32", "f16", "bf16", "auto")
-LARGEST = 0.005
-"""How far any logit may be from transformers', as a part of their spread (the largest less the smallest)."""
+LARGEST = {"f32": 0.005, "f16": 0.02, "bf16": 0.02, "auto": 0.02}
+"""How far any logit may be from transformers' in float32, as a part of their spread (the largest less the smallest).
+
+The engine rounds what goes into a 16-bit matrix to 16 bits too: in bfloat16, half a percent by itself. That those files
+are right is said by their bytes.
+"""
 
 
-def _tiny(folder: Path) -> int:
-    """Some hundred tokens, split as GPT-2 does."""
-    folder.mkdir(parents=True)
+def small_vocabulary(name: str, folder: Path) -> int:
+    """Tokenizer files of a few hundred tokens of the same kind as the vocabulary called ``name``; how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in ("llama-spm", "phi-3", "baichuan", "tiny-sentencepiece"):
+        shutil.copy(SENTENCEPIECE, folder / "tokenizer.model")
+        config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
+        write_json(folder / "tokenizer_config.json", config)
+        return SENTENCEPIECE_SIZE
     tokenizer = bpe_tokenizer(None)
     write_json(folder / "tokenizer.json", tokenizer)
-    end = "<|endoftext|>"
-    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": "<|im_end|>", "unk_token": end}
+    config = {"eos_token": "<|im_end|>", "tokenizer_class": "GPT2Tokenizer"}
     write_json(folder / "tokenizer_config.json", config)
     return tokenizer_size(tokenizer)
-
-
-def _tiny_sentencepiece(folder: Path) -> int:
-    folder.mkdir(parents=True)
-    shutil.copy(SENTENCEPIECE, folder / "tokenizer.model")
-    config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "add_eos_token": False}
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", **config})
-    return SENTENCEPIECE_SIZE
-
-
-TINY: dict[str, Callable[[Path], int]] = {"tiny": _tiny, "tiny-sentencepiece": _tiny_sentencepiece}
 
 
 class Reference:
@@ -80,12 +77,11 @@ class Reference:
 
     def vocabulary(self, name: str) -> tuple[Path, int]:
         """A folder of tokenizer files, and the number of tokens."""
-        if name in TINY and name not in self._vocabularies:
-            folder = self.scratch / "vocabularies" / name
-            self._vocabularies[name] = folder, TINY[name](folder)
-        if name not in self._vocabularies:
+        folder = self.scratch / "vocabularies" / name
+        if name not in self._vocabularies and name.startswith("tiny"):
+            self._vocabularies[name] = folder, small_vocabulary(name, folder)
+        elif name not in self._vocabularies:
             found = Vocabulary(self.sources / "models" / f"ggml-vocab-{name}.gguf")
-            folder = self.scratch / "vocabularies" / name
             write_vocabulary(found, name, folder)
             self._vocabularies[name] = folder, found.size
         return self._vocabularies[name]
@@ -154,7 +150,7 @@ def verdict(reference: Reference, name: str, scratch: Path) -> Verdict:
         result.distance[kind] = distance(ours, built["tokens"], logits)
         theirs.unlink()
         ours.unlink()
-    apart = [f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= LARGEST]
+    apart = [f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= LARGEST[kind]]
     if not MODELS[name].engine:
         result.problems += apart
     elif len(apart) < len(result.distance):
@@ -170,7 +166,7 @@ def differences(ours: Path, theirs: Path, allowed: dict[str, str]) -> list[str]:
         found = [
             f"{key} is {_shown(keys.get(key))}, not {_shown(wanted.get(key))}"
             for key in sorted(keys.keys() | wanted.keys())
-            if keys.get(key) != wanted.get(key) and not _matches(key, allowed)
+            if keys.get(key) != wanted.get(key) and not matches(key, allowed)
         ]
         names, expected = [t.name for t in mine.tensors], [t.name for t in other.tensors]
         if sorted(names) != sorted(expected):
@@ -181,7 +177,7 @@ def differences(ours: Path, theirs: Path, allowed: dict[str, str]) -> list[str]:
         tensors = {t.name: t for t in mine.tensors}
         for tensor in other.tensors:
             own = tensors.get(tensor.name)
-            if own is None or _matches(tensor.name, allowed):
+            if own is None or matches(tensor.name, allowed):
                 continue
             if (own.type, own.shape) != (tensor.type, tensor.shape):
                 found.append(f"{tensor.name} is {own.type} {own.shape}, not {tensor.type} {tensor.shape}")
@@ -200,7 +196,8 @@ def distance(path: Path, tokens: list[int], expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / (expected.max() - expected.min()))
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a key or tensor is among those of ``Model.allowed``."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 

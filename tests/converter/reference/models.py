@@ -30,6 +30,9 @@ class Model:
     engine: str = ""
 
 
+# Qwen's classes insist on their own tokenizer, whose vocabulary is large: rows of 128, and one matrix for both ends.
+QWEN = {"hidden_size": 128, "head_dim": 32, "tie_word_embeddings": True}
+
 # Sizes under the names that most configurations share.
 SMALL = {
     "hidden_size": 256,
@@ -71,8 +74,8 @@ MODELS: dict[str, Model] = {
         dtype="float16",
     ),
     "mistral": Model("MistralForCausalLM", {**SMALL, "sliding_window": None}, "llama-spm"),
-    "qwen2": Model("Qwen2ForCausalLM", {**SMALL, "tie_word_embeddings": True}),
-    "qwen3": Model("Qwen3ForCausalLM", {**SMALL, "head_dim": 64}, dtype="float32"),
+    "qwen2": Model("Qwen2ForCausalLM", {**SMALL, "hidden_size": 128, "tie_word_embeddings": True}, vocabulary="qwen2"),
+    "qwen3": Model("Qwen3ForCausalLM", {**SMALL, **QWEN}, vocabulary="qwen2", dtype="float32"),
     "qwen2-moe": Model(
         "Qwen2MoeForCausalLM",
         {
@@ -81,13 +84,22 @@ MODELS: dict[str, Model] = {
             "shared_expert_intermediate_size": 512,
             "num_experts": 4,
             "num_experts_per_tok": 2,
-            "num_hidden_layers": 3,
-            "mlp_only_layers": [1],
+            "hidden_size": 128,
+            "tie_word_embeddings": True,
         },
+        vocabulary="qwen2",
     ),
     "qwen3-moe": Model(
         "Qwen3MoeForCausalLM",
-        {**SMALL, "moe_intermediate_size": 256, "num_experts": 12, "num_experts_per_tok": 2, "head_dim": 64},
+        {
+            **SMALL,
+            **QWEN,
+            "moe_intermediate_size": 256,
+            "num_experts": 12,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+        },
+        vocabulary="qwen2",
     ),
     "gpt-2": Model("GPT2LMHeadModel", {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512, "n_ctx": 512}),
     "phi-3": Model("Phi3ForCausalLM", {**SMALL, "sliding_window": 300, "pad_token_id": 0}, "phi-3"),
@@ -189,12 +201,29 @@ MODELS: dict[str, Model] = {
         },
         "tiny",
     ),
+    "olmo3-published": Model(
+        "Olmo3ForCausalLM",
+        {**FOUR_LAYERS, "sliding_window": 8, "num_key_value_heads": 4},
+        "tiny",
+        written={
+            "rope_parameters": None,
+            "rope_theta": 500000.0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+                "attention_factor": 1.2079441541679836,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+            },
+        },
+    ),
     "olmoe": Model(
-        "OlmoeForCausalLM", {**TINY, "num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2}, "tiny"
+        "OlmoeForCausalLM", {**SMALL, "num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2}, "tiny"
     ),
     "granite": Model("GraniteForCausalLM", {**TINY, **SCALES, "tie_word_embeddings": True}, "tiny"),
     "granite-biased": Model(
-        "GraniteForCausalLM", {**TINY, "attention_bias": True, "mlp_bias": True}, "tiny-sentencepiece"
+        "GraniteForCausalLM", {**SMALL, "attention_bias": True, "mlp_bias": True}, "tiny-sentencepiece"
     ),
     "granite-moe": Model("GraniteMoeForCausalLM", {**TINY, **SCALES, "num_local_experts": 4}, "tiny"),
     "granite-moe-shared": Model(
@@ -216,7 +245,7 @@ MODELS: dict[str, Model] = {
         written={"rotary_pct": 1.0},
         allowed={"cohere2.attention.sliding_window_pattern": "the reference loses it"},
     ),
-    "nemotron": Model("NemotronForCausalLM", TINY, "tiny-sentencepiece"),
+    "nemotron": Model("NemotronForCausalLM", SMALL, "tiny-sentencepiece"),
     "nemotron-biased": Model(
         "NemotronForCausalLM",
         {

@@ -77,6 +77,25 @@ def test_a_pause_and_a_parent_that_goes_keep_what_is_finished(
     assert sorted(path.suffix for path in out.iterdir()) == [".gguf", ".gguf"]
 
 
+def test_a_pause_while_the_engine_tries_the_file_is_one(long_model: Path, tmp_path: Path) -> None:
+    command = spec(long_model, tmp_path / "o.gguf", ("Q4_K_M",))
+    with Child("convert") as child:
+        child.send(command)
+        seen = []
+        for event in child.events():
+            seen.append(event)
+            if isinstance(event, Progress) and event.label.startswith("Trying"):
+                child.send(Pause())
+        end = child.wait(30)
+    assert isinstance(seen[-1], Paused) and end.paused
+    made = (tmp_path / "o.gguf").read_bytes()
+    end = run_job("convert", Convert(msgspec.structs.replace(command.spec, resume=True)), seen.append)
+    assert isinstance(end, ConversionResult)
+    assert end.outputs[0].checked is not None and end.outputs[0].checked.token is not None
+    assert (tmp_path / "o.gguf").read_bytes() == made
+    assert [path.name for path in tmp_path.iterdir()] == ["o.gguf"]
+
+
 def test_a_killed_worker_leaves_at_most_parts_and_a_retry_succeeds(
     long_model: Path, slow_kernels: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -248,6 +248,25 @@ def test_kernels_are_listed_and_pass_their_selftest() -> None:
     assert all(entry["passed"] for entry in data["results"])
 
 
+def test_a_wrong_name_of_kernels_is_an_error_in_words(
+    pocket: Path, pocket_gguf: Pocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = pocket_gguf("Q2_K"), "--reference", pocket_gguf("Q8_0")
+    monkeypatch.setenv("QUENCH_KERNELS", "cray")
+    commands: tuple[tuple[str | Path, ...], ...] = (
+        ("kernels", "list"),
+        ("kernels", "selftest"),
+        ("kernels", "bench"),
+        ("convert", pocket, "--type", "Q4_K_M", "-o", tmp_path / "x.gguf"),
+        ("quality", *files),
+    )
+    for command in commands:
+        error = quench_error(2, *command)
+        assert error["code"] == "unknown_backend", command
+        assert "cray" in error["detail"] and "reference" in error["detail"]
+    assert list(tmp_path.glob("x.gguf*")) == []
+
+
 def test_the_library_keeps_what_was_added(pocket_gguf: Pocket, tmp_path: Path) -> None:
     copy = tmp_path / "mödel.gguf"
     shutil.copy(pocket_gguf("Q2_K"), copy)

@@ -66,7 +66,7 @@ def test_a_pause_and_a_parent_that_goes_keep_what_is_finished(
             seen.append(event)
             if sum(isinstance(event, TensorDone) for event in seen) == 9 and isinstance(event, TensorDone):
                 child.send(Pause()) if how == "pause" else child.hang_up()
-        end = child.wait(30)
+        end = child.wait(120)
     assert isinstance(seen[-1], Paused) and end.paused
     slow_kernels.undo()
     assert sorted(path.suffix for path in out.iterdir()) == [".jrnl", ".part", ".part"]
@@ -137,7 +137,7 @@ def test_a_worker_that_loses_a_mapped_file_says_so(tmp_path: Path, pocket: Path)
     )
     with Child("small", arguments) as child:
         (event,) = child.events()
-        end = child.wait(30)
+        end = child.wait(120)
     assert event.label == "the file is cut"
     error = end.error
     assert error is not None and (error.code, error.exit_status) == ("engine_died", 5)
@@ -183,7 +183,7 @@ def test_tidying_spares_what_another_conversion_is_writing(long_model: Path, tmp
         conversion.tidy(conversion.outputs_of(planned))
         assert len(list(out.glob("*.part"))) == len(MANY)
         assert isinstance(list(events)[-1], ConversionResult)
-        assert child.wait(30).ok
+        assert child.wait(120).ok
 
 
 def test_a_refusal_travels_with_its_code(pocket: Path, tmp_path: Path) -> None:

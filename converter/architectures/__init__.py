@@ -31,7 +31,7 @@ from converter.architectures.qwen3_moe import QWEN3_MOE
 from converter.architectures.smollm3 import SMOLLM3
 from converter.spec import QuenchError
 
-__all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "parameters", "problems", "tensors"]
+__all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "notes", "parameters", "tensors"]
 
 FAMILIES = (
     LLAMA,
@@ -84,7 +84,7 @@ def find_family(config: dict[str, Any]) -> Family:
     )
 
 
-def problems(found: Parameters) -> list[str]:
+def notes(found: Parameters) -> list[str]:
     """What a person should know although the model can be converted."""
     result = []
     window = found.values.get(found.family.window_key) if found.family.window_key else None

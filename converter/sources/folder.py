@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from converter import architectures, vocabulary
+from converter.sources import dequantize
 from converter.sources.base import MetaEntry, RecipeHints, SourceModel
 from converter.sources.files import ByteFile, cannot_read, read_json
 from converter.sources.gguf import count_types
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
 _UNSAFE_IN_NAMES = re.compile(r'[\x00-\x1f<>:"/\\|?*]+')
 
 
-def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
-    """Opens a model folder; reads headers only. ``weights`` restricts it to one file outside the usual naming.
+def open_folder(folder: Path, weights: Path | None = None, pre_tokenizer: str | None = None) -> SourceModel:
+    """Opens a model folder; reads headers only. ``weights`` restricts it to one file outside the usual naming;
+    ``pre_tokenizer`` as in ``ConversionSpec``.
 
     Raises ``QuenchError`` for anything that would make a conversion fail later, but for the vocabulary, which is
     read when ``metadata`` is first asked for.
     """
     config = _config(folder)
     family = architectures.find_family(config)
-    _refuse_quantized(config)
+    quantization = dequantize.recognise(folder, config)
     parameters = architectures.parameters(family, config)
     paths, index = ([weights], {}) if weights is not None else find_parts(folder)
     files: list[ByteFile] = []
@@ -38,8 +40,9 @@ def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
         files.extend(ByteFile(path) for path in paths)
         stored = read_parts(files)
         check_index(stored, index)
-        tensors = architectures.tensors(parameters, stored)
-        info = _info(folder, files, parameters, tensors)
+        decoded = quantization.decoded(stored)
+        tensors = architectures.tensors(parameters, decoded.tensors)
+        info = _info(folder, files, parameters, tensors, decoded)
     except QuenchError:
         _close(files)
         raise
@@ -54,14 +57,14 @@ def open_folder(folder: Path, weights: Path | None = None) -> SourceModel:
                 MetaEntry("general.architecture", family.architecture, "STRING"),
                 *general_entries(folder, config, count_parameters(tensors)),
                 *(entry for entry in own if architectures.is_own(entry)),
-                *vocabulary.entries(folder, family, config, sizes.vocabulary),
+                *vocabulary.entries(folder, family, config, sizes.vocabulary, pre_tokenizer),
                 *(entry for entry in own if not architectures.is_own(entry)),
             ]
             return list({entry.key: entry for entry in entries}.values())
         except OSError as error:  # a folder that went away meanwhile
             raise cannot_read(folder, error) from error
 
-    return SourceModel(info, tensors, hints, metadata, lambda: _close(files), files)
+    return SourceModel(info, tensors, hints, metadata, lambda: _close(files), files, decoded.working_bytes)
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -81,28 +84,21 @@ def _config(folder: Path) -> dict[str, Any]:
     )
 
 
-def _refuse_quantized(config: dict[str, Any]) -> None:
-    quantization = config.get("quantization_config") or config.get("quantization")
-    if not quantization:
-        return
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    raise QuenchError(
-        "unsupported_quantization",
-        "These weights are already quantized in a way that cannot be read yet.",
-        f"config.json says {str(method or 'quantization_config')[:60]}.",
-        "Download the original model in 16 bits instead; it also converts with less loss.",
-    )
-
-
-def _info(folder: Path, files: list[ByteFile], parameters: Parameters, tensors: list[SourceTensor]) -> ModelInfo:
+def _info(
+    folder: Path,
+    files: list[ByteFile],
+    parameters: Parameters,
+    tensors: list[SourceTensor],
+    decoded: dequantize.Decoded,
+) -> ModelInfo:
     sizes, family = parameters.sizes, parameters.family
-    listed = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for t in tensors)
+    listed = tuple(_listed(tensor, decoded) for tensor in tensors)
     outline = vocabulary.outline(folder, family)
     names = {t.name for t in listed}
     tied = "output.weight" not in names
-    problems = architectures.problems(parameters) + outline.problems
+    notes = [*([decoded.note] if decoded.note else []), *architectures.notes(parameters)]
     if tied and parameters.values.get("tie_word_embeddings") is False:
-        problems.append("lm_head.weight is missing although config.json says it is not shared; the embedding is used.")
+        notes.append("lm_head.weight is missing although config.json says it is not shared; the embedding is used.")
     own = filter(architectures.is_own, architectures.metadata(parameters))
     keys = [MetaEntry("general.architecture", family.architecture, "STRING"), *own]
     return ModelInfo(
@@ -126,10 +122,19 @@ def _info(folder: Path, files: list[ByteFile], parameters: Parameters, tensors: 
         bytes=sum(file.size for file in files),
         tensors=listed,
         metadata={entry.key: entry.value for entry in keys},
-        problems=tuple(problems),
+        problems=tuple(outline.problems),
+        notes=tuple(notes),
         chat_template=outline.chat_template,
         tied_embeddings=tied,
     )
+
+
+def _listed(tensor: SourceTensor, decoded: dequantize.Decoded) -> TensorInfo:
+    """As the checkpoint has it: what is quantized takes fewer bytes than its float rows."""
+    kind = decoded.kinds.get(tensor.source_name)
+    if kind is None:
+        return TensorInfo(tensor.name, tensor.shape, tensor.type, tensor.n_bytes)
+    return TensorInfo(tensor.name, tensor.shape, kind, tensor.read_bytes(0, tensor.n_rows))
 
 
 def _base_name(folder: Path) -> str:

@@ -276,7 +276,7 @@ def _with(model: SourceModel, adapter: _Adapter) -> SourceModel:
         lambda: _described(model, adapter),
         model.on_close,
         files=(*model.files, *adapter.files),
-        working_bytes=2 * working,
+        working_bytes=2 * working + model.working_bytes,
     )
 
 

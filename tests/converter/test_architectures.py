@@ -213,7 +213,7 @@ def test_a_missing_head_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config)
     with open_model(tmp_path) as model:
         assert model.info.tied_embeddings
-        assert any("lm_head" in problem for problem in model.info.problems)
+        assert any("lm_head" in note for note in model.info.notes)
 
 
 def test_a_stored_head_is_kept_although_tied(tmp_path: Path) -> None:
@@ -231,8 +231,8 @@ def test_a_window_shorter_than_the_context_is_told(tmp_path: Path) -> None:
     make(tmp_path / "b", "mistral", sliding_window=None)
     make(tmp_path / "c", "qwen2", sliding_window=100)
     with open_model(tmp_path / "a") as a, open_model(tmp_path / "b") as b, open_model(tmp_path / "c") as c:
-        assert any("4096" in problem for problem in a.info.problems)
-        assert not any("looks back" in problem for problem in (*b.info.problems, *c.info.problems))
+        assert any("4096" in note for note in a.info.notes)
+        assert not any("looks back" in note for note in (*b.info.notes, *c.info.notes))
 
 
 @pytest.mark.parametrize("name", ["MambaForCausalLM", "WhisperForConditionalGeneration", "Nonsense"])

@@ -9,17 +9,13 @@ shows that they are the right ones.
 from __future__ import annotations
 
 import base64
-import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.converter.folders import QWEN2_REGEX, write_json
-from tests.sdist import unpack
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
@@ -108,14 +104,6 @@ SENTENCEPIECE = ("baichuan", "llama-spm", "phi-3")
 WORDPIECE = ("bert-bge",)
 UNIGRAMS = ("nomic-bert-moe",)
 NAMES = (*BYTE_LEVEL, *SENTENCEPIECE, *WORDPIECE, *UNIGRAMS)
-
-
-@pytest.fixture(scope="session")
-def llama_cpp_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """llama.cpp's sources in the pinned engine's archive; ``QUENCH_LLAMA_SDIST`` names one that is unpacked already."""
-    given = os.environ.get("QUENCH_LLAMA_SDIST")
-    folder = Path(given) if given else unpack(tmp_path_factory.mktemp("sdist"), "/vendor/llama.cpp/")
-    return folder / "vendor" / "llama.cpp"
 
 
 class Vocabulary:

@@ -122,5 +122,6 @@ MPT = Family(
         KeyRule("attention.max_alibi_bias", "FLOAT32", _alibi),
     ),
     rope_kinds=frozenset(),
+    vocabulary="mpt",
     check=_check,
 )

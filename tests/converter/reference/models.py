@@ -54,7 +54,7 @@ SCALES = {"attention_multiplier": 0.2, "embedding_multiplier": 12.0, "residual_m
 BLOOM = {"hidden_size": 64, "n_layer": 2, "n_head": 4}
 MPT = {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}
 MPT_CLASS = {"architectures": ["MPTForCausalLM"]}  # the name in published configs, which alone the reference knows
-BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
+BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 0, "eos_token_id": 0}
 NO_FILE_TYPE = {"general.file_type": "the reference writes none for this architecture"}
 # transformers turns a published config's rotary_pct into rope_parameters and drops it, so that the reference fails for
 # every GPT-NeoX; under a model_type that transformers does not know, the reference reads config.json itself.

@@ -69,4 +69,5 @@ PHI = Family(
     own_output=True,
     activations=GELU,
     check=_check,
+    vocabulary="phi2",
 )

@@ -31,6 +31,7 @@ from app.protocol import (
     Event,
     Failed,
     Hello,
+    Pause,
     Paused,
     decode_event,
     encode,
@@ -264,9 +265,12 @@ class Child:
                 self.terminal = event
             yield event
 
-    def cancel(self, grace: float = STOP_GRACE) -> None:
-        """Ask the child to stop, and kill it if it is still there after ``grace`` seconds. Returns at once."""
-        self.send(Cancel())
+    def cancel(self, grace: float = STOP_GRACE, *, keep: bool = False) -> None:
+        """Ask the child to stop, and kill it if it is still there after ``grace`` seconds. Returns at once.
+
+        ``keep``: what can be gone on with stays.
+        """
+        self.send(Pause() if keep else Cancel())
         if self._timer is None:
             self._timer = threading.Timer(grace, self._process.kill)
             self._timer.daemon = True
@@ -346,11 +350,12 @@ class Child:
         return event
 
 
-def run_job(kind: str, command: Command, on_event: Callable[[Event], None]) -> Event:
+def run_job(kind: str, command: Command, on_event: Callable[[Event], None], *, keep: bool = False) -> Event:
     """Run one job in a worker of its own and wait for it.
 
     ``on_event`` gets every event but Hello and the terminal one, which is returned: a result, or
-    :class:`app.protocol.Cancelled` after Ctrl-C (a second Ctrl-C kills the child and is raised).
+    :class:`app.protocol.Cancelled` after Ctrl-C (a second Ctrl-C kills the child and is raised). With ``keep`` Ctrl-C
+    pauses the job, and :class:`app.protocol.Paused` is returned.
 
     Raises:
         QuenchError: the job's own error; ``engine_died`` with ``exit_status`` 5 when the process ended without a word.
@@ -360,7 +365,7 @@ def run_job(kind: str, command: Command, on_event: Callable[[Event], None]) -> E
             child.send(command)
             _drain(child, on_event)
         except KeyboardInterrupt:
-            child.cancel()
+            child.cancel(keep=keep)
             _drain(child, on_event)
         end = child.wait()
         if end.error is not None:

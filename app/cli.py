@@ -53,9 +53,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     inspect = add("inspect", "what a model folder or a GGUF file is", commands.inspect)
     inspect.add_argument("path")
+    inspect.add_argument(
+        "--tokenizer-check", action="store_true", help="a folder's tokenizer against the engine's, on hard texts"
+    )
+    inspect.add_argument("--pre-tokenizer", metavar="NAME", help="as for convert")
 
     convert = add("convert", "a model folder or a GGUF file to GGUF", commands.convert)
-    convert.add_argument("source", metavar="SRC")
+    convert.add_argument("source", metavar="SRC", help="a folder, a GGUF file, or hf://organization/name[@revision]")
     convert.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="a file for one type, a folder for several"
     )
@@ -77,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--keep-split", action="store_true", help="files as the source has them")
     convert.add_argument(
         "--refined", action="store_true", help="same types and sizes with less error than llama.cpp's own blocks"
+    )
+    convert.add_argument(
+        "--pre-tokenizer", metavar="NAME", help="how text is split, for a model whose way is not recognised"
     )
     convert.add_argument("--no-check", action="store_true", help="do not read back and try what was written")
     convert.add_argument("--lora", action="append", default=[], metavar="DIR", help="adapter to merge; repeatable")
@@ -139,6 +146,28 @@ def build_parser() -> argparse.ArgumentParser:
     compare.add_argument("--context", type=_natural, default=0)
     compare.add_argument("--threads", type=_natural, default=0)
 
+    search = add("search", "models of the Hugging Face hub", _late("search"))
+    search.add_argument("text", metavar="TEXT")
+    search.add_argument("--gguf", action="store_true", help="with GGUF files")
+    search.add_argument("--convertible", action="store_true", help="that can be converted")
+    search.add_argument("--fits", action="store_true", help="whose 4-bit file fits into this machine's memory")
+    search.add_argument("--limit", type=_natural, default=20, metavar="N")
+    search.add_argument(
+        "--sort", default="downloads", choices=("downloads", "likes", "trending_score", "last_modified", "created_at")
+    )
+    search.add_argument("--licence", "--license", default="", metavar="TAG", help="such as apache-2.0")
+    search.add_argument("--task", default="", metavar="TAG", help="such as text-generation")
+    search.add_argument("--author", default="", metavar="NAME")
+
+    download = add("download", "a model of the Hugging Face hub", _late("download"))
+    download.add_argument("repo", metavar="REPO", help="organization/name")
+    download.add_argument("--revision", default="", metavar="R", help="branch, tag or commit")
+    download.add_argument("--files", action="append", default=[], metavar="GLOB[,GLOB...]", help="only these")
+    download.add_argument("--for-conversion", action="store_true", help="only what a conversion reads")
+    download.add_argument("--to", default="", metavar="DIR", help="into this folder instead of the Hugging Face cache")
+    download.add_argument("--limit-rate", type=_rate, default=0, metavar="SIZE", help="bytes a second, as 2MiB")
+    download.add_argument("--dry-run", action="store_true", help="list files and bytes, fetch nothing")
+
     library = add("library", "the local models", commands.library)
     library.add_argument("action", choices=("list", "add", "remove", "verify"))
     library.add_argument("paths", nargs="*", metavar="PATH")
@@ -147,6 +176,23 @@ def build_parser() -> argparse.ArgumentParser:
     kernels.add_argument("action", choices=("list", "selftest", "bench"))
     kernels.add_argument("--types", type=_names, metavar="T[,T...]", help="bench: these types alone")
     return parser
+
+
+def _late(name: str) -> Callable[[argparse.Namespace], Any]:
+    """A command of :mod:`app.hub_commands`, which is loaded when it runs."""
+
+    def run(options: argparse.Namespace) -> Any:
+        from app import hub_commands
+
+        return getattr(hub_commands, name)(options)
+
+    return run
+
+
+def _rate(text: str) -> int:
+    from converter.options import parse_size
+
+    return parse_size(text)
 
 
 def _natural(text: str) -> int:

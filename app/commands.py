@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from app import console, tables
-from converter.spec import Cancelled, Planned, QuenchError
+from converter.spec import Cancelled, ConversionSpec, Plan, Planned, QuenchError
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -43,14 +44,22 @@ def inspect(options: argparse.Namespace) -> Result:
         ("types", ", ".join(f"{count} x {name}" for name, count in info.types.items())),
         ("size", console.size(info.bytes)),
         *(("problem", text) for text in info.problems),
+        *(("note", text) for text in info.notes),
     ]
+    data = msgspec.to_builtins(info)
+    if options.tokenizer_check:
+        from app import tokenizer_check
+
+        check = tokenizer_check.check_folder(options.path, options.pre_tokenizer)
+        data["tokenizer_check"] = msgspec.to_builtins(check)
+        rows.append(("tokenizers", tokenizer_check.whole(check)))
     width = max(len(name) for name, _ in rows)
-    return Result(msgspec.to_builtins(info), "\n".join(f"{name.ljust(width)}  {text}" for name, text in rows))
+    return Result(data, "\n".join(f"{name.ljust(width)}  {text}" for name, text in rows))
 
 
 def convert(options: argparse.Namespace) -> Result:
     import converter
-    from app import conversion
+    from app import conversion, downloads
     from converter.options import parse_layers, parse_size
     from converter.spec import Planned, Progress
 
@@ -76,10 +85,14 @@ def convert(options: argparse.Namespace) -> Result:
         split_size=parse_size(options.split_size) if options.split_size else 0,
         refined=options.refined,
         resume=options.resume,
+        pre_tokenizer=options.pre_tokenizer,
     )
     if options.dry_run:
-        plan = converter.plan(options.source, spec)
-        return Result(tables.plan_data(plan), tables.plan(plan))
+        return _plan_conversion(spec)
+    if downloads.is_remote(spec.source):
+        from app import hub_commands
+
+        spec = msgspec.structs.replace(spec, source=hub_commands.source_folder(spec.source))
     progress = console.Progress()
 
     def show(event: object) -> None:
@@ -105,6 +118,24 @@ def convert(options: argparse.Namespace) -> Result:
     data = msgspec.to_builtins(result)
     data.pop("message", None)
     return Result(data, text)
+
+
+def _plan_conversion(spec: ConversionSpec) -> Result:
+    """The plan of a conversion; for a model of the hub from its headers alone, with what would be downloaded."""
+    import converter
+    from app import downloads
+
+    if not downloads.is_remote(spec.source):
+        plan = converter.plan(spec.source, spec)
+        return Result(tables.plan_data(plan), tables.plan(plan))
+    from app import hub_commands
+
+    def make(folder: Path) -> Plan:
+        return converter.plan(folder, msgspec.structs.replace(spec, source=str(folder)))
+
+    wanted, plan = hub_commands.plan_remote(spec.source, make)
+    text = f"{tables.plan(plan)}\n{console.size(wanted.to_fetch)} to download"
+    return Result({**tables.plan_data(plan), "download": msgspec.to_builtins(wanted)}, text)
 
 
 def _tell_kernels(progress: console.Progress, event: object) -> None:
@@ -194,8 +225,6 @@ def _imatrix_form(output: str, wanted: str) -> str:
 
 def _read_imatrix(options: argparse.Namespace) -> Result:
     """The statistics of a file, or of several put together. Nothing native runs: no worker is needed."""
-    from pathlib import Path
-
     from app import imatrix_files
 
     if options.show is not None:
@@ -486,7 +515,6 @@ def _trained_rows() -> Any:
 def _engine_base_library() -> str | None:
     """The engine's libggml-base, found without importing the engine; ``None`` if it is not installed."""
     from importlib.util import find_spec
-    from pathlib import Path
 
     spec = find_spec("llama_cpp")
     if spec is None or spec.origin is None:

@@ -58,7 +58,7 @@ def describe(path: Path) -> ImatrixDescription:
         entries=len(sums),
         chunks=int(keys.get("imatrix.chunk_count") or 0),
         chunk_size=int(keys.get("imatrix.chunk_size") or 0),
-        datasets=dataset_names([str(name) for name in keys["imatrix.datasets"]]),
+        datasets=dataset_names([str(name) for name in keys.get("imatrix.datasets", [])]),
         experts=Experts(*coverage(sums)),
         statistics=as_messages(statistics(sums)),
         checkpoint=_checkpoint(keys),

@@ -35,6 +35,8 @@ MOVES: dict[str, frozenset[str]] = {
 
 _BAD_NAME = set('/\\:*?"<>|')
 _FILE = "job.json"
+_CLOCK_SECONDS = 5.0
+"""How far the system's idea of when a process began may be off."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -63,11 +65,11 @@ def moved(state: str, to: str) -> str:
 
 def can_resume(command: Any) -> bool:
     """Whether the work can go on from what an interrupted run has left."""
-    return isinstance(command, protocol.Convert | protocol.MeasureImatrix)
+    return isinstance(command, protocol.Convert | protocol.MeasureImatrix | protocol.Download)
 
 
 def resuming(command: Any) -> Any:
-    """The same command, told to go on where an interrupted run ended."""
+    """The same command, told to go on where an interrupted run ended (a download always does)."""
     if isinstance(command, protocol.Convert):
         return protocol.Convert(msgspec.structs.replace(command.spec, resume=True))
     if isinstance(command, protocol.MeasureImatrix):
@@ -102,6 +104,7 @@ def remembered() -> list[Record]:
     found = []
     for file in paths.jobs().glob(f"*/{_FILE}"):
         try:
+            written = file.stat().st_mtime
             raw = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
             raw["command"] = protocol.decode_command(msgspec.json.encode(raw["command"]))
             record = msgspec.convert(raw, Record)
@@ -114,6 +117,19 @@ def remembered() -> list[Record]:
                 file.unlink()
                 file.parent.rmdir()
             continue
-        if record.owner == os.getpid() or not psutil.pid_exists(record.owner):
+        if record.owner == os.getpid() or not _still_runs(record.owner, written):
             found.append(record)
     return sorted(found, key=lambda record: (record.place, record.id))
+
+
+def _still_runs(owner: int, written: float) -> bool:
+    """Whether the program that wrote a record at ``written`` still runs.
+
+    After a restart of the machine its process id is soon another program's, which began later.
+    """
+    try:
+        return bool(psutil.Process(owner).create_time() <= written + _CLOCK_SECONDS)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

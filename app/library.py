@@ -42,12 +42,16 @@ _FILE_TYPES = {
 
 def hub_cache() -> Path:
     """The Hugging Face cache, as huggingface_hub finds it (``HF_HUB_CACHE``, ``HF_HOME``, XDG, home)."""
-    if cache := os.environ.get("HF_HUB_CACHE"):
-        return Path(cache).expanduser()
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return _place(cache)
     if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
+        return _place(home) / "hub"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (_place(base) if base else Path.home() / ".cache") / "huggingface" / "hub"
+
+
+def _place(text: str) -> Path:
+    return Path(os.path.expandvars(text)).expanduser()
 
 
 def default_folders() -> tuple[str, ...]:
@@ -178,10 +182,16 @@ def type_label(info: ModelInfo) -> str:
     number = info.metadata.get("general.file_type")
     if isinstance(number, int) and number in _FILE_TYPES:
         return _FILE_TYPES[number]
-    if info.kind == "gguf" and (found := _TYPE_IN_NAME.search(Path(info.path).stem)):
-        return found.group(1).upper().replace("FP16", "F16")
+    if info.kind == "gguf" and (found := type_in_name(info.path)):
+        return found
     matrices = {name: count for name, count in info.types.items() if name != "F32"} or info.types
     return max(matrices, key=lambda name: matrices[name]) if matrices else ""
+
+
+def type_in_name(name: str) -> str:
+    """The precision that a file's name tells, such as ``Q4_K_M``; empty if it tells none."""
+    found = _TYPE_IN_NAME.search(Path(name).stem)
+    return found.group(1).upper().replace("FP16", "F16") if found else ""
 
 
 def base_name(info: ModelInfo) -> str:

@@ -11,6 +11,16 @@ from typing import Any
 
 import msgspec
 
+from app.hub.messages import (
+    DownloadPlan,
+    FileProgress,
+    FinishedFile,
+    FoundModel,
+    Patience,
+    Query,
+    RemoteFile,
+    Repository,
+)
 from converter.spec import (
     ConversionResult,
     ConversionSpec,
@@ -129,9 +139,15 @@ class CheckKernels(msgspec.Struct, frozen=True, tag_field="message", tag="check_
 
 
 class TryModel(msgspec.Struct, frozen=True, tag_field="message", tag="try_model"):
-    """Load a GGUF file and ask it for one token (worker ``trial``); answered by :class:`ModelTried` or Failed."""
+    """Load a GGUF file and ask it for one token (worker ``trial``); answered by :class:`ModelTried` or Failed.
+
+    ``texts`` are split into tokens before, answered by :class:`Tokenized`. ``vocabulary_only``: for a file without
+    weights, which is asked for no token.
+    """
 
     path: str
+    texts: tuple[str, ...] = ()
+    vocabulary_only: bool = False
 
 
 class RunSelftest(msgspec.Struct, frozen=True, tag_field="message", tag="run_selftest"):
@@ -237,6 +253,73 @@ class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measur
     repeat: int = 5
 
 
+class Download(msgspec.Struct, frozen=True, tag_field="message", tag="download"):
+    """Fetch ``files`` of a commit (worker ``download``), into the Hugging Face cache or under the folder ``to``.
+
+    It is pinned: everything but how the hub is reached, which the worker takes from settings and environment, so that
+    a download goes on over another network, and no token travels. It always goes on with what is there. ``reference``
+    is the branch or tag that this commit is; ``at_once`` files are fetched at a time; ``limit`` is bytes a second, 0
+    for none. ``cache`` empty: the cache of the environment.
+    """
+
+    repo: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+    reference: str = "main"
+    to: str = ""
+    cache: str = ""
+    at_once: int = 4
+    limit: int = 0
+    patience: Patience = Patience()
+
+
+class SearchHub(msgspec.Struct, frozen=True, tag_field="message", tag="search_hub"):
+    """Search the hub (worker ``hub``); answered by :class:`HubFound` or :class:`Failed`."""
+
+    request: int
+    query: Query
+
+
+class LookUp(msgspec.Struct, frozen=True, tag_field="message", tag="look_up"):
+    """What a model of the hub is (worker ``hub``); ``name`` as a person types it. Answered by :class:`LookedUp`."""
+
+    request: int
+    name: str
+
+
+class ReadCard(msgspec.Struct, frozen=True, tag_field="message", tag="read_card"):
+    """The model card of a commit (worker ``hub``); answered by :class:`CardRead`."""
+
+    request: int
+    repo: str
+    revision: str
+
+
+class PlanDownload(msgspec.Struct, frozen=True, tag_field="message", tag="plan_download"):
+    """What a download would take (worker ``hub``); answered by :class:`DownloadPlanned`, which refuses nothing.
+
+    ``files`` are paths or patterns, none means all; ``conversion``: what a conversion reads instead.
+    """
+
+    request: int
+    name: str
+    files: tuple[str, ...] = ()
+    conversion: bool = False
+    to: str = ""
+
+
+class InspectRemote(msgspec.Struct, frozen=True, tag_field="message", tag="inspect_remote"):
+    """Headers of files on the hub (worker ``hub``): a GGUF with its parts, or what a conversion reads.
+
+    Answered by :class:`Inspected` as for a local model.
+    """
+
+    request: int
+    repo: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+
+
 # ---- events (up) -----------------------------------------------------------------------------------------------
 
 
@@ -339,8 +422,14 @@ class KernelsTested(msgspec.Struct, frozen=True, tag_field="message", tag="kerne
     backends: tuple[str, ...]
 
 
+class Tokenized(msgspec.Struct, frozen=True, tag_field="message", tag="tokenized"):
+    """The engine's tokens of each text, special ones found in the text, none put in front or behind."""
+
+    tokens: tuple[tuple[int, ...], ...]
+
+
 class ModelTried(msgspec.Struct, frozen=True, tag_field="message", tag="model_tried"):
-    """The engine loaded a file and answered with this token."""
+    """The engine loaded a file and answered with this token; -1 if it was not asked."""
 
     token: int
 
@@ -650,6 +739,65 @@ class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatr
     statistics: tuple[ImatrixStatistics, ...]
 
 
+class DownloadStarted(msgspec.Struct, frozen=True, tag_field="message", tag="download_started"):
+    """A download's first word. ``have`` bytes of each file are here already, in the order of the command."""
+
+    folder: str
+    have: tuple[int, ...]
+    total: int
+
+
+class DownloadProgress(msgspec.Struct, frozen=True, tag_field="message", tag="download_progress"):
+    """``done`` of ``total`` bytes are here, ``rate`` bytes/s come; ``files`` are those that moved meanwhile."""
+
+    done: int
+    total: int
+    rate: float
+    seconds_left: float | None
+    files: tuple[FileProgress, ...]
+
+
+class DownloadResult(msgspec.Struct, frozen=True, tag_field="message", tag="download_result"):
+    """Every file is there and checked. ``folder`` is the model's; ``fetched`` bytes came over the network."""
+
+    repo: str
+    revision: str
+    folder: str
+    files: tuple[FinishedFile, ...]
+    bytes: int
+    fetched: int
+    seconds: float
+
+
+class HubFound(msgspec.Struct, frozen=True, tag_field="message", tag="hub_found"):
+    """Answer to :class:`SearchHub`."""
+
+    request: int
+    models: tuple[FoundModel, ...]
+
+
+class LookedUp(msgspec.Struct, frozen=True, tag_field="message", tag="looked_up"):
+    """Answer to :class:`LookUp`."""
+
+    request: int
+    repository: Repository
+
+
+class CardRead(msgspec.Struct, frozen=True, tag_field="message", tag="card_read"):
+    """Answer to :class:`ReadCard`: Markdown by a stranger. ``cut``: it was longer."""
+
+    request: int
+    text: str
+    cut: bool
+
+
+class DownloadPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="download_planned"):
+    """Answer to :class:`PlanDownload`."""
+
+    request: int
+    plan: DownloadPlan
+
+
 Command = (
     Cancel
     | Pause
@@ -668,6 +816,12 @@ Command = (
     | MeasureQuality
     | MeasureBench
     | MeasureImatrix
+    | Download
+    | SearchHub
+    | LookUp
+    | ReadCard
+    | PlanDownload
+    | InspectRemote
 )
 
 Event = (
@@ -700,10 +854,28 @@ Event = (
     | TensorDone
     | Progress
     | ConversionResult
+    | Tokenized
     | ModelTried
+    | DownloadStarted
+    | DownloadProgress
+    | DownloadResult
+    | HubFound
+    | LookedUp
+    | CardRead
+    | DownloadPlanned
 )
 
-TERMINAL = (ConversionResult, ModelTried, QualityResult, BenchResult, ImatrixResult, KernelsTested, Cancelled, Paused)
+TERMINAL = (
+    ConversionResult,
+    ModelTried,
+    QualityResult,
+    BenchResult,
+    ImatrixResult,
+    KernelsTested,
+    DownloadResult,
+    Cancelled,
+    Paused,
+)
 """Events that end a job well, beside :class:`Failed` with ``request`` 0."""
 
 _encoder = msgspec.json.Encoder()

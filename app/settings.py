@@ -24,7 +24,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``context`` 0, ``threads`` 0 mean automatic. ``pass_kld``/``fail_kld`` are nats, ``pass_top1`` a fraction: the
     thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state. ``kernels_told``:
-    backends of which the person has heard that they are wrong here.
+    backends of which the person has heard that they are wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub
+    itself, no proxy; ``downloads_at_once`` files of one download, ``download_limit`` bytes a second (0: no limit).
     """
 
     version: int = VERSION
@@ -41,6 +42,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pass_kld: float = 0.03
     fail_kld: float = 0.2
     pass_top1: float = 0.95
+    hub_endpoint: str = ""
+    hub_proxy: str = ""
+    hub_offline: bool = False
+    downloads_at_once: int = 4
+    download_limit: int = 0
     first_start: bool = True
     kernels_told: tuple[str, ...] = ()
     last_page: str = "library"

@@ -73,9 +73,10 @@ def energy(
 
 
 def _explained(error: kernels.KernelError, kind: str, tensor: SourceTensor, start: int) -> QuenchError:
-    where = f"{tensor.source_name} in {tensor.source_file}"
+    name, file, row = tensor.place(start + (error.row or 0))
+    where = f"{name} in {file}"
     if error.row is not None and error.column is not None:
-        where += f", row {start + error.row}, column {error.column}"
+        where += f", row {row}, column {error.column}"
     if error.code == "not_finite":
         return QuenchError(
             "not_finite",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from converter.spec import QuenchError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-    from converter.sources.gguf_header import Header
+    from converter.sources.gguf_header import HeaderTensor
 
 _LONGEST_NAME = 4096
-_SUMS, _COUNTS = ".in_sum2", ".counts"
+_HALVES = SUMS, COUNTS = ".in_sum2", ".counts"
+_KEYS: dict[str, type] = {"imatrix.datasets": list, "imatrix.chunk_count": int, "imatrix.chunk_size": int}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,16 @@ class Imatrix:
         if entry.size != matrices * columns:
             if name in {"token_embd.weight", "per_layer_token_embd.weight"}:
                 return None
-            raise _bad(self.file, f"{name} has {entry.size} weights, the tensor needs {matrices * columns}.")
+            raise bad(self.file, f"{name} has {entry.size} weights, the tensor needs {matrices * columns}.")
         return entry.reshape(matrices, columns)
 
     def of_another_model(self) -> QuenchError:
         """The refusal of a model that has none of the tensors."""
-        return _bad(self.file, f"it has {len(self.entries)} entries, and none of them is a tensor of this model.")
+        return bad(self.file, f"it has {len(self.entries)} entries, and none of them is a tensor of this model.")
 
 
-def _bad(file: str, detail: str) -> QuenchError:
+def bad(file: str, detail: str) -> QuenchError:
+    """The refusal of a file; ``detail`` is a sentence."""
     return QuenchError(
         "bad_imatrix",
         "The importance matrix does not fit or is damaged.",
@@ -76,52 +78,78 @@ def read(path: str | Path) -> Imatrix:
             magic = file.read(4)
         found = _read_gguf(path) if magic == b"GGUF" else _read_legacy(path)
     except OSError as error:
-        raise _bad(path.name, f"{error.strerror or error}.") from error
+        raise bad(path.name, f"{error.strerror or error}.") from error
     if not found.entries:
-        raise _bad(path.name, "it has no entries.")
+        raise bad(path.name, "it has no entries.")
     for name, values in found.entries.items():
-        if not np.isfinite(values).all():
-            raise _bad(path.name, f"{name} has weights that are not finite numbers.")
+        if not (np.isfinite(values).all() and (values >= 0).all()):
+            raise bad(path.name, f"{name} has weights that are negative or not finite numbers.")
     return found
 
 
 def _read_gguf(path: Path) -> Imatrix:
-    file = ByteFile(path)
-    try:
-        header = read_header(file)
-        sums, counts = _pairs(file, header)
-        keys = {key: header.value(key) for key in header.values if key.startswith("imatrix.")}
-    finally:
-        file.close()
-    if not {"imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"} <= keys.keys():
-        raise _bad(path.name, "it says nothing of how it was made (imatrix.chunk_count and others are missing).")
+    sums, keys = read_gguf_sums(path)
+    if not _KEYS.keys() <= keys.keys():
+        raise bad(path.name, "it says nothing of how it was made (imatrix.chunk_count and others are missing).")
     entries = {}
-    for name, total in sums.items():
-        count = np.rint(counts[name]).astype(np.float32).reshape(-1, 1)
-        if total.size % count.size:
-            raise _bad(path.name, f"{name} has {total.size} sums for {count.size} counts.")
+    for name, stored in sums.items():
+        count = stored.counts.astype(np.float32).reshape(-1, 1)
         seen = count > 0  # an expert that the text never reached gets equal weights
-        means = np.where(seen, total.reshape(count.size, -1) / np.where(seen, count, 1), np.float32(1))
+        means = np.where(seen, stored.squares.reshape(count.size, -1) / np.where(seen, count, 1), np.float32(1))
         entries[name] = means.astype(np.float32).ravel()
-    datasets = [str(item) for item in keys["imatrix.datasets"]]
-    return Imatrix(path.name, entries, bare_name(datasets[0]) if datasets else "", int(keys["imatrix.chunk_count"]))
+    datasets = keys["imatrix.datasets"]
+    return Imatrix(
+        path.name, entries, bare_name(str(datasets[0])) if datasets else "", int(keys["imatrix.chunk_count"])
+    )
 
 
-def _pairs(
-    file: ByteFile, header: Header
-) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, npt.NDArray[np.float32]]]:
-    halves: dict[str, dict[str, npt.NDArray[np.float32]]] = {_SUMS: {}, _COUNTS: {}}
-    for entry in header.tensors:
-        for suffix, half in halves.items():
-            if entry.name.endswith(suffix):
-                if entry.type != "F32":
-                    raise _bad(file.path.name, f"{entry.name} is {entry.type}, not F32.")
-                data = np.empty(entry.n_bytes, np.uint8)
-                file.read_into(entry.offset, data.data)
-                half[entry.name.removesuffix(suffix)] = data.view(np.float32)
-    if odd := halves[_SUMS].keys() ^ halves[_COUNTS].keys():
-        raise _bad(file.path.name, f"{min(odd)} has sums without counts or counts without sums.")
-    return halves[_SUMS], halves[_COUNTS]
+@dataclass
+class Stored:
+    """Sums of one matrix as they were read back: ``squares`` float32, ``counts`` int64 (1,) or one an expert."""
+
+    squares: npt.NDArray[np.float32]
+    counts: npt.NDArray[np.int64]
+
+
+def read_gguf_sums(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
+    """Raw sums by tensor name and all keys of a GGUF importance matrix. ``QuenchError`` ``bad_imatrix`` if it is none.
+
+    Keys of the format (``imatrix.chunk_count`` ...) that are there have their type.
+    """
+    try:
+        file = ByteFile(path)
+        try:
+            header = read_header(file)
+            keys = {key: header.value(key) for key in header.values}
+            found = {entry.name: _floats(file, entry) for entry in header.tensors if entry.name.endswith(_HALVES)}
+        finally:
+            file.close()
+    except QuenchError as error:
+        if error.code == "bad_imatrix":
+            raise
+        raise bad(path.name, error.detail or error.title) from error
+    for key, kind in _KEYS.items():
+        if not isinstance(keys.get(key, kind()), kind):
+            raise bad(path.name, f"{key} is no {kind.__name__}.")
+    names = sorted({name.rpartition(".")[0] for name in found})
+    return {name: _pair(path.name, name, found) for name in names}, keys
+
+
+def _floats(file: ByteFile, entry: HeaderTensor) -> npt.NDArray[np.float32]:
+    if entry.type != "F32":
+        raise bad(file.path.name, f"{entry.name} is {entry.type}, not F32.")
+    data = np.empty(entry.n_bytes, np.uint8)
+    file.read_into(entry.offset, data.data)
+    return data.view("<f4")
+
+
+def _pair(file: str, name: str, found: dict[str, npt.NDArray[np.float32]]) -> Stored:
+    squares, counts = found.get(name + SUMS), found.get(name + COUNTS)
+    if squares is None or counts is None or not counts.size or squares.size % counts.size:
+        raise bad(file, f"{name} has sums without fitting counts, or counts without sums.")
+    if not np.isfinite(squares).all() or not np.isfinite(counts).all():
+        raise bad(file, f"{name} has numbers that are not finite.")
+    return Stored(squares, np.rint(counts).astype(np.int64))
 
 
 class _Reader:
@@ -136,7 +164,7 @@ class _Reader:
 
     def take(self, count: int) -> bytes:
         if not 0 <= count <= self.left:
-            raise _bad(self.file, f"it ends in the middle of an entry (byte {self.at}).")
+            raise bad(self.file, f"it ends in the middle of an entry (byte {self.at}).")
         self.at += count
         return self.data[self.at - count : self.at]
 
@@ -165,11 +193,11 @@ def read_calls(path: Path) -> tuple[dict[str, int], Imatrix]:
     for _ in range(reader.number()):
         length = reader.number()
         if not 0 < length <= _LONGEST_NAME:
-            raise _bad(path.name, "it is no importance matrix.")
+            raise bad(path.name, "it is no importance matrix.")
         name = reader.take(length).split(b"\0")[0].decode("utf-8", "replace")
         calls, count = reader.number(), reader.number()
         if count < 1:
-            raise _bad(path.name, f"{name} has no weights.")
+            raise bad(path.name, f"{name} has no weights.")
         entries[name] = np.frombuffer(reader.take(4 * count), "<f4").astype(np.float32)
         found_calls[name] = calls
     chunks, dataset = 0, ""

@@ -16,18 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from converter.imatrix import bare_name, read_calls
+from converter.imatrix import COUNTS, SUMS, Stored, bad, bare_name, read_calls, read_gguf_sums
 from converter.sources.base import MetaEntry
-from converter.sources.files import ByteFile
-from converter.sources.gguf_header import read_header
-from converter.spec import QuenchError
 from converter.writer import layout, pack_metadata
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 FORMATS = ("gguf", "dat")
-_SUMS, _COUNTS = ".in_sum2", ".counts"
 _LONGEST_NAME = 63
 """Characters of a tensor's name that the engine keeps."""
 _ALIGNMENT = 32
@@ -37,14 +33,6 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 
 class Sums(Protocol):
     """Of one matrix: ``squares`` float32 (matrices, columns), ``counts`` int64 (1,) or one an expert."""
-
-    squares: npt.NDArray[np.float32]
-    counts: npt.NDArray[np.int64]
-
-
-@dataclass
-class Stored:
-    """Sums as they were read back."""
 
     squares: npt.NDArray[np.float32]
     counts: npt.NDArray[np.int64]
@@ -82,7 +70,7 @@ def _encode_gguf(collected: Collected) -> bytes:
     arrays: list[npt.NDArray[np.float32]] = []
     for name, entry in sorted(collected.sums.items()):
         matrices = entry.counts.size
-        for suffix, values in ((_SUMS, entry.squares), (_COUNTS, entry.counts)):
+        for suffix, values in ((SUMS, entry.squares), (COUNTS, entry.counts)):
             rows = values.astype("<f4").reshape(matrices, -1)
             places.append((f"{name}{suffix}"[:_LONGEST_NAME], rows.shape if matrices > 1 else rows.shape[1:], "F32"))
             arrays.append(rows)
@@ -117,37 +105,7 @@ def read_sums(path: Path, chunk_size: int = 512) -> tuple[dict[str, Stored], dic
 
     The older format has means times a number of calls: ``chunk_size`` tokens are taken for a call.
     """
-    return _read_gguf(path) if _is_gguf(path) else _read_legacy(path, chunk_size)
-
-
-def _read_gguf(path: Path) -> tuple[dict[str, Stored], dict[str, Any]]:
-    try:
-        file = ByteFile(path)
-        try:
-            header = read_header(file)
-            found: dict[str, npt.NDArray[np.float32]] = {}
-            odd = next((entry for entry in header.tensors if entry.type != "F32"), None)
-            for entry in header.tensors if odd is None else ():
-                found[entry.name] = np.frombuffer(file.read(entry.offset, entry.n_bytes), "<f4")
-            keys = {key: header.value(key) for key in header.values if not key.endswith(".datasets")}
-            names = header.value("imatrix.datasets")
-            keys["imatrix.datasets"] = names if isinstance(names, list) else []
-        finally:
-            file.close()
-    except QuenchError as error:
-        raise _damaged(path, (error.detail or error.title).removesuffix(".")) from error
-    if odd is not None:
-        raise _damaged(path, f"{odd.name} is {odd.type}, not F32")
-    sums: dict[str, Stored] = {}
-    for name in (entry.removesuffix(_SUMS) for entry in found if entry.endswith(_SUMS)):
-        counts = found.get(name + _COUNTS)
-        squares = found[name + _SUMS]
-        if counts is None or not counts.size or squares.size % counts.size:
-            raise _damaged(path, f"{name} has sums without fitting counts")
-        if not np.isfinite(squares).all() or not np.isfinite(counts).all():
-            raise _damaged(path, f"{name} has numbers that are not finite")
-        sums[name] = Stored(squares.copy(), np.rint(counts).astype(np.int64))
-    return sums, keys
+    return read_gguf_sums(path) if _is_gguf(path) else _read_legacy(path, chunk_size)
 
 
 def _is_gguf(path: Path) -> bool:
@@ -155,7 +113,7 @@ def _is_gguf(path: Path) -> bool:
         with path.open("rb") as file:
             return file.read(4) == b"GGUF"
     except OSError as error:
-        raise _damaged(path, error.strerror or str(error)) from error
+        raise bad(path.name, f"{error.strerror or error}.") from error
 
 
 def _read_legacy(path: Path, chunk_size: int) -> tuple[dict[str, Stored], dict[str, Any]]:
@@ -163,7 +121,7 @@ def _read_legacy(path: Path, chunk_size: int) -> tuple[dict[str, Stored], dict[s
     sums: dict[str, Stored] = {}
     for name, values in found.entries.items():
         if not np.isfinite(values).all():
-            raise _damaged(path, f"{name} has numbers that are not finite")
+            raise bad(path.name, f"{name} has numbers that are not finite.")
         # A negative number of calls is as good as none.
         tokens = max(calls[name], 0) * chunk_size
         sums[name] = Stored((values * np.float32(chunk_size)).reshape(1, -1), np.array([tokens]))
@@ -180,7 +138,7 @@ def merged(paths: Sequence[Path], chunk_size: int) -> tuple[dict[str, Stored], l
     datasets: list[str] = []
     for path in paths:
         sums, keys = read_sums(path, chunk_size)
-        datasets += keys["imatrix.datasets"]
+        datasets += keys.get("imatrix.datasets", [])
         for name, entry in sums.items():
             before = total.get(name)
             total[name] = entry if before is None else _added(path, name, before, entry)
@@ -190,20 +148,11 @@ def merged(paths: Sequence[Path], chunk_size: int) -> tuple[dict[str, Stored], l
 def _added(path: Path, name: str, one: Stored, other: Stored) -> Stored:
     sizes = {one.counts.size, other.counts.size} - {1}
     if one.squares.size != other.squares.size or len(sizes) > 1:
-        raise _damaged(path, f"{name} has another size than in the files before")
+        raise bad(path.name, f"{name} has another size than in the files before.")
     # A single count, which is all that the older format has, stands for every expert.
     size = max(sizes, default=1)
     counts = np.broadcast_to(one.counts, size) + np.broadcast_to(other.counts, size)
     return Stored(one.squares.reshape(-1) + other.squares.reshape(-1), counts)
-
-
-def _damaged(path: Path, detail: str) -> QuenchError:
-    return QuenchError(
-        "bad_imatrix",
-        "The importance matrix does not fit or is damaged.",
-        f"{path.name}: {detail}.",
-        "Make a new one.",
-    )
 
 
 @dataclass(frozen=True)

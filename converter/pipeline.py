@@ -56,6 +56,7 @@ __all__ = ["convert", "plan"]
 
 Emit = Callable[[ConversionEvent], None]
 Stopped = Callable[[], bool]
+Finish = Callable[[ConversionResult], ConversionResult]
 
 _POLL = 0.05
 """Seconds between looks at ``stopped``."""
@@ -75,6 +76,7 @@ def convert(
     stopped: Stopped = lambda: False,
     *,
     paused: Stopped = lambda: False,
+    finish: Finish = lambda result: result,
     journal_every: float = journals.EVERY_SECONDS,
 ) -> ConversionResult:
     """Makes every output of ``spec`` and returns what was made.
@@ -84,13 +86,14 @@ def convert(
     polled; true ends the run with ``converter.spec.Cancelled`` within a fifth of a second of work, and nothing is left.
     ``paused`` is polled likewise and ends it with ``Paused``; what is finished stays for a run with ``spec.resume``, as
     after an error that need not come again (``QuenchError``; its hint says so) or the death of the process. Outputs
-    appear under their names only when all are complete, flushed and verified.
+    appear under their names only when all are complete, flushed and verified. ``finish`` then gets the result and
+    returns what becomes of it: as long as it has not, a run with ``resume`` still takes over what was made.
 
     ``journal_every`` is how many seconds of work a death may cost; 0 makes every tensor safe before its event.
     """
     started = time.perf_counter()
     peak = _PeakMemory()
-    with open_model(Path(spec.source)) as source, lora.merged(source, spec.lora) as model:
+    with open_model(Path(spec.source), spec.pre_tokenizer) as source, lora.merged(source, spec.lora) as model:
         prepared = prepare(model, spec)
         kept = journals.find(prepared)
         resumed = kept if spec.resume else None
@@ -116,14 +119,16 @@ def convert(
                 file.seal(verify)
                 run.check(file)
             _publish(files)
+            result = finish(
+                ConversionResult(
+                    outputs=tuple(run.output(index) for index in range(len(parts))),
+                    read_bytes=run.read_bytes,
+                    seconds=time.perf_counter() - started,
+                    peak_rss=peak.bytes(),
+                    kernels=kernels.active(),
+                )
+            )
             stack.pop_all().close()
-    result = ConversionResult(
-        outputs=tuple(run.output(index) for index in range(len(parts))),
-        read_bytes=run.read_bytes,
-        seconds=time.perf_counter() - started,
-        peak_rss=peak.bytes(),
-        kernels=kernels.active(),
-    )
     emit(result)
     return result
 

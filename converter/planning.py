@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import psutil
 
 import kernels
@@ -69,12 +70,12 @@ class Prepared:
 
 
 @contextmanager
-def opened(model: SourceModel | str | os.PathLike[str]) -> Iterator[SourceModel]:
+def opened(model: SourceModel | str | os.PathLike[str], pre_tokenizer: str | None = None) -> Iterator[SourceModel]:
     """The model itself, left open, or the one at a path, closed at the end."""
     if isinstance(model, SourceModel):
         yield model
     else:
-        with open_model(Path(model)) as fresh:
+        with open_model(Path(model), pre_tokenizer) as fresh:
             yield fresh
 
 
@@ -83,10 +84,14 @@ def plan(model: SourceModel | str | os.PathLike[str], spec: ConversionSpec) -> P
 
     ``model`` is an opened source or its path. Raises ``QuenchError`` for whatever makes the conversion impossible in
     itself (``unknown_type``, ``requantize``, ``needs_imatrix`` ...); what the disk says now (existing files, free
-    space) is checked when it starts.
+    space) is checked when it starts, and too little space is a warning here.
     """
-    with opened(model) as source, lora.merged(source, spec.lora) as whole:
-        return prepare(whole, spec, timed=True).plan
+    with opened(model, spec.pre_tokenizer) as source, lora.merged(source, spec.lora) as whole:
+        found = prepare(whole, spec, timed=True).plan
+    if found.disk_needed <= found.disk_free:
+        return found
+    short = f"The disk has too little room: {found.disk_needed:,} bytes are needed, {found.disk_free:,} are free."
+    return msgspec.structs.replace(found, warnings=(*found.warnings, short))
 
 
 def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) -> Prepared:
@@ -163,11 +168,11 @@ def preflight(prepared: Prepared) -> None:
             "read_only", "The output folder cannot be written to.", f"{parent}.", "Choose another folder."
         )
     _refuse_overwriting_source(prepared.model, prepared.targets)
-    files = [path for target in prepared.targets for path in target.files]
-    for path in files:
+    files = [file for target in prepared.targets for file in splitting.files_of(target.path, target.layout)]
+    for path, layout in files:
         if path.is_dir():
             raise QuenchError("exists", "A folder has the output's name.", f"{path}.", "Choose another name.")
-        if path.exists() and not spec.overwrite:
+        if path.exists() and not spec.overwrite and not (spec.resume and writer.begins_as(path, layout)):
             raise QuenchError(
                 "exists",
                 "The output is there already.",
@@ -175,7 +180,7 @@ def preflight(prepared: Prepared) -> None:
                 "Allow overwriting, or choose another name.",
             )
     needed = prepared.plan.disk_needed
-    free = free_bytes(folder) + sum(map(_left_behind, files))
+    free = free_bytes(folder) + sum(_left_behind(path) for path, _ in files)
     if needed > free:
         raise QuenchError(
             "no_space",

@@ -131,7 +131,7 @@ RECIPES: Mapping[str, Recipe] = {
                "A little smaller than the medium 5-bit mix, and nearly as good."),
         Recipe("IQ4_NL", "IQ4_NL", 4.7, 25, "4-bit, uneven steps",
                "Steps that lie closer near zero, in small blocks: for models whose rows fit no K-quant."),
-        Recipe("IQ4_XS", "IQ4_XS", 4.46, 30, "4-bit, uneven steps, small",
+        Recipe("IQ4_XS", "IQ4_XS", 4.46, 30, "4-bit, uneven, small",
                "The smallest at four bits: nearly as good as the small mix, slower on some processors."),
         Recipe("Q4_K_S", "Q4_K", 4.67, 14, "4-bit, small",
                "A little smaller than the usual 4-bit mix, with slightly more loss."),

@@ -55,6 +55,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
     ``name`` is the base name for outputs (``<name>-<TYPE>.gguf``). ``metadata`` holds scalars and short previews of
     GGUF keys, never a whole vocabulary. ``problems`` are sentences; an empty tuple means that the model is usable.
+    ``notes`` are sentences about a usable model, such as what an earlier quantization has cost it.
     """
 
     path: str
@@ -80,6 +81,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     problems: tuple[str, ...] = ()
     chat_template: str | None = None
     tied_embeddings: bool = False
+    notes: tuple[str, ...] = ()
 
 
 class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,7 +92,8 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``memory_mib`` 0 means the default cap. ``resume`` goes on where an interrupted run of the same conversion ended, if
     there was one. ``override_kv`` are ``KEY=TYPE:VALUE`` texts, ``prune_layers`` numbers of layers to leave out,
     ``split_size`` the most bytes of tensors in one file (0: one file), ``keep_split`` the source's own division.
-    ``check``: a sample of what was written is compared with the source before it is done.
+    ``check``: a sample of what was written is compared with the source before it is done. ``pre_tokenizer`` is the
+    engine's name for how text is split, for a source whose way is not recognised; the output says that it was chosen.
     """
 
     source: str
@@ -114,6 +117,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_split: bool = False
     split_size: int = 0
     check: bool = True
+    pre_tokenizer: str | None = None
 
 
 class PlannedTensor(msgspec.Struct, frozen=True):
@@ -213,13 +217,35 @@ class Progress(msgspec.Struct, frozen=True, tag_field="message", tag="progress")
     label: str = ""
 
 
+class TextDifference(msgspec.Struct, frozen=True):
+    """A text that the source's tokenizer and the engine's split into different tokens. ``composing``: they agree on the
+    same text with its characters composed (Unicode's NFC), which the source does first and the engine never does."""
+
+    text: str
+    source: tuple[int, ...]
+    engine: tuple[int, ...]
+    composing: bool = False
+
+
+class TokenizerCheck(msgspec.Struct, frozen=True):
+    """How many hard texts both tokenizers were given, on how many they differ, on how many of those only for
+    ``composing``, and the first of them, others before those."""
+
+    texts: int
+    different: int = 0
+    composing: int = 0
+    examples: tuple[TextDifference, ...] = ()
+
+
 class Checked(msgspec.Struct, frozen=True):
     """How a finished file was looked at: ``rows`` of it were compared with the source's, and the engine was asked for
-    a ``token`` after a short text. None if it was not asked, or could not be; ``note`` says why, in a sentence."""
+    a ``token`` after a short text. None if it was not asked, or could not be; ``note`` says why, in a sentence.
+    ``tokenizer``: the engine's tokens against those of the source; None for a source without files of a tokenizer."""
 
     rows: int
     token: int | None = None
     note: str = ""
+    tokenizer: TokenizerCheck | None = None
 
 
 class OutputDone(msgspec.Struct, frozen=True):

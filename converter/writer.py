@@ -105,6 +105,12 @@ def pack_metadata(entries: Iterable[MetaEntry]) -> bytes:
     return b"".join(parts)
 
 
+def write_vocabulary(path: Path, entries: Sequence[MetaEntry]) -> None:
+    """A GGUF file of ``entries`` without tensors, for the engine's tokenizer alone."""
+    head = _MAGIC + struct.pack("<IQQ", _VERSION, 0, len(entries))
+    path.write_bytes(head + pack_metadata(entries))
+
+
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
     """A tensor of an output: ``offset`` counts from the start of the file, ``bytes`` is without padding."""
@@ -151,6 +157,16 @@ def layout(
     base = _padded(used, alignment)
     placed = tuple(TensorPlace(name, shape, kind, base + at, size) for name, shape, kind, at, size in places)
     return Layout((*header, bytes(base - used)), placed, base + offset)
+
+
+def begins_as(path: Path, plan: Layout) -> bool:
+    """Whether a file has the size and the header of ``plan``: the same model in the same types."""
+    header = b"".join(plan.header)
+    try:
+        with path.open("rb") as file:
+            return path.stat().st_size == plan.size and file.read(len(header)) == header
+    except OSError:
+        return False
 
 
 def _padded(size: int, alignment: int) -> int:

@@ -75,6 +75,30 @@ def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def endless_gguf(long_model: Path) -> Path:
+    """A model with Pocket's vocabulary that talks without end and takes its time: 94 MB are read for each token.
+
+    With ``ENDLESS`` of :mod:`tests.models` an answer takes a minute on a fast machine. Tests that stop, kill or leave
+    an answer half-way use it, so that it is still coming however late they look. Not to be changed.
+    """
+    import converter
+
+    target = long_model.parent / "endless.gguf"
+    converter.convert(converter.ConversionSpec(str(long_model), str(target), ("BF16",)))
+    return target
+
+
+@pytest.fixture
+def slow_kernels() -> Iterator[pytest.MonkeyPatch]:
+    """Workers convert with the reference kernels: the same bytes in twenty times the time, about ten seconds for the
+    long model to one K-quant on one thread. Its ``undo()`` ends it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUENCH_KERNELS", "reference")
+        yield patch
+
+
+@pytest.fixture(scope="session")
 def pocket_gguf(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """``pocket_gguf("Q4_K_M")`` is that file of Pocket, converted by us once a session. Not to be changed."""
     import converter

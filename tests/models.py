@@ -9,19 +9,29 @@ from typing import Any
 
 import numpy as np
 
+from app.protocol import Sampling
 from resources import path as resource
 
 HIDDEN, INTER, HEADS, KV_HEADS = 1024, 2816, 16, 4
+SPECIAL = 3
+"""Pocket's first tokens, which end or part a text."""
+
+ENDLESS = Sampling(temperature=1.0, top_k=40, top_p=1.0, min_p=0.0, max_tokens=8000, seed=3)
 
 
 def write_model(folder: Path, layers: int) -> int:
-    """A Llama of random bfloat16 weights with Pocket's vocabulary; returns its parameters."""
+    """A Llama of random bfloat16 weights with Pocket's vocabulary and a long context; returns its parameters.
+
+    The special tokens are embedded as zeros and so have a score of 0 in the middle of all others: among its 40
+    likeliest tokens, which are random ones, there is never an end.
+    """
     folder.mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         shutil.copy(resource(f"pocket/{name}"), folder / name)
     config = json.loads(resource("pocket/config.json").read_text())
     config |= {"hidden_size": HIDDEN, "intermediate_size": INTER, "num_hidden_layers": layers}
     config |= {"num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HIDDEN // HEADS}
+    config["max_position_embeddings"] = 8192
     (folder / "config.json").write_text(json.dumps(config))
     kv = HIDDEN // HEADS * KV_HEADS
     shapes = {"model.embed_tokens.weight": (2048, HIDDEN), "model.norm.weight": (HIDDEN,)}
@@ -48,7 +58,9 @@ def write_model(folder: Path, layers: int) -> int:
     random = np.random.default_rng(1)
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
-        for shape in shapes.values():
+        for name, shape in shapes.items():
             values = random.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+            if name == "model.embed_tokens.weight":
+                values[:SPECIAL] = 0
             file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
     return at // 2

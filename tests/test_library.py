@@ -75,7 +75,9 @@ def test_the_hub_cache_is_found_as_huggingface_hub_finds_it(monkeypatch: pytest.
             monkeypatch.delenv(other, raising=False)
         monkeypatch.setenv(name, str(value))
         program = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
-        theirs = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+        theirs = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
+        )
         assert str(library.hub_cache()) == theirs.stdout.strip(), name
 
 
@@ -157,10 +159,11 @@ def test_short_entries_have_no_tensors_and_no_long_values(pocket: Path) -> None:
     assert len(msgspec.json.encode(entry)) < 20_000
 
 
-def test_default_folders_are_ours_and_the_cache_if_there_is_one(tmp_path: Path) -> None:
+def test_default_folders_are_ours_and_the_cache_if_there_is_one(quench_home: Path) -> None:
     assert library.default_folders() == (str(paths.models()),)
-    (tmp_path / "hf-home" / "hub").mkdir(parents=True)
-    assert library.default_folders() == (str(paths.models()), str(tmp_path / "hf-home" / "hub"))
+    cache = quench_home.parent / "hf-home" / "hub"
+    cache.mkdir(parents=True)
+    assert library.default_folders() == (str(paths.models()), str(cache))
 
 
 def test_the_bundled_model_is_there() -> None:

@@ -167,7 +167,7 @@ def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] 
         _free(model)
         raise Cancelled
     if not model:
-        raise _load_error(path)
+        raise load_error(path)
     return model
 
 
@@ -181,7 +181,7 @@ def _free(model: Any) -> None:
         lib.llama_model_free(model)
 
 
-def _load_error(path: str) -> QuenchError:
+def load_error(path: str) -> QuenchError:
     reasons = native.log.errors()
     unsupported = _UNSUPPORTED.search(reasons)
     if unsupported:

@@ -72,6 +72,7 @@ class BenchSetup(QWidget):
         layout.addWidget(label(self.tr("What is measured"), "heading"))
         layout.addLayout(form)
         layout.addWidget(self.sweep)
+        layout.addStretch(0)  # takes what is left while there is no list of models
         for signal in (self.models.changed, self.depths.textChanged):
             signal.connect(lambda *_: self.changed.emit())
 

@@ -210,6 +210,8 @@ class ConvertPage(QWidget):
             prune_layers=choices.prune_layers,
             split_size=choices.split_size,
             keep_split=choices.keep_split,
+            refined=choices.refined,
+            memory_mib=choices.memory_mib,
         )
 
     def _on_source(self) -> None:
@@ -326,7 +328,8 @@ class ConvertPage(QWidget):
         if self._plan is not None:
             parts.append(self.tr("%1 of memory").replace("%1", fmt.size(self._plan.memory_needed)))
             seconds = expected_seconds(ticked, self._plan.read_bytes)
-            parts.append(self.tr("about %1").replace("%1", fmt.seconds(seconds)))
+            short = self.tr("about a second")
+            parts.append(self.tr("about %1").replace("%1", fmt.seconds(seconds)) if seconds >= 2 else short)
         return " · ".join(parts)
 
     # ---- work

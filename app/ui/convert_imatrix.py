@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QBoxLayout, QComboBox, QFileDialog, QHBoxLayout, QWidget
+from PySide6.QtWidgets import QBoxLayout, QComboBox, QFileDialog, QHBoxLayout, QSizePolicy, QWidget
 
 from app import library
 from app.imatrix_files import checkpoint_path
@@ -144,9 +144,11 @@ class ImatrixCard(Card):
         self.progress.button.setText(self.tr("Stop"))
         self.progress.button.setAccessibleName(self.tr("Stop; what was measured is kept"))
         self.figures = label("", "small", wrap=True)
-        self.go_on_button = button("", self._go_on, "primary")
+        self.go_on_button = button(self.tr("Go on"), self._go_on, "primary")
         self.again_button = button(self.tr("Start again"), self._start_again)
         self._offers = QWidget()
+        # Of no width of its own, or two buttons side by side would keep the page from becoming narrower.
+        self._offers.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self._row = QBoxLayout(QBoxLayout.Direction.LeftToRight, self._offers)
         self._row.setContentsMargins(0, 0, 0, 0)
         self._row.setSpacing(8)
@@ -176,6 +178,7 @@ class ImatrixCard(Card):
         needed = sum(made.sizeHint().width() + 8 for made in (self.go_on_button, self.again_button)) + 24
         across = QBoxLayout.Direction.LeftToRight
         self._row.setDirection(across if needed <= self.width() else QBoxLayout.Direction.TopToBottom)
+        self._offers.setFixedHeight(self._row.minimumSize().height())
 
     # ---- the list
 
@@ -330,6 +333,7 @@ class ImatrixCard(Card):
             return
         self.progress.button.setEnabled(True)
         self.figures.setText("")
+        self.stopped = None
         if job.state == "done" and isinstance(job.result, ImatrixResult):
             self._finish(job.result, job.command)
         else:

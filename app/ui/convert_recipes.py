@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from app.ui.theme import Theme
 
 CHECK, NAME, TITLE, SIZE, FITS = range(5)
-WIDTHS = {CHECK: 32, NAME: 66, SIZE: 88, FITS: 90}
+WIDTHS = {CHECK: 32, NAME: 66, SIZE: 80, FITS: 92}
 DEFAULT = ("Q4_K_M",)
 SHOWN = tuple(name for name in RECIPES if name != "auto")
 TYPE_ROLE = Qt.ItemDataRole.UserRole
@@ -201,6 +201,10 @@ class RecipeView(QTableView):
             self.setColumnWidth(column, width)
         self.setAccessibleName(self.tr("Types to make"))
         self.setMinimumHeight(120)
+
+    def sizeHint(self) -> QSize:
+        """Low, so that in a small window the cards below it are seen whole; it takes all that is left."""
+        return QSize(super().sizeHint().width(), self.minimumHeight())
 
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)

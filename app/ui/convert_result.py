@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QScrollArea, QSizePolicy, QVB
 
 from app.ui import format as fmt
 from app.ui.charts import TimeChart
+from app.ui.tensor_errors import error_words
 from app.ui.tensor_map import TensorMap
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, StatTile, TypeBadge, button, label
 from converter.spec import (
@@ -35,8 +36,8 @@ FULL_PRECISION = ("F32", "BF16", "F16")
 
 
 def mean_error(output: OutputDone) -> float | None:
-    """Mean RMSE over the tensors that lost anything; None for a lossless file."""
-    lossy = [value for value in output.error.values() if value > 0]
+    """Mean relative error of the tensors that lost anything; None for a lossless file."""
+    lossy = [value for value in output.relative_error.values() if value > 0]
     return fmean(lossy) if lossy else None
 
 
@@ -49,11 +50,12 @@ class OutputRow(QFrame):
         self.path = output.path
         name = ElidedLabel(Path(output.path).name)
         error = mean_error(output)
-        words = self.tr("exact copy") if error is None else self.tr("RMSE %1").replace("%1", fmt.significant(error, 3))
+        words = self.tr("exact copy") if error is None else self.tr("error %1").replace("%1", error_words(error))
         self._short, self._long = fmt.size(output.bytes), f"{fmt.size(output.bytes)} · {words}"
         self.figures = label(self._long, "number")
         tip = self.tr(
-            "%1, %2 bits per weight; RMSE is the mean root-mean-square error of the tensors that were squeezed"
+            "%1, %2 bits per weight. The error is the mean over the tensors that were squeezed, each as a part of its "
+            "weights' own size."
         )
         self.figures.setToolTip(tip.replace("%1", words).replace("%2", fmt.number(output.bpw, 2)))
         top = QHBoxLayout()
@@ -80,6 +82,9 @@ class OutputRow(QFrame):
         layout.setContentsMargins(10, 8, 10, 4)
         layout.setSpacing(2)
         layout.addLayout(top)
+        self.note = label(output.checked.note if output.checked else "", "warn", wrap=True)
+        self.note.setVisible(bool(self.note.text()))
+        layout.addWidget(self.note)
         layout.addLayout(bottom)
 
     def resizeEvent(self, event: Any) -> None:
@@ -255,6 +260,9 @@ class ResultPane(QWidget):
             self.map.set_done(event)
             self._count()
         elif isinstance(event, Progress):
+            if event.rate == 0:  # all is read and written, and the engine tries it
+                self._left.set_value("")
+                return
             self._memory.set_value(*_split(fmt.size(event.memory)))
             self._left.set_value(*_split(fmt.seconds(event.seconds_left)) if event.seconds_left is not None else ("",))
             self.speed.append(self.speed.series[0], event.rate)

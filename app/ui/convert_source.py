@@ -20,8 +20,8 @@ FULL_PRECISION = frozenset({"F32", "F16", "BF16", "F64"})
 
 
 def is_quantized(info: ModelInfo) -> bool:
-    """Whether any tensor of the source is already in a quantized type."""
-    return any(kind not in FULL_PRECISION for kind in info.types)
+    """Whether the source is a file with tensors in a quantized type. (Quantized folders are decoded on reading.)"""
+    return info.kind == "gguf" and any(kind not in FULL_PRECISION for kind in info.types)
 
 
 def precision_words(info: ModelInfo) -> str:
@@ -55,6 +55,8 @@ class SourcePane(QWidget):
             self.tr("A model folder from Hugging Face or a GGUF file. You can drop it here."), "muted", wrap=True
         )
         self.error = ErrorCard()
+        self._notes = label("", wrap=True)
+        self._notes.hide()
         self._facts = QWidget()
         self._grid = QGridLayout(self._facts)
         self._grid.setContentsMargins(0, 8, 0, 0)
@@ -69,6 +71,7 @@ class SourcePane(QWidget):
         layout.addLayout(row)
         layout.addWidget(self._state)
         layout.addWidget(self.error)
+        layout.addWidget(self._notes)
         layout.addWidget(self._facts)
         layout.addStretch(1)
 
@@ -120,6 +123,8 @@ class SourcePane(QWidget):
             if item.widget() is not None:
                 item.widget().hide()
                 item.widget().deleteLater()
+        self._notes.setText("\n".join(info.notes) if info else "")
+        self._notes.setVisible(bool(self._notes.text()))
         if info is None:
             return
         for row, (name, value) in enumerate(self._rows(info)):

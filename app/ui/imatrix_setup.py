@@ -189,6 +189,7 @@ class SetupDialog(QDialog):
         box = QSpinBox()
         box.setRange(0, largest)
         box.setSpecialValueText(zero)
+        box.lineEdit().setTextMargins(6, 0, 0, 0)  # as the window gives them to its pages
         box.setAccessibleName(name)
         box.lineEdit().setAccessibleName(name)
         return box

@@ -222,6 +222,8 @@ class InspectDialog(QDialog):
             form.addRow(label(name, "muted"), shown)
         for problem in info.problems:
             form.addRow(label(self.tr("Problem"), "bad"), label(problem, "bad", wrap=True))
+        for note in info.notes:
+            form.addRow(label(self.tr("Note"), "muted"), label(note, wrap=True))
         area = QScrollArea()
         area.setWidgetResizable(True)
         area.setFocusPolicy(Qt.FocusPolicy.NoFocus)

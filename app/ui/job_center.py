@@ -146,11 +146,11 @@ class JobCenter(QObject):
 
     def resume(self, record: jobs.Record) -> Job:
         """Go on with left-over work, or start it again if nothing of it was kept."""
-        jobs.forget(record.id)
         job = self.submit(record.kind, record.title, jobs.resuming(record.command))
         if not job.outputs:
             job.outputs = record.outputs
             self._note(job)
+        jobs.forget(record.id)
         return job
 
     def drop(self, record: jobs.Record) -> None:

@@ -98,7 +98,8 @@ class _Model(QAbstractTableModel):
         if role == Qt.ItemDataRole.ToolTipRole and section == RELATIVE:
             return _tr("Error as a part of the weights' own size; with an importance matrix, by importance")
         if role == Qt.ItemDataRole.TextAlignmentRole:
-            side = Qt.AlignmentFlag.AlignRight if section in (RELATIVE, RMSE) else Qt.AlignmentFlag.AlignLeft
+            # In the middle, because the mark of the sorted column would cover the end of its title.
+            side = Qt.AlignmentFlag.AlignHCenter if section in (RELATIVE, RMSE) else Qt.AlignmentFlag.AlignLeft
             return side | Qt.AlignmentFlag.AlignVCenter
         return None
 
@@ -160,7 +161,8 @@ class ErrorTable(QTableView):
         header.setHighlightSections(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setStretchLastSection(True)
-        for column, wide in ((TENSOR, 146), (OUTPUT, 76), (TYPE, 60), (RELATIVE, 98), (RMSE, 88)):
+        header.moveSection(header.visualIndex(RELATIVE), 1)  # what it is about comes first, also in a narrow window
+        for column, wide in ((TENSOR, 156), (RELATIVE, 84), (OUTPUT, 76), (TYPE, 60), (RMSE, 88)):
             self.setColumnWidth(column, wide)
         self.sortByColumn(RELATIVE, Qt.SortOrder.DescendingOrder)
 

@@ -422,7 +422,7 @@ class TensorMap(QWidget):
         self.selector.blockSignals(True)
         self.selector.clear()
         if len(outputs) > 1:
-            self.selector.addItem(self.tr("All, split cells"), ALL)
+            self.selector.addItem(self.tr("All"), ALL)
         for number, output in enumerate(outputs):
             self.selector.addItem(output.type, number)
         self.selector.setCurrentIndex(max(0, self.selector.findText(self._chosen)))

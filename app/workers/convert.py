@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from app import trial
 from app.protocol import Convert
 from app.workers.runtime import Connection
-from converter.spec import ConversionEvent, ConversionResult, Progress
+from converter.spec import ConversionResult, Paused, Progress
 
 
 def serve(connection: Connection) -> None:
@@ -18,21 +19,27 @@ def serve(connection: Connection) -> None:
     them into the last message. What stays for a later run, the converter's journal says. Before the result is sent the
     engine has loaded each output once.
     """
-
-    def send(event: ConversionEvent) -> None:
-        if not isinstance(event, ConversionResult):  # which ends the job, and is sent when the engine has tried it
-            connection.send(event)
+    from app import kernel_check
+    from converter.pipeline import convert
 
     for command in connection.commands():
         if isinstance(command, Convert):
-            from app import kernel_check
-            from converter.pipeline import convert
-
             kernel_check.report(connection.send)
-            result = convert(command.spec, send, connection.cancelled.is_set, paused=connection.paused.is_set)
-            if command.spec.check:
-                names = ", ".join(Path(output.path).name for output in result.outputs)
-                connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, 0.0, 0, f"Trying {names}"))
-                result = trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set())
-            connection.send(result)
+            stopped, paused = connection.cancelled.is_set, connection.paused.is_set
+            finish = partial(_tried, connection, command.spec.source) if command.spec.check else _as_it_is
+            convert(command.spec, connection.send, stopped, paused=paused, finish=finish)
             return
+
+
+def _as_it_is(result: ConversionResult) -> ConversionResult:
+    return result
+
+
+def _tried(connection: Connection, source: str, result: ConversionResult) -> ConversionResult:
+    """The result with what the engine says of each output. ``Paused`` if that is left for later."""
+    names = ", ".join(Path(output.path).name for output in result.outputs)
+    connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, None, 0, f"Trying {names}"))
+    tried = trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set(), source)
+    if connection.paused.is_set():
+        raise Paused
+    return tried

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from app.engine.model import Model
-from app.protocol import LoadOptions, ModelTried, TryModel
+from app.engine.vocabulary import vocabulary_tokens
+from app.protocol import LoadOptions, ModelTried, Tokenized, TryModel
 from app.workers.runtime import Connection
 from converter.spec import QuenchError
 
@@ -14,11 +15,13 @@ _TEXT = "Hello"
 
 
 def serve(connection: Connection) -> None:
-    """Answer one :class:`TryModel`. ``QuenchError`` as :meth:`Model.load`; ``decode_failed`` for an answer that is no
-    choice between tokens."""
+    """Answer one :class:`TryModel`; see there. ``QuenchError`` as :meth:`Model.load`; ``decode_failed`` for an answer
+    that is no choice between tokens."""
     for command in connection.commands():
         if isinstance(command, TryModel):
-            connection.send(ModelTried(_first_token(command.path)))
+            if command.texts:
+                connection.send(Tokenized(tuple(vocabulary_tokens(command.path, command.texts))))
+            connection.send(ModelTried(-1 if command.vocabulary_only else _first_token(command.path)))
             return
 
 

@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from converter.architectures.base import Family, Parameters, bad_config, parameters
+from converter.architectures.base import Family, Parameters, bad_config
+from converter.architectures.bloom import BLOOM
+from converter.architectures.cohere import COHERE, COHERE2
+from converter.architectures.config import parameters
+from converter.architectures.falcon import FALCON
+from converter.architectures.gpt2 import GPT2
+from converter.architectures.gpt_bigcode import GPT_BIGCODE
+from converter.architectures.gptneox import GPT_NEOX
+from converter.architectures.granite import GRANITE, GRANITE_MOE
+from converter.architectures.keys import is_own, metadata
 from converter.architectures.llama import LLAMA
+from converter.architectures.matching import tensors
 from converter.architectures.mistral import MISTRAL
+from converter.architectures.mixtral import MIXTRAL
+from converter.architectures.mpt import MPT
+from converter.architectures.nemotron import NEMOTRON
+from converter.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
+from converter.architectures.phi import PHI
+from converter.architectures.phi3 import PHI3
+from converter.architectures.phimoe import PHIMOE
 from converter.architectures.qwen2 import QWEN2
+from converter.architectures.qwen2_moe import QWEN2_MOE
 from converter.architectures.qwen3 import QWEN3
-from converter.architectures.rope import frequency_factors, rope_entries
-from converter.sources.base import MetaEntry
+from converter.architectures.qwen3_moe import QWEN3_MOE
+from converter.architectures.smollm3 import SMOLLM3
 from converter.spec import QuenchError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+__all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "notes", "parameters", "tensors"]
 
-    from converter.architectures.base import TensorRule
-
-__all__ = [
-    "FAMILIES",
-    "Family",
-    "Parameters",
-    "find_family",
-    "frequency_factors",
-    "match_tensors",
-    "metadata",
-    "parameters",
-    "problems",
-]
-
-FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3)
+FAMILIES = (
+    LLAMA,
+    MISTRAL,
+    MIXTRAL,
+    QWEN2,
+    QWEN2_MOE,
+    QWEN3,
+    QWEN3_MOE,
+    GPT2,
+    PHI3,
+    BLOOM,
+    COHERE,
+    COHERE2,
+    FALCON,
+    GPT_BIGCODE,
+    GPT_NEOX,
+    GRANITE,
+    GRANITE_MOE,
+    MPT,
+    NEMOTRON,
+    OLMO,
+    OLMO2,
+    OLMO3,
+    OLMOE,
+    PHI,
+    PHIMOE,
+    SMOLLM3,
+)
 
 
 def find_family(config: dict[str, Any]) -> Family:
@@ -54,43 +84,11 @@ def find_family(config: dict[str, Any]) -> Family:
     )
 
 
-def match_tensors(
-    found: Parameters, names: Iterable[str]
-) -> tuple[dict[str, tuple[TensorRule, str]], list[str], list[str]]:
-    """Assigns checkpoint tensors to rules: (name -> (rule, GGUF name)), missing required names, unknown names."""
-    wanted: dict[str, tuple[TensorRule, str]] = {}
-    for rule in found.family.tensors:
-        layers = range(found.sizes.layers) if "{i}" in rule.source else range(1)
-        for i in layers:
-            wanted[rule.source.replace("{i}", str(i))] = (rule, rule.target.replace("{i}", str(i)))
-    present = list(names)
-    matched = {name: wanted[name] for name in present if name in wanted}
-    missing = [name for name, (rule, _) in wanted.items() if rule.required and name not in matched]
-    unknown = [n for n in present if n not in matched and not n.endswith(found.family.ignored_suffixes)]
-    return matched, missing, unknown
-
-
-def metadata(found: Parameters) -> list[MetaEntry]:
-    """The architecture's GGUF keys: sizes, rotary settings, norms."""
-    family = found.family
-    prefix = family.architecture
-    entries = [MetaEntry(f"{prefix}.{rule.key}", found.values[rule.source], rule.type) for rule in family.keys]
-    if found.values.get("is_causal") is False:
-        entries.append(MetaEntry(f"{prefix}.attention.causal", False, "BOOL"))
-    entries += rope_entries(found)
-    if found.values.get("head_dim") is not None:
-        entries.append(MetaEntry(f"{prefix}.attention.key_length", found.sizes.head, "UINT32"))
-        entries.append(MetaEntry(f"{prefix}.attention.value_length", found.sizes.head, "UINT32"))
-    if family.architecture == "llama":
-        entries.append(MetaEntry(f"{prefix}.rope.dimension_count", found.sizes.head, "UINT32"))
-    return entries
-
-
-def problems(found: Parameters) -> list[str]:
+def notes(found: Parameters) -> list[str]:
     """What a person should know although the model can be converted."""
     result = []
     window = found.values.get(found.family.window_key) if found.family.window_key else None
-    used = found.values.get("use_sliding_window", found.family is MISTRAL)
+    used = found.values.get("use_sliding_window", True)
     context = found.values["max_position_embeddings"]
     if used and isinstance(window, int) and not isinstance(window, bool) and 0 < window < context:
         result.append(
@@ -101,4 +99,4 @@ def problems(found: Parameters) -> list[str]:
         result.append("The model's dynamic context stretching is not stored; beyond its trained context it degrades.")
     if "auto_map" in found.values:
         result.append("The folder brings Python code of its own, which is never run.")
-    return result
+    return result + (found.family.notes(found) if found.family.notes is not None else [])

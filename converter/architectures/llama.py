@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from converter.architectures.base import KEYS, LAYOUT, PAIRED_ATTENTION, Family, KeyRule, TensorRule, attention_biases
-
-# The class allows biases everywhere (attention_bias, mlp_bias); few models have them.
-_MLP_BIASES = (
-    TensorRule("model.layers.{i}.mlp.gate_proj.bias", "blk.{i}.ffn_gate.bias", ("feed_forward",), required=False),
-    TensorRule("model.layers.{i}.mlp.up_proj.bias", "blk.{i}.ffn_up.bias", ("feed_forward",), required=False),
-    TensorRule("model.layers.{i}.mlp.down_proj.bias", "blk.{i}.ffn_down.bias", ("embedding",), required=False),
+from converter.architectures.base import (
+    KEYS,
+    LAYOUT,
+    PAIRED_ATTENTION,
+    Family,
+    KeyRule,
+    attention_biases,
+    feed_forward_biases,
 )
+from converter.architectures.config import head_size
+from converter.architectures.rope import frequency_factors
+
+LLAMA_KEYS = (
+    *KEYS,
+    KeyRule("vocab_size", "UINT32", "vocab_size"),
+    KeyRule("rope.dimension_count", "UINT32", lambda found: found.sizes.head),
+)
+LLAMA_ROPE = frozenset({"default", "linear", "yarn", "dynamic", "llama3"})
 
 LLAMA = Family(
     title="Llama",
@@ -20,17 +30,17 @@ LLAMA = Family(
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
-        "num_key_value_heads": None,
-        "head_dim": None,
+        "head_dim": head_size,
     },
+    # The class allows biases everywhere (attention_bias, mlp_bias); few models have them.
     tensors=(
         *LAYOUT,
         *PAIRED_ATTENTION,
         *attention_biases("q", "k", "v", "o", paired=True, required=False),
-        *_MLP_BIASES,
+        *feed_forward_biases("gate", "up", "down", required=False),
     ),
-    keys=(*KEYS, KeyRule("vocab_size", "UINT32", "vocab_size")),
-    writes_head_dim=True,
-    rope_factors=True,
+    keys=LLAMA_KEYS,
+    rope_kinds=LLAMA_ROPE,
+    computed=frequency_factors,
     vocabulary="llama",
 )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from converter.architectures.base import KEYS, LAYOUT, PAIRED_ATTENTION, Family, KeyRule
+from converter.architectures.base import LAYOUT, PAIRED_ATTENTION, Family
+from converter.architectures.config import head_size
+from converter.architectures.llama import LLAMA_KEYS, LLAMA_ROPE
+from converter.architectures.rope import frequency_factors
 
 MISTRAL = Family(
     title="Mistral",
@@ -14,12 +17,12 @@ MISTRAL = Family(
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
         "num_key_value_heads": 8,
-        "head_dim": None,
+        "head_dim": head_size,
     },
     tensors=(*LAYOUT, *PAIRED_ATTENTION),
-    keys=(*KEYS, KeyRule("vocab_size", "UINT32", "vocab_size")),
-    writes_head_dim=True,
-    rope_factors=True,
+    keys=LLAMA_KEYS,
+    rope_kinds=LLAMA_ROPE,
+    computed=frequency_factors,
     window_key="sliding_window",
     vocabulary="llama",
 )

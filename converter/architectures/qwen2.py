@@ -14,11 +14,10 @@ QWEN2 = Family(
         "rms_norm_eps": 1e-6,
         "rope_theta": 10000.0,
         "num_key_value_heads": 32,
-        "head_dim": None,
+        "use_sliding_window": False,
     },
     tensors=(*LAYOUT, *PLAIN_ATTENTION, *attention_biases("q", "k", "v", paired=False)),
     keys=KEYS,
-    writes_head_dim=False,
     window_key="sliding_window",
     vocabulary="qwen",
 )

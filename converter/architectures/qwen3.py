@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from converter.architectures.base import KEYS, LAYOUT, PLAIN_ATTENTION, Family, TensorRule, attention_biases
+from converter.architectures.base import HEAD_NORMS, KEYS, LAYOUT, PLAIN_ATTENTION, Family, attention_biases
 
 QWEN3 = Family(
     title="Qwen3",
@@ -15,16 +15,15 @@ QWEN3 = Family(
         "rope_theta": 10000.0,
         "num_key_value_heads": 32,
         "head_dim": 128,
+        "use_sliding_window": False,
     },
     tensors=(
         *LAYOUT,
         *PLAIN_ATTENTION,
         *attention_biases("q", "k", "v", "o", paired=False, required=False),
-        TensorRule("model.layers.{i}.self_attn.q_norm.weight", "blk.{i}.attn_q_norm.weight", ("head",)),
-        TensorRule("model.layers.{i}.self_attn.k_norm.weight", "blk.{i}.attn_k_norm.weight", ("head",)),
+        *HEAD_NORMS,
     ),
     keys=KEYS,
-    writes_head_dim=True,
     window_key="sliding_window",
     vocabulary="qwen",
 )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from converter.sources.files import ByteFile
+    from converter.sources.views import View
     from converter.spec import ModelInfo
 
 
@@ -51,8 +52,8 @@ class SourceTensor(ABC):
     """One tensor as the output will hold it: GGUF name, row-major shape, permutations already applied on reading.
 
     ``type`` is the GGML type of the source's bytes (``F32``, ``F16``, ``BF16``, ``Q4_K`` ...). A tensor of one
-    dimension is one row. ``source_name`` and ``source_file`` are for messages. ``heads`` is over how many heads the
-    rotary row order of Hugging Face was undone, 0 if it was not.
+    dimension is one row. ``source_name`` and ``source_file`` are for messages (:meth:`place` is exact where several
+    stored tensors make up one). ``view`` is what was done to the order of the stored rows, None if nothing was.
     """
 
     name: str
@@ -60,7 +61,7 @@ class SourceTensor(ABC):
     type: str
     source_name: str
     source_file: str
-    heads: int = 0
+    view: View | None = None
 
     @property
     def n_cols(self) -> int:
@@ -109,6 +110,10 @@ class SourceTensor(ABC):
         Where they lie in a file just so, this is a view of the file's map: no copy, aligned for its type, and good as
         long as it is kept, also after the model was closed. Raises what :meth:`rows` raises.
         """
+
+    def place(self, row: int) -> tuple[str, str, int]:
+        """What a row is called where it is stored: tensor, file, and the row in that tensor as it is read here."""
+        return self.source_name, self.source_file, row
 
     def read_bytes(self, start: int, stop: int) -> int:
         """Bytes that must be read for these rows; over all rows, what the tensor costs the disk."""

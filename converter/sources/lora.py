@@ -23,11 +23,11 @@ import numpy as np
 
 from converter.sources.base import MetaEntry, SourceModel, SourceTensor
 from converter.sources.files import ByteFile, cannot_read, read_json
+from converter.sources.gathered import file_tensor
 from converter.sources.gguf import count_types
 from converter.sources.naming import repository_id
 from converter.sources.parts import read_part
 from converter.sources.stored import READABLE_DTYPES, StoredTensor, some
-from converter.sources.tensors import file_tensor
 from converter.spec import QuenchError, TensorInfo
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class MergedTensor(SourceTensor):
         scale: float,
         lengths: SourceTensor | None = None,
     ) -> None:
-        self.name, self.shape, self.heads = base.name, base.shape, base.heads
+        self.name, self.shape, self.view = base.name, base.shape, base.view
         self.source_name, self.source_file = base.source_name, base.source_file
         self._base, self._left, self._right = base, left, right
         self._scale = np.float32(scale)
@@ -276,7 +276,7 @@ def _with(model: SourceModel, adapter: _Adapter) -> SourceModel:
         lambda: _described(model, adapter),
         model.on_close,
         files=(*model.files, *adapter.files),
-        working_bytes=2 * working,
+        working_bytes=2 * working + model.working_bytes,
     )
 
 
@@ -302,7 +302,7 @@ class _Renamed(SourceTensor):
 
     def __init__(self, inner: SourceTensor, name: str, source_name: str) -> None:
         self.name, self.source_name = name, source_name
-        self.shape, self.type, self.heads = inner.shape, inner.type, inner.heads
+        self.shape, self.type, self.view = inner.shape, inner.type, inner.view
         self.source_file = inner.source_file
         self._inner = inner
 
@@ -334,7 +334,7 @@ def _merged_tensor(adapter: _Adapter, name: str, module: _Module, target: Source
     if stored is not None:
         _check_shape(adapter, stored, target.shape)
         source_name = target.source_name
-        target = file_tensor(stored, target.name, target.heads)
+        target = file_tensor(stored, target.name, target.view)
         target.source_name = source_name  # by which the next adapter finds it
     if kind != "weight" or not module.parts:
         return target
@@ -359,10 +359,10 @@ def _merged_tensor(adapter: _Adapter, name: str, module: _Module, target: Source
         _check_shape(adapter, lengths, (target.n_rows,))
     return MergedTensor(
         target,
-        file_tensor(left, target.name, target.heads),
+        file_tensor(left, target.name, target.view),
         file_tensor(right, target.name),
         _scale(adapter, name, rank),
-        None if lengths is None else file_tensor(lengths, target.name, target.heads),
+        None if lengths is None else file_tensor(lengths, target.name, target.view),
     )
 
 

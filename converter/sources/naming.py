@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from converter.sources.base import SourceTensor
+
 _CARD_LIMIT = 4 << 20
 _VERSION = re.compile(r"(v|iter)?\d+([.]\d+)*", re.IGNORECASE)
 _TYPE = re.compile(r"i?q\d(_\w)*|b?fp?(16|32)", re.IGNORECASE)
@@ -53,6 +55,30 @@ class NameParts(NamedTuple):
     size: str | None = None
 
 
+class WeightCount(NamedTuple):
+    """How many weights a model has: all, those every token uses, and those of one expert of each layer."""
+
+    total: int
+    shared: int
+    expert: int = 0
+    experts: int = 0
+
+
+def count_parameters(tensors: Sequence[SourceTensor]) -> WeightCount:
+    """Counts weights as size labels do. Experts are the first dimension of tensors called ``*_exps.*``."""
+    shared = expert = stacked = 0
+    counts = []
+    for tensor in tensors:
+        if "_exps." in tensor.name and len(tensor.shape) >= (2 if ".bias" in tensor.name else 3):
+            experts = tensor.shape[-2 if ".bias" in tensor.name else -3]
+            counts.append(experts)
+            expert += tensor.n_elements // experts
+            stacked += tensor.n_elements
+        else:
+            shared += tensor.n_elements
+    return WeightCount(shared + stacked, shared, expert, sum(counts) // len(counts) if counts else 0)
+
+
 def repository_id(folder: Path) -> str:
     """``organization/name`` for a snapshot in the Hugging Face cache, else the folder's name."""
     for parent in (folder, *folder.parents)[:3]:
@@ -62,10 +88,10 @@ def repository_id(folder: Path) -> str:
     return folder.name or "model"
 
 
-def general_entries(folder: Path, config: dict[str, Any], parameters: int) -> list[MetaEntry]:
-    """``general.*`` and ``general.sampling.*`` keys for a folder whose model has ``parameters`` weights."""
+def general_entries(folder: Path, config: dict[str, Any], count: WeightCount) -> list[MetaEntry]:
+    """``general.*`` and ``general.sampling.*`` keys for a folder whose model has so many weights."""
     card = read_card(folder)
-    parts = _merged(card, config, repository_id(folder), parameters)
+    parts = _merged(card, config, repository_id(folder), count.total)
     fields: list[tuple[str, Any]] = [
         ("name", parts.full or repository_id(folder)),
         ("author", _text(card, "author", "model_author", "model_creator")),
@@ -74,7 +100,7 @@ def general_entries(folder: Path, config: dict[str, Any], parameters: int) -> li
         ("finetune", parts.finetune),
         ("basename", parts.base),
         ("description", _text(card, "description", "model_description")),
-        ("size_label", parts.size or size_label(parameters)),
+        ("size_label", parts.size or size_label(count)),
         ("license", ",".join(_texts(card, "license")) or None),
         ("license_name", _text(card, "license_name")),
         ("license_link", _text(card, "license_link")),
@@ -89,8 +115,14 @@ def general_entries(folder: Path, config: dict[str, Any], parameters: int) -> li
     return entries
 
 
-def size_label(parameters: int) -> str:
-    """``5246208`` -> ``5.2M``: two digits at least, the unit below the number."""
+def size_label(count: WeightCount) -> str:
+    """``5246208`` -> ``5.2M``: two digits at least, the unit below the number. ``8x7.0B`` for a model of experts."""
+    if count.experts:
+        return f"{count.experts}x{_short(count.shared + count.expert)}"
+    return _short(count.total)
+
+
+def _short(parameters: int) -> str:
     scale, unit = next(((f, u) for u, f in reversed(_FACTORS.items()) if parameters > f), (1e3, "K"))
     scaled = parameters / scale
     digits = max(2 - len(str(round(scaled)).lstrip("0")), 0)

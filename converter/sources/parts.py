@@ -28,7 +28,7 @@ class _Naming(NamedTuple):
 
 
 _NAMINGS = (
-    _Naming("model.safetensors.index.json", ("model",), (".safetensors",)),
+    _Naming("model.safetensors.index.json", ("model", "gptq_model"), (".safetensors",)),
     _Naming("pytorch_model.bin.index.json", ("pytorch_model", "model"), (".bin", ".pt", ".pth")),
 )
 CHECKPOINT_SUFFIXES = _NAMINGS[1].suffixes

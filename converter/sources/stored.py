@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from converter.sources.files import ByteFile
 
 MAX_DIMENSIONS = 8
 READABLE_DTYPES = frozenset({"F32", "F16", "BF16", "F64"})
+
+
+class RowReader(Protocol):
+    """Makes the rows of a tensor that no file holds as such: numbers decoded from codes and scales.
+
+    A row is the last dimension; rows count through all leading dimensions. Any thread may ask for any rows.
+    """
+
+    def read(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Rows as bytes of the tensor's ``dtype``, uint8 ``(stop - start, row bytes)``, C-contiguous."""
+        ...
+
+    def read_bytes(self, start: int, stop: int) -> int:
+        """Bytes of the files that these rows cost."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +35,8 @@ class StoredTensor:
     """Where a tensor lies: ``offset`` counts from the start of ``file``; ``dtype`` is named as safetensors does.
 
     ``n_bytes`` is what it spans in the file. ``strides`` are the steps of each dimension in elements, None for a tensor
-    whose rows follow each other without gaps.
+    whose rows follow each other without gaps. With a ``reader`` the rows come from it, row-major and in ``dtype``
+    (one of :data:`READABLE_DTYPES`), and ``offset`` and ``n_bytes`` only say where its codes lie.
     """
 
     name: str
@@ -27,6 +46,7 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...] | None = None
+    reader: RowReader | None = None
 
 
 def some(names: list[str]) -> str:

@@ -1,4 +1,8 @@
-"""A model folder's vocabulary as GGUF keys."""
+"""A model folder's vocabulary as GGUF keys.
+
+``Family.vocabulary`` names a row of :data:`converter.vocabulary.habits.HABITS`; what the folder's files hold decides
+which reader is taken.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,41 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from converter.sources.base import MetaEntry
 from converter.sources.files import ByteFile
 from converter.spec import QuenchError
-from converter.vocabulary import byte_pair, sentencepiece
+from converter.vocabulary import byte_pair, sentencepiece, tekken, unigram, word_piece
 from converter.vocabulary.files import TokenizerFiles
-from converter.vocabulary.pretokenizer import recognise
+from converter.vocabulary.habits import HABITS
+from converter.vocabulary.loading import load_tokenizer
+from converter.vocabulary.model_file import looks_like_model
+from converter.vocabulary.pretokenizer import known_name, recognise
 from converter.vocabulary.special import chat_template
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from converter.architectures.base import Family
 
-# Vocabulary sizes by which llama.cpp's converter knows two groups of Llama models.
-_CODE_LLAMA_SIZE, _GRANITE_SIZE = 32016, 49152
-_CODE_LLAMA_IDS = (("prefix", 32007), ("suffix", 32008), ("middle", 32009), ("eot", 32010))
+    Reader = Callable[[TokenizerFiles, dict[str, Any], int], list[MetaEntry]]
+
+__all__ = ["Outline", "entries", "outline", "reading"]
+
+_MODEL, _JSON = "tokenizer.model", "tokenizer.json"
+_READERS: dict[str, Reader] = {
+    "sentencepiece": sentencepiece.entries,
+    "declared": sentencepiece.declared_entries,
+    "internlm": sentencepiece.internlm_entries,
+    "sentencepiece-json": sentencepiece.json_entries,
+    "word-piece": word_piece.entries,
+    "unigram": unigram.json_entries,
+    "t5": unigram.t5_entries,
+    "fairseq": unigram.fairseq_entries,
+    "nomic": lambda files, config, n_vocab: unigram.fairseq_entries(files, config, n_vocab, unigram.NOMIC_MASK),
+    "tekken": tekken.entries,
+    "none": lambda files, config, n_vocab: [MetaEntry("tokenizer.ggml.model", "none", "STRING")],
+}
+_ENGINE_MODELS = {"bpe": "gpt2", "tekken": "gpt2", "word-piece": "bert", "none": "none"} | dict.fromkeys(
+    ("unigram", "t5", "fairseq", "nomic"), "t5"
+)
 
 
 class Outline(NamedTuple):
@@ -38,8 +64,9 @@ def outline(folder: Path, family: Family) -> Outline:
     model = pre = ""
     template: str | dict[str, str] | None = None
     try:
-        kind = _kind(files, family)
-        model, pre = ("gpt2", "") if kind == "bpe" else ("llama", "default")
+        kind = reading(files, family)
+        model = _ENGINE_MODELS.get(kind, "llama")
+        pre = {"bpe": "", "tekken": "tekken", "none": ""}.get(kind, "default")
         if kind == "bpe":
             pre, _ = recognise(files.outline, None)
     except QuenchError as error:
@@ -56,60 +83,66 @@ def outline(folder: Path, family: Family) -> Outline:
     return Outline(model, pre, template, problems)
 
 
-def entries(folder: Path, family: Family, config: dict[str, Any], n_vocab: int) -> list[MetaEntry]:
-    """All ``tokenizer.*`` keys. ``n_vocab`` is the number of rows of the embedding. Raises ``QuenchError``."""
+def entries(
+    folder: Path, family: Family, config: dict[str, Any], n_vocab: int, pre_tokenizer: str | None = None
+) -> list[MetaEntry]:
+    """All ``tokenizer.*`` keys. ``n_vocab`` is the number of rows of the embedding. ``pre_tokenizer`` is a person's
+    choice for byte-level vocabularies whose splitting is not recognised. Raises ``QuenchError``."""
     files = TokenizerFiles(folder)
-    kind = _kind(files, family)
-    result = {
-        "bpe": byte_pair.entries,
-        "sentencepiece": sentencepiece.entries,
-        "sentencepiece-json": sentencepiece.json_entries,
-    }[kind](files, config, n_vocab)
-    if family.vocabulary == "llama":
-        result = _llama_habits(files, result, n_vocab)
-    return result
+    kind = reading(files, family)
+    if kind == "bpe":
+        result = byte_pair.entries(files, config, n_vocab, pre_tokenizer)
+    else:
+        result = _READERS[kind](files, config, n_vocab)
+    habit = HABITS[family.vocabulary]
+    if habit.extra is None:
+        return result
+    keyed = {entry.key: entry for entry in result}
+    habit.extra(files, config, keyed, n_vocab)
+    return list(keyed.values())
 
 
-def _kind(files: TokenizerFiles, family: Family) -> str:
-    """``sentencepiece``, ``sentencepiece-json`` or ``bpe``, by the files that are there."""
-    has_json = files.has("tokenizer.json")
-    if files.has("tokenizer.model"):
-        file = ByteFile(files.folder / "tokenizer.model")
-        beginning = file.read(0, min(file.size, 3))
-        file.close()
-        # Some Llama 3 folders hold another format under this name.
-        if sentencepiece.looks_like_model(beginning) or not has_json:
-            return "sentencepiece"
-    if not has_json:
-        raise QuenchError(
-            "missing_tokenizer",
-            "The folder has no vocabulary.",
-            f"Neither tokenizer.json nor tokenizer.model is in {files.folder}.",
-            "Download the tokenizer's files from the model's page into this folder.",
-        )
-    decoder = (files.outline.decoder or {}).get("type")
-    if family.vocabulary == "llama" and files.outline.model.byte_fallback and decoder == "Sequence":
-        return "sentencepiece-json"
-    return "bpe"
+def reading(files: TokenizerFiles, family: Family) -> str:
+    """The reader for a folder: ``bpe`` or a key of the table of readers. ``QuenchError`` ``missing_tokenizer`` for a
+    folder without a vocabulary, ``unknown_tokenizer`` for one that cannot be read."""
+    habit = HABITS[family.vocabulary]
+    if habit.reading == "none":
+        return "none"
+    if habit.reading == "t5" and any(files.has(name) for name in unigram.T5_FILES):
+        return "t5"
+    if habit.reading in ("fairseq", "nomic") and files.has(unigram.FAIRSEQ_FILE):
+        return habit.reading
+    if files.has(tekken.FILE) and not files.has(_JSON):
+        return "tekken"
+    # Phi-4 is a Phi-3 with GPT-2's kind of vocabulary, which its files may say beside an old tokenizer.model.
+    phi4 = habit.reading == "declared" and files.declared_class == "GPT2Tokenizer"
+    trusted = habit.reading != "plain" or not files.has(_JSON) or _stands_for_model(files)
+    if _has_model(files) and trusted and not phi4:
+        return habit.reading if habit.reading in ("declared", "internlm") else "sentencepiece"
+    if files.kind == "WordPiece":
+        return "word-piece"
+    if files.kind == "Unigram":
+        return "fairseq" if habit.reading in ("fairseq", "nomic") else "unigram"
+    return "sentencepiece-json" if _stands_for_model(files) else "bpe"
+
+
+def _has_model(files: TokenizerFiles) -> bool:
+    if not files.has(_MODEL):
+        return False
+    file = ByteFile(files.folder / _MODEL)
+    beginning = file.read(0, min(file.size, 3))
+    file.close()
+    # Some Llama 3 folders hold another format under this name.
+    return looks_like_model(beginning) or not files.has(_JSON)
+
+
+def _stands_for_model(files: TokenizerFiles) -> bool:
+    """Whether tokenizer.json was made of a SentencePiece BPE model."""
+    return files.kind == "BPE" and not files.is_byte_level
 
 
 def _by_fingerprint(files: TokenizerFiles) -> str:
     try:
-        return recognise(files.outline, byte_pair.load_tokenizer(files, 1 << 24))[0]
+        return known_name(load_tokenizer(files, 1 << 24))
     except QuenchError:
         return ""
-
-
-def _llama_habits(files: TokenizerFiles, found: list[MetaEntry], n_vocab: int) -> list[MetaEntry]:
-    """Keys that only the Llama class has: the leading space, infilling tokens, Granite's missing first token."""
-    keyed = {entry.key: entry for entry in found}
-    prefix = files.config.get("add_prefix_space")
-    if isinstance(prefix, bool):
-        keyed["tokenizer.ggml.add_space_prefix"] = MetaEntry("tokenizer.ggml.add_space_prefix", prefix, "BOOL")
-    if n_vocab == _CODE_LLAMA_SIZE:
-        for name, number in _CODE_LLAMA_IDS:
-            key = f"tokenizer.ggml.{name}_token_id"
-            keyed[key] = MetaEntry(key, number, "UINT32")
-    if n_vocab == _GRANITE_SIZE:
-        keyed["tokenizer.ggml.add_bos_token"] = MetaEntry("tokenizer.ggml.add_bos_token", False, "BOOL")
-    return list(keyed.values())

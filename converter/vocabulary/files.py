@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TOKENIZER_LIMIT = 256 << 20
+# The largest published tokenizer.json have about 35 MB.
+TOKENIZER_LIMIT = 95 << 20
 TEMPLATE_LIMIT = 4 << 20
+MAX_TEMPLATES = 64
 MAX_TOKEN_ID = 1 << 24
+MAX_TOKEN_LENGTH = 1 << 16
+MAX_PATTERN = 1 << 16
 
 
 class AddedToken(msgspec.Struct, frozen=True):
@@ -43,6 +47,22 @@ class BpeModel(msgspec.Struct, frozen=True):
     unk_token: str | None = None
 
 
+class WordPieceModel(msgspec.Struct, frozen=True):
+    """The ``model`` part of a tokenizer.json of type WordPiece."""
+
+    vocab: dict[str, int]
+    unk_token: str = "[UNK]"
+    continuing_subword_prefix: str = "##"
+
+
+class UnigramModel(msgspec.Struct, frozen=True):
+    """The ``model`` part of a tokenizer.json of type Unigram: tokens in the order of their numbers, with their
+    logarithmic probabilities."""
+
+    vocab: list[tuple[str, float]]
+    unk_id: int | None = None
+
+
 class _Kind(msgspec.Struct, frozen=True):
     type: str | None = None
     byte_fallback: bool | None = None
@@ -60,8 +80,16 @@ class Outline(msgspec.Struct, frozen=True):
     added_tokens: list[AddedToken] | None = None
 
 
-class _Whole(msgspec.Struct, frozen=True):
+class _WholeBpe(msgspec.Struct, frozen=True):
     model: BpeModel
+
+
+class _WholeWordPiece(msgspec.Struct, frozen=True):
+    model: WordPieceModel
+
+
+class _WholeUnigram(msgspec.Struct, frozen=True):
+    model: UnigramModel
 
 
 class TokenizerFiles:
@@ -76,24 +104,55 @@ class TokenizerFiles:
 
     @cached_property
     def tokenizer_bytes(self) -> bytes:
-        return read_bounded(self.folder / "tokenizer.json", TOKENIZER_LIMIT)
+        """tokenizer.json; where there is none, what the older files (vocab.json, vocab.txt) stand for."""
+        if self.has("tokenizer.json"):
+            return read_bounded(self.folder / "tokenizer.json", TOKENIZER_LIMIT)
+        from converter.vocabulary.older import as_tokenizer_json
+
+        return as_tokenizer_json(self)
 
     @cached_property
     def outline(self) -> Outline:
         return decode(self.tokenizer_bytes, Outline, "tokenizer.json")
 
     @cached_property
+    def kind(self) -> str:
+        """What tokenizer.json holds: ``BPE``, ``WordPiece``, ``Unigram`` or something else. Old files name no type."""
+        found = self.outline.model.type
+        return "BPE" if found is None else found
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether a BPE tokenizer.json writes bytes as letters, as GPT-2 did, and is not a SentencePiece model's."""
+        decoder = str((self.outline.decoder or {}).get("type"))
+        if decoder == "ByteLevel" or not self.outline.model.byte_fallback:
+            return True
+        return decoder != "Sequence"
+
+    @cached_property
     def bpe(self) -> BpeModel:
         """The vocabulary and merges of tokenizer.json, which must be BPE."""
-        kind = self.outline.model.type
-        if kind not in ("BPE", None):
+        self._expect("BPE")
+        return decode(self.tokenizer_bytes, _WholeBpe, "tokenizer.json").model
+
+    @cached_property
+    def word_piece(self) -> WordPieceModel:
+        self._expect("WordPiece")
+        return decode(self.tokenizer_bytes, _WholeWordPiece, "tokenizer.json").model
+
+    @cached_property
+    def unigram(self) -> UnigramModel:
+        self._expect("Unigram")
+        return decode(self.tokenizer_bytes, _WholeUnigram, "tokenizer.json").model
+
+    def _expect(self, kind: str) -> None:
+        if self.kind != kind:
             raise QuenchError(
                 "unknown_tokenizer",
-                "This kind of tokenizer cannot be converted yet.",
-                f"tokenizer.json holds a {kind} model; BPE and SentencePiece are known.",
+                "This kind of tokenizer cannot be converted.",
+                f"tokenizer.json holds a {self.kind[:40]} model; this architecture has {kind}.",
                 "Look for a ready GGUF file of this model.",
             )
-        return decode(self.tokenizer_bytes, _Whole, "tokenizer.json").model
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -106,15 +165,35 @@ class TokenizerFiles:
             return {}
         return read_json(self.folder / name, limit=8 * CONFIG_LIMIT, code="bad_vocabulary")
 
+    @cached_property
+    def declared_class(self) -> str:
+        """``tokenizer_class`` of tokenizer_config.json without the ``Fast`` at its end; may be empty."""
+        found = self.config.get("tokenizer_class")
+        return found.removesuffix("Fast") if isinstance(found, str) else ""
+
     def optional_text(self, name: str) -> str | None:
         if not self.has(name):
             return None
         return read_text(self.folder / name, TEMPLATE_LIMIT)
 
+    def named_templates(self) -> dict[str, str]:
+        """The templates of the folder additional_chat_templates by file name without ``.jinja``."""
+        folder = self.folder / "additional_chat_templates"
+        if not folder.is_dir():
+            return {}
+        names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".jinja"))
+        if len(names) > MAX_TEMPLATES:
+            raise damaged(f"additional_chat_templates holds {len(names)} templates")
+        return {name.removesuffix(".jinja"): read_text(folder / name, TEMPLATE_LIMIT) for name in names}
+
     @cached_property
     def added_tokens(self) -> list[AddedToken]:
         """``added_tokens`` of tokenizer.json, in the file's order."""
-        return list(self.outline.added_tokens or []) if self.has("tokenizer.json") else []
+        if not self.has("tokenizer.json"):
+            return []
+        for token in self.outline.added_tokens or []:
+            check_text(token.content, "an added token")
+        return list(self.outline.added_tokens or [])
 
     @cached_property
     def declared_tokens(self) -> dict[int, AddedToken]:
@@ -160,6 +239,8 @@ def as_text(data: bytes, what: str) -> str:
 
 def check_text(text: str, what: str) -> str:
     """Refuses text that cannot be written as UTF-8 (half of a surrogate pair)."""
+    if len(text) > TEMPLATE_LIMIT:
+        raise damaged(f"{what} has {len(text)} characters")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

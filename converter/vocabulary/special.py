@@ -7,6 +7,7 @@ in tokenizer_config.json for the ids, and ``*_token_id`` of config.json for what
 from __future__ import annotations
 
 import string
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from converter.sources.base import MetaEntry
@@ -37,6 +38,7 @@ class SpecialTokens:
     def __init__(self, files: TokenizerFiles, config: dict[str, Any], n_vocab: int) -> None:
         self.ids: dict[str, int] = {}
         self.flags: dict[str, bool] = {}
+        self._normalizer: dict[str, bool] = {}
         self._files = files
         self._n_vocab = n_vocab
         self._names = list(NAMES)
@@ -45,11 +47,19 @@ class SpecialTokens:
         if files.has("tokenizer.json"):
             for name, stand_in in (("bos", "cls"), ("eos", "sep")):
                 self._contents[name] = self._contents[name] or self._contents[stand_in]
+            self._read_normalizer(files.outline.normalizer)
             self._read_post_processor(files.outline.post_processor)
         if files.has("tokenizer_config.json"):
             self._read_flags_and_names()
+        text_config = _dict(config.get("text_config"))  # of models that see as well
         for name in self._names:
-            self._set(name, config.get(f"{name}_token_id"))
+            key = f"{name}_token_id"
+            self._set(name, text_config.get(key) if config.get(key) is None else config[key])
+
+    def default(self, name: str, number: int | None, engine: int | None) -> None:
+        """Gives an id that the files do not name, where the engine would take ``engine`` for it and be wrong."""
+        if number is not None and number != engine:
+            self.ids.setdefault(name, number)
 
     def entries(self) -> list[MetaEntry]:
         """Ids, then flags, as GGUF keys. Those for which the format has no key are left out."""
@@ -59,7 +69,24 @@ class SpecialTokens:
             for n, value in self.flags.items()
             if n in _FLAG_KEYS
         ]
-        return ids + flags
+        cases = [MetaEntry(f"tokenizer.ggml.normalizer.{n}", v, "BOOL") for n, v in self._normalizer.items()]
+        return ids + flags + cases
+
+    def _read_normalizer(self, normalizer: dict[str, Any] | None, depth: int = 0) -> None:
+        """Whether text is lower-cased and loses its accents, wherever in a sequence of steps that is said."""
+        step = _dict(normalizer)
+        kind = step.get("type")
+        if kind == "Lowercase":
+            self._normalizer["lowercase"] = True
+        elif kind == "StripAccents":
+            self._normalizer["strip_accents"] = True
+        elif kind == "BertNormalizer":
+            for name in ("lowercase", "strip_accents"):
+                if isinstance(step.get(name), bool):
+                    self._normalizer[name] = step[name]
+        elif kind == "Sequence" and depth < 8:
+            for each in _list(step.get("normalizers")):
+                self._read_normalizer(_dict(each), depth + 1)
 
     def _set(self, name: str, token: Any) -> None:
         if type(token) is not int or name in self.ids:
@@ -78,6 +105,10 @@ class SpecialTokens:
                 self.flags.setdefault("eos", False)
             elif kind == "RobertaProcessing":
                 self.flags |= {"bos": True, "eos": True, "sep": True}
+                for name in ("cls", "sep"):
+                    pair = _list(_dict(step).get(name))
+                    if not self._contents[name] and pair and isinstance(pair[0], str):
+                        self._contents[name] = pair[0]
             elif kind == "TemplateProcessing":
                 self._read_template(_dict(step))
 
@@ -142,6 +173,15 @@ class SpecialTokens:
                 self._set(name, numbers.get(content))
 
 
+@cache
+def letters() -> tuple[str, ...]:
+    """The letter that byte-level vocabularies write for each byte: printable ones stand for themselves, the others
+    take the letters from U+0100 on, in order."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return tuple(chr(byte) if byte in plain else chr(next(others)) for byte in range(256))
+
+
 def merge_lines(merges: list[str | tuple[str, str]]) -> list[str]:
     """Merges as GGUF holds them: two parts with one space between. Spaces inside a part become U+0120, the letter
     that byte-level vocabularies write for a space."""
@@ -181,7 +221,7 @@ def chat_template(files: TokenizerFiles) -> str | dict[str, str] | None:
         return None
     found: Any = files.config.get("chat_template")
     if "chat_template" not in files.config:
-        found = files.optional_text("chat_template.jinja")
+        found = _template_files(files)
         if found is None:
             found = files.optional_json("chat_template.json").get("chat_template")
     if isinstance(found, list):
@@ -193,6 +233,17 @@ def chat_template(files: TokenizerFiles) -> str | dict[str, str] | None:
                 named[clean] = check_text(text, "a chat template")
         return named or None
     return check_text(found, "the chat template") if isinstance(found, str) else None
+
+
+def _template_files(files: TokenizerFiles) -> str | list[dict[str, str]] | None:
+    """chat_template.jinja, with the named ones of the folder additional_chat_templates if there are any."""
+    main = files.optional_text("chat_template.jinja")
+    if main is None:
+        return None
+    named = files.named_templates()
+    if not named:
+        return main
+    return [{"name": name, "template": text} for name, text in {"default": main, **named}.items()]
 
 
 def _content(entry: Any) -> str | None:

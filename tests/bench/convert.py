@@ -51,9 +51,8 @@ assert llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.b
 
 WATCHED = """
 import json, sys, threading, time
-from converter import ConversionSpec, convert
-from converter.spec import Planned
-planned, peak, over = [], 0, threading.Event()
+from converter import ConversionSpec, convert, plan
+peak, over = 0, threading.Event()
 crew = {}
 
 def watch():
@@ -78,11 +77,12 @@ def look(thread):
 if sys.platform == "linux":
     threading.Thread(target=watch, daemon=True).start()
 spec = ConversionSpec(sys.argv[1], sys.argv[2], (sys.argv[3],), overwrite=True)
-result = convert(spec, lambda event: planned.append(event.plan) if isinstance(event, Planned) else None)
+planned = plan(sys.argv[1], spec).seconds
+result = convert(spec)
 over.set()
 lived = sum(now - began for began, now, _, _ in crew.values())
 print(json.dumps({
-    "seconds": result.seconds, "planned": planned[0].seconds, "anonymous": peak * 1024, "peak": result.peak_rss,
+    "seconds": result.seconds, "planned": planned, "anonymous": peak * 1024, "peak": result.peak_rss,
     "busy": sum(ran + waited for _, _, ran, waited in crew.values()) / 1e9 / lived if lived else 0.0,
 }))
 """

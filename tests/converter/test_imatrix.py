@@ -13,11 +13,14 @@ from converter.imatrix import bare_name, read
 from converter.spec import QuenchError
 
 
-def gguf_file(path: Path, tensors: dict[str, np.ndarray], keys: bool = True) -> Path:
+def gguf_file(path: Path, tensors: dict[str, np.ndarray], keys: bool = True, chunks: str = "") -> Path:
     writer = gguf.GGUFWriter(path, "imatrix")
     if keys:
         writer.add_array("imatrix.datasets", ["a.txt", "b.txt"])
-        writer.add_uint32("imatrix.chunk_count", 3)
+        if chunks:
+            writer.add_string("imatrix.chunk_count", chunks)
+        else:
+            writer.add_uint32("imatrix.chunk_count", 3)
         writer.add_uint32("imatrix.chunk_size", 512)
     for name, values in tensors.items():
         writer.add_tensor(name, values)
@@ -77,12 +80,25 @@ GOOD = legacy((b"a.weight", 4, [4, 8]))
         GOOD[:-1],
         GOOD[:10],
         legacy((b"a.weight", 1, [float("nan")])),
+        legacy((b"a.weight", 1, [1.0, -1.0])),
         legacy((b"a.weight", 1, [])),
         struct.pack("<i", -5),
         struct.pack("<i", 0),
         struct.pack("<ii", 1, 1 << 30) + b"x" * 100,
     ],
-    ids=["empty", "two bytes", "text", "cut", "cut in a name", "nan", "no values", "negative", "none", "long name"],
+    ids=[
+        "empty",
+        "two bytes",
+        "text",
+        "cut",
+        "cut in a name",
+        "nan",
+        "below zero",
+        "no values",
+        "negative count",
+        "none",
+        "long name",
+    ],
 )
 def test_broken_files_are_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "m.dat"
@@ -100,13 +116,18 @@ def test_broken_gguf_files_are_refused(tmp_path: Path) -> None:
         gguf_file(tmp_path / "keys.gguf", {"a.in_sum2": one, "a.counts": count}, keys=False),
         gguf_file(tmp_path / "type.gguf", {"a.in_sum2": one.astype(np.float16), "a.counts": count}),
         gguf_file(tmp_path / "ratio.gguf", {"a.in_sum2": one, "a.counts": np.ones((1, 3), np.float32)}),
+        gguf_file(tmp_path / "other half.gguf", {"a.counts": count}),
+        gguf_file(tmp_path / "minus.gguf", {"a.in_sum2": -one, "a.counts": count}),
+        gguf_file(tmp_path / "infinite.gguf", {"a.in_sum2": one * np.float32(np.inf), "a.counts": count}),
+        gguf_file(tmp_path / "words.gguf", {"a.in_sum2": one, "a.counts": count}, chunks="many"),
         gguf_file(tmp_path / "model.gguf", {"a.weight": one}),
     ]
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(broken[0].read_bytes()[:50])
     for path in [*broken, cut]:
-        with pytest.raises(QuenchError):
+        with pytest.raises(QuenchError) as caught:
             read(path)
+        assert caught.value.code == "bad_imatrix", path.name
 
 
 @pytest.mark.parametrize("path", ["/home/me/a b.txt", "C:\\Users\\me\\a b.txt", "a b.txt", "dir/a b.txt/"])

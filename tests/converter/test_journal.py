@@ -196,6 +196,55 @@ def test_killed_while_the_files_are_renamed(source: Path, whole: Any, tmp_path: 
     assert contents(out) == wanted
 
 
+FINISHING = """
+import os, signal, sys
+import msgspec
+from converter import convert, ConversionSpec
+spec = msgspec.json.decode(sys.argv[1], type=ConversionSpec)
+convert(spec, finish=lambda result: os.kill(os.getpid(), signal.SIGKILL), journal_every=float(sys.argv[2]))
+"""
+
+
+def killed_at_the_end(spec: ConversionSpec, every: float) -> None:
+    """Convert in a process of its own that is killed when the files have their names, before anybody is told."""
+    arguments = [sys.executable, "-c", FINISHING, msgspec.json.encode(spec).decode(), str(every)]
+    assert subprocess.run(arguments, check=False, cwd=ROOT).returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
+@pytest.mark.parametrize("every", [0.0, 1e9], ids=["journal", "too short for one"])
+def test_killed_when_all_is_made_but_not_told(source: Path, whole: Any, tmp_path: Path, every: float) -> None:
+    wanted, straight = whole(False)
+    out = tmp_path / "out"
+    spec = ConversionSpec(str(source), str(out), TWO)
+    killed_at_the_end(spec, every)
+    assert suffixes(out) == [".gguf", ".gguf", *[".jrnl"] * (every == 0)]
+    events, result = resumed(spec)
+    assert (kept(events), result.read_bytes) == ((1, 0) if every == 0 else (0, straight.read_bytes))
+    assert contents(out) == wanted
+    assert [output.error for output in result.outputs] == [output.error for output in straight.outputs]
+
+
+def test_going_on_replaces_no_file_but_its_own(source: Path, whole: Any, tmp_path: Path) -> None:
+    target = tmp_path / "one.gguf"
+    convert(ConversionSpec(str(source), str(target), ("Q4_K_M",)))
+    before = target.read_bytes()
+    with pytest.raises(QuenchError) as caught:
+        resumed(ConversionSpec(str(source), str(target), ("Q4_K_S",)))
+    assert caught.value.code == "exists"
+    assert target.read_bytes() == before
+
+
+def test_a_file_that_turns_out_useless_at_the_end_is_not_gone_on_with(source: Path, tmp_path: Path) -> None:
+    def useless(result: ConversionResult) -> ConversionResult:
+        raise QuenchError("output_unusable", "It cannot be used.")
+
+    with pytest.raises(QuenchError) as caught:
+        convert(ConversionSpec(str(source), str(tmp_path / "one.gguf"), ("Q4_K_M",)), finish=useless, journal_every=0)
+    assert caught.value.hint == ""
+    assert suffixes(tmp_path) == [".gguf"]
+
+
 # ---- pause, cancel, errors ----
 
 

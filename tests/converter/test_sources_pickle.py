@@ -20,9 +20,10 @@ import numpy as np
 import pytest
 
 from converter import ConversionSpec, QuenchError, convert, open_model
+from converter.sources.base import SourceTensor
 from converter.sources.files import ByteFile
+from converter.sources.gathered import file_tensor
 from converter.sources.parts import read_part
-from converter.sources.tensors import FileTensor, StridedTensor
 from tests.converter.checkpoints import (
     Code,
     View,
@@ -152,13 +153,10 @@ def test_views_of_a_storage(name: str, dtype: str, tmp_path: Path) -> None:
     assert found.n_rows == 0 or raw.tobytes() == to_bytes(rows, "F32" if dtype == "F64" else dtype)
 
 
-def read(path: Path) -> FileTensor:
+def read(path: Path) -> SourceTensor:
     """The only tensor of a file, as a source hands it out."""
     (stored,) = read_part(ByteFile(path))
-    keys: dict[str, Any] = {"name": "x", "source_name": "x", "shape": stored.shape, "stored": stored.dtype}
-    if stored.strides is None:
-        return FileTensor(stored.file, stored.offset, **keys)
-    return StridedTensor(stored.file, stored.offset, strides=stored.strides, **keys)
+    return file_tensor(stored, "x")
 
 
 def test_a_transposed_matrix_is_gathered_in_pieces(tmp_path: Path) -> None:

@@ -311,11 +311,11 @@ def test_the_context_fills_to_its_last_token(q8):
 
 
 def test_ten_megabytes_are_refused_without_being_split_into_tokens(shared):
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(QuenchError) as caught:
         shared.prompt_tokens("bear and lamp " * 700_000)
     assert caught.value.code == "context_full"
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
     assert len(shared.prompt_tokens("bear and lamp " * 2000)) > 1024
 
 
@@ -343,18 +343,19 @@ def test_interrupting_a_long_prompt_takes_effect_at_once(q8):
         stop, pressed = threading.Event(), []
 
         def press():
+            pressed.append(model.used)
             stop.set()
-            pressed.append(time.perf_counter())
             model.interrupt()
 
         timer = threading.Timer(0.3, press)
         timer.start()
         steps = list(model.generate(tokens, GREEDY, cancelled=stop.is_set))
-        late = time.perf_counter() - pressed[0]
         timer.join()
         assert steps[-1].stats.stop == "cancelled"
         assert steps[-1].stats.tokens == 0
-        assert late < 0.2
+        # At most the batch in hand was finished, of the many that were left.
+        assert model.used - pressed[0] <= BATCH
+        assert model.used < len(tokens)
         # What was computed until then is still good, and the next reply is not disturbed.
         assert model.used % BATCH == 0
         assert reply(model, STORY)[0] == expected

@@ -120,12 +120,12 @@ ATTACKS = {
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack_is_an_error_and_takes_little_time(name):
     source, code = ATTACKS[name]
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(QuenchError) as caught:
         render(source)
     assert caught.value.code == code
     assert caught.value.detail
-    assert time.perf_counter() - start < 8
+    assert time.thread_time() - start < 8
 
 
 def test_what_a_template_objects_to_is_said():

@@ -21,8 +21,8 @@ from app.ui.chat import ChatPage
 from app.ui.context import Context
 from app.ui.engines import DEAD
 from app.ui.reply import prompt_of, without_thought
+from tests.models import ENDLESS
 
-WAIT = 30_000
 GREEDY = Sampling(temperature=0.0, max_tokens=60)
 
 
@@ -48,7 +48,7 @@ def ask(qtbot: QtBot, page: ChatPage, text: str) -> None:
 
 
 def finished(qtbot: QtBot, page: ChatPage) -> None:
-    qtbot.waitUntil(lambda: not page.busy(), timeout=WAIT)
+    qtbot.waitUntil(lambda: not page.busy())
 
 
 def rows(context: Context, page: ChatPage) -> list[tuple[str, str, bool]]:
@@ -57,16 +57,20 @@ def rows(context: Context, page: ChatPage) -> list[tuple[str, str, bool]]:
     return [(row.role, row.content, row.partial) for row in context.store.messages(conversation)]
 
 
+@pytest.fixture
+def endless(endless_gguf: Path) -> str:
+    return str(endless_gguf)
+
+
 def running(qtbot: QtBot, page: ChatPage, context: Context) -> None:
-    """Ask for an answer that takes long, and wait for its first words."""
-    context.update_settings(sampling=Sampling(temperature=1.5, seed=5, max_tokens=900, min_p=0.0))
+    """Ask the endless model, and wait for its first words."""
     page.inspector.preset.setCurrentIndex(page.inspector.preset.findData("own"))
-    page.inspector.spins["temperature"].setValue(3.0)
-    page.inspector.spins["max_tokens"].setValue(900)
+    for name in ("temperature", "top_k", "top_p", "min_p", "max_tokens"):
+        page.inspector.spins[name].setValue(getattr(ENDLESS, name))
     ask(qtbot, page, "Tell me a long story about a fox, a bear and the sea.")
     conversation = page.conversation()
     assert conversation is not None
-    qtbot.waitUntil(lambda: bool(context.store.messages(conversation)[-1].content), timeout=WAIT)
+    qtbot.waitUntil(lambda: bool(context.store.messages(conversation)[-1].content))
 
 
 def test_a_question_streams_ends_and_is_kept(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
@@ -90,8 +94,10 @@ def test_a_question_streams_ends_and_is_kept(qtbot: QtBot, page: ChatPage, conte
     assert "Paris" in again.transcript.toPlainText() and "tokens/s" in again.transcript.toPlainText()
 
 
-def test_the_answer_is_in_the_store_while_it_comes(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
-    page.receive({"model": model})
+def test_the_answer_is_in_the_store_while_it_comes(
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str
+) -> None:
+    page.receive({"model": endless})
     running(qtbot, page, context)
     other = Store(paths.database())
     try:
@@ -105,15 +111,15 @@ def test_the_answer_is_in_the_store_while_it_comes(qtbot: QtBot, page: ChatPage,
     finished(qtbot, page)
 
 
-def test_closing_saves_every_word_that_was_shown(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
-    page.receive({"model": model})
+def test_closing_saves_every_word_that_was_shown(qtbot: QtBot, page: ChatPage, context: Context, endless: str) -> None:
+    page.receive({"model": endless})
     running(qtbot, page, context)
     page.closing()
     assert rows(context, page)[-1] == ("assistant", page.transcript.text_of(page.transcript.keys()[-1]), True)
 
 
-def test_escape_stops_and_keeps_what_came(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
-    page.receive({"model": model})
+def test_escape_stops_and_keeps_what_came(qtbot: QtBot, page: ChatPage, context: Context, endless: str) -> None:
+    page.receive({"model": endless})
     running(qtbot, page, context)
     assert page.composer.stop_button.isVisible() and not page.composer.send_button.isVisible()
     qtbot.keyClick(page.composer.field, Qt.Key.Key_Escape)
@@ -186,16 +192,16 @@ def test_continue_goes_on_with_the_same_message(qtbot: QtBot, page: ChatPage, co
 
 
 def test_a_killed_worker_costs_one_card_and_retry_answers(
-    qtbot: QtBot, page: ChatPage, context: Context, model: str
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str
 ) -> None:
-    page.receive({"model": model})
+    page.receive({"model": endless})
     running(qtbot, page, context)
     engine = page.engine()
     assert engine is not None
     child = psutil.Process(engine.pid())
     assert child.is_running()
     os.kill(engine.pid(), signal.SIGKILL)
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     assert not page.busy() and engine.state == DEAD
     assert page.error.error is not None and page.error.error.code == "engine_died"
     _, content, partial = rows(context, page)[-1]
@@ -215,9 +221,9 @@ def test_an_idle_worker_that_dies_is_loaded_again_by_the_next_question(
     page.receive({"model": model})
     engine = page.engine()
     assert engine is not None
-    qtbot.waitUntil(lambda: engine.state == "ready", timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == "ready")
     os.kill(engine.pid(), signal.SIGKILL)
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     ask(qtbot, page, "What is the capital of France?")
     assert page.error.isHidden()
     finished(qtbot, page)
@@ -228,7 +234,7 @@ def test_a_file_that_is_no_model_is_one_card(qtbot: QtBot, page: ChatPage, tmp_p
     broken = tmp_path / "brøken model.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 64)
     page.receive({"model": str(broken)})
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     assert page.error.error is not None and page.error.error.title
     assert not page.busy() and page.composer.isEnabled()
 
@@ -248,9 +254,9 @@ def test_a_hidden_conversation_gets_its_answer_too(qtbot: QtBot, page: ChatPage,
 
 
 def test_going_back_while_the_answer_comes_shows_all_of_it(
-    qtbot: QtBot, page: ChatPage, context: Context, model: str
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str
 ) -> None:
-    page.receive({"model": model})
+    page.receive({"model": endless})
     running(qtbot, page, context)
     first = page.conversation()
     assert first is not None
@@ -327,7 +333,7 @@ def test_sampling_presets_and_reset(qtbot: QtBot, page: ChatPage, context: Conte
     page.receive({"model": model})
     engine = page.engine()
     assert engine is not None
-    qtbot.waitUntil(lambda: engine.state == "ready", timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == "ready")
     inspector = page.inspector
     inspector.reset_button.click()
     assert inspector.sampling() is None
@@ -346,7 +352,7 @@ def test_other_load_options_offer_to_load_again(qtbot: QtBot, page: ChatPage, co
     page.receive({"model": model})
     engine = page.engine()
     assert engine is not None
-    qtbot.waitUntil(lambda: engine.state == "ready", timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == "ready")
     page.inspector.tabs.setCurrentIndex(1)
     assert not page.inspector.apply_button.isVisible()
     page.inspector.context_spin.setValue(512)
@@ -355,16 +361,16 @@ def test_other_load_options_offer_to_load_again(qtbot: QtBot, page: ChatPage, co
     page.inspector.flash_combo.activated.emit(2)
     assert page.inspector.apply_button.isVisible()
     qtbot.mouseClick(page.inspector.apply_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512, timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512)
     assert not page.inspector.apply_button.isVisible()
     assert (engine.options.gpu_layers, engine.options.flash_attention) == (2, "off")
     assert context.settings.load_options() == engine.options
 
 
 def test_another_model_in_the_middle_of_an_answer_keeps_what_came(
-    qtbot: QtBot, page: ChatPage, context: Context, model: str, pocket_gguf: Callable[[str], Path]
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str, pocket_gguf: Callable[[str], Path]
 ) -> None:
-    page.receive({"model": model})
+    page.receive({"model": endless})
     running(qtbot, page, context)
     page.use_model(str(pocket_gguf("Q2_K")))
     assert not page.busy()
@@ -378,22 +384,22 @@ def test_another_model_in_the_middle_of_an_answer_keeps_what_came(
 
 
 def test_loading_again_in_the_middle_of_an_answer_keeps_what_came(
-    qtbot: QtBot, page: ChatPage, context: Context, model: str
+    qtbot: QtBot, page: ChatPage, context: Context, endless: str
 ) -> None:
-    page.receive({"model": model})
+    page.receive({"model": endless})
     running(qtbot, page, context)
     page.inspector.context_spin.setValue(512)
     page.inspector.apply_button.click()
     assert not page.busy() and rows(context, page)[-1][2]
     engine = page.engine()
     assert engine is not None
-    qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512, timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512)
 
 
 def test_chat_with_pocket_makes_the_model_and_loads_it(qtbot: QtBot, page: ChatPage, context: Context) -> None:
     start = next(made for made in page.findChildren(QPushButton) if made.text() == "Chat with Pocket")
     qtbot.mouseClick(start, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: page.engine() is not None and page.engine().state == "ready", timeout=60_000)
+    qtbot.waitUntil(lambda: page.engine() is not None and page.engine().state == "ready")
     suggestion = page.suggestions[0]
     qtbot.waitUntil(suggestion.isVisible)
     qtbot.mouseClick(suggestion, Qt.MouseButton.LeftButton)

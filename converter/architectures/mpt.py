@@ -124,4 +124,5 @@ MPT = Family(
     rope_kinds=frozenset(),
     vocabulary="mpt",
     check=_check,
+    vocabulary="mpt",
 )

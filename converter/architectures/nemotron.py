@@ -85,4 +85,5 @@ NEMOTRON = Family(
     vocabulary="nemotron",
     activations=frozenset({"relu2"}),
     check=_check,
+    vocabulary="nemotron",
 )

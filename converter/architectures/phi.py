@@ -69,4 +69,5 @@ PHI = Family(
     activations=GELU,
     vocabulary="phi2",
     check=_check,
+    vocabulary="phi2",
 )

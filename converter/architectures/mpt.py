@@ -124,5 +124,4 @@ MPT = Family(
     rope_kinds=frozenset(),
     vocabulary="mpt",
     check=_check,
-    vocabulary="mpt",
 )

@@ -85,5 +85,4 @@ NEMOTRON = Family(
     vocabulary="nemotron",
     activations=frozenset({"relu2"}),
     check=_check,
-    vocabulary="nemotron",
 )

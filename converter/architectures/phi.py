@@ -69,5 +69,4 @@ PHI = Family(
     activations=GELU,
     vocabulary="phi2",
     check=_check,
-    vocabulary="phi2",
 )

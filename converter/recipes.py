@@ -339,6 +339,8 @@ def converted_type(tensor: TensorLike, target: str) -> tuple[str, str]:
     Vectors, norms, anything that is not called ``.weight`` and a few sensitive matrices are kept in 32 bits.
     """
     name = tensor.name
+    if tensor.type == "MXFP4":
+        return tensor.type, "stored in these four bits: kept as it is"
     if len(tensor.shape) <= 1:
         return "F32", "vectors stay in 32 bits"
     if name.endswith("_norm.weight"):

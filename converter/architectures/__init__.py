@@ -8,9 +8,12 @@ from converter.architectures.base import Family, Parameters, bad_config
 from converter.architectures.bloom import BLOOM
 from converter.architectures.cohere import COHERE, COHERE2
 from converter.architectures.config import parameters
+from converter.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
 from converter.architectures.falcon import FALCON
+from converter.architectures.glm import CHATGLM, GLM, GLM4
 from converter.architectures.gpt2 import GPT2
 from converter.architectures.gpt_bigcode import GPT_BIGCODE
+from converter.architectures.gpt_oss import GPT_OSS
 from converter.architectures.gptneox import GPT_NEOX
 from converter.architectures.granite import GRANITE, GRANITE_MOE
 from converter.architectures.keys import is_own, metadata
@@ -60,6 +63,12 @@ FAMILIES = (
     PHI,
     PHIMOE,
     SMOLLM3,
+    DEEPSEEK2,
+    DEEPSEEK3,
+    CHATGLM,
+    GLM,
+    GLM4,
+    GPT_OSS,
 )
 
 

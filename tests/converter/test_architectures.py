@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,20 @@ def test_rules_are_known_to_the_package(family: Any) -> None:
     architecture = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
     names = gguf.get_tensor_name_map(architecture, 1)
     for rule in family.tensors:
-        if isinstance(rule.view, View) and rule.view.at:
+        if rule.packed is not None or (isinstance(rule.view, View) and (rule.view.at or rule.view.keep)):
             continue  # a part of a fused tensor, whose name in the package is that of the whole or none
         if rule.target == "output.weight" and family.own_output and rule.when is not None:
             continue  # the embedding once more
         source = rule.source.replace("{i}", "0").replace("experts.{e}", "experts")
         target = rule.target.replace("{i}", "0")
-        assert names.get_name(source, try_suffixes=(".weight", ".bias")) == target
+        # Parameters without a module of their own: llama.cpp's converter writes a dot before what they are.
+        source = re.sub(r"_bias$", ".bias", source)
+        whole = source if source.endswith((".weight", ".bias")) else f"{source}.weight"
+        known = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        known = known or names.get_name(whole, try_suffixes=(".weight", ".bias"))
+        if known is None and rule.when is not None:
+            continue  # what few models have, and the package's table lacks
+        assert target in (known, f"{known}.weight")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,9 @@ class Model:
     (``tiny``, ``tiny-sentencepiece``), with which a comparison takes seconds. ``dtype`` is the weights' own type.
     ``written`` is what config.json says in place of what transformers would write, as published models do.
     ``allowed`` are patterns of GGUF keys and of tensors that may differ, each with its reason. ``engine`` says why the
-    engine computes other logits than transformers, where it does.
+    engine computes other logits than transformers, where it does. ``rounded`` is how far logits of 16-bit files may be
+    where that is more than usual: the engine rounds what goes into a bfloat16 matrix to bfloat16 as well, which shows
+    in many layers and where experts are chosen.
     """
 
     cls: str
@@ -28,6 +30,7 @@ class Model:
     written: dict[str, Any] = field(default_factory=dict)
     allowed: dict[str, str] = field(default_factory=dict)
     engine: str = ""
+    rounded: float = 0.005
 
 
 # Sizes under the names that most configurations share.
@@ -56,6 +59,40 @@ NO_FILE_TYPE = {"general.file_type": "the reference writes none for this archite
 # transformers turns a published config's rotary_pct into rope_parameters and drops it, so that the reference fails for
 # every GPT-NeoX; under a model_type that transformers does not know, the reference reads config.json itself.
 NEOX = {"model_type": "gpt_neox_"}
+MLA = {
+    **TINY,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "pad_token_id": 0,
+}
+ONE_GROUP = {"n_group": 1, "topk_group": 1}
+MLA_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 40.0,
+    "mscale": 0.707,
+    "mscale_all_dim": 0.707,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 64,
+}
+OSS = {
+    **TINY,
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 
 MODELS: dict[str, Model] = {
     "llama": Model("LlamaForCausalLM", SMALL, "llama-spm"),
@@ -258,4 +295,38 @@ MODELS: dict[str, Model] = {
         # With both changed in transformers, logits are 3e-7 of their spread apart.
         engine="the engine's norms do not centre, and its router is a plain softmax",
     ),
+    "deepseek-v2": Model("DeepseekV2ForCausalLM", {**MLA, "rope_parameters": MLA_YARN}, "tiny"),
+    # Without compressed queries, which the engine expects by the number of layers.
+    "deepseek-v2-lite": Model(
+        "DeepseekV2ForCausalLM",
+        {
+            **MLA,
+            "q_lora_rank": None,
+            "num_hidden_layers": 27,
+            "first_k_dense_replace": 25,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+        "tiny",
+        written={"scoring_func": "softmax"},
+        rounded=0.02,
+    ),
+    "deepseek-v3": Model(
+        "DeepseekV3ForCausalLM",
+        {**MLA, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "rope_parameters": MLA_YARN},
+        "tiny",
+        written={"scoring_func": "sigmoid"},
+        rounded=0.01,
+    ),
+    "glm4": Model("Glm4ForCausalLM", {**TINY, "head_dim": 16, "pad_token_id": 0}, "tiny-glm", rounded=0.01),
+    "glm": Model(
+        "GlmForCausalLM",
+        {**TINY, "head_dim": 16, "pad_token_id": 0},
+        "tiny-glm",
+        allowed={
+            "chatglm.context_length": "the reference writes the width",
+            "chatglm.attention.layer_norm_rms_epsilon": "the reference writes a constant",
+        },
+    ),
+    "gpt-oss": Model("GptOssForCausalLM", OSS, "tiny"),
 }

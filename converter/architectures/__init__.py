@@ -9,6 +9,8 @@ from converter.architectures.bloom import BLOOM
 from converter.architectures.cohere import COHERE, COHERE2
 from converter.architectures.config import parameters
 from converter.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
+from converter.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
+from converter.architectures.exaone import EXAONE, EXAONE4
 from converter.architectures.falcon import FALCON
 from converter.architectures.glm import CHATGLM, GLM, GLM4
 from converter.architectures.gpt2 import GPT2
@@ -16,10 +18,14 @@ from converter.architectures.gpt_bigcode import GPT_BIGCODE
 from converter.architectures.gpt_oss import GPT_OSS
 from converter.architectures.gptneox import GPT_NEOX
 from converter.architectures.granite import GRANITE, GRANITE_MOE
+from converter.architectures.internlm import INTERNLM2, INTERNLM3
 from converter.architectures.keys import is_own, metadata
 from converter.architectures.llama import LLAMA
+from converter.architectures.llama4 import LLAMA4
 from converter.architectures.matching import tensors
+from converter.architectures.minicpm import MINICPM, MINICPM3
 from converter.architectures.mistral import MISTRAL
+from converter.architectures.mistral3 import MISTRAL3
 from converter.architectures.mixtral import MIXTRAL
 from converter.architectures.mpt import MPT
 from converter.architectures.nemotron import NEMOTRON
@@ -69,6 +75,16 @@ FAMILIES = (
     GLM,
     GLM4,
     GPT_OSS,
+    ERNIE4_5,
+    ERNIE4_5_MOE,
+    EXAONE,
+    EXAONE4,
+    INTERNLM2,
+    INTERNLM3,
+    LLAMA4,
+    MINICPM,
+    MINICPM3,
+    MISTRAL3,
 )
 
 

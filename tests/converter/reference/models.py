@@ -17,6 +17,8 @@ class Model:
     ``vocabulary`` names a file ``ggml-vocab-*.gguf`` of the engine's sources, or a tiny vocabulary of our own
     (``tiny``, ``tiny-sentencepiece``), with which a comparison takes seconds. ``dtype`` is the weights' own type.
     ``written`` is what config.json says in place of what transformers would write, as published models do.
+    ``disguise`` names what in ``disguises`` makes the weights those of a published model that transformers has no class
+    for, and ``published`` is then all of its config.json (``"SIZE"`` is the vocabulary's).
     ``allowed`` are patterns of GGUF keys and of tensors that may differ, each with its reason. ``engine`` says why the
     engine computes other logits than transformers, where it does. ``rounded`` is how far logits of 16-bit files may be
     where that is more than usual: the engine rounds what goes into a bfloat16 matrix to bfloat16 as well, which shows
@@ -28,6 +30,8 @@ class Model:
     vocabulary: str = "gpt-2"
     dtype: str = "bfloat16"
     written: dict[str, Any] = field(default_factory=dict)
+    disguise: str = ""
+    published: dict[str, Any] = field(default_factory=dict)
     allowed: dict[str, str] = field(default_factory=dict)
     engine: str = ""
     rounded: float = 0.005
@@ -92,6 +96,37 @@ OSS = {
     "num_experts_per_tok": 2,
     "sliding_window": 8,
     "layer_types": ["sliding_attention", "full_attention"],
+}
+MXFP4 = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}
+LLAMA4 = {
+    **FOUR_LAYERS,
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "intermediate_size_mlp": 128,
+    "interleave_moe_layer_step": 2,
+    "pad_token_id": 0,
+}
+MINISTRAL_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+    "original_max_position_embeddings": 16,
+}
+# What a config of a model that is a Llama says.
+PUBLISHED = {
+    **TINY,
+    "vocab_size": "SIZE",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 
 MODELS: dict[str, Model] = {
@@ -329,4 +364,164 @@ MODELS: dict[str, Model] = {
         },
     ),
     "gpt-oss": Model("GptOssForCausalLM", OSS, "tiny"),
+    "chatglm": Model(
+        "GlmForCausalLM",
+        {**TINY, "head_dim": 16, "pad_token_id": 0, "rms_norm_eps": 1e-5},
+        "tiny-glm",
+        disguise="chatglm",
+        published={
+            "architectures": ["ChatGLMModel"],
+            "model_type": "chatglm",
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "multi_query_attention": True,
+            "multi_query_group_num": 2,
+            "hidden_size": 64,
+            "ffn_hidden_size": 96,
+            "kv_channels": 16,
+            "seq_length": 512,
+            "padded_vocab_size": "SIZE",
+            "vocab_size": "SIZE",
+            "layernorm_epsilon": 1e-5,
+            "add_qkv_bias": True,
+            "add_bias_linear": False,
+            "rmsnorm": True,
+            "post_layer_norm": True,
+            "rope_ratio": 1,
+        },
+    ),
+    "gpt-oss-mxfp4": Model("GptOssForCausalLM", OSS, "tiny", disguise="mxfp4", written=MXFP4, rounded=0.01),
+    "llama-4": Model("Llama4ForCausalLM", LLAMA4, "tiny", rounded=0.02),
+    "llama-4-every": Model(
+        "Llama4ForCausalLM",
+        {**LLAMA4, "interleave_moe_layer_step": 1, "rope_parameters": {**LLAMA3, "factor": 16.0}},
+        "tiny",
+        rounded=0.02,
+    ),
+    "ministral-3": Model("Ministral3ForCausalLM", {**TINY, "head_dim": 16, "rope_parameters": MINISTRAL_YARN}, "tiny"),
+    "mistral-3": Model(
+        "MistralForCausalLM",
+        {**TINY, "head_dim": 16, "sliding_window": None},
+        "tiny",
+        disguise="text part",
+        published={
+            "architectures": ["Mistral3ForConditionalGeneration"],
+            "model_type": "mistral3",
+            "text_config": {
+                **TINY,
+                "model_type": "mistral",
+                "vocab_size": "SIZE",
+                "head_dim": 16,
+                "rms_norm_eps": 1e-6,
+                "rope_theta": 10000.0,
+                "sliding_window": None,
+            },
+            "vision_config": {"model_type": "pixtral"},
+        },
+    ),
+    "internlm2": Model(
+        "LlamaForCausalLM",
+        TINY,
+        "tiny-sentencepiece",
+        disguise="internlm2",
+        published={**PUBLISHED, "architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2", "bias": False},
+    ),
+    "internlm3": Model(
+        "LlamaForCausalLM",
+        {**TINY, "head_dim": 16},
+        "tiny-sentencepiece",
+        disguise="same",
+        published={
+            **PUBLISHED,
+            "architectures": ["InternLM3ForCausalLM"],
+            "model_type": "internlm3",
+            "head_dim": 16,
+            "qkv_bias": False,
+            "bias": False,
+        },
+    ),
+    "minicpm": Model(
+        "GraniteForCausalLM",
+        {
+            **TINY,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 1.4 / 2**0.5,
+            "logits_scaling": 64 / 16,
+            "attention_multiplier": 0.25,
+        },
+        "tiny-sentencepiece",
+        disguise="same",
+        published={
+            **PUBLISHED,
+            "architectures": ["MiniCPMForCausalLM"],
+            "model_type": "minicpm",
+            "scale_emb": 12,
+            "scale_depth": 1.4,
+            "dim_model_base": 16,
+        },
+    ),
+    "minicpm3": Model(
+        "MiniCPM3ForCausalLM",
+        {
+            **TINY,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 64,
+            "kv_lora_rank": 64,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 16,
+        },
+        "tiny-sentencepiece",
+    ),
+    "exaone": Model(
+        "LlamaForCausalLM",
+        {**TINY, "rms_norm_eps": 1e-5, "rope_parameters": LLAMA3},
+        "tiny",
+        disguise="exaone",
+        published={
+            "architectures": ["ExaoneForCausalLM"],
+            "model_type": "exaone_",  # published folders have code of their own, and so no config of transformers
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "activation_function": "silu",
+            "layer_norm_epsilon": 1e-5,
+            "rope_theta": 500000.0,
+            "rope_scaling": {name: value for name, value in LLAMA3.items() if name != "rope_theta"},
+            "tie_word_embeddings": False,
+            "vocab_size": "SIZE",
+        },
+        allowed={"exaone.attention.layer_norm_rms_epsilon": "the reference leaves out what the engine requires"},
+    ),
+    "exaone4": Model(
+        "Exaone4ForCausalLM",
+        {**TINY, "sliding_window": None, "layer_types": ["full_attention"] * 2, "rope_parameters": LLAMA3},
+        "tiny",
+    ),
+    "exaone4-window": Model(
+        "Exaone4ForCausalLM",
+        {**TINY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 64, "sliding_window": 8},
+        "tiny",
+        rounded=0.05,
+    ),
+    "ernie": Model("Ernie4_5ForCausalLM", {**TINY, "head_dim": 16}, "tiny-sentencepiece"),
+    "ernie-fused": Model("Ernie4_5ForCausalLM", {**TINY, "head_dim": 16}, "tiny-sentencepiece", disguise="ernie"),
+    "ernie-moe": Model(
+        "Ernie4_5_MoeForCausalLM",
+        {
+            **TINY,
+            "intermediate_size": 128,
+            "moe_num_experts": 6,
+            "moe_k": 3,
+            "moe_intermediate_size": 32,
+            "num_hidden_layers": 3,
+            "moe_layer_start_index": 1,
+        },
+        "tiny-sentencepiece",
+        rounded=0.02,
+        allowed={"order": "the reference writes an expert's gate and up before its down"},
+    ),
 }

@@ -60,6 +60,7 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     import torch
     import transformers
 
+    from tests.converter.reference.disguises import four_bit_experts
     from tests.converter.reference.models import MODELS
 
     wanted = MODELS[name]
@@ -69,6 +70,8 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     torch.manual_seed(7)
     model = cls(config).eval()
     _shake(model)
+    if wanted.disguise == "mxfp4":
+        four_bit_experts(model)
     model = model.to(getattr(torch, wanted.dtype))
     model.save_pretrained(folder)
     path = Path(folder) / "config.json"
@@ -81,7 +84,24 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     with torch.no_grad():
         logits = model(tokens).logits[0].float().numpy()
     np.save(f"{folder}.npy", logits)
+    if wanted.disguise:
+        _disguise(wanted, Path(folder), size)
     return {"tokens": tokens[0].tolist(), "logits": f"{folder}.npy"}
+
+
+def _disguise(wanted: Any, folder: Path, size: int) -> None:
+    """Replaces config.json and the weights by those of the published model that is the same."""
+    from safetensors.torch import load_file, save_file
+
+    from tests.converter.reference.disguises import DISGUISES
+
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.contiguous() for name, tensor in DISGUISES[wanted.disguise](load_file(path)).items()}
+    save_file(tensors, path, {"format": "pt"})
+    if wanted.published:
+        config = json.loads(json.dumps(wanted.published).replace('"SIZE"', str(size)))
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "generation_config.json").unlink(missing_ok=True)
 
 
 def _shake(model: Any) -> None:

@@ -27,6 +27,8 @@ BLOCK_WEIGHTS: Mapping[str, int] = {
 """Weights in one block of every type that can be written. A row must be a whole number of blocks."""
 
 PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
+MXFP4_FILE_TYPE = 38
+"""``general.file_type`` of a file whose experts are MXFP4, whatever the rest is."""
 """Types without blocks: a recipe with such a base runs no mix."""
 
 _UNWRITTEN_BLOCKS = {

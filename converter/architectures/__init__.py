@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from converter.architectures.base import Family, Parameters, bad_config
+from converter.architectures.bert import BERT, NOMIC_BERT, ROBERTA, XLM_ROBERTA
 from converter.architectures.bloom import BLOOM
 from converter.architectures.cohere import COHERE, COHERE2
 from converter.architectures.config import parameters
@@ -37,6 +38,7 @@ from converter.architectures.qwen2 import QWEN2
 from converter.architectures.qwen2_moe import QWEN2_MOE
 from converter.architectures.qwen3 import QWEN3
 from converter.architectures.qwen3_moe import QWEN3_MOE
+from converter.architectures.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from converter.architectures.smollm3 import SMOLLM3
 from converter.spec import QuenchError
 
@@ -85,6 +87,13 @@ FAMILIES = (
     MINICPM,
     MINICPM3,
     MISTRAL3,
+    BERT,
+    ROBERTA,
+    XLM_ROBERTA,
+    NOMIC_BERT,
+    QWEN3_NEXT,
+    QWEN3_5,
+    QWEN3_5_MOE,
 )
 
 

@@ -71,7 +71,8 @@ class Family:
     are expressions for tensors that no engine reads; ``zeros`` for those that it leaves out because they hold nothing
     but zeros, which is made sure of. ``later_layers_left_out`` stands where checkpoints number layers beyond the
     model's own, which predict tokens further ahead and which the engine does without. ``own_output`` stands where the
-    engine wants an output matrix even if it is the embedding. ``activations`` are the names of the one function that
+    engine wants an output matrix even if it is the embedding. ``pooled`` stands for models whose
+    vectors of a text's tokens become one. ``activations`` are the names of the one function that
     the engine's code computes in the feed-forward (none: not looked at). ``computed`` makes tensors that no file
     holds, ``rope_kinds`` are the rotary scalings that the engine's code for this architecture heeds (none: it has no
     rotary keys). ``rope_base_implied`` stands where llama.cpp's converter writes no base frequency: one of 10000 goes
@@ -102,6 +103,7 @@ class Family:
     zeros: tuple[str, ...] = ()
     later_layers_left_out: bool = False
     own_output: bool = False
+    pooled: bool = False
     activations: frozenset[str] = frozenset()
     computed: Callable[[Parameters], list[tuple[str, npt.NDArray[np.float32]]]] | None = None
     check: Callable[[Parameters], None] | None = None

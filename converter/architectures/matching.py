@@ -29,7 +29,13 @@ def _plus_one(values: Any) -> Any:
     return values
 
 
-CHANGES: Mapping[str, Callable[[Any], Any]] = {"plus one": _plus_one}
+def _minus_exponential(values: Any) -> Any:
+    import numpy as np
+
+    return np.negative(np.exp(values, out=values), out=values)
+
+
+CHANGES: Mapping[str, Callable[[Any], Any]] = {"plus one": _plus_one, "minus exponential": _minus_exponential}
 """Changes of numbers that rules may name: float32 rows in, float32 rows out."""
 
 

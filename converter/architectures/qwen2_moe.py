@@ -19,7 +19,7 @@ from converter.architectures.base import (
 )
 from converter.architectures.moe import experts, is_dense, is_sparse
 
-_SHARED = (
+SHARED_EXPERT = (
     layer("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", 1, "embedding", when=is_sparse),
     layer("mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight", "shared", "embedding", when=is_sparse),
     layer("mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight", "shared", "embedding", when=is_sparse),
@@ -52,7 +52,7 @@ QWEN2_MOE = Family(
         *VALUE_AND_OUTPUT,
         *(replace(rule, when=is_dense) for rule in FEED_FORWARD),
         *experts("expert", is_sparse),
-        *_SHARED,
+        *SHARED_EXPERT,
     ),
     keys=(
         *KEYS,

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import llama_cpp as llama
 import numpy as np
 
 from app.engine.model import Model as Engine
@@ -20,6 +21,7 @@ from converter import ConversionSpec, convert, open_model
 from converter.sources import SourceModel
 from tests.converter.folders import bpe_tokenizer, tokenizer_size, write_json
 from tests.converter.golden_folders import SENTENCEPIECE, SENTENCEPIECE_SIZE
+from tests.converter.golden_vocabularies import CASES
 from tests.converter.reference import environment
 from tests.converter.reference.models import MODELS
 from tests.converter.vocab_folders import Vocabulary, write_vocabulary
@@ -53,11 +55,28 @@ def _tiny_glm(folder: Path) -> int:
     return _tiny(folder, "[gMASK]", "<|user|>", "<|observation|>")
 
 
+def _golden(name: str) -> Callable[[Path], int]:
+    """A vocabulary of the fast tests."""
+
+    def write(folder: Path) -> int:
+        folder.mkdir(parents=True)
+        return CASES[name].write(folder)
+
+    return write
+
+
 TINY: dict[str, Callable[[Path], int]] = {
+    "tiny-bert": _golden("bert"),
+    "tiny-roberta": _golden("roberta"),
+    "tiny-xlm-roberta": _golden("xlm-roberta-model"),
+    "tiny-t5": _golden("t5"),
     "tiny": _tiny,
     "tiny-glm": _tiny_glm,
     "tiny-sentencepiece": _tiny_sentencepiece,
 }
+
+SPLITS = {**dict.fromkeys(("tiny", "tiny-glm", "tiny-roberta"), "gpt-2"), "tiny-bert": "default"}
+"""Pre-tokenizers of vocabularies that the reference has not met."""
 
 
 class Reference:
@@ -148,18 +167,19 @@ def verdict(reference: Reference, name: str, scratch: Path) -> Verdict:
         result.problems.append(f"transformers does not build it: {error.args[0]}")
         return result
     logits = np.load(built["logits"])
-    pre = "gpt-2" if MODELS[name].vocabulary in ("tiny", "tiny-glm") else ""
+    pre = SPLITS.get(MODELS[name].vocabulary, "")
     for kind in TYPES:
         theirs, ours = scratch / f"{name}-{kind}-theirs.gguf", scratch / f"{name}-{kind}.gguf"
         try:
-            reference.ask("convert", folder=str(folder), output=str(theirs), type=kind, pre=pre)
+            more = list(MODELS[name].arguments)
+            reference.ask("convert", folder=str(folder), output=str(theirs), type=kind, pre=pre, more=more)
         except RefusedError as error:
             result.problems.append(f"{kind}: the reference does not convert it: {error.args[0]}")
             continue
         recipe = kind if kind == "auto" else kind.upper()
         convert(ConversionSpec(str(folder), str(ours), (recipe,)))
         result.problems += [f"{kind}: {problem}" for problem in differences(ours, theirs, MODELS[name].allowed)]
-        result.distance[kind] = distance(ours, built["tokens"], logits)
+        result.distance[kind] = distance(ours, built["tokens"], logits, MODELS[name].vectors)
         theirs.unlink()
         ours.unlink()
     allowed = {kind: LARGEST if kind == "f32" else MODELS[name].rounded for kind in TYPES}
@@ -199,14 +219,44 @@ def differences(ours: Path, theirs: Path, allowed: dict[str, str]) -> list[str]:
     return found
 
 
-def distance(path: Path, tokens: list[int], expected: np.ndarray) -> float:
-    """The engine's farthest logit from the expected one, as a part of the spread of all of them."""
-    options = LoadOptions(context=256, threads=1, kv_type="f32", flash_attention="off")
-    with Engine.load(str(path), options) as engine:
-        found = np.array(engine.window_logits(tokens, 0))
+def distance(path: Path, tokens: list[int], expected: np.ndarray, vectors: bool = False) -> float:
+    """The engine's farthest logit (or element of a token's vector) from the expected one, as a part of the spread of
+    all of them."""
+    found = _vectors(path, tokens, expected.shape[-1]) if vectors else _logits(path, tokens)
     if found.shape != expected.shape:
         return float("inf")
     return float(np.abs(found - expected).max() / (expected.max() - expected.min()))
+
+
+def _logits(path: Path, tokens: list[int]) -> np.ndarray:
+    options = LoadOptions(context=256, threads=1, kv_type="f32", flash_attention="off")
+    with Engine.load(str(path), options) as engine:
+        return np.array(engine.window_logits(tokens, 0))
+
+
+def _vectors(path: Path, tokens: list[int], width: int) -> np.ndarray:
+    """What an encoder makes of tokens, a vector each. The program has no face for this; so it is the engine's own."""
+    model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+    assert model, f"{path} does not load"
+    params = llama.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = 256
+    params.embeddings, params.pooling_type = True, llama.LLAMA_POOLING_TYPE_NONE
+    params.n_threads = params.n_threads_batch = 1
+    params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    context = llama.llama_init_from_model(model, params)
+    batch = llama.llama_batch_init(len(tokens), 0, 1)
+    try:
+        batch.n_tokens = len(tokens)
+        for at, token in enumerate(tokens):
+            batch.token[at], batch.pos[at], batch.logits[at] = token, at, 1
+            batch.n_seq_id[at], batch.seq_id[at][0] = 1, 0
+        assert llama.llama_encode(context, batch) == 0
+        rows = [llama.llama_get_embeddings_ith(context, at)[:width] for at in range(len(tokens))]
+        return np.array(rows, np.float32)
+    finally:
+        llama.llama_batch_free(batch)
+        llama.llama_free(context)
+        llama.llama_model_free(model)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -22,7 +22,8 @@ class Model:
     ``allowed`` are patterns of GGUF keys and of tensors that may differ, each with its reason. ``engine`` says why the
     engine computes other logits than transformers, where it does. ``rounded`` is how far logits of 16-bit files may be
     where that is more than usual: the engine rounds what goes into a bfloat16 matrix to bfloat16 as well, which shows
-    in many layers and where experts are chosen.
+    in many layers and where experts are chosen. ``vectors`` stands for models that give a vector for every token.
+    ``arguments`` are further ones for the reference.
     """
 
     cls: str
@@ -35,6 +36,8 @@ class Model:
     allowed: dict[str, str] = field(default_factory=dict)
     engine: str = ""
     rounded: float = 0.005
+    vectors: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 # Sizes under the names that most configurations share.
@@ -128,6 +131,43 @@ PUBLISHED = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+ENCODER = {name: value for name, value in TINY.items() if name != "num_key_value_heads"}
+NOMIC = {
+    "n_embd": 64,
+    "n_inner": 96,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 8192,
+    "type_vocab_size": 2,
+    "layer_norm_epsilon": 1e-12,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "activation_function": "swiglu",
+    "causal": False,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "pad_token_id": 0,
+}
+DELTA = {
+    **FOUR_LAYERS,
+    "head_dim": 16,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+}
+DELTA_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+# Layers that predict tokens ahead are left out by us, and the models made here have none.
+NO_AHEAD = ("--no-mtp",)
 
 MODELS: dict[str, Model] = {
     "llama": Model("LlamaForCausalLM", SMALL, "llama-spm"),
@@ -523,5 +563,51 @@ MODELS: dict[str, Model] = {
         "tiny-sentencepiece",
         rounded=0.02,
         allowed={"order": "the reference writes an expert's gate and up before its down"},
+    ),
+    "bert": Model("BertModel", {**ENCODER, "pad_token_id": 0}, "tiny-bert", vectors=True, rounded=0.01),
+    "roberta": Model(
+        "RobertaModel",
+        {**ENCODER, "pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+        "tiny-roberta",
+        vectors=True,
+        rounded=0.01,
+    ),
+    "xlm-roberta": Model(
+        "XLMRobertaModel",
+        {**ENCODER, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
+        "tiny-xlm-roberta",
+        allowed={"tokenizer.ggml.unknown_token_id": "the engine takes another number for one that is not there"},
+        vectors=True,
+        rounded=0.01,
+    ),
+    "nomic-bert": Model(
+        "NomicBertModel",
+        {**ENCODER, "pad_token_id": 0, "layer_norm_eps": 1e-12},
+        "tiny-bert",
+        disguise="same",
+        published={
+            **NOMIC,
+            "architectures": ["NomicBertModel"],
+            "model_type": "nomic_bert_",  # published folders have code of their own, and so no config of transformers
+            "vocab_size": "SIZE",
+        },
+        vectors=True,
+        rounded=0.01,
+    ),
+    "qwen3-next": Model("Qwen3NextForCausalLM", {**DELTA, **DELTA_EXPERTS}, "tiny", arguments=NO_AHEAD, rounded=0.02),
+    "qwen3.5": Model("Qwen3_5ForCausalLM", DELTA, "tiny", arguments=NO_AHEAD, rounded=0.02),
+    "qwen3.5-equal": Model(
+        "Qwen3_5ForCausalLM",
+        {**DELTA, "linear_num_value_heads": 2, "tie_word_embeddings": True},
+        "tiny",
+        arguments=NO_AHEAD,
+        rounded=0.02,
+    ),
+    "qwen3.5-moe": Model(
+        "Qwen3_5MoeForCausalLM",
+        {name: value for name, value in {**DELTA, **DELTA_EXPERTS}.items() if name != "intermediate_size"},
+        "tiny",
+        arguments=NO_AHEAD,
+        rounded=0.02,
     ),
 }

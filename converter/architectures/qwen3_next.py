@@ -193,6 +193,12 @@ def _sections(found: Parameters) -> list[int]:
     return [*sections, 0, 0, 0, 0][:4]
 
 
+def _check_sections(found: Parameters) -> None:
+    _check(found)
+    if sum(number for number in _sections(found) if isinstance(number, int)) > found.sizes.head:
+        raise not_run(found, f"Its heads have only {found.sizes.head} elements")
+
+
 _BY_TURNS = (
     *_AROUND,
     _memory("A_log", "ssm_a", "value_heads", view=View("(g r) -> (r g)", _HEADS), change="minus exponential"),
@@ -224,7 +230,7 @@ QWEN3_5 = Family(
     tensors=(*_BY_TURNS, *FEED_FORWARD),
     keys=(*KEYS, *_MEMORY_KEYS, KeyRule("rope.dimension_sections", "INT32[]", _sections)),
     activations=SILU,
-    check=_check,
+    check=_check_sections,
     notes=_notes,
 )
 

@@ -40,6 +40,7 @@ from converter.architectures.qwen3 import QWEN3
 from converter.architectures.qwen3_moe import QWEN3_MOE
 from converter.architectures.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from converter.architectures.smollm3 import SMOLLM3
+from converter.architectures.t5 import T5, T5_ENCODER
 from converter.spec import QuenchError
 
 __all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "parameters", "problems", "tensors"]
@@ -94,6 +95,8 @@ FAMILIES = (
     QWEN3_NEXT,
     QWEN3_5,
     QWEN3_5_MOE,
+    T5,
+    T5_ENCODER,
 )
 
 

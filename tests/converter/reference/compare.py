@@ -227,7 +227,10 @@ def differences(ours: Path, theirs: Path, allowed: dict[str, str]) -> list[str]:
 def distance(path: Path, tokens: list[int], expected: np.ndarray, vectors: bool = False) -> float:
     """The engine's farthest logit (or element of a token's vector) from the expected one, as a part of the spread of
     all of them."""
-    found = _vectors(path, tokens, expected.shape[-1]) if vectors else _logits(path, tokens)
+    if vectors or len(expected) < len(tokens):
+        found = _encoded(path, tokens, expected.shape[-1], 0 if vectors else len(expected))
+    else:
+        found = _logits(path, tokens)
     if found.shape != expected.shape:
         return float("inf")
     return float(np.abs(found - expected).max() / (expected.max() - expected.min()))
@@ -239,29 +242,42 @@ def _logits(path: Path, tokens: list[int]) -> np.ndarray:
         return np.array(engine.window_logits(tokens, 0))
 
 
-def _vectors(path: Path, tokens: list[int], width: int) -> np.ndarray:
-    """What an encoder makes of tokens, a vector each. The program has no face for this; so it is the engine's own."""
+def _encoded(path: Path, tokens: list[int], width: int, decoded: int) -> np.ndarray:
+    """What an encoder makes of tokens, a vector each; or its decoder's logits of so many of them.
+
+    The program has no face for this; so it is the engine's own.
+    """
     model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
     assert model, f"{path} does not load"
     params = llama.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = 256
-    params.embeddings, params.pooling_type = True, llama.LLAMA_POOLING_TYPE_NONE
     params.n_threads = params.n_threads_batch = 1
     params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.type_k = params.type_v = llama.GGML_TYPE_F32
+    if not decoded:
+        params.embeddings, params.pooling_type = True, llama.LLAMA_POOLING_TYPE_NONE
     context = llama.llama_init_from_model(model, params)
     batch = llama.llama_batch_init(len(tokens), 0, 1)
     try:
-        batch.n_tokens = len(tokens)
-        for at, token in enumerate(tokens):
-            batch.token[at], batch.pos[at], batch.logits[at] = token, at, 1
-            batch.n_seq_id[at], batch.seq_id[at][0] = 1, 0
+        _fill(batch, tokens)
         assert llama.llama_encode(context, batch) == 0
-        rows = [llama.llama_get_embeddings_ith(context, at)[:width] for at in range(len(tokens))]
-        return np.array(rows, np.float32)
+        pick = llama.llama_get_embeddings_ith
+        if decoded:
+            _fill(batch, tokens[:decoded])
+            assert llama.llama_decode(context, batch) == 0
+            pick = llama.llama_get_logits_ith
+        return np.array([pick(context, at)[:width] for at in range(decoded or len(tokens))], np.float32)
     finally:
         llama.llama_batch_free(batch)
         llama.llama_free(context)
         llama.llama_model_free(model)
+
+
+def _fill(batch: llama.llama_batch, tokens: list[int]) -> None:
+    batch.n_tokens = len(tokens)
+    for at, token in enumerate(tokens):
+        batch.token[at], batch.pos[at], batch.logits[at] = token, at, 1
+        batch.n_seq_id[at], batch.seq_id[at][0] = 1, 0
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

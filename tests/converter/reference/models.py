@@ -171,6 +171,8 @@ DELTA_EXPERTS = {
 ANY_ROUNDING = float("inf")
 # Layers that predict tokens ahead are left out by us, and the models made here have none.
 NO_AHEAD = ("--no-mtp",)
+# T5 does not divide what queries and keys give by their length's root, so that random ones choose sharply.
+SMALL_T5 = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
 
 MODELS: dict[str, Model] = {
     "llama": Model("LlamaForCausalLM", SMALL, "llama-spm"),
@@ -614,4 +616,33 @@ MODELS: dict[str, Model] = {
         arguments=NO_AHEAD,
         rounded=ANY_ROUNDING,
     ),
+    "t5": Model(
+        "T5ForConditionalGeneration",
+        SMALL_T5,
+        "tiny-t5",
+        written={"decoder_start_token_id": 0},
+        engine="the engine does not scale the output of a model whose output matrix is its embedding",
+    ),
+    "t5-unscaled": Model(
+        "T5ForConditionalGeneration",
+        {**SMALL_T5, "scale_decoder_outputs": False},
+        "tiny-t5",
+        written={"decoder_start_token_id": 0},
+        rounded=0.06,
+    ),
+    "flan-t5": Model(
+        "T5ForConditionalGeneration",
+        {**SMALL_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        "tiny-t5",
+        written={"decoder_start_token_id": 0},
+        rounded=0.06,
+    ),
+    "umt5": Model(
+        "UMT5ForConditionalGeneration",
+        {**SMALL_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        "tiny-t5",
+        written={"decoder_start_token_id": 0},
+        rounded=0.06,
+    ),
+    "t5-encoder": Model("T5EncoderModel", SMALL_T5, "tiny-t5", vectors=True, rounded=0.02),
 }

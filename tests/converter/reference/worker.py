@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 TOKENS = 24
+DECODED = 8
 
 
 def main() -> None:
@@ -83,7 +84,9 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     model = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokens = torch.randint(10, min(size, 30000), (1, TOKENS), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        output = model(tokens)
+        # An encoder reads all of them, and its decoder goes on from the first ones.
+        both = getattr(model.config, "is_encoder_decoder", False)
+        output = model(tokens, decoder_input_ids=tokens[:, :DECODED]) if both else model(tokens)
         logits = (output.last_hidden_state if wanted.vectors else output.logits)[0].float().numpy()
     np.save(f"{folder}.npy", logits)
     if wanted.disguise:

@@ -451,6 +451,17 @@ def _check_usable(path: str) -> None:
 
 def kernels(options: argparse.Namespace) -> Result:
     import kernels
+    from converter.encode import unusable
+
+    try:
+        kernels.active()
+    except kernels.KernelError as error:
+        raise unusable(error) from error
+    return _kernels(options)
+
+
+def _kernels(options: argparse.Namespace) -> Result:
+    import kernels
     from app import kernel_check
 
     if options.action == "selftest":

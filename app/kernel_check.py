@@ -21,7 +21,8 @@ import kernels
 from app import paths
 from app.child import Child
 from app.files import write_atomically
-from app.protocol import BackendStarted, BackendTested, Event, KernelCheck, KernelsChecked, RunSelftest
+from app.protocol import NO_KERNELS, BackendStarted, BackendTested, Event, KernelCheck, KernelsChecked, RunSelftest
+from converter.encode import unusable
 from converter.spec import QuenchError
 
 Results = dict[str, list[dict[str, Any]]]
@@ -90,14 +91,15 @@ def failures(results: Results) -> dict[str, str]:
 def check(test: Callable[[Sequence[str]], Results] = run_selftest) -> KernelCheck:
     """The backend to use: the best that passes. Tests where no record holds; a record that cannot be written is left.
 
-    Raises QuenchError: ``no_trusted_kernels`` if none passes; what :func:`run_selftest` raises; ``no_kernels``.
+    Raises QuenchError: ``no_trusted_kernels`` if none passes; what :func:`run_selftest` raises; ``no_kernels``;
+    ``unknown_backend`` if ``QUENCH_KERNELS`` names none.
     """
     try:
         if os.environ.get("QUENCH_KERNELS"):
             return KernelCheck(kernels.active())
         key, names = installation(), kernels.backends()
     except (kernels.KernelError, OSError) as error:
-        raise QuenchError("no_kernels", "The kernels cannot be used.", str(error), "Install Quench again.") from error
+        raise unusable(error) from error
     record = _read()
     fresh = record is None or record.key != key
     if record is None or fresh:
@@ -139,12 +141,12 @@ def remember(results: Results) -> Record:
 def use_trusted() -> KernelCheck:
     """Let this process use the best backend that passes.
 
-    A self-test that cannot be run forbids nothing. Raises QuenchError: ``no_trusted_kernels``, ``no_kernels``.
+    A self-test that cannot be run forbids nothing. Raises QuenchError with one of the codes in :data:`NO_KERNELS`.
     """
     try:
         found = check()
     except QuenchError as error:
-        if error.code in ("no_trusted_kernels", "no_kernels"):
+        if error.code in NO_KERNELS:
             raise
         return KernelCheck(kernels.active())
     if not os.environ.get("QUENCH_KERNELS"):

@@ -385,6 +385,10 @@ class ScanDone(msgspec.Struct, frozen=True, tag_field="message", tag="scan_done"
     seen: int
 
 
+NO_KERNELS = frozenset({"no_trusted_kernels", "no_kernels", "unknown_backend"})
+"""Codes of errors that leave no kernel to compute with."""
+
+
 class KernelCheck(msgspec.Struct, frozen=True):
     """Which backend of the kernels is used. ``failed`` has those that computed something else here, with the reason;
     ``fresh`` if that was found out just now."""

@@ -94,8 +94,18 @@ def _explained(error: kernels.KernelError, kind: str, tensor: SourceTensor, star
     return refused(error, f"{where}, to {kind}")
 
 
+def unusable(error: Exception) -> QuenchError:
+    """The error for a person when no kernel can run at all: a wrong name in ``QUENCH_KERNELS``, or no library."""
+    if isinstance(error, kernels.KernelError) and error.code == "unknown_backend":
+        title = "QUENCH_KERNELS names kernels that this machine cannot run."
+        return QuenchError("unknown_backend", title, str(error), "Unset it, or name one of those.", exit_status=2)
+    return QuenchError("no_kernels", "The kernels cannot be used.", str(error), "Install Quench again.")
+
+
 def refused(error: kernels.KernelError, where: str) -> QuenchError:
     """The error for a person behind one of the kernels that has no words of its own."""
+    if error.code in ("unknown_backend", "no_library", "bad_library"):
+        return unusable(error)
     return QuenchError(
         error.code, "The quantizer refused the weights.", f"{where}: {error}", "Choose another type or option."
     )

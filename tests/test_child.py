@@ -126,7 +126,7 @@ def test_events_come_in_order_and_prints_do_not_get_between(tmp_path):
     )
     with Child("small", arguments) as process:
         events = list(process.events())
-        end = process.wait(10)
+        end = process.wait(120)
         log = process.log_tail()
     assert [event.done for event in events[:-1]] == list(range(200))
     assert end == Verdict(ok=True)
@@ -144,7 +144,7 @@ def test_a_child_that_dies_in_the_middle_of_a_word_died(tmp_path):
     )
     with Child("small", arguments) as process:
         assert list(process.events()) == []
-        assert process.wait(10).error.code == "engine_died"
+        assert process.wait(120).error.code == "engine_died"
 
 
 def test_nonsense_on_the_line_is_an_error_and_ends_the_child(tmp_path):
@@ -155,7 +155,7 @@ def test_nonsense_on_the_line_is_an_error_and_ends_the_child(tmp_path):
         with pytest.raises(QuenchError) as caught:
             list(process.events())
         assert caught.value.code == "bad_message"
-        assert process.wait(10).error.code == "engine_died"
+        assert process.wait(120).error.code == "engine_died"
 
 
 def test_a_child_of_another_version_is_refused(tmp_path):
@@ -180,7 +180,7 @@ def test_a_child_that_does_not_stop_is_killed(tmp_path):
         assert isinstance(next(events), Status)
         process.cancel(grace=0.3)
         assert list(events) == []
-        assert process.wait(10).error.code == "engine_died"
+        assert process.wait(120).error.code == "engine_died"
 
 
 def test_ctrl_c_cancels_a_job_and_returns_cancelled(tmp_path):
@@ -208,7 +208,7 @@ def test_ctrl_c_cancels_a_job_and_returns_cancelled(tmp_path):
     assert process.stdout.readline() == "event\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.read() == "Cancelled\n"
-    assert process.wait(10) == 0
+    assert process.wait(120) == 0
     process.stdout.close()
 
 
@@ -236,7 +236,7 @@ def test_the_death_of_the_parent_ends_the_child(tmp_path, body):
     assert b"status" in output.readline()
     process.stdin.write(b"x")
     process.stdin.close()
-    process.wait(10)
+    process.wait(120)
     until = time.monotonic() + 10
     rest = b"something"
     while rest and time.monotonic() < until:
@@ -253,7 +253,7 @@ def test_the_tail_of_a_real_abort_reaches_the_person(tmp_path):
     )
     with Child("small", arguments) as process:
         assert list(process.events()) == []
-        error = process.wait(10).error
+        error = process.wait(120).error
     assert error.code == "engine_died"
     assert "GGML_ASSERT(rows > 0)" in error.detail
     assert "SIGABRT" in error.detail
@@ -270,5 +270,5 @@ def test_log_of_a_child_can_be_read_while_it_runs(tmp_path):
         assert process.log_tail() == "one\n"
         process.cancel()
         assert list(events) == [Cancelled()]
-        assert process.wait(10) == Verdict(cancelled=True)
+        assert process.wait(120) == Verdict(cancelled=True)
     assert Path(tmp_path / "small_worker.py").exists()

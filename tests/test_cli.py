@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Pocket = Callable[[str], Path]
 
 
-def quench(*arguments: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def quench(*arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "app", *map(str, arguments)]
     return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
@@ -190,7 +190,7 @@ def test_a_terminal_chat_remembers_what_was_said(pocket_gguf: Pocket) -> None:
     command = [sys.executable, "-m", "app", "chat", str(pocket_gguf("Q8_0")), "--temperature", "0"]
     questions = "What is the capital of France?\nWhat is 2 plus 2?\n\n"
     result = subprocess.run(
-        command, check=False, cwd=ROOT, input=questions, capture_output=True, text=True, timeout=120
+        command, check=False, cwd=ROOT, input=questions, capture_output=True, text=True, timeout=300
     )
     assert result.returncode == 0, result.stderr
     assert "Paris" in result.stdout and "4" in result.stdout
@@ -246,6 +246,25 @@ def test_kernels_are_listed_and_pass_their_selftest() -> None:
     assert data["cpu"]
     assert {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0"} <= {entry["type"] for entry in data["results"]}
     assert all(entry["passed"] for entry in data["results"])
+
+
+def test_a_wrong_name_of_kernels_is_an_error_in_words(
+    pocket: Path, pocket_gguf: Pocket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = pocket_gguf("Q8_0"), pocket_gguf("Q2_K")
+    monkeypatch.setenv("QUENCH_KERNELS", "cray")
+    commands: tuple[tuple[str | Path, ...], ...] = (
+        ("kernels", "list"),
+        ("kernels", "selftest"),
+        ("kernels", "bench"),
+        ("convert", pocket, "--type", "Q4_K_M", "-o", tmp_path / "x.gguf"),
+        ("quality", *files),
+    )
+    for command in commands:
+        error = quench_error(2, *command)
+        assert error["code"] == "unknown_backend", command
+        assert "cray" in error["detail"] and "reference" in error["detail"]
+    assert list(tmp_path.glob("x.gguf*")) == []
 
 
 def test_the_library_keeps_what_was_added(pocket_gguf: Pocket, tmp_path: Path) -> None:
@@ -325,7 +344,7 @@ def test_a_killed_engine_is_status_5(pocket_gguf: Pocket, endless_gguf: Path) ->
     process.stderr.readline()  # the first progress line: the worker is at work
     (worker,) = psutil.Process(process.pid).children()
     worker.kill()
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 5
     assert json.loads(out)["error"]["code"] == "engine_died"
 
@@ -342,7 +361,7 @@ def test_a_conversion_that_loses_its_file_is_status_5_and_can_be_resumed(
         assert process.poll() is None, "it was done before it had noted anything"
     (worker,) = psutil.Process(process.pid).children()
     worker.send_signal(signal.SIGBUS)  # what the system sends when a mapped file has lost its end
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     error = json.loads(out)["error"]
     assert process.returncode == 5
     assert error["code"] == "engine_died" and "cut short" in error["title"] and "SIGBUS" in error["detail"]
@@ -375,7 +394,7 @@ def test_ctrl_c_is_status_130_and_leaves_no_worker(pocket_gguf: Pocket, endless_
     process.stderr.readline()
     (worker,) = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     assert process.returncode == 130
     assert json.loads(out)["error"]["code"] == "interrupted"
     assert not worker.is_running()
@@ -387,5 +406,5 @@ def test_a_command_needs_no_qt(pocket: Path) -> None:
         "from app.__main__ import main; sys.exit(main(['inspect', sys.argv[1]]))"
     )
     command = [sys.executable, "-c", program, str(pocket)]
-    result = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

@@ -110,8 +110,8 @@ def test_the_environment_forces_a_backend_untested(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("QUENCH_KERNELS", "cray")
     with pytest.raises(QuenchError) as caught:
         kernel_check.use_trusted()
-    assert caught.value.code == "no_kernels"
-    assert "cray" in caught.value.detail
+    assert (caught.value.code, caught.value.exit_status) == ("unknown_backend", 2)
+    assert "cray" in caught.value.detail and "reference" in caught.value.detail
 
 
 def test_a_self_test_that_cannot_be_run_forbids_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,9 @@ def test_the_hub_cache_is_found_as_huggingface_hub_finds_it(monkeypatch: pytest.
             monkeypatch.delenv(other, raising=False)
         monkeypatch.setenv(name, str(value))
         program = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
-        theirs = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+        theirs = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300
+        )
         assert str(library.hub_cache()) == theirs.stdout.strip(), name
 
 

@@ -8,7 +8,7 @@ import msgspec
 from PySide6.QtCore import QObject, Signal
 
 from app import paths, settings
-from app.protocol import KernelCheck
+from app.protocol import NO_KERNELS, KernelCheck
 from app.settings import Settings
 from app.store import Store
 from app.ui.engines import EnginePool
@@ -80,7 +80,7 @@ class Context(QObject):
 
     def _take_kernels(self, answer: KernelCheck | QuenchError) -> None:
         if isinstance(answer, QuenchError):
-            if answer.code in ("no_trusted_kernels", "no_kernels"):
+            if answer.code in NO_KERNELS:
                 self.notify.error(answer)
             return
         self.kernels = answer

@@ -178,6 +178,7 @@ class ImatrixCard(Card):
         needed = sum(made.sizeHint().width() + 8 for made in (self.go_on_button, self.again_button)) + 24
         across = QBoxLayout.Direction.LeftToRight
         self._row.setDirection(across if needed <= self.width() else QBoxLayout.Direction.TopToBottom)
+        self._offers.setFixedHeight(self._row.minimumSize().height())
 
     # ---- the list
 
@@ -332,6 +333,7 @@ class ImatrixCard(Card):
             return
         self.progress.button.setEnabled(True)
         self.figures.setText("")
+        self.stopped = None
         if job.state == "done" and isinstance(job.result, ImatrixResult):
             self._finish(job.result, job.command)
         else:

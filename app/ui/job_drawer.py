@@ -14,7 +14,7 @@ from app.ui.job_center import Job
 from app.ui.theme import set_role
 from app.ui.widgets import Card, ElidedLabel, EmptyState, button, details, icon_button, label
 
-WIDTH = 336
+WIDTH = 352
 
 
 def _bar(name: str) -> QProgressBar:

@@ -23,7 +23,7 @@ from converter.spec import QuenchError
 
 SIZES = {"": (1280, 800), "-small": (960, 600)}
 THEMES = ("light", "dark")
-PATIENCE = 90.0  # seconds for the slowest page
+PATIENCE = 300.0  # seconds for the slowest page on a busy machine
 CONVERTED = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 LONG_ANSWER = "Write a short story about Anna and a fox."
 PARTING = "Lily has 24 apples and gives half of them to a friend. How many apples are left?"
@@ -63,6 +63,7 @@ def take(folder: Path, models: list[str], questions: list[str]) -> list[Path]:
     context = Context()
     context.update_settings(first_start=True, reduce_motion=True)
     window = application.create_window(context)
+    window.confirm_quit = lambda count: True  # type: ignore[method-assign]  # nobody answers when a job runs at the end
     window.resize(*SIZES[""])
     window.show()
     window.activateWindow()

@@ -8,7 +8,7 @@ from pathlib import Path
 from app import trial
 from app.protocol import Convert
 from app.workers.runtime import Connection
-from converter.spec import ConversionResult, Progress
+from converter.spec import ConversionResult, Paused, Progress
 
 
 def serve(connection: Connection) -> None:
@@ -36,7 +36,10 @@ def _as_it_is(result: ConversionResult) -> ConversionResult:
 
 
 def _tried(connection: Connection, source: str, result: ConversionResult) -> ConversionResult:
-    """The result with what the engine says of each output."""
+    """The result with what the engine says of each output. ``Paused`` if that is left for later."""
     names = ", ".join(Path(output.path).name for output in result.outputs)
     connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, None, 0, f"Trying {names}"))
-    return trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set(), source)
+    tried = trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set(), source)
+    if connection.paused.is_set():
+        raise Paused
+    return tried

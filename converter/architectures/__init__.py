@@ -43,7 +43,7 @@ from converter.architectures.smollm3 import SMOLLM3
 from converter.architectures.t5 import T5, T5_ENCODER
 from converter.spec import QuenchError
 
-__all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "parameters", "problems", "tensors"]
+__all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "notes", "parameters", "tensors"]
 
 FAMILIES = (
     LLAMA,
@@ -121,7 +121,7 @@ def find_family(config: dict[str, Any]) -> Family:
     )
 
 
-def problems(found: Parameters) -> list[str]:
+def notes(found: Parameters) -> list[str]:
     """What a person should know although the model can be converted."""
     result = []
     window = found.values.get(found.family.window_key) if found.family.window_key else None

@@ -71,12 +71,13 @@ class Family:
     are expressions for tensors that no engine reads; ``zeros`` for those that it leaves out because they hold nothing
     but zeros, which is made sure of. ``later_layers_left_out`` stands where checkpoints number layers beyond the
     model's own, which predict tokens further ahead and which the engine does without. ``own_output`` stands where the
-    engine wants an output matrix even if it is the embedding. ``pooled`` stands for models whose
-    vectors of a text's tokens become one. ``activations`` are the names of the one function that
-    the engine's code computes in the feed-forward (none: not looked at). ``computed`` makes tensors that no file
-    holds, ``rope_kinds`` are the rotary scalings that the engine's code for this architecture heeds (none: it has no
-    rotary keys). ``rope_base_implied`` stands where llama.cpp's converter writes no base frequency: one of 10000 goes
-    without saying.
+    engine wants an output matrix even if it is the embedding, ``pooled`` for models whose vectors of a text's tokens
+    become one. ``activations`` are the names of the one function that the engine's code computes in the feed-forward
+    (none: not looked at). ``computed`` makes tensors that no file holds.
+
+    ``rope_kinds`` are the rotary scalings that the engine's code for this architecture heeds (none: it has no rotary
+    positions), and ``rope_keys`` which keys they get: all, only the base frequency (``base``), all but a base of 10000,
+    which goes without saying (``unusual``), or ``none`` where the engine knows it.
     ``vocabulary`` names the habits by which tokenizer files are read. ``check`` raises for what the engine would run
     wrongly, ``notes`` says what a person should know.
     """
@@ -95,7 +96,7 @@ class Family:
     reals: tuple[str, ...] = ("rms_norm_eps",)
     sizes: Mapping[str, Size] = field(default_factory=dict)
     rope_kinds: frozenset[str] = frozenset({"default", "linear", "yarn", "dynamic"})
-    rope_base_implied: bool = False
+    rope_keys: str = "all"
     window_key: str = ""
     vocabulary: str = "bpe"
     renames: tuple[tuple[str, str], ...] = ()

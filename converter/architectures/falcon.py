@@ -115,7 +115,7 @@ FALCON = Family(
         KeyRule("attention.head_count_kv", "UINT32", "num_key_value_heads"),
         KeyRule("attention.layer_norm_epsilon", "FLOAT32", "layer_norm_epsilon"),
     ),
-    rope_base_implied=True,
+    rope_keys="unusual",
     activations=GELU,
     check=_check,
     notes=_notes,

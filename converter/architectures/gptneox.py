@@ -62,7 +62,7 @@ GPT_NEOX = Family(
         KeyRule("use_parallel_residual", "BOOL", "use_parallel_residual"),
         KeyRule("attention.layer_norm_epsilon", "FLOAT32", "layer_norm_eps"),
     ),
-    rope_base_implied=True,
+    rope_keys="unusual",
     own_output=True,
     activations=GELU,
     check=_check,

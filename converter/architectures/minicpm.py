@@ -67,9 +67,12 @@ MINICPM = Family(
 
 # The scales that the engine has as constants for MiniCPM 3.
 _CONSTANTS = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256}
+_BASE = 10000.0
 
 
 def _check3(found: Parameters) -> None:
+    if found.rope.get("rope_theta") != _BASE:
+        raise not_run(found, "Its rotary positions have a base frequency of their own")
     for name, value in _CONSTANTS.items():
         if found.values.get(name) not in (None, value):
             raise not_run(found, f"Its {name} is {str(found.values[name])[:20]}")
@@ -126,7 +129,8 @@ MINICPM3 = Family(
         KeyRule("rope.dimension_count", "UINT32", "qk_rope_head_dim"),
     ),
     rope_kinds=_ROPE,
-    rope_base_implied=True,
+    rope_keys="none",
+    computed=lambda found: long_and_short(found, found.sizes.others["rope"]),
     activations=SILU,
     check=_check3,
     vocabulary="sentencepiece",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from converter.architectures.base import KeyRule, Parameters, TensorRule, bad_config, layer
 from converter.sources.views import View
 
@@ -11,15 +14,27 @@ _GATING = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
 
 
 def is_sparse(found: Parameters, i: int) -> bool:
-    """Whether a layer has experts: every ``decoder_sparse_step``-th, but for those in ``mlp_only_layers``."""
+    """Whether a layer has experts: every ``decoder_sparse_step``-th, but for those in ``mlp_only_layers``.
+
+    The engine's code for Qwen knows no others, so that a model with some is refused for the weights that they have.
+    """
     step = found.values.get("decoder_sparse_step") or 1
     only = found.values.get("mlp_only_layers") or ()
     return found.sizes.experts > 0 and (i + 1) % int(step) == 0 and i not in only
 
 
-def is_dense(found: Parameters, i: int) -> bool:
-    """The other layers."""
-    return not is_sparse(found, i)
+def normalised_note(expected: bool) -> Callable[[Parameters], list[str]]:
+    """What to say where ``norm_topk_prob`` is not what the engine's code for a family takes for granted."""
+
+    def note(found: Parameters) -> list[str]:
+        if bool(found.values.get("norm_topk_prob")) == expected:
+            return []
+        return [
+            f"config.json wants the shares of the chosen experts {'as they are' if expected else 'to add up to one'} "
+            f"(norm_topk_prob), which the engine does the other way for this architecture: answers will differ."
+        ]
+
+    return note
 
 
 def leads_dense(found: Parameters, i: int) -> bool:
@@ -55,9 +70,9 @@ ROUTER_KEYS = (
 )
 
 
-def experts(width: str, when: object = None) -> tuple[TensorRule, ...]:
+def experts(width: str, when: Callable[[Parameters, int], bool] | None = None) -> tuple[TensorRule, ...]:
     """A router and experts of ``width`` elements, one tensor each, or stacked with gate and up in one."""
-    options = {"when": when} if when is not None else {}
+    options: dict[str, Any] = {"when": when}
     return (
         layer("mlp.gate.weight", "ffn_gate_inp.weight", "experts", "embedding", **options),
         layer("mlp.experts.{e}.gate_proj.weight", "ffn_gate_exps.weight", width, "embedding", **options),

@@ -123,4 +123,5 @@ MPT = Family(
     ),
     rope_kinds=frozenset(),
     check=_check,
+    vocabulary="mpt",
 )

@@ -86,4 +86,5 @@ NEMOTRON = Family(
     own_output=True,
     activations=frozenset({"relu2"}),
     check=_check,
+    vocabulary="nemotron",
 )

@@ -100,7 +100,8 @@ OLMO3 = Family(
     architecture="olmo2",
     classes=("Olmo3ForCausalLM",),
     model_types=("olmo3",),
-    defaults={**_DEFAULTS, "rope_theta": 500000.0, "sliding_window": 4096},
+    # Layers with a window have a base of their own, which published configs do not name.
+    defaults={**_DEFAULTS, "rope_theta": 500000.0, "rope_local_base_freq": 500000.0, "sliding_window": 4096},
     tensors=_OLMO2_TENSORS,
     keys=(
         *KEYS,

@@ -65,8 +65,9 @@ PHI = Family(
         KeyRule("rope.dimension_count", "UINT32", _rotated),
         KeyRule("tokenizer.ggml.add_bos_token", "BOOL", lambda found: False),
     ),
-    rope_base_implied=True,
+    rope_keys="unusual",
     own_output=True,
     activations=GELU,
     check=_check,
+    vocabulary="phi2",
 )

@@ -68,6 +68,7 @@ PHIMOE = Family(
         KeyRule("expert_used_count", "UINT32", "num_experts_per_tok"),
     ),
     rope_kinds=PHI3.rope_kinds,
+    rope_keys=PHI3.rope_keys,
     activations=SILU,
     computed=long_and_short,
     own_output=True,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from converter.architectures.base import (
     EMBEDDING,
-    FEED_FORWARD,
     KEYS,
     NORMS,
     OUTPUT,
@@ -17,7 +14,7 @@ from converter.architectures.base import (
     attention_biases,
     layer,
 )
-from converter.architectures.moe import experts, is_dense, is_sparse
+from converter.architectures.moe import experts, is_sparse, normalised_note
 
 SHARED_EXPERT = (
     layer("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", 1, "embedding", when=is_sparse),
@@ -50,7 +47,6 @@ QWEN2_MOE = Family(
         *PLAIN_ATTENTION,
         *attention_biases("q", "k", "v", paired=False, required=False),
         *VALUE_AND_OUTPUT,
-        *(replace(rule, when=is_dense) for rule in FEED_FORWARD),
         *experts("expert", is_sparse),
         *SHARED_EXPERT,
     ),
@@ -61,4 +57,5 @@ QWEN2_MOE = Family(
     ),
     window_key="sliding_window",
     vocabulary="qwen",
+    notes=normalised_note(False),
 )

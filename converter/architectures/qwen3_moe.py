@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from converter.architectures.base import (
     EMBEDDING,
-    FEED_FORWARD,
     HEAD_NORMS,
     KEYS,
     NORMS,
@@ -17,7 +14,7 @@ from converter.architectures.base import (
     KeyRule,
     attention_biases,
 )
-from converter.architectures.moe import experts, is_dense, is_sparse
+from converter.architectures.moe import experts, is_sparse, normalised_note
 
 QWEN3_MOE = Family(
     title="Qwen3-MoE",
@@ -44,10 +41,10 @@ QWEN3_MOE = Family(
         *attention_biases("q", "k", "v", "o", paired=False, required=False),
         *HEAD_NORMS,
         *VALUE_AND_OUTPUT,
-        *(replace(rule, when=is_dense) for rule in FEED_FORWARD),
         *experts("expert", is_sparse),
     ),
     keys=(*KEYS, KeyRule("expert_feed_forward_length", "UINT32", "moe_intermediate_size")),
     window_key="sliding_window",
     vocabulary="qwen",
+    notes=normalised_note(True),
 )

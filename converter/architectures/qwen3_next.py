@@ -30,7 +30,7 @@ from converter.architectures.base import (
 )
 from converter.architectures.config import whole_number
 from converter.architectures.llama4 import OTHER_PARTS, TEXT_PART, other_parts_left_out
-from converter.architectures.moe import experts, is_dense, is_sparse
+from converter.architectures.moe import experts, is_sparse
 from converter.architectures.qwen2_moe import SHARED_EXPERT
 from converter.architectures.rope import rope_dimensions
 from converter.sources.views import View
@@ -169,7 +169,6 @@ QWEN3_NEXT = Family(
         _memory("in_proj_qkvz.weight", "attn_qkv.weight", "2 * keys + 2 * values", "embedding", view=_OF_GROUP[:3]),
         _memory("in_proj_qkvz.weight", "attn_gate.weight", "2 * keys + 2 * values", "embedding", view=_OF_GROUP[3]),
         _memory("out_proj.weight", "ssm_out.weight", "embedding", "values"),
-        *(replace(rule, when=is_dense) for rule in FEED_FORWARD),
         *_EXPERTS,
     ),
     keys=(*KEYS, *_EXPERT_KEYS, *_MEMORY_KEYS),

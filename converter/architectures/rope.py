@@ -41,6 +41,11 @@ def rope_entries(parameters: Parameters) -> list[MetaEntry]:
         return []
     if kind not in parameters.family.rope_kinds:
         raise _unsupported(kind, parameters)
+    if parameters.family.rope_keys == "none":
+        return []
+    base = MetaEntry(f"{prefix}.freq_base", real_number(rope, "rope_theta"), "FLOAT32")
+    if parameters.family.rope_keys == "base":
+        return [base]
     entries: list[MetaEntry] = []
     if kind not in _KEYLESS:
         name = "longrope" if kind == "su" else kind
@@ -51,9 +56,8 @@ def rope_entries(parameters: Parameters) -> list[MetaEntry]:
         context = whole_number(rope, "original_max_position_embeddings")
         entries.append(MetaEntry(f"{prefix}.scaling.original_context_length", context, "UINT32"))
         entries += _yarn_entries(rope, prefix)
-    base = real_number(rope, "rope_theta")
-    if not (parameters.family.rope_base_implied and base == _ENGINE_BASE):
-        entries.append(MetaEntry(f"{prefix}.freq_base", base, "FLOAT32"))
+    if parameters.family.rope_keys != "unusual" or base.value != _ENGINE_BASE:
+        entries.append(base)
     if parameters.rope_local.get("rope_theta") is not None:
         local = real_number(parameters.rope_local, "rope_theta")
         entries.append(MetaEntry(f"{prefix}.freq_base_swa", local, "FLOAT32"))

@@ -98,9 +98,9 @@ def _info(
     outline = vocabulary.outline(folder, family)
     names = {t.name for t in listed}
     tied = "output.weight" not in names
-    problems = architectures.problems(parameters) + outline.problems
+    notes = [*([decoded.note] if decoded.note else []), *architectures.notes(parameters)]
     if tied and parameters.values.get("tie_word_embeddings") is False:
-        problems.append("lm_head.weight is missing although config.json says it is not shared; the embedding is used.")
+        notes.append("lm_head.weight is missing although config.json says it is not shared; the embedding is used.")
     own = filter(architectures.is_own, architectures.metadata(parameters))
     keys = [MetaEntry("general.architecture", family.architecture, "STRING"), *own]
     return ModelInfo(
@@ -124,8 +124,8 @@ def _info(
         bytes=sum(file.size for file in files),
         tensors=listed,
         metadata={entry.key: entry.value for entry in keys},
-        problems=tuple(problems),
-        notes=(decoded.note,) if decoded.note else (),
+        problems=tuple(outline.problems),
+        notes=tuple(notes),
         chat_template=outline.chat_template,
         tied_embeddings=tied,
     )

@@ -101,10 +101,10 @@ static void fill_top(struct row *row, int64_t n, int32_t k) {
  * their largest, which is so large that subtracting it from what weighs anything is exact. */
 #define NEAR_ZERO 200.0f
 
-/* 2^(j/8) as the nearest float, and what is left of it: but not 0, whose bits the tables could not hold. */
+/* 2^(j/8) as the nearest float, and what is left of it. */
 static const float power_high[8] = {1.0f,           0x1.172b84p+0f, 0x1.306fe0p+0f, 0x1.4bfdaep+0f,
                                     0x1.6a09e6p+0f, 0x1.8ace54p+0f, 0x1.ae89fap+0f, 0x1.d5818ep+0f};
-static const float power_low[8] = {0x1p-50f,        -0x1.c15742p-27f, 0x1.4636e2p-25f,  -0x1.593abcp-25f,
+static const float power_low[8] = {0.0f,            -0x1.c15742p-27f, 0x1.4636e2p-25f,  -0x1.593abcp-25f,
                                    0x1.9fcef4p-26f, 0x1.15506ep-27f,  -0x1.a94b14p-26f, -0x1.822dbcp-27f};
 
 /* The most that a row's largest logit may be: its difference from any other float is one, too. */
@@ -115,9 +115,8 @@ static float largest(const struct row *row) {
 }
 
 static void start(struct row *row, const float *x) {
-    memset(row, 0, sizeof *row);
+    memset(row, 0, sizeof *row); /* with a scale by which -infinity weighs nothing */
     row->x = x;
-    row->scale.least = INFINITY; /* nothing weighs anything yet */
 }
 
 /* Fits the scale to the largest logit so far: its weight is in [1, 2). */
@@ -126,11 +125,10 @@ static void fit(struct row *row) {
     scale->anchor = magnitude(largest(row)) <= NEAR_ZERO ? 0.0f : largest(row);
     const int32_t eighths = nearest((largest(row) - scale->anchor) * EXP_PER_LN2);
     row->shift = (eighths - (int32_t)((uint32_t)eighths & 7u)) / 8;
-    scale->least = (float)(8 * (row->shift - 70)) * (EXP_STEP + EXP_STEP_REST);
+    scale->least = (float)(8 * (row->shift - 127)) * (EXP_STEP + EXP_STEP_REST);
     for (uint32_t j = 0; j < 8; j++) {
-        const uint32_t less = (j << 20) + ((uint32_t)row->shift << 23);
-        scale->high[j] = (int32_t)(bits_of(power_high[j]) - less);
-        scale->low[j] = (int32_t)(bits_of(power_low[j]) - less);
+        scale->high[j] = (int32_t)(bits_of(power_high[j]) - (j << 20) - ((uint32_t)row->shift << 23));
+        scale->rest[j] = power_low[j] / power_high[j];
     }
 }
 

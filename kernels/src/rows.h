@@ -1,12 +1,15 @@
 /* What the row reductions of all backends share: the order of sums and the exponential.
  *
  * The exponential of t = x - anchor is 2^(n/8) * e^r with n = round(8 t / ln 2) and |r| <= ln 2 / 16, in float, given as
- * high + low: high is a table entry times a power of two, so that only low, at most 0.09 of the whole, is rounded. The
- * sum of both is within 1.1e-8 of the truth, a tenth of a unit in the last place of a float. Its pieces:
- *   - n * EXP_STEP is exact since |n| < 4096 and EXP_STEP has 12 bits; so is t - n * EXP_STEP;
+ * high + low: high is the float next to 2^(n/8), and low = high * (e^r * 2^(n/8) / high - 1), at most 0.09 of the whole,
+ * is all that is rounded. The sum of both is within 1.1e-8 of the truth, a tenth of a unit in the last place of a float.
+ * Its pieces:
+ *   - t - n * EXP_STEP is exact since |n| < 4096 and EXP_STEP has 12 bits;
  *   - EXP_STEP_REST is ln 2 / 8 - EXP_STEP;
  *   - e^r - 1 = r + r^2 (1/2 + r (EXP_C3 + r EXP_C4)) to 1.8e-10, fitted at Chebyshev nodes to |r| <= 0.0434;
- *   - what is below 2^-70 of the row's largest weighs nothing: 2^18 such tokens together would add less than 3e-16.
+ *   - what is below 2^-126 of the row's largest weighs less than it should, and from 2^-127 on nothing.
+ *
+ * a * b + c is rounded once wherever fused() says so: every vector backend has an instruction for it.
  *
  * Sums are kept in 16 doubles: column i goes to sum i % 16. Four columns that are 16 apart, of each 64 from the row's
  * beginning, go there together: their high parts one after the other, then their low parts, which were added in float
@@ -32,11 +35,13 @@ enum {
 #define EXP_C3 0x1.555c86p-3f
 #define EXP_C4 0x1.555a44p-5f
 
-/* How a row's logits become weights: exp(x - anchor) * 2^-shift, or 0 if x - anchor < least. The tables hold the bits of
- * the two parts of 2^(j/8) * 2^-shift, less j << 20: what n << 20 adds to the exponent has j in its lowest bits. */
+/* How a row's logits become weights: exp(x - anchor) * 2^-shift. `high` holds the bits of the floats next to
+ * 2^(j/8 - shift), less j << 20: what n << 20 adds to the exponent has j in its lowest bits. `rest` holds what is missing
+ * in them, as a part of them. x - anchor is raised to `least`, whose n << 20 takes away all bits of high[0]. */
 struct row_scale {
     float anchor, least;
-    int32_t high[8], low[8];
+    int32_t high[8];
+    float rest[8];
 };
 
 /* The ordinary case: logits of the usual size, and of both rows about equal. Then differences are floats, rounded at most
@@ -45,20 +50,40 @@ static inline int row_pair_near(const struct row_scale *x, const struct row_scal
     return x->anchor == 0.0f && y->anchor == 0.0f && centre == 0.0;
 }
 
+/* Of a + b, whose nearest double is `sum`: that if it is exact or odd, else the odd double on the other side. No second
+ * rounding takes it for a tie (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", IEEE Transactions on
+ * Computers 57(4), 2008). */
+static inline double to_odd(double a, double b, double sum) {
+    const double added = sum - a, error = (a - (sum - added)) + (b - added);
+    uint64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    if (bits % 2 == 0 && (error > 0.0 || error < 0.0)) {
+        bits += (error > 0.0) == (sum > 0.0) ? 1 : UINT64_MAX;
+    }
+    memcpy(&sum, &bits, sizeof sum);
+    return sum;
+}
+
+/* a * b + c, rounded once; not by fmaf(), which some C libraries round twice. The product is exact as a double. The sum is
+ * rounded, which shows only where it falls halfway between floats, as far as those are normal. */
+static inline float fused(float a, float b, float c) {
+    const double product = (double)a * (double)b, sum = product + (double)c;
+    uint64_t bits;
+    memcpy(&bits, &sum, sizeof bits);
+    const int halfway = (bits & 0x1fffffffu) == 0x10000000u, small = sum > -0x1p-125 && sum < 0x1p-125;
+    return (float)(halfway || small ? to_odd(product, (double)c, sum) : sum);
+}
+
 /* The high and low part of a weight, by the operations that every backend does. */
 static inline float row_weight(float x, const struct row_scale *scale, float *low) {
-    const float t = x - scale->anchor;
-    if (t < scale->least) {
-        *low = 0.0f;
-        return 0.0f;
-    }
-    const float shifted = t * EXP_PER_LN2 + EXP_MAGIC;
+    const float away = x - scale->anchor, t = scale->least > away ? scale->least : away; /* NaN stays */
+    const float shifted = fused(t, EXP_PER_LN2, EXP_MAGIC);
     const float n = shifted - EXP_MAGIC;
-    const float r = (t - n * EXP_STEP) - n * EXP_STEP_REST;
-    const float u = ((EXP_C4 * r + EXP_C3) * r + 0.5f) * (r * r) + r;
-    const uint32_t bits = bits_of(shifted), j = bits & 7u;
-    const float high = float_of((bits << 20) + (uint32_t)scale->high[j]);
-    *low = high * u + float_of((bits << 20) + (uint32_t)scale->low[j]);
+    const float r = fused(n, -EXP_STEP_REST, t - n * EXP_STEP);
+    const float u = fused(fused(fused(EXP_C4, r, EXP_C3), r, 0.5f), r * r, r);
+    const uint32_t bits = bits_of(shifted);
+    const float high = float_of((bits << 20) + (uint32_t)scale->high[bits & 7u]);
+    *low = high * (u + scale->rest[bits & 7u]);
     return high;
 }
 

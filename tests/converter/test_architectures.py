@@ -51,21 +51,20 @@ def test_names_equal_the_package(kind: str, tmp_path: Path) -> None:
 def test_rules_are_known_to_the_package(family: Any) -> None:
     architecture = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == family.architecture)
     names = gguf.get_tensor_name_map(architecture, 1)
+    known = set()
     for rule in family.tensors:
         if rule.packed is not None or (isinstance(rule.view, View) and (rule.view.at or rule.view.keep)):
             continue  # a part of a fused tensor, whose name in the package is that of the whole or none
-        if rule.target == "output.weight" and family.own_output and rule.when is not None:
-            continue  # the embedding once more
         source = rule.source.replace("{i}", "0").replace("experts.{e}", "experts")
         target = rule.target.replace("{i}", "0")
         # Parameters without a module of their own: llama.cpp's converter writes a dot before what they are.
         source = re.sub(r"_bias$", ".bias", source)
         whole = source if source.endswith((".weight", ".bias")) else f"{source}.weight"
-        known = names.get_name(source, try_suffixes=(".weight", ".bias"))
-        known = known or names.get_name(whole, try_suffixes=(".weight", ".bias"))
-        if known is None and rule.when is not None:
-            continue  # what few models have, and the package's table lacks
-        assert target in (known, f"{known}.weight")
+        found = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        found = found or names.get_name(whole, try_suffixes=(".weight", ".bias"))
+        # Forms of a tensor that the package's table has no name for give what another form gives.
+        assert target in known or target in (found, f"{found}.weight")
+        known.add(target)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -219,7 +218,7 @@ def test_a_missing_head_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(config)
     with open_model(tmp_path) as model:
         assert model.info.tied_embeddings
-        assert any("lm_head" in problem for problem in model.info.problems)
+        assert any("lm_head" in note for note in model.info.notes)
 
 
 def test_a_stored_head_is_kept_although_tied(tmp_path: Path) -> None:
@@ -237,11 +236,11 @@ def test_a_window_shorter_than_the_context_is_told(tmp_path: Path) -> None:
     make(tmp_path / "b", "mistral", sliding_window=None)
     make(tmp_path / "c", "qwen2", sliding_window=100)
     with open_model(tmp_path / "a") as a, open_model(tmp_path / "b") as b, open_model(tmp_path / "c") as c:
-        assert any("4096" in problem for problem in a.info.problems)
-        assert not any("looks back" in problem for problem in (*b.info.problems, *c.info.problems))
+        assert any("4096" in note for note in a.info.notes)
+        assert not any("looks back" in note for note in (*b.info.notes, *c.info.notes))
 
 
-@pytest.mark.parametrize("name", ["MixtralForCausalLM", "Qwen3MoeForCausalLM", "Gemma3ForCausalLM", "Nonsense"])
+@pytest.mark.parametrize("name", ["MambaForCausalLM", "WhisperForConditionalGeneration", "Nonsense"])
 def test_others_are_refused_by_name(name: str, tmp_path: Path) -> None:
     make(tmp_path, "llama", architectures=[name])
     with pytest.raises(QuenchError) as caught:

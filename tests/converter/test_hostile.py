@@ -193,7 +193,7 @@ def config_with_odd_architectures(folder: Path) -> Path:
 
 @case("unknown_architecture")
 def config_of_an_unknown_architecture(folder: Path) -> Path:
-    return with_config(folder, architectures=["FalconForCausalLM"])
+    return with_config(folder, architectures=["MambaForCausalLM"])
 
 
 @case("bad_config")
@@ -869,8 +869,8 @@ def test_reading_after_close_is_an_error(tmp_path: Path) -> None:
 
 def test_unknown_architecture_lists_what_is_supported(tmp_path: Path) -> None:
     with pytest.raises(QuenchError) as caught:
-        open_model(with_config(tmp_path, architectures=["FalconForCausalLM"]))
-    assert "FalconForCausalLM" in caught.value.detail
+        open_model(with_config(tmp_path, architectures=["MambaForCausalLM"]))
+    assert "MambaForCausalLM" in caught.value.detail
     assert all(title in caught.value.detail for title in ("Llama", "Mistral", "Qwen2", "Qwen3"))
 
 
@@ -881,5 +881,5 @@ def test_code_of_the_model_is_never_run(tmp_path: Path) -> None:
     (folder / "modeling_evil.py").write_text(f"open({str(flag)!r}, 'w')")
     with open_model(folder) as model:
         assert model.metadata
-        assert any("never run" in problem for problem in model.info.problems)
+        assert any("never run" in note for note in model.info.notes)
     assert not flag.exists()

@@ -199,3 +199,23 @@ def test_mpts_slopes(tmp_path: Path) -> None:
     make(tmp_path, "MPTForCausalLM", shapes, attn_config={"alibi": False, "kv_n_heads": 2}, learned_pos_emb=False)
     with open_model(tmp_path) as model:
         assert key(model, "max_alibi_bias") == 0.0
+
+
+def test_starcoder_with_all_heads(tmp_path: Path) -> None:
+    """Each head's query, key and value lie together; the engine wants all queries, all keys, all values."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer.wte.weight": (VOCABULARY, 16),
+        "transformer.wpe.weight": (32, 16),
+    }
+    for name, shape in (
+        ("ln_f", (16,)), ("h.0.ln_1", (16,)), ("h.0.ln_2", (16,)), ("h.0.attn.c_attn", (48, 16)),
+        ("h.0.attn.c_proj", (16, 16)), ("h.0.mlp.c_fc", (64, 16)), ("h.0.mlp.c_proj", (16, 64)),
+    ):  # fmt: skip
+        shapes |= {f"transformer.{name}.weight": shape, f"transformer.{name}.bias": shape[:1]}
+    tensors = make(tmp_path, "GPTBigCodeForCausalLM", shapes, multi_query=False, n_positions=32)
+    with open_model(tmp_path) as model:
+        assert key(model, "head_count_kv") == 4
+        found = {tensor.name: tensor.rows(0, tensor.n_rows) for tensor in model.tensors}
+    heads = np.split(tensors["transformer.h.0.attn.c_attn.weight"], 4)
+    expected = np.concatenate([np.split(head, 3)[part] for part in range(3) for head in heads])
+    np.testing.assert_array_equal(found["blk.0.attn_qkv.weight"], expected)

@@ -27,7 +27,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-PATIENCE = 60.0
+PATIENCE = 240.0
 QUESTION = "What is the capital of France?"
 
 Step = tuple[str, Callable[[], Any]]

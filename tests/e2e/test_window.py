@@ -39,7 +39,7 @@ def test_a_new_user_converts_pocket_by_clicking_and_chats(screen: str, quench_ho
     environment = {**os.environ, "DISPLAY": screen, "QT_QPA_PLATFORM": "xcb"}
     program = [sys.executable, "-m", "tests.e2e.driver", str(picture)]
     result = subprocess.run(
-        program, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200
+        program, check=False, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stdout + result.stderr
     seen = json.loads(result.stdout.splitlines()[-1])

@@ -62,7 +62,7 @@ def fuzz(program: Path, corpus: Path, seconds: int, *options: str) -> dict[str, 
     The input of a finding stays in ``corpus``'s folder as ``crash-...``.
     """
     corpus.mkdir(parents=True, exist_ok=True)
-    command = [str(program), f"-max_total_time={seconds}", f"-max_len={LIMIT}", "-print_final_stats=1", "-timeout=20",
+    command = [str(program), f"-max_total_time={seconds}", f"-max_len={LIMIT}", "-print_final_stats=1", "-timeout=300",
                f"-artifact_prefix={corpus.parent}/", *options, str(corpus)]  # fmt: skip
     environment = {**os.environ, "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"}
     result = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, errors="replace")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import platform
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -77,6 +79,35 @@ def test_sanitizers_are_silent(sanitized_library: Path) -> None:
 @needs_linux
 def test_sanitizers_are_silent_over_the_whole_table(tmp_path: Path) -> None:
     sanitized_run(build(tmp_path, f"-DQUENCH_SANITIZE={SANITIZERS}"))
+
+
+# ---- the oldest processor ----
+
+# Of x86: all names since AVX begin with v; the others came with SSSE3, SSE4, POPCNT, BMI and MOVBE.
+NEWER = re.compile(
+    r"\s(v\w+|p(shufb|sign[bwd]|abs[bwd]|h(add|sub)s?[wd]|maddubsw|mulhrsw|alignr|test|blend\w+|mov[sz]x\w+|mulld|muldq)"
+    r"|p(max|min)(sb|sd|uw|ud)|p(extr|insr)[bdq]|packusdw|pcmp(eqq|gtq)|round[ps][sd]|blendv?p[sd]|dpp[sd]|extractps"
+    r"|insertps|crc32\w*|popcnt|[lt]zcnt|andn|bextr|bls\w+|bzhi|mulx|p(dep|ext)|rorx|s(ar|hl|hr)x|movbe)\s"
+)
+OBJDUMP = shutil.which("objdump")
+
+
+@pytest.mark.timeout(600)
+@needs_cmake
+@pytest.mark.skipif(OBJDUMP is None, reason="no objdump on this machine")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86-64 are looked for")
+def test_only_backends_have_instructions_that_not_every_processor_has(sanitized_library: Path) -> None:
+    """Whatever runs before a backend is chosen, and the reference, must run on the first x86-64."""
+    assert OBJDUMP is not None
+
+    def newer(target: str) -> set[str]:
+        objects = sorted((sanitized_library.parent / "CMakeFiles" / f"{target}.dir").rglob("*.o"))
+        assert objects
+        listing = run(OBJDUMP, "-d", "--no-show-raw-insn", *objects).stdout
+        return {match[1] for match in NEWER.finditer(listing)}
+
+    assert newer("quench_kernels") == set()
+    assert any(name.startswith("vfmadd") for name in newer("quench_avx2"))
 
 
 # ---- another processor ----

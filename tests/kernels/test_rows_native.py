@@ -22,6 +22,7 @@ from tests.kernels.native import (
     SYSROOT,
     needs_arm,
     needs_cmake,
+    needs_compiler,
     run,
 )
 from tests.kernels.test_rows import KINDS, SMALL
@@ -86,6 +87,16 @@ def test_sanitizers_are_silent_and_change_no_bits(sanitized_library: Path) -> No
     """The program's arrays end where the data end, so that a read beyond them is seen."""
     assert COMPILER is not None
     check([program(COMPILER, sanitized_library.parent, f"-fsanitize={QUICK_SANITIZERS}")])
+
+
+@needs_compiler
+def test_a_fused_product_is_rounded_once(tmp_path: Path) -> None:
+    """What the vector backends have an instruction for, the reference computes: the C library is the judge."""
+    assert COMPILER is not None
+    name = tmp_path / "fused"
+    run(COMPILER, "-std=c11", "-O2", "-ffp-contract=off", "-I", ROOT / "kernels" / "src", "-o", name, HERE / "fused.c",
+        "-lm")  # fmt: skip
+    assert run(name).stdout == "2000000 ordinary, 6000000 at ties, 6000000 subnormal\n"
 
 
 def test_the_c_side_checks_again() -> None:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from importlib.metadata import version
@@ -63,19 +64,34 @@ def build(name: str = "llama-perplexity") -> Path:
         return tool
     if shutil.which("cmake") is None or shutil.which("c++") is None:
         pytest.skip(f"{name} cannot be built here: cmake or a C++ compiler is missing")
-    source = _source() / "vendor" / "llama.cpp"
-    configure = ["cmake", "-S", str(source), "-B", str(cache() / "build")]
-    subprocess.run([*configure, *(f"-D{key}={value}" for key, value in OPTIONS.items())], check=True)
-    make = ["cmake", "--build", str(cache() / "build"), "--target", name]
-    subprocess.run([*make, "--parallel", str(os.cpu_count() or 1)], check=True)
+    import fcntl  # not on Windows, where nobody builds it
+
+    cache().mkdir(parents=True, exist_ok=True)
+    with (cache() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run of the tests may be building the same
+        source = _source() / "vendor" / "llama.cpp"
+        configure = ["cmake", "-S", str(source), "-B", str(cache() / "build")]
+        _build_step([*configure, *(f"-D{key}={value}" for key, value in OPTIONS.items())])
+        make = ["cmake", "--build", str(cache() / "build"), "--target", name]
+        _build_step([*make, "--parallel", str(os.cpu_count() or 1)])
     return tool
+
+
+def _build_step(command: list[str]) -> None:
+    """Runs a program to its end, or takes all that it has started with it when the test is cut off."""
+    with subprocess.Popen(command, start_new_session=True) as running:
+        try:
+            status = running.wait()
+        except BaseException:
+            os.killpg(running.pid, signal.SIGKILL)
+            raise
+    assert status == 0, command
 
 
 def _source() -> Path:
     folder = cache() / "source"
     if folder.exists():
         return folder
-    cache().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache()) as place:
         unpack(Path(place)).rename(folder)
     return folder

@@ -68,7 +68,7 @@ def with_experts(source: Path, target: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("model", ["dense", "experts"])
 @pytest.mark.parametrize("form", ["gguf", "dat"])
 @pytest.mark.parametrize("output_matrix", [False, True])
@@ -254,7 +254,7 @@ def test_files_of_different_models_are_not_merged(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("order", [("new", "old"), ("old", "new"), ("new", "new"), ("experts", "experts")])
 @pytest.mark.parametrize("form", ["gguf", "dat"])
 def test_a_merged_file_is_the_tools_to_the_last_byte(

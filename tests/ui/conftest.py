@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from PySide6.QtCore import QEvent, QProcess, Qt
@@ -17,6 +17,7 @@ from app.ui.widgets import ErrorCard
 from app.ui.window import MainWindow
 
 Page = TypeVar("Page", bound=QWidget)
+PATIENCE = 240_000
 _reports = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 
@@ -25,6 +26,22 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     item.stash.setdefault(_reports, {})[report.when] = report
     return report
+
+
+class PatientBot(QtBot):
+    """Waits as long as a busy machine may need: no test is about how soon something happens."""
+
+    def waitUntil(self, callback: Callable[[], object], *, timeout: int = PATIENCE) -> None:
+        super().waitUntil(callback, timeout=max(timeout, PATIENCE))
+
+    def waitSignal(self, signal: Any, *, timeout: int = PATIENCE, **options: Any) -> Any:
+        return super().waitSignal(signal, timeout=max(timeout, PATIENCE), **options)
+
+
+@pytest.fixture
+def qtbot(qapp: QApplication, request: pytest.FixtureRequest) -> QtBot:
+    """The plugin's bot, with more patience."""
+    return PatientBot(request)
 
 
 @pytest.fixture(scope="session")

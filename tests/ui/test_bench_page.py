@@ -54,7 +54,7 @@ def test_two_models_fill_table_charts_and_store(qtbot: QtBot, chosen: BenchPage,
     start(chosen)
     job = chosen.job
     assert job is not None
-    qtbot.waitUntil(lambda: not job.is_active, timeout=90_000)
+    qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == "done", job.error
     assert len(chosen.measured()) == 2
     model = chosen.table.model()
@@ -135,15 +135,15 @@ def test_cancel_and_kill(qtbot: QtBot, chosen: BenchPage, context: Context) -> N
     start(chosen)
     job = chosen.job
     assert job is not None
-    qtbot.waitUntil(lambda: job.progress > 0, timeout=30_000)
+    qtbot.waitUntil(lambda: job.progress > 0)
     QTest.mouseClick(chosen.progress.button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == "cancelled"
     start(chosen)
     second = chosen.job
     assert second is not None and second is not job
     os.kill(second.pid(), signal.SIGKILL)
-    qtbot.waitUntil(lambda: not second.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not second.is_active)
     assert [card.error.code for card in red_cards(chosen) if card.error is not None] == ["engine_died"]
     assert context.store.measurements(None, "bench") == []
 

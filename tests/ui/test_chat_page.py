@@ -23,7 +23,6 @@ from app.ui.engines import DEAD
 from app.ui.reply import prompt_of, without_thought
 from tests.models import ENDLESS
 
-WAIT = 60_000
 GREEDY = Sampling(temperature=0.0, max_tokens=60)
 
 
@@ -49,7 +48,7 @@ def ask(qtbot: QtBot, page: ChatPage, text: str) -> None:
 
 
 def finished(qtbot: QtBot, page: ChatPage) -> None:
-    qtbot.waitUntil(lambda: not page.busy(), timeout=WAIT)
+    qtbot.waitUntil(lambda: not page.busy())
 
 
 def rows(context: Context, page: ChatPage) -> list[tuple[str, str, bool]]:
@@ -71,7 +70,7 @@ def running(qtbot: QtBot, page: ChatPage, context: Context) -> None:
     ask(qtbot, page, "Tell me a long story about a fox, a bear and the sea.")
     conversation = page.conversation()
     assert conversation is not None
-    qtbot.waitUntil(lambda: bool(context.store.messages(conversation)[-1].content), timeout=WAIT)
+    qtbot.waitUntil(lambda: bool(context.store.messages(conversation)[-1].content))
 
 
 def test_a_question_streams_ends_and_is_kept(qtbot: QtBot, page: ChatPage, context: Context, model: str) -> None:
@@ -202,7 +201,7 @@ def test_a_killed_worker_costs_one_card_and_retry_answers(
     child = psutil.Process(engine.pid())
     assert child.is_running()
     os.kill(engine.pid(), signal.SIGKILL)
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     assert not page.busy() and engine.state == DEAD
     assert page.error.error is not None and page.error.error.code == "engine_died"
     _, content, partial = rows(context, page)[-1]
@@ -222,9 +221,9 @@ def test_an_idle_worker_that_dies_is_loaded_again_by_the_next_question(
     page.receive({"model": model})
     engine = page.engine()
     assert engine is not None
-    qtbot.waitUntil(lambda: engine.state == "ready", timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == "ready")
     os.kill(engine.pid(), signal.SIGKILL)
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     ask(qtbot, page, "What is the capital of France?")
     assert page.error.isHidden()
     finished(qtbot, page)
@@ -235,7 +234,7 @@ def test_a_file_that_is_no_model_is_one_card(qtbot: QtBot, page: ChatPage, tmp_p
     broken = tmp_path / "brøken model.gguf"
     broken.write_bytes(b"GGUF" + b"\0" * 64)
     page.receive({"model": str(broken)})
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     assert page.error.error is not None and page.error.error.title
     assert not page.busy() and page.composer.isEnabled()
 
@@ -334,7 +333,7 @@ def test_sampling_presets_and_reset(qtbot: QtBot, page: ChatPage, context: Conte
     page.receive({"model": model})
     engine = page.engine()
     assert engine is not None
-    qtbot.waitUntil(lambda: engine.state == "ready", timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == "ready")
     inspector = page.inspector
     inspector.reset_button.click()
     assert inspector.sampling() is None
@@ -353,7 +352,7 @@ def test_other_load_options_offer_to_load_again(qtbot: QtBot, page: ChatPage, co
     page.receive({"model": model})
     engine = page.engine()
     assert engine is not None
-    qtbot.waitUntil(lambda: engine.state == "ready", timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == "ready")
     page.inspector.tabs.setCurrentIndex(1)
     assert not page.inspector.apply_button.isVisible()
     page.inspector.context_spin.setValue(512)
@@ -362,7 +361,7 @@ def test_other_load_options_offer_to_load_again(qtbot: QtBot, page: ChatPage, co
     page.inspector.flash_combo.activated.emit(2)
     assert page.inspector.apply_button.isVisible()
     qtbot.mouseClick(page.inspector.apply_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512, timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512)
     assert not page.inspector.apply_button.isVisible()
     assert (engine.options.gpu_layers, engine.options.flash_attention) == (2, "off")
     assert context.settings.load_options() == engine.options
@@ -394,13 +393,13 @@ def test_loading_again_in_the_middle_of_an_answer_keeps_what_came(
     assert not page.busy() and rows(context, page)[-1][2]
     engine = page.engine()
     assert engine is not None
-    qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512, timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512)
 
 
 def test_chat_with_pocket_makes_the_model_and_loads_it(qtbot: QtBot, page: ChatPage, context: Context) -> None:
     start = next(made for made in page.findChildren(QPushButton) if made.text() == "Chat with Pocket")
     qtbot.mouseClick(start, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: page.engine() is not None and page.engine().state == "ready", timeout=60_000)
+    qtbot.waitUntil(lambda: page.engine() is not None and page.engine().state == "ready")
     suggestion = page.suggestions[0]
     qtbot.waitUntil(suggestion.isVisible)
     qtbot.mouseClick(suggestion, Qt.MouseButton.LeftButton)

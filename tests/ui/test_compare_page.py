@@ -24,7 +24,6 @@ from app.ui.divergence_view import DivergenceView
 from app.ui.engines import DEAD
 from tests.models import ENDLESS
 
-WAIT = 60_000
 PROMPT = "Tell me a story about a fox."
 
 
@@ -56,7 +55,7 @@ def ask(qtbot: QtBot, page: ComparePage, models: list[str], prompt: str = PROMPT
 
 
 def finished(qtbot: QtBot, page: ComparePage) -> None:
-    qtbot.waitUntil(lambda: not page.busy(), timeout=WAIT)
+    qtbot.waitUntil(lambda: not page.busy())
 
 
 def test_two_models_answer_and_the_divergence_is_shown(qtbot: QtBot, page: ComparePage, models: list[str]) -> None:
@@ -145,7 +144,7 @@ def test_a_killed_column_leaves_the_other_answering(
 
     run.text.connect(kill)
     column = page.columns[1]
-    qtbot.waitUntil(column.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(column.error.isVisible)
     finished(qtbot, page)
     assert [part.state for part in run.parts] == [DONE, FAILED]
     assert run.parts[0].replied is not None and run.parts[0].scored is not None
@@ -163,7 +162,7 @@ def test_a_column_that_dies_when_all_is_done_is_no_trouble(qtbot: QtBot, page: C
     finished(qtbot, page)
     engine = page.run().parts[1].engine
     os.kill(engine.pid(), signal.SIGKILL)
-    qtbot.waitUntil(lambda: engine.state == DEAD, timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == DEAD)
     assert page.columns[1].error.isHidden() and page.run().parts[1].state == DONE
     page.ask("What is the capital of France?")
     finished(qtbot, page)
@@ -195,7 +194,7 @@ def test_a_killed_reference_ends_nothing_but_itself(qtbot: QtBot, page: CompareP
     page.ask(PROMPT)
     run = page.run()
     assert run is not None
-    qtbot.waitUntil(lambda: run.parts[0].engine is not None and run.parts[0].engine.pid() > 0, timeout=WAIT)
+    qtbot.waitUntil(lambda: run.parts[0].engine is not None and run.parts[0].engine.pid() > 0)
     os.kill(run.parts[0].engine.pid(), signal.SIGKILL)
     finished(qtbot, page)
     assert [part.state for part in run.parts] == [FAILED, DONE]
@@ -233,7 +232,7 @@ def test_stop_ends_all_columns(qtbot: QtBot, page: ComparePage, context: Context
     context.update_settings(sampling=ENDLESS)
     ask(qtbot, page, endless)
     run = page.run()
-    qtbot.waitUntil(lambda: bool(run.parts[1].text), timeout=WAIT)
+    qtbot.waitUntil(lambda: bool(run.parts[1].text))
     assert page.busy()
     qtbot.keyClick(page, Qt.Key.Key_Escape)
     finished(qtbot, page)

@@ -13,7 +13,7 @@ import pytest
 from PySide6.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from PySide6.QtGui import QDragEnterEvent, QDropEvent
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton, QApplication
+from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
 from app import cli, library
@@ -39,7 +39,7 @@ def page(
     """The page with Pocket chosen, and nothing in the library that could be run."""
     made = shown(ConvertPage)
     made.receive({"source": str(pocket)})
-    qtbot.waitUntil(lambda: bool(made._planned), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(made._planned))
     return made
 
 
@@ -84,24 +84,24 @@ def test_made_stopped_half_way_gone_on_with_and_used(
     job = card.job
     assert job is not None and job.kind == "measure" and job.command.model == str(model)
     assert job.command.texts == tuple(CALIBRATION)
-    qtbot.waitUntil(lambda: windows_done(page), timeout=30_000)
+    qtbot.waitUntil(lambda: windows_done(page))
     assert "perplexity" in card.figures.text() and "of 24" in card.figures.text()
     QTest.mouseClick(card.progress.button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: card.stopped is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: card.stopped is not None)
     assert job.state == "paused" and not output.exists() and not red_cards(page)
     left = describe(checkpoint_path(output)).checkpoint
     assert left is not None and 0 < left.done < 24
     assert card.go_on_button.text() == f"Go on from window {left.done} of 24"
     QTest.mouseClick(card.go_on_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: card.path() == str(output), timeout=60_000)
+    qtbot.waitUntil(lambda: card.path() == str(output))
     assert "42 matrices · 24 windows · calibration text" in card.words.text()
-    assert not checkpoint_path(output).exists()
+    assert not checkpoint_path(output).exists() and not card.go_on_button.isVisible()
 
     theirs = tmp_path / "theirs.gguf"
     assert cli.main(["imatrix", str(model), "-o", str(theirs), "--chunks", "24"]) == 0
     assert output.read_bytes() == theirs.read_bytes()
 
-    qtbot.waitUntil(lambda: "Q2_K_S" in page._planned, timeout=20_000)  # which needs a matrix
+    qtbot.waitUntil(lambda: "Q2_K_S" in page._planned)  # which needs a matrix
     run_to_end(qtbot, page)
     made, same = model.with_name("pocket-Q2_K.gguf"), tmp_path / "pocket-Q2_K.gguf"
     arguments = ["convert", page.source.info.path, "-o", str(same), "--type", "Q2_K", "--imatrix", str(output)]
@@ -116,9 +116,9 @@ def test_a_killed_worker_is_one_red_card_that_goes_on(qtbot: QtBot, page: Conver
     begin(page)
     job = card.job
     assert job is not None
-    qtbot.waitUntil(lambda: checkpoint_path(output).exists(), timeout=60_000)
+    qtbot.waitUntil(lambda: checkpoint_path(output).exists())
     os.kill(job.pid(), signal.SIGKILL)
-    qtbot.waitUntil(lambda: bool(red_cards(page)), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(red_cards(page)))
     (told,) = red_cards(page)
     assert told.error is not None and told.error.code == "engine_died" and not output.exists()
     assert card.stopped is not None and card.stopped.checkpoint is not None
@@ -129,10 +129,10 @@ def test_a_killed_worker_is_one_red_card_that_goes_on(qtbot: QtBot, page: Conver
     assert again is not None and again is not job
     first: list[int] = []
     again.event.connect(lambda event: first.append(getattr(event, "chunks", 0)))
-    qtbot.waitUntil(lambda: any(first), timeout=30_000)
+    qtbot.waitUntil(lambda: any(first))
     assert min(filter(None, first)) > done
     again.cancel()  # as the drawer does: nothing is left
-    qtbot.waitUntil(lambda: not again.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not again.is_active)
     assert not checkpoint_path(output).exists() and not card.go_on_button.isVisible()
 
 
@@ -143,9 +143,18 @@ def test_what_was_interrupted_is_offered_when_the_model_is_chosen_again(
     write_checkpoint(output, MeasureImatrix("model.gguf", ("prose",), str(output)), 37, 118)
     page.receive({"source": str(pocket)})
     card = page.importance
-    qtbot.waitUntil(card.go_on_button.isVisible, timeout=20_000)
+    qtbot.waitUntil(card.go_on_button.isVisible)
     assert card.go_on_button.text() == "Go on from window 37 of 118"
     assert card.again_button.isVisible() and nameless(card) == []
+    for width, height in ((872, 572), (1192, 772), (872, 572)):  # side by side, or one under the other, never cut
+        page.resize(width, height)
+        qtbot.waitUntil(lambda: all(whole(made, card) for made in (card.go_on_button, card.again_button)))
+
+
+def whole(made: QWidget, card: QWidget) -> bool:
+    """Whether a button is as large as it wants to be and inside its card."""
+    place = made.geometry().translated(made.parentWidget().pos())
+    return made.width() >= made.sizeHint().width() and made.height() >= 30 and card.rect().contains(place)
 
 
 def write_checkpoint(output: Path, command: MeasureImatrix, done: int, total: int) -> None:
@@ -163,7 +172,7 @@ def test_without_a_file_to_run_one_is_made_first(qtbot: QtBot, page: ConvertPage
     dialog.chunks.setValue(2)
     QTest.mouseClick(dialog.start_button, Qt.MouseButton.LeftButton)
     assert [job.kind for job in page.context.jobs.jobs] == ["convert"]
-    qtbot.waitUntil(lambda: page.importance.path() is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: page.importance.path() is not None)
     assert [job.kind for job in page.context.jobs.jobs] == ["convert", "measure"]
     names = sorted(file.name for file in (quench_home / "models").iterdir())
     assert names == ["pocket-Q8_0.gguf", "pocket.imatrix.gguf"]
@@ -176,7 +185,7 @@ def test_a_first_file_that_cannot_be_made_is_one_red_card(qtbot: QtBot, page: Co
     blocker.parent.mkdir(parents=True, exist_ok=True)
     blocker.write_bytes(b"in the way")
     begin(page, chunks=2)
-    qtbot.waitUntil(page.importance.error.isVisible, timeout=20_000)
+    qtbot.waitUntil(page.importance.error.isVisible)
     assert page.importance.error.error is not None and page.importance.error.error.code == "exists"
     assert not page.importance.is_running() and blocker.read_bytes() == b"in the way"
 
@@ -186,12 +195,12 @@ def test_a_matrix_of_another_model_is_refused_in_words(qtbot: QtBot, page: Conve
     sums = {"blk.0.attn_q.weight": Stored(np.ones((1, 4096), np.float32), np.array([512]))}
     other.write_bytes(encode(Collected(sums, ("a.txt",), 512), "gguf"))
     page.importance.choose(str(other))
-    qtbot.waitUntil(lambda: bool(red_cards(page)), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(red_cards(page)))
     (card,) = red_cards(page)
     assert card.error is not None and card.error.code == "bad_imatrix"
     assert "blk.0.attn_q.weight has 4096 weights" in card.error.detail
     press(card, "Go on without it")
-    qtbot.waitUntil(lambda: bool(page._planned), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(page._planned))
     assert page.importance.path() is None and not red_cards(page)
 
 
@@ -200,7 +209,7 @@ def test_a_matrix_without_any_of_the_models_tensors_is_refused(qtbot: QtBot, pag
     sums = {"blk.0.ssm_in.weight": Stored(np.ones((1, 256), np.float32), np.array([512]))}
     other.write_bytes(encode(Collected(sums, ("a.txt",), 512), "gguf"))
     page.importance.choose(str(other))
-    qtbot.waitUntil(lambda: bool(red_cards(page)), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(red_cards(page)))
     (card,) = red_cards(page)
     assert card.error is not None and card.error.code == "bad_imatrix" and "none" in card.error.detail.lower()
 
@@ -236,7 +245,7 @@ def test_statistics_are_sorted_and_explained(qtbot: QtBot, page: ConvertPage, co
     page.importance.show_statistics()
     dialog = page.importance.statistics
     assert isinstance(dialog, StatisticsDialog)
-    qtbot.waitUntil(lambda: dialog.table is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: dialog.table is not None)
     assert dialog.table is not None
     view = dialog.table.view
 
@@ -264,7 +273,7 @@ def test_a_file_that_is_none_says_so_in_its_window(qtbot: QtBot, page: ConvertPa
     dialog = StatisticsDialog(page.context, str(bad), page)
     qtbot.addWidget(dialog)
     dialog.show()
-    qtbot.waitUntil(dialog.error.isVisible, timeout=20_000)
+    qtbot.waitUntil(dialog.error.isVisible)
     assert dialog.error.error is not None and dialog.error.error.code == "bad_imatrix"
     assert any(b.text() == "Retry" for b in dialog.error.findChildren(QAbstractButton))
 

@@ -43,7 +43,7 @@ def page(shown: Callable[[type[ConvertPage]], ConvertPage]) -> ConvertPage:
 def planned(qtbot: QtBot, page: ConvertPage, pocket: Path) -> ConvertPage:
     """The page with Pocket chosen and every size known."""
     page.receive({"source": str(pocket)})
-    qtbot.waitUntil(lambda: page.recipes.model.index(0, 3).data() != "", timeout=20_000)
+    qtbot.waitUntil(lambda: page.recipes.model.index(0, 3).data() != "")
     return page
 
 
@@ -51,7 +51,7 @@ def planned(qtbot: QtBot, page: ConvertPage, pocket: Path) -> ConvertPage:
 def lengthy(qtbot: QtBot, page: ConvertPage, long_model: Path) -> ConvertPage:
     """The same with a model whose conversion takes a while."""
     page.receive({"source": str(long_model)})
-    qtbot.waitUntil(lambda: page.recipes.model.index(0, 3).data() != "", timeout=20_000)
+    qtbot.waitUntil(lambda: page.recipes.model.index(0, 3).data() != "")
     return page
 
 
@@ -67,7 +67,7 @@ def run_to_end(qtbot: QtBot, page: ConvertPage) -> None:
     QTest.mouseClick(page.convert_button, Qt.MouseButton.LeftButton)
     assert page.job is not None
     job = page.job
-    qtbot.waitUntil(lambda: not job.is_active, timeout=60_000)
+    qtbot.waitUntil(lambda: not job.is_active)
 
 
 def press(card: ErrorCard, text: str) -> None:
@@ -121,7 +121,7 @@ def test_results_lead_to_the_other_pages(qtbot: QtBot, planned: ConvertPage, con
 def test_the_list_follows_the_advanced_choices(qtbot: QtBot, planned: ConvertPage) -> None:
     before = planned._planned["Q4_K_M"].bytes
     planned.advanced.rules.setPlainText("ffn_down=Q8_0")
-    qtbot.waitUntil(lambda: planned._planned["Q4_K_M"].bytes > before, timeout=20_000)
+    qtbot.waitUntil(lambda: planned._planned["Q4_K_M"].bytes > before)
     down = [t for t in planned._planned["Q4_K_M"].tensors if "ffn_down" in t.name]
     assert {t.type for t in down} == {"Q8_0"}
     planned.advanced.rules.setPlainText("ffn_down=Q9_Z")
@@ -132,19 +132,19 @@ def test_the_list_follows_the_advanced_choices(qtbot: QtBot, planned: ConvertPag
 def test_an_adapter_is_a_part_of_the_plan(qtbot: QtBot, planned: ConvertPage, tmp_path: Path) -> None:
     """A folder that holds none is said before anything is made, and taking it away makes the plan again."""
     planned.advanced.lora.setText(str(tmp_path))
-    qtbot.waitUntil(lambda: "LoRA" in planned.plan_error.accessibleName(), timeout=20_000)
+    qtbot.waitUntil(lambda: "LoRA" in planned.plan_error.accessibleName())
     planned.advanced.lora.clear()
-    qtbot.waitUntil(lambda: not planned.plan_error.isVisibleTo(planned), timeout=20_000)
+    qtbot.waitUntil(lambda: not planned.plan_error.isVisibleTo(planned))
 
 
 def test_rules_say_what_they_match_while_they_are_typed(qtbot: QtBot, planned: ConvertPage) -> None:
     pane = planned.advanced
     pane.rules.setPlainText("ffn_down=Q8_0\nffn_dwon=Q6_K")
-    qtbot.waitUntil(lambda: "matches no tensor" in pane.counts.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: "matches no tensor" in pane.counts.text())
     assert pane.counts.text().splitlines()[0] == "ffn_down=Q8_0: matches 6, decides 6"
     assert pane.counts.property("role") == "warn"
     pane.rules.setPlainText("ffn_down=Q8_0")
-    qtbot.waitUntil(lambda: len(pane.counts.text().splitlines()) == 1, timeout=20_000)
+    qtbot.waitUntil(lambda: len(pane.counts.text().splitlines()) == 1)
     assert pane.counts.property("role") == "muted"
 
 
@@ -153,7 +153,7 @@ def test_more_files_fewer_layers_other_metadata(qtbot: QtBot, planned: ConvertPa
     pane.split.setText("1M")
     pane.layers.setText("1, 3-4")
     pane.metadata.setPlainText("general.name=str:Small")
-    qtbot.waitUntil(lambda: len(page._planned["Q4_K_M"].files) > 1, timeout=20_000)
+    qtbot.waitUntil(lambda: len(page._planned["Q4_K_M"].files) > 1)
     planned_files = page._planned["Q4_K_M"].files
     assert page.sum.text().startswith(f"{len(planned_files)} files")
     assert "of memory" in page.sum.text() and "about" in page.sum.text()
@@ -198,7 +198,7 @@ def test_copy_is_for_files_and_needs_no_leave(
     model = page.recipes.model
     assert "copy" in model.blocked
     page.receive({"source": str(pocket_gguf("Q4_K_M"))})
-    qtbot.waitUntil(lambda: "copy" in page._planned, timeout=20_000)
+    qtbot.waitUntil(lambda: "copy" in page._planned)
     model.set_ticked(["copy"])
     assert not page.requantize.isVisible() and page.convert_button.isEnabled()
     run_to_end(qtbot, page)
@@ -266,9 +266,9 @@ def test_cancel_leaves_nothing(
     QTest.mouseClick(lengthy.convert_button, Qt.MouseButton.LeftButton)
     job = lengthy.job
     assert job is not None
-    qtbot.waitUntil(lambda: lengthy.result.map.grid.counts()[0] > 0, timeout=60_000)
+    qtbot.waitUntil(lambda: lengthy.result.map.grid.counts()[0] > 0)
     QTest.mouseClick(lengthy.result.progress.button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == "cancelled"
     assert list((quench_home / "models").iterdir()) == []
     assert not red_cards(lengthy)
@@ -284,9 +284,9 @@ def test_a_killed_worker_costs_one_red_card(
     job = lengthy.job
     assert job is not None
     if when != "before it began":
-        qtbot.waitUntil(lambda: kept_fraction(job.outputs) is not None, timeout=60_000)
+        qtbot.waitUntil(lambda: kept_fraction(job.outputs) is not None)
     os.kill(job.pid(), signal.SIGKILL)
-    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not job.is_active)
     (card,) = red_cards(lengthy)
     assert card.error is not None and card.error.code == "engine_died"
     assert list((quench_home / "models").glob("*.gguf")) == []
@@ -294,7 +294,7 @@ def test_a_killed_worker_costs_one_red_card(
     press(card, "Retry" if when == "before it began" else "Resume")
     again = lengthy.job
     assert again is not None
-    qtbot.waitUntil(lambda: not again.is_active, timeout=120_000)
+    qtbot.waitUntil(lambda: not again.is_active)
     assert again.state == "done"
     assert len(list((quench_home / "models").glob("*.gguf"))) == len(EVERYTHING)
     assert not red_cards(lengthy)
@@ -317,13 +317,13 @@ def test_a_bad_folder_is_one_red_card(
     folder = tmp_path / "kaputt größe"
     make(folder, pocket)
     page.receive({"source": str(folder)})
-    qtbot.waitUntil(lambda: bool(red_cards(page)), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(red_cards(page)))
     (card,) = red_cards(page)
     assert card.error is not None and card.error.code not in {"internal", "engine_died"} and card.error.hint
     assert not page.convert_button.isEnabled()
     assert page.context.library.entry(str(folder)) is None
     page.receive({"source": str(pocket)})  # the page goes on
-    qtbot.waitUntil(page.convert_button.isEnabled, timeout=20_000)
+    qtbot.waitUntil(page.convert_button.isEnabled)
     assert not red_cards(page)
 
 
@@ -340,7 +340,7 @@ def test_a_quantized_source_must_be_wanted(
     qtbot: QtBot, page: ConvertPage, pocket_gguf: Callable[[str], Path], quench_home: Path
 ) -> None:
     page.receive({"source": str(pocket_gguf("Q8_0")), "types": ["Q4_K_M"]})
-    qtbot.waitUntil(lambda: bool(page._planned), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(page._planned))
     assert not page.convert_button.isEnabled() and page.requantize.isVisible()
     page.requantize.setChecked(True)
     run_to_end(qtbot, page)
@@ -358,10 +358,10 @@ def test_a_disk_that_is_too_small_is_one_card_and_nothing_on_it(
         pytest.skip("this system does not let root mount a file system")
     try:
         planned.output.setText(str(disk))
-        qtbot.waitUntil(lambda: planned.convert_button.isEnabled() or bool(red_cards(planned)), timeout=20_000)
+        qtbot.waitUntil(lambda: planned.convert_button.isEnabled() or bool(red_cards(planned)))
         if planned.convert_button.isEnabled():
             QTest.mouseClick(planned.convert_button, Qt.MouseButton.LeftButton)
-        qtbot.waitUntil(lambda: bool(red_cards(planned)), timeout=20_000)
+        qtbot.waitUntil(lambda: bool(red_cards(planned)))
         (card,) = red_cards(planned)
         assert card.error is not None and card.error.code == "no_space" and card.error.hint
         assert list(disk.iterdir()) == []

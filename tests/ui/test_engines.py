@@ -28,7 +28,7 @@ def model(pocket_gguf: Callable[[str], Path]) -> str:
 
 
 def ready(qtbot: QtBot, engine: Engine) -> Engine:
-    qtbot.waitUntil(lambda: engine.state == READY, timeout=30_000)
+    qtbot.waitUntil(lambda: engine.state == READY)
     return engine
 
 
@@ -36,7 +36,7 @@ def reply(qtbot: QtBot, engine: Engine, sampling: Sampling = GREEDY) -> tuple[st
     pieces: list[str] = []
     collect: Callable[[Tokens], object] = lambda message: pieces.append(message.text)  # noqa: E731
     engine.tokens.connect(collect)
-    with qtbot.waitSignal(engine.replied, timeout=30_000) as answered:
+    with qtbot.waitSignal(engine.replied) as answered:
         number = engine.generate(QUESTION, sampling)
     engine.tokens.disconnect(collect)
     assert answered.args[0].request == number
@@ -67,7 +67,7 @@ def test_asking_twice_is_one_process_until_the_last_holder_lets_go(qtbot: QtBot,
     assert context.engines.find(model) is first
     context.engines.release(model, "compare")
     assert context.engines.engines == []
-    qtbot.waitUntil(lambda: not psutil.pid_exists(pid), timeout=10_000)
+    qtbot.waitUntil(lambda: not psutil.pid_exists(pid))
 
 
 def test_other_options_load_the_model_again(qtbot: QtBot, context: Context, model: str) -> None:
@@ -75,16 +75,16 @@ def test_other_options_load_the_model_again(qtbot: QtBot, context: Context, mode
     assert engine.loaded.context == 256
     before = engine.pid()
     assert context.engines.get(model, LoadOptions(context=512)) is engine
-    qtbot.waitUntil(lambda: engine.state == READY and engine.pid() != before, timeout=30_000)
+    qtbot.waitUntil(lambda: engine.state == READY and engine.pid() != before)
     assert engine.loaded.context == 512
     assert context.engines.get(model).pid() == engine.pid()  # no options: as it is
 
 
 def test_stop_ends_the_reply_early(qtbot: QtBot, context: Context, endless_gguf: Path) -> None:
     engine = ready(qtbot, context.engines.get(str(endless_gguf)))
-    with qtbot.waitSignal(engine.tokens, timeout=30_000):
+    with qtbot.waitSignal(engine.tokens):
         number = engine.generate(QUESTION, ENDLESS)
-    with qtbot.waitSignal(engine.replied, timeout=30_000) as answered:
+    with qtbot.waitSignal(engine.replied) as answered:
         engine.stop(number)
     assert answered.args[0].stop == "cancelled"
     assert answered.args[0].tokens < ENDLESS.max_tokens
@@ -97,7 +97,7 @@ def test_a_killed_engine_fails_its_request_and_reloads(qtbot: QtBot, context: Co
     engine.failed.connect(failures.append)
     number = engine.generate(QUESTION, Sampling(max_tokens=1000))
     os.kill(engine.pid(), signal.SIGKILL)
-    qtbot.waitUntil(lambda: engine.state == DEAD, timeout=10_000)
+    qtbot.waitUntil(lambda: engine.state == DEAD)
     (error,) = failures
     assert (error.code, error.request) == ("engine_died", number)
     late = engine.generate(QUESTION, GREEDY)
@@ -112,13 +112,13 @@ def test_a_file_that_is_no_model_is_an_error_with_words(qtbot: QtBot, context: C
     bad = tmp_path / "bad.gguf"
     bad.write_bytes(b"GGUF" + b"\xff" * 100)
     engine = context.engines.get(str(bad))
-    with qtbot.waitSignal(engine.failed, timeout=30_000) as failed:
+    with qtbot.waitSignal(engine.failed) as failed:
         pass
     error = failed.args[0]
     assert error.title
     assert error.hint
     assert error.request == 0
-    qtbot.waitUntil(lambda: engine.state == DEAD, timeout=10_000)
+    qtbot.waitUntil(lambda: engine.state == DEAD)
 
 
 def test_the_status_bar_names_the_model_and_its_memory(

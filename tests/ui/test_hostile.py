@@ -34,7 +34,6 @@ from app.ui.window import MainWindow
 from converter.spec import ConversionSpec, QuenchError, TensorDone
 from tests.models import ENDLESS
 
-WAIT = 60_000
 LEFT = Qt.MouseButton.LeftButton
 STORY = [ChatMessage("user", "Tell me a story about a bear.")]
 needs_signals = pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
@@ -90,7 +89,7 @@ def chat_with(qtbot: QtBot, window: MainWindow, path: str) -> ChatPage:
 def loaded(qtbot: QtBot, page: ChatPage) -> None:
     engine = page.engine()
     assert engine is not None
-    qtbot.waitUntil(lambda: engine.state == READY, timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == READY)
 
 
 def streaming(qtbot: QtBot, page: ChatPage, context: Context) -> int:
@@ -98,7 +97,7 @@ def streaming(qtbot: QtBot, page: ChatPage, context: Context) -> int:
     page.send("Tell me a story that does not end.")
     conversation = page.conversation()
     assert conversation is not None
-    qtbot.waitUntil(lambda: bool(context.store.messages(conversation)[-1].content), timeout=WAIT)
+    qtbot.waitUntil(lambda: bool(context.store.messages(conversation)[-1].content))
     assert page.busy()
     return conversation
 
@@ -140,7 +139,7 @@ def test_bad_files_dropped_on_the_chat_are_a_card_each_and_the_next_good_one_wor
     for file in bad_files(tmp_path, Path(model)):
         page.error.clear()
         assert drop(page, file)
-        qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+        qtbot.waitUntil(page.error.isVisible)
         error = page.error.error
         assert error is not None and error.title and error.code not in ("internal", "engine_died"), file
         assert len(red_cards(window)) == 1
@@ -157,7 +156,7 @@ def test_bad_files_dropped_on_the_library_are_listed_with_their_problem(
     assert isinstance(page, LibraryPage)
     files = [file for file in bad_files(tmp_path, Path(model)) if not file.is_dir()]
     assert drop(page, *files)
-    qtbot.waitUntil(lambda: all(context.library.entry(str(file)) for file in files), timeout=WAIT)
+    qtbot.waitUntil(lambda: all(context.library.entry(str(file)) for file in files))
     for file in files:
         entry = context.library.entry(str(file))
         # A lie about the layers does not keep the header from being read: the engine refuses it.
@@ -173,9 +172,9 @@ def test_bad_sources_dropped_on_convert_are_one_card_that_a_good_one_replaces(
         if file.name == "block_count.gguf":
             continue
         assert drop(page, file)
-        qtbot.waitUntil(lambda: len(red_cards(page)) == 1, timeout=WAIT)
+        qtbot.waitUntil(lambda: len(red_cards(page)) == 1)
     assert drop(page, pocket)
-    qtbot.waitUntil(lambda: red_cards(page) == [], timeout=WAIT)
+    qtbot.waitUntil(lambda: red_cards(page) == [])
 
 
 def test_what_is_no_text_cannot_be_attached(qtbot: QtBot, window: MainWindow, context: Context, tmp_path: Path) -> None:
@@ -207,13 +206,13 @@ def test_a_model_file_deleted_while_loaded_goes_on_answering_and_its_end_is_a_ca
     own_model.unlink()
     streaming(qtbot, page, context)
     page.stop()
-    qtbot.waitUntil(lambda: not page.busy(), timeout=WAIT)
+    qtbot.waitUntil(lambda: not page.busy())
     engine = page.engine()
     assert engine is not None
     os.kill(engine.pid(), signal.SIGKILL)
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     press(page.error, "Retry")
-    qtbot.waitUntil(lambda: page.error.error is not None and page.error.error.code == "not_found", timeout=WAIT)
+    qtbot.waitUntil(lambda: page.error.error is not None and page.error.error.code == "not_found")
     assert len(red_cards(window)) == 1
 
 
@@ -225,12 +224,12 @@ def test_a_model_file_cut_while_loaded_is_a_card(
     loaded(qtbot, page)
     os.truncate(own_model, 4096)
     page.send("Hello")
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     error = page.error.error
     assert error is not None and error.code == "engine_died"
     assert "file" in error.title
     press(page.error, "Retry")
-    qtbot.waitUntil(lambda: page.error.error is not None and page.error.error.code != "engine_died", timeout=WAIT)
+    qtbot.waitUntil(lambda: page.error.error is not None and page.error.error.code != "engine_died")
     assert not page.busy()
 
 
@@ -243,9 +242,9 @@ def test_a_source_that_is_cut_while_it_is_converted_is_a_failed_job(
     job = context.jobs.submit("convert", "Long", Convert(spec))
     done: list[object] = []
     job.event.connect(lambda event: done.append(event) if isinstance(event, TensorDone) else None)
-    qtbot.waitUntil(lambda: bool(done), timeout=WAIT)
+    qtbot.waitUntil(lambda: bool(done))
     os.truncate(source / "model.safetensors", 4096)
-    qtbot.waitUntil(lambda: not job.is_active, timeout=WAIT)
+    qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == FAILED
     assert job.error is not None
     assert job.error.code == "truncated" or "cut short" in job.error.title  # noticed, or met by the kernels
@@ -264,7 +263,7 @@ def test_a_worker_killed_while_it_loads_is_a_card_and_retry_loads(
     engine = page.engine()
     assert engine is not None
     os.kill(engine.pid(), signal.SIGKILL)
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     assert len(red_cards(window)) == 1
     assert page.progress.isHidden()
     press(page.error, "Retry")
@@ -281,12 +280,12 @@ def test_a_worker_killed_while_a_question_waits_for_it_keeps_the_question(
     engine, conversation = page.engine(), page.conversation()
     assert engine is not None and conversation is not None
     os.kill(engine.pid(), signal.SIGKILL)
-    qtbot.waitUntil(page.error.isVisible, timeout=WAIT)
+    qtbot.waitUntil(page.error.isVisible)
     assert [row.role for row in context.store.messages(conversation)] == ["user"]
     assert len(red_cards(window)) == 1
     page.inspector.spins["max_tokens"].setValue(8)
     press(page.error, "Retry")
-    qtbot.waitUntil(lambda: not page.busy(), timeout=WAIT)
+    qtbot.waitUntil(lambda: not page.busy())
     assert [row.role for row in context.store.messages(conversation)] == ["user", "assistant"]
 
 
@@ -309,14 +308,14 @@ def test_a_worker_killed_while_it_scores_fails_its_column_and_the_page_goes_on(
             os.kill(part.engine.pid(), signal.SIGKILL)
 
     run.changed.connect(kill)
-    qtbot.waitUntil(page.columns[1].error.isVisible, timeout=WAIT)
-    qtbot.waitUntil(lambda: not page.busy(), timeout=WAIT)
+    qtbot.waitUntil(page.columns[1].error.isVisible)
+    qtbot.waitUntil(lambda: not page.busy())
     assert [part.state for part in run.parts] == [DONE, FAILED]
     assert run.parts[1].text
     assert len(red_cards(window)) == 1
     run.changed.disconnect(kill)
     press(page.columns[1].error, "Retry")
-    qtbot.waitUntil(lambda: not page.busy(), timeout=WAIT)
+    qtbot.waitUntil(lambda: not page.busy())
     assert [part.state for part in run.parts] == [DONE, DONE]
     assert red_cards(window) == []
 
@@ -326,11 +325,11 @@ def test_a_worker_killed_while_it_scores_fails_its_column_and_the_page_goes_on(
 
 def test_loading_again_fails_every_open_request_with_words(qtbot: QtBot, context: Context, endless: str) -> None:
     engine = context.engines.get(endless, LoadOptions(context=512))
-    qtbot.waitUntil(lambda: engine.state == READY, timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == READY)
     failures: list[object] = []
     heard: list[Tokens] = []
     engine.failed.connect(failures.append)
-    with qtbot.waitSignal(engine.tokens, timeout=WAIT):
+    with qtbot.waitSignal(engine.tokens):
         running = engine.generate(STORY, ENDLESS)
     waiting = engine.generate(STORY, ENDLESS)
     engine.tokens.connect(heard.append)
@@ -339,7 +338,7 @@ def test_loading_again_fails_every_open_request_with_words(qtbot: QtBot, context
     assert all(failure.title and failure.hint for failure in failures)
     states: list[str] = []
     engine.state_changed.connect(lambda: states.append(engine.state))
-    qtbot.waitUntil(lambda: engine.state == READY, timeout=WAIT)
+    qtbot.waitUntil(lambda: engine.state == READY)
     assert states[-1] == READY and states.count(READY) == 1  # the old worker's last words are not the new one's
     assert engine.loaded is not None and engine.loaded.context == 256
     assert heard == []
@@ -445,7 +444,7 @@ def test_a_window_killed_in_the_middle_of_an_answer_has_it_at_the_next_start(
         page.open_conversation(conversation)
         assert page.transcript.text_of(answer.id) == answer.content
         assert "Not finished" in page.transcript.toPlainText()
-        qtbot.waitUntil(lambda: not psutil.pid_exists(worker), timeout=10_000)
+        qtbot.waitUntil(lambda: not psutil.pid_exists(worker))
     finally:
         context.close()
         context.deleteLater()
@@ -467,7 +466,7 @@ def test_two_windows_on_one_home_share_it(qtbot: QtBot, window: MainWindow, cont
         assert other.jobs.unfinished() == []
         assert {row.title for row in context.store.conversations()} >= {"Two"}
         page.stop()
-        qtbot.waitUntil(lambda: not page.busy(), timeout=WAIT)
+        qtbot.waitUntil(lambda: not page.busy())
         assert other.store.messages(conversation)[-1].partial is False
     finally:
         second.close()

@@ -30,7 +30,7 @@ def convert(source: Path, target: Path, *types: str) -> Convert:
 
 
 def ended(qtbot: QtBot, job: Job) -> Job:
-    qtbot.waitUntil(lambda: not job.is_active, timeout=60_000)
+    qtbot.waitUntil(lambda: not job.is_active)
     return job
 
 
@@ -110,7 +110,7 @@ def at_work(qtbot: QtBot, context: Context, source: Path, target: Path, tensors:
     job = context.jobs.submit("convert", f"{source.name} to {target.name}", command)
     done: list[object] = []
     job.event.connect(lambda event: done.append(event) if isinstance(event, TensorDone) else None)
-    qtbot.waitUntil(lambda: len(done) >= tensors or not job.is_active, timeout=60_000)
+    qtbot.waitUntil(lambda: len(done) >= tensors or not job.is_active)
     assert job.state == RUNNING, job.error and job.error.detail
     return job
 
@@ -151,7 +151,7 @@ def test_pause_and_resume_from_the_drawer(
     (row,) = drawer.rows()
     press(qtbot, row, "Pause")
     assert "Pausing" in words(row)
-    qtbot.waitUntil(lambda: job.state == PAUSED, timeout=30_000)
+    qtbot.waitUntil(lambda: job.state == PAUSED)
     assert job.kept is not None and 0 < job.kept < 1
     assert f"Paused at {job.kept * 100:.0f}" in words(row)
     assert sorted(path.suffix for path in tmp_path.glob("p.gguf*")) == [".jrnl", ".part"]
@@ -220,10 +220,10 @@ def test_a_killed_job_that_kept_something_is_resumed_not_retried(
     context = drawer.context
     target, (source, wanted) = tmp_path / "p.gguf", straight
     job = at_work(qtbot, context, source, target)
-    qtbot.waitUntil(lambda: kept_fraction(job.outputs) is not None or not job.is_active, timeout=60_000)
+    qtbot.waitUntil(lambda: kept_fraction(job.outputs) is not None or not job.is_active)
     assert job.state == RUNNING and job.pid(), "it was done before it had noted anything"
     os.kill(job.pid(), signal.SIGKILL)
-    qtbot.waitUntil(lambda: job.state == FAILED, timeout=20_000)
+    qtbot.waitUntil(lambda: job.state == FAILED)
     (row,) = drawer.rows()
     assert job.kept is not None
     assert "Failed at" in words(row) and "was killed" in words(row)
@@ -247,6 +247,7 @@ def test_work_cut_off_by_the_end_of_the_program_is_offered_again(
 ) -> None:
     target, (source, wanted) = tmp_path / "p.gguf", straight
     job = at_work(qtbot, context, source, target)
+    qtbot.waitUntil(lambda: kept_fraction(job.outputs) is not None)
     waiting = context.jobs.submit("convert", "Waiting", convert(source, tmp_path / "w.gguf", "Q8_0"))
     context.close()
     assert sorted(path.suffix for path in tmp_path.glob("p.gguf*")) == [".jrnl", ".part"]

@@ -217,14 +217,14 @@ def test_a_dropped_file_is_added_and_selected(
     QApplication.sendEvent(page, enter)
     assert enter.isAccepted()
     QApplication.sendEvent(page, QDropEvent(QPointF(9, 9), copy, mime, LEFT, no))
-    qtbot.waitUntil(lambda: [row.info.path for row in page.selected()] == [str(file)], timeout=20_000)
+    qtbot.waitUntil(lambda: [row.info.path for row in page.selected()] == [str(file)])
 
 
 def test_a_broken_file_is_listed_with_what_is_wrong(qtbot: QtBot, page: LibraryPage, tmp_path: Path) -> None:
     file = tmp_path / "broken.gguf"
     file.write_bytes(b"GGUF" + b"\xff" * 60)
     page.receive({"add": str(file)})
-    qtbot.waitUntil(lambda: bool(page.selected()), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(page.selected()))
     assert cell(page, str(file), FITS) == "Broken"
     problem = page.selected()[0].info.problems[0]
     assert any(label.text() == problem for label in page.findChildren(QLabel))
@@ -241,13 +241,13 @@ def test_a_folder_of_models_becomes_a_place_to_look(
     shelf.mkdir()
     shutil.copy(pocket_gguf("Q4_K_M"), shelf / "one.gguf")
     page.add(str(shelf))
-    qtbot.waitUntil(lambda: context.library.entry(str(shelf / "one.gguf")) is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: context.library.entry(str(shelf / "one.gguf")) is not None)
     assert context.settings.folders == (str(shelf),)
-    qtbot.waitUntil(lambda: not context.library.scanning, timeout=20_000)
+    qtbot.waitUntil(lambda: not context.library.scanning)
     assert context.library.entry(str(resources.path("pocket"))) is not None  # the bundled model is always there
     (shelf / "one.gguf").unlink()
     context.library.rescan()
-    qtbot.waitUntil(lambda: context.library.entry(str(shelf / "one.gguf")) is None, timeout=20_000)
+    qtbot.waitUntil(lambda: context.library.entry(str(shelf / "one.gguf")) is None)
 
 
 # ---- actions ---------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_without_a_selection_nothing_can_be_done(page: LibraryPage, family: list
 def test_inspect_shows_facts_tensors_and_template(qtbot: QtBot, page: LibraryPage, family: list[str]) -> None:
     page.select(family[1])
     dialog = page.inspect()
-    qtbot.waitUntil(lambda: dialog.info is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: dialog.info is not None)
     titles = [dialog.tabs.tabText(number) for number in range(dialog.tabs.count())]
     assert titles == ["Overview", "Metadata", "Tensors (56)", "Chat template"]
     words = [label.text() for label in dialog.findChildren(QLabel)]
@@ -301,15 +301,15 @@ def test_inspecting_a_file_that_went_away_says_so_with_retry(
     file = tmp_path / "gone.gguf"
     shutil.copy(pocket_gguf("Q4_K_M"), file)
     library(file)
-    qtbot.waitUntil(lambda: page.select(str(file)), timeout=20_000)
+    qtbot.waitUntil(lambda: page.select(str(file)))
     file.unlink()
     dialog = page.inspect()
-    qtbot.waitUntil(lambda: dialog.error.error is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: dialog.error.error is not None)
     assert dialog.error.isVisible()
     retry = next(made for made in dialog.error.findChildren(QPushButton) if made.text() == "Retry")
     shutil.copy(pocket_gguf("Q4_K_M"), file)
     qtbot.mouseClick(retry, LEFT)
-    qtbot.waitUntil(lambda: dialog.info is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: dialog.info is not None)
     dialog.close()
 
 
@@ -326,7 +326,7 @@ def test_delete_asks_and_moves_to_the_wastebasket(
     file = tmp_path / "away.gguf"
     file.write_bytes(b"GGUF")
     page.add(str(file))
-    qtbot.waitUntil(lambda: bool(page.selected()), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(page.selected()))
     page.confirm_delete = lambda rows: False
     page.delete()
     assert file.exists()
@@ -352,7 +352,7 @@ def test_chat_with_pocket_converts_once_and_opens_the_chat(
     qtbot: QtBot, page: LibraryPage, context: Context, asked: list[tuple[str, dict]]
 ) -> None:
     assert page.first.isVisible()
-    with qtbot.waitSignal(context.navigate, timeout=60_000):
+    with qtbot.waitSignal(context.navigate):
         qtbot.mouseClick(page.first.chat, LEFT)
     assert asked == [("chat", {"model": str(pocket_file())})]
     assert pocket_file().parent == paths.models()
@@ -361,7 +361,7 @@ def test_chat_with_pocket_converts_once_and_opens_the_chat(
     page.refresh()
     assert not page.first.isVisible()
     written = pocket_file().stat().st_mtime_ns
-    with qtbot.waitSignal(context.navigate, timeout=60_000):
+    with qtbot.waitSignal(context.navigate):
         page.pocket.start()
     assert len(context.jobs.jobs) == 1
     assert pocket_file().stat().st_mtime_ns == written
@@ -369,7 +369,7 @@ def test_chat_with_pocket_converts_once_and_opens_the_chat(
 
 def test_a_damaged_pocket_file_is_made_anew(qtbot: QtBot, page: LibraryPage, context: Context) -> None:
     pocket_file().write_bytes(b"GGUF" + bytes(100))
-    with qtbot.waitSignal(page.pocket.ready, timeout=60_000):
+    with qtbot.waitSignal(page.pocket.ready):
         page.pocket.start()
     assert library.describe(pocket_file()).problems == ()
 
@@ -382,11 +382,11 @@ def test_a_killed_pocket_conversion_is_one_red_card_with_retry(
     (job,) = context.jobs.jobs
     assert job.state == RUNNING
     os.kill(job.pid(), signal.SIGKILL)  # before it has done anything, however fast it is
-    qtbot.waitUntil(page.pocket.error.isVisible, timeout=20_000)
+    qtbot.waitUntil(page.pocket.error.isVisible)
     assert page.pocket.error.error.code == "engine_died"
     assert not pocket_file().exists()
     retry = next(made for made in page.pocket.error.findChildren(QPushButton) if made.text() == "Retry")
-    with qtbot.waitSignal(page.pocket.ready, timeout=60_000):
+    with qtbot.waitSignal(page.pocket.ready):
         qtbot.mouseClick(retry, LEFT)
     assert not page.pocket.error.isVisible()
 
@@ -416,12 +416,12 @@ def test_the_scout_survives_a_killed_worker(
 ) -> None:
     answers: dict[str, object] = {}
     context.scout.inspect(str(pocket), lambda answer: answers.update(first=answer))
-    qtbot.waitUntil(lambda: context.scout.pid() > 0 and "first" in answers, timeout=20_000)
+    qtbot.waitUntil(lambda: context.scout.pid() > 0 and "first" in answers)
     os.kill(context.scout.pid(), signal.SIGSTOP)  # it takes no more questions, then it dies with two of them
     context.scout.inspect(str(pocket), lambda answer: answers.update(culprit=answer))
     context.scout.inspect(str(pocket_gguf("Q4_K_M")), lambda answer: answers.update(behind=answer))
     os.kill(context.scout.pid(), signal.SIGKILL)
-    qtbot.waitUntil(lambda: "behind" in answers, timeout=20_000)
+    qtbot.waitUntil(lambda: "behind" in answers)
     assert isinstance(answers["culprit"], QuenchError)
     assert answers["culprit"].code == "engine_died"
     assert answers["behind"].layers == 6

@@ -29,9 +29,9 @@ class Watcher:
         process.finished.connect(self.verdicts.append)
 
 
-def run(qtbot: QtBot, process: WorkerProcess, timeout: int = 20_000) -> Watcher:
+def run(qtbot: QtBot, process: WorkerProcess) -> Watcher:
     watcher = Watcher(process)
-    with qtbot.waitSignal(process.finished, timeout=timeout):
+    with qtbot.waitSignal(process.finished):
         process.start()
     return watcher
 
@@ -79,7 +79,7 @@ def test_a_killed_worker_is_an_engine_that_died(qtbot: QtBot, parent: QObject, t
     watcher = Watcher(process)
     process.start()
     qtbot.waitUntil(lambda: process.pid() > 0)
-    with qtbot.waitSignal(process.finished, timeout=10_000):
+    with qtbot.waitSignal(process.finished):
         os.kill(process.pid(), signal.SIGKILL)
     (verdict,) = watcher.verdicts
     assert verdict.error is not None
@@ -119,7 +119,7 @@ def test_stop_kills_a_worker_that_does_not_listen(qtbot: QtBot, parent: QObject,
     process.start()
     qtbot.waitUntil(lambda: process.pid() > 0)
     pid = process.pid()
-    with qtbot.waitSignal(process.finished, timeout=10_000):
+    with qtbot.waitSignal(process.finished):
         process.stop(grace_ms=100)
     assert len(watcher.verdicts) == 1
     assert not psutil.pid_exists(pid)
@@ -130,10 +130,10 @@ def test_the_scout_worker_reads_pocket(qtbot: QtBot, parent: QObject, pocket: Pa
     watcher = Watcher(process)
     process.start()
     process.send(InspectCommand(7, str(pocket)))
-    qtbot.waitUntil(lambda: bool(watcher.events), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(watcher.events))
     (answer,) = watcher.events
     assert isinstance(answer, Inspected)
     assert (answer.request, answer.info.parameters, answer.info.layers) == (7, 5_246_208, 6)
-    with qtbot.waitSignal(process.finished, timeout=10_000):
+    with qtbot.waitSignal(process.finished):
         process.stop()
     assert watcher.verdicts[0].error is None

@@ -53,7 +53,7 @@ def run_to_end(qtbot: QtBot, page: QualityPage) -> None:
     start(page)
     job = page.job
     assert job is not None
-    qtbot.waitUntil(lambda: not job.is_active, timeout=90_000)
+    qtbot.waitUntil(lambda: not job.is_active)
 
 
 def test_two_candidates_fill_table_charts_and_store(
@@ -112,10 +112,10 @@ def test_figures_come_while_it_runs_and_cancel_keeps_nothing(
     start(chosen)
     job = chosen.job
     assert job is not None
-    qtbot.waitUntil(lambda: len(chosen.measured()) > 0, timeout=60_000)
+    qtbot.waitUntil(lambda: len(chosen.measured()) > 0)
     assert job.is_active and not chosen.charts.pareto.is_empty()
     QTest.mouseClick(chosen.progress.button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == "cancelled"
     assert context.store.measurements(None, "quality") == []
     assert chosen.run_button.isEnabled() and not red_cards(chosen)
@@ -126,14 +126,14 @@ def test_a_killed_worker_is_one_red_card_with_retry(qtbot: QtBot, chosen: Qualit
     job = chosen.job
     assert job is not None
     os.kill(job.pid(), signal.SIGKILL)
-    qtbot.waitUntil(lambda: not job.is_active, timeout=20_000)
+    qtbot.waitUntil(lambda: not job.is_active)
     (card,) = red_cards(chosen)
     assert card.error is not None and card.error.code == "engine_died"
     retry = next(b for b in card.findChildren(QAbstractButton) if b.text() == "Retry")
     QTest.mouseClick(retry, Qt.MouseButton.LeftButton)
     again = chosen.job
     assert again is not None and again is not job
-    qtbot.waitUntil(lambda: not again.is_active, timeout=90_000)
+    qtbot.waitUntil(lambda: not again.is_active)
     assert again.state == "done" and not red_cards(chosen)
 
 

@@ -125,7 +125,7 @@ def test_kernels_that_are_wrong_here_are_told_once_and_shown(
     notices: list[Notice] = []
     context.notify.posted.connect(notices.append)
     for _ in range(2):
-        with qtbot.waitSignal(context.kernels_checked, timeout=30_000):
+        with qtbot.waitSignal(context.kernels_checked):
             context.check_kernels()
     assert [notice.kind for notice in notices] == ["bad"]
     assert notices[0].error is not None and best in notices[0].error.detail
@@ -139,7 +139,7 @@ def test_kernels_that_are_wrong_here_are_told_once_and_shown(
 def test_kernels_that_pass_are_not_worth_a_notice(qtbot: QtBot, page: SettingsPage, context: Context) -> None:
     import kernels
 
-    with qtbot.assertNotEmitted(context.notify.posted), qtbot.waitSignal(context.kernels_checked, timeout=30_000):
+    with qtbot.assertNotEmitted(context.notify.posted), qtbot.waitSignal(context.kernels_checked):
         context.check_kernels()
     assert context.kernels is not None
     assert page.facts["Kernels"].text() == f"{kernels.active()} ({', '.join(kernels.backends())})"

@@ -207,14 +207,14 @@ def test_a_killed_worker_costs_one_red_card_with_retry_and_the_window_lives(
     window.show_page("settings")
     job = context.jobs.submit("convert", "Pocket", job_spec(pocket, tmp_path / "p.gguf"))
     os.kill(job.pid(), signal.SIGKILL)  # before it has done anything, however fast it is
-    qtbot.waitUntil(lambda: job.state == FAILED, timeout=20_000)
+    qtbot.waitUntil(lambda: job.state == FAILED)
     (toast,) = shown_toasts(window)
     assert toast.notice.kind == "bad"
     retry = next(made for made in toast.findChildren(QPushButton) if made.text() == "Retry")
     qtbot.mouseClick(retry, Qt.MouseButton.LeftButton)
     again = context.jobs.jobs[-1]
     assert again is not job
-    qtbot.waitUntil(lambda: again.state == DONE, timeout=60_000)
+    qtbot.waitUntil(lambda: again.state == DONE)
     assert (tmp_path / "p.gguf").exists()
     assert [made.notice.kind for made in shown_toasts(window)] == ["good"]
     assert window.isVisible()
@@ -231,7 +231,7 @@ def test_the_status_bar_counts_jobs_and_opens_the_drawer(
     assert window.drawer.isVisible()
     assert window.drawer.geometry().right() <= window.width()
     assert unnamed(window.drawer) == []
-    qtbot.waitUntil(lambda: not first.is_active and not second.is_active, timeout=60_000)
+    qtbot.waitUntil(lambda: not first.is_active and not second.is_active)
     assert window.status.jobs.text().strip() == "No jobs"
     for toast in shown_toasts(window):
         toast.leave()

@@ -61,7 +61,7 @@ class Chat:
             seen.append(event)
             if isinstance(event, kinds):
                 return seen
-        raise AssertionError(f"the worker ended: {self.process.wait(10)} after {seen}")
+        raise AssertionError(f"the worker ended: {self.process.wait(120)} after {seen}")
 
     def worked(self):
         """Seconds of processor time that the worker has used, which a busy machine does not make more."""
@@ -110,7 +110,7 @@ def test_loads_answers_and_leaves(start):
     assert end.tokens_per_second > 0
     chat.send(Cancel())
     assert list(chat.events) == [Cancelled()]
-    assert chat.process.wait(10).cancelled
+    assert chat.process.wait(120).cancelled
 
 
 def test_tokens_are_coalesced_and_carry_live_figures(start):
@@ -201,7 +201,7 @@ def test_cancel_in_the_middle_of_a_reply_ends_the_worker(start, endless_gguf, me
     rest = list(chat.events)
     assert isinstance(rest[-1], Cancelled)
     assert all(event.stop == "cancelled" for event in rest if isinstance(event, Replied))
-    assert chat.process.wait(30).cancelled
+    assert chat.process.wait(120).cancelled
 
 
 def test_a_failed_request_is_answered_and_the_next_one_works(start):
@@ -228,7 +228,7 @@ def test_a_killed_worker_is_a_verdict(start, endless_gguf, number, word):
     chat.until(Tokens)
     os.kill(chat.process.pid, number)
     assert all(isinstance(event, Tokens) for event in chat.events)
-    error = chat.process.wait(10).error
+    error = chat.process.wait(120).error
     assert error.code == "engine_died"
     assert word in error.detail
     assert error.exit_status == 5
@@ -249,7 +249,7 @@ def test_a_file_that_cannot_be_loaded_ends_the_worker_with_the_reason(tmp_path):
     with Child("chat") as process:
         process.send(Load(str(path)))
         events = list(process.events())
-        error = process.wait(10).error
+        error = process.wait(120).error
     assert [event.code for event in events] == ["not_gguf"]
     assert error.code == "not_gguf"
     assert error.exit_status == 3

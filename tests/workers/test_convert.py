@@ -66,7 +66,7 @@ def test_a_pause_and_a_parent_that_goes_keep_what_is_finished(
             seen.append(event)
             if sum(isinstance(event, TensorDone) for event in seen) == 9 and isinstance(event, TensorDone):
                 child.send(Pause()) if how == "pause" else child.hang_up()
-        end = child.wait(30)
+        end = child.wait(120)
     assert isinstance(seen[-1], Paused) and end.paused
     slow_kernels.undo()
     assert sorted(path.suffix for path in out.iterdir()) == [".jrnl", ".part", ".part"]
@@ -75,6 +75,25 @@ def test_a_pause_and_a_parent_that_goes_keep_what_is_finished(
     assert isinstance(run_job("convert", again, events.append), ConversionResult)
     assert next(event for event in events if isinstance(event, Planned)).kept > 0
     assert sorted(path.suffix for path in out.iterdir()) == [".gguf", ".gguf"]
+
+
+def test_a_pause_while_the_engine_tries_the_file_is_one(long_model: Path, tmp_path: Path) -> None:
+    command = spec(long_model, tmp_path / "o.gguf", ("Q4_K_M",))
+    with Child("convert") as child:
+        child.send(command)
+        seen = []
+        for event in child.events():
+            seen.append(event)
+            if isinstance(event, Progress) and event.label.startswith("Trying"):
+                child.send(Pause())
+        end = child.wait(30)
+    assert isinstance(seen[-1], Paused) and end.paused
+    made = (tmp_path / "o.gguf").read_bytes()
+    end = run_job("convert", Convert(msgspec.structs.replace(command.spec, resume=True)), seen.append)
+    assert isinstance(end, ConversionResult)
+    assert end.outputs[0].checked is not None and end.outputs[0].checked.token is not None
+    assert (tmp_path / "o.gguf").read_bytes() == made
+    assert [path.name for path in tmp_path.iterdir()] == ["o.gguf"]
 
 
 def test_a_killed_worker_leaves_at_most_parts_and_a_retry_succeeds(
@@ -118,7 +137,7 @@ def test_a_worker_that_loses_a_mapped_file_says_so(tmp_path: Path, pocket: Path)
     )
     with Child("small", arguments) as child:
         (event,) = child.events()
-        end = child.wait(30)
+        end = child.wait(120)
     assert event.label == "the file is cut"
     error = end.error
     assert error is not None and (error.code, error.exit_status) == ("engine_died", 5)
@@ -164,7 +183,7 @@ def test_tidying_spares_what_another_conversion_is_writing(long_model: Path, tmp
         conversion.tidy(conversion.outputs_of(planned))
         assert len(list(out.glob("*.part"))) == len(MANY)
         assert isinstance(list(events)[-1], ConversionResult)
-        assert child.wait(30).ok
+        assert child.wait(120).ok
 
 
 def test_a_refusal_travels_with_its_code(pocket: Path, tmp_path: Path) -> None:

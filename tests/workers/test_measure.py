@@ -201,7 +201,7 @@ def test_cancel_stops_in_the_middle(files: dict[str, str]) -> None:
     with child:
         child.cancel(grace=60)
         *_, last = child.events()
-        assert child.wait(20) == Verdict(cancelled=True)
+        assert child.wait(120) == Verdict(cancelled=True)
         assert isinstance(last, Cancelled)
 
 
@@ -211,7 +211,7 @@ def test_a_killed_worker_is_one_error(files: dict[str, str]) -> None:
     with child:
         os.kill(child.pid, signal.SIGKILL)
         list(child.events())
-        end = child.wait(20)
+        end = child.wait(120)
         assert end.error is not None
         assert end.error.code == "engine_died"
         assert end.error.exit_status == 5

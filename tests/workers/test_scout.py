@@ -97,7 +97,7 @@ def test_it_leaves_when_it_is_left(pocket: Path) -> None:
         ask(scout, Inspect(1, str(pocket)))
         scout.cancel()
         assert list(scout.events()) == [Cancelled()]
-        end = scout.wait(20)
+        end = scout.wait(120)
     assert end.error is None
     assert end.cancelled
 
@@ -106,6 +106,6 @@ def test_it_leaves_when_it_is_left(pocket: Path) -> None:
 def test_killing_it_is_an_engine_that_died(scout: Child, pocket: Path) -> None:
     ask(scout, Inspect(1, str(pocket)))
     os.kill(scout.pid, signal.SIGKILL)
-    end = scout.wait(20)
+    end = scout.wait(120)
     assert end.error is not None
     assert end.error.code == "engine_died"

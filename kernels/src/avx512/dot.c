@@ -315,48 +315,10 @@ QUENCH_INLINE void eight_iq4_xs(const uint8_t *blocks, size_t n, const int8_t *c
 
 /* ---- rows ---- */
 
-QUENCH_INLINE __m256 add_eight(__m256 total, eight_fn *eight, int has_lows, const uint8_t *blocks, size_t n,
-                               size_t first, const struct activations *x) {
-    struct eight parts;
-    const __m256 x_scales = _mm256_loadu_ps(x->scales + first);
-    eight(blocks, n, x->codes + first * SUPER_BLOCK, x->sums16 + first * 16, x->sums32 + first * 8, &parts);
-    for (size_t i = n; i < 8; i++) {
-        parts.sums[i] = _mm512_setzero_si512();
-    }
-    __m256 values = value_of(parts.scales, x_scales, sums_of_8_wide(parts.sums));
-    if (has_lows) {
-        values = _mm256_sub_ps(values, value_of(parts.low_scales, x_scales, parts.lows));
-    }
-    return _mm256_add_ps(total, values);
-}
+QUENCH_INLINE __m512i no_sum(void) { return _mm512_setzero_si512(); }
+QUENCH_INLINE __m256i sums_of(const __m512i parts[8]) { return sums_of_8_wide(parts); }
 
-QUENCH_INLINE void dot_rows(eight_fn *eight, size_t size, int has_lows, const uint8_t *rows, size_t n_rows,
-                            size_t n_blocks, const struct activations *x, float *out) {
-    for (size_t row = 0; row < n_rows; row++, rows += n_blocks * size) {
-        __m256 total = _mm256_setzero_ps();
-        size_t i = 0;
-        for (; i + 8 <= n_blocks; i += 8) {
-            total = add_eight(total, eight, has_lows, rows + i * size, 8, i, x);
-        }
-        if (i < n_blocks) {
-            total = add_eight(total, eight, has_lows, rows + i * size, n_blocks - i, i, x);
-        }
-        out[row] = row_value(total);
-    }
-}
-
-#define DOT(type, has_lows)                                                                                           \
-    static void dot_##type(const uint8_t *rows, size_t n_rows, size_t n_blocks, const struct activations *x,          \
-                           float *out) {                                                                              \
-        dot_rows(eight_##type, sizeof(struct block_##type), has_lows, rows, n_rows, n_blocks, x, out);                \
-    }
-
-DOT(q2_k, 1)
-DOT(q3_k, 0)
-DOT(q4_k, 1)
-DOT(q5_k, 1)
-DOT(q6_k, 0)
-DOT(iq4_xs, 0)
+#include "../avx2/dot_rows.h"
 
 #if defined(QUENCH_VNNI)
 #  define TABLE quench_vnni_dots

@@ -28,11 +28,13 @@ size_t LANES(above)(const float *x, size_t from, size_t n, float than) {
 /* A row's scale, its numbers in every lane. */
 struct spread {
     vf anchor, least;
-    v8 high, low;
+    v8 high, rest;
 };
 
 QUENCH_INLINE struct spread spread(const struct row_scale *scale) {
-    return (struct spread){vf_set(scale->anchor), vf_set(scale->least), v8_load(scale->high), v8_load(scale->low)};
+    int32_t rest[8];
+    memcpy(rest, scale->rest, sizeof rest);
+    return (struct spread){vf_set(scale->anchor), vf_set(scale->least), v8_load(scale->high), v8_load(rest)};
 }
 
 /* row_weight of four vectors, the first two and the last two with a scale of their own; `near` if the anchors are 0. */
@@ -42,21 +44,17 @@ QUENCH_INLINE void weights(const vf x[4], const struct spread *first, const stru
     const vf magic = vf_set(EXP_MAGIC);
     vf t[4], n[4], r[4], u[4];
     vi bits[4];
-    vm nothing[4];
-    EACH t[k] = near ? x[k] : vf_sub(x[k], scale[k]->anchor);
-    EACH nothing[k] = vf_lt(t[k], scale[k]->least);
-    EACH n[k] = vf_add(vf_mul(t[k], vf_set(EXP_PER_LN2)), magic);
+    EACH t[k] = vf_most(scale[k]->least, near ? x[k] : vf_sub(x[k], scale[k]->anchor));
+    EACH n[k] = vf_fused(t[k], vf_set(EXP_PER_LN2), magic);
     EACH bits[k] = vi_of_bits(n[k]);
     EACH n[k] = vf_sub(n[k], magic);
-    EACH t[k] = vf_sub(t[k], vf_mul(n[k], vf_set(EXP_STEP)));
-    EACH r[k] = vf_sub(t[k], vf_mul(n[k], vf_set(EXP_STEP_REST)));
+    EACH t[k] = vf_fused(n[k], vf_set(-EXP_STEP), t[k]); /* exact either way */
+    EACH r[k] = vf_fused(n[k], vf_set(-EXP_STEP_REST), t[k]);
     EACH high[k] = vf_of_bits(vi_add(vi_left(bits[k], 20), v8_at(scale[k]->high, bits[k])));
-    EACH low[k] = vf_of_bits(vi_add(vi_left(bits[k], 20), v8_at(scale[k]->low, bits[k])));
-    EACH u[k] = vf_add(vf_mul(vf_set(EXP_C4), r[k]), vf_set(EXP_C3));
-    EACH u[k] = vf_add(vf_mul(u[k], r[k]), vf_set(0.5f));
-    EACH u[k] = vf_add(vf_mul(u[k], vf_mul(r[k], r[k])), r[k]);
-    EACH low[k] = vf_drop(nothing[k], vf_add(vf_mul(high[k], u[k]), low[k]));
-    EACH high[k] = vf_drop(nothing[k], high[k]);
+    EACH u[k] = vf_fused(vf_set(EXP_C4), r[k], vf_set(EXP_C3));
+    EACH u[k] = vf_fused(u[k], r[k], vf_set(0.5f));
+    EACH u[k] = vf_fused(u[k], vf_mul(r[k], r[k]), r[k]);
+    EACH low[k] = vf_mul(high[k], vf_add(u[k], vf_of_bits(v8_at(scale[k]->rest, bits[k]))));
 }
 
 /* The piece after this one, into the cache. It may lie behind the last row: a prefetch never faults. */
@@ -92,11 +90,11 @@ void LANES(weigh)(const float *x, size_t n, const struct row_scale *scale, doubl
     }
 }
 
-/* One vector's high parts and their products with `difference`. */
-QUENCH_INLINE void add_high(vf high, vw difference, vw *sum, vw *dot) {
+/* One vector's high parts and their products with `difference`: exact where that is `near`, which comes from floats. */
+QUENCH_INLINE void add_high(vf high, vw difference, int near, vw *sum, vw *dot) {
     const vw wide = vw_widen(high);
     *sum = vw_add(*sum, wide);
-    *dot = vw_add(*dot, vw_mul(wide, difference));
+    *dot = near ? vw_fused(wide, difference, *dot) : vw_add(*dot, vw_mul(wide, difference));
 }
 
 struct pair_sums {
@@ -122,13 +120,13 @@ QUENCH_INLINE struct low_sums weigh_two(const float *x, const float *y, const st
         near_first = vw_narrow(first);
         near_second = vw_narrow(second);
     }
-    add_high(high[0], first, &sums->x_sum, &sums->x_dot);
-    add_high(high[2], first, &sums->y_sum, &sums->y_dot);
-    add_high(high[1], second, &sums->x_sum, &sums->x_dot);
-    add_high(high[3], second, &sums->y_sum, &sums->y_dot);
+    add_high(high[0], first, near, &sums->x_sum, &sums->x_dot);
+    add_high(high[2], first, near, &sums->y_sum, &sums->y_dot);
+    add_high(high[1], second, near, &sums->x_sum, &sums->x_dot);
+    add_high(high[3], second, near, &sums->y_sum, &sums->y_dot);
     const struct low_sums sum = {vf_add(low[0], low[1]), vf_add(low[2], low[3]),
-                                 vf_add(vf_mul(low[0], near_first), vf_mul(low[1], near_second)),
-                                 vf_add(vf_mul(low[2], near_first), vf_mul(low[3], near_second))};
+                                 vf_fused(low[1], near_second, vf_mul(low[0], near_first)),
+                                 vf_fused(low[3], near_second, vf_mul(low[2], near_first))};
     return sum;
 }
 

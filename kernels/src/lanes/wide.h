@@ -2,7 +2,7 @@
  *
  *   vw               W doubles, in two vectors
  *   vw_widen(a)      the floats of a; vw_narrow(a) the nearest floats of a
- *   vf_drop(m, a)    zero where m is true, a elsewhere
+ *   vf_fused(a,b,c)  a * b + c, rounded once; vw_fused the same
  *   v8 v8_load       a table of eight integers; v8_at(t, i) its entries i & 7
  *   v_prefetch(p)    p will be read soon; any address
  */
@@ -20,13 +20,14 @@ QUENCH_INLINE wide wide_set(double a) { return _mm512_set1_pd(a); }
 QUENCH_INLINE wide wide_add(wide a, wide b) { return _mm512_add_pd(a, b); }
 QUENCH_INLINE wide wide_sub(wide a, wide b) { return _mm512_sub_pd(a, b); }
 QUENCH_INLINE wide wide_mul(wide a, wide b) { return _mm512_mul_pd(a, b); }
+QUENCH_INLINE wide wide_fused(wide a, wide b, wide c) { return _mm512_fmadd_pd(a, b, c); }
 QUENCH_INLINE wide wide_low(vf a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 QUENCH_INLINE wide wide_high(vf a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
 QUENCH_INLINE vf vf_join(wide low, wide high) {
     return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
 }
 
-QUENCH_INLINE vf vf_drop(vm m, vf a) { return _mm512_maskz_mov_ps((vm)~m, a); }
+QUENCH_INLINE vf vf_fused(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 
 typedef __m512i v8;
 QUENCH_INLINE v8 v8_load(const int32_t *p) {
@@ -45,11 +46,12 @@ QUENCH_INLINE wide wide_set(double a) { return _mm256_set1_pd(a); }
 QUENCH_INLINE wide wide_add(wide a, wide b) { return _mm256_add_pd(a, b); }
 QUENCH_INLINE wide wide_sub(wide a, wide b) { return _mm256_sub_pd(a, b); }
 QUENCH_INLINE wide wide_mul(wide a, wide b) { return _mm256_mul_pd(a, b); }
+QUENCH_INLINE wide wide_fused(wide a, wide b, wide c) { return _mm256_fmadd_pd(a, b, c); }
 QUENCH_INLINE wide wide_low(vf a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
 QUENCH_INLINE wide wide_high(vf a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
 QUENCH_INLINE vf vf_join(wide low, wide high) { return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low)); }
 
-QUENCH_INLINE vf vf_drop(vm m, vf a) { return _mm256_andnot_ps(m, a); }
+QUENCH_INLINE vf vf_fused(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 
 typedef __m256i v8;
 QUENCH_INLINE v8 v8_load(const int32_t *p) { return vi_load(p); }
@@ -66,11 +68,12 @@ QUENCH_INLINE wide wide_set(double a) { return vdupq_n_f64(a); }
 QUENCH_INLINE wide wide_add(wide a, wide b) { return vaddq_f64(a, b); }
 QUENCH_INLINE wide wide_sub(wide a, wide b) { return vsubq_f64(a, b); }
 QUENCH_INLINE wide wide_mul(wide a, wide b) { return vmulq_f64(a, b); }
+QUENCH_INLINE wide wide_fused(wide a, wide b, wide c) { return vfmaq_f64(c, a, b); }
 QUENCH_INLINE wide wide_low(vf a) { return vcvt_f64_f32(vget_low_f32(a)); }
 QUENCH_INLINE wide wide_high(vf a) { return vcvt_high_f64_f32(a); }
 QUENCH_INLINE vf vf_join(wide low, wide high) { return vcvt_high_f32_f64(vcvt_f32_f64(low), high); }
 
-QUENCH_INLINE vf vf_drop(vm m, vf a) { return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(a), m)); }
+QUENCH_INLINE vf vf_fused(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 
 typedef uint8x16x2_t v8;
 QUENCH_INLINE v8 v8_load(const int32_t *p) {
@@ -110,6 +113,9 @@ QUENCH_INLINE vw vw_set(double a) { return vw_of(wide_set(a), wide_set(a)); }
 QUENCH_INLINE vw vw_add(vw a, vw b) { return vw_of(wide_add(a.low, b.low), wide_add(a.high, b.high)); }
 QUENCH_INLINE vw vw_sub(vw a, vw b) { return vw_of(wide_sub(a.low, b.low), wide_sub(a.high, b.high)); }
 QUENCH_INLINE vw vw_mul(vw a, vw b) { return vw_of(wide_mul(a.low, b.low), wide_mul(a.high, b.high)); }
+QUENCH_INLINE vw vw_fused(vw a, vw b, vw c) {
+    return vw_of(wide_fused(a.low, b.low, c.low), wide_fused(a.high, b.high, c.high));
+}
 QUENCH_INLINE vw vw_widen(vf a) { return vw_of(wide_low(a), wide_high(a)); }
 QUENCH_INLINE vf vw_narrow(vw a) { return vf_join(a.low, a.high); }
 

@@ -31,12 +31,14 @@ void quench_weigh(const float *x, size_t n, const struct row_scale *scale, doubl
 
 /* The same for weights times differences. */
 static void add_four_times(const float high[4], const float low[4], const double difference[4], double *sum) {
-    float product[4];
+    float product[2];
     for (int k = 0; k < 4; k++) {
         *sum += (double)high[k] * difference[k];
-        product[k] = low[k] * (float)difference[k];
     }
-    *sum += (double)((product[0] + product[1]) + (product[2] + product[3]));
+    for (int k = 0; k < 4; k += 2) {
+        product[k / 2] = fused(low[k + 1], (float)difference[k + 1], low[k] * (float)difference[k]);
+    }
+    *sum += (double)(product[0] + product[1]);
 }
 
 void quench_weigh_pair(const float *x, const float *y, size_t n, const struct row_scale *x_scale,

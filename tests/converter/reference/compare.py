@@ -6,7 +6,7 @@ import fnmatch
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -30,55 +30,41 @@ ROOT = Path(__file__).parents[3]
 TYPES = ("f32", "f16", "bf16", "auto")
 CLOSE = ("blk.*.ssm_a",)
 """Tensors that are computed by functions whose last bit depends on the library."""
-LARGEST = 0.005
-"""How far any logit may be from transformers', as a part of their spread (the largest less the smallest)."""
+LARGEST = {"f32": 0.005, "f16": 0.02, "bf16": 0.02, "auto": 0.02}
+"""How far any logit may be from transformers' in float32, as a part of their spread (the largest less the smallest).
+
+The engine rounds what goes into a 16-bit matrix to 16 bits too: in bfloat16, half a percent by itself. That those files
+are right is said by their bytes.
+"""
 
 
-def _tiny(folder: Path, *more: str) -> int:
-    """Some hundred tokens, split as GPT-2 does."""
-    folder.mkdir(parents=True)
-    tokenizer = bpe_tokenizer(None, specials=("<|endoftext|>", "<|im_start|>", "<|im_end|>", *more))
-    write_json(folder / "tokenizer.json", tokenizer)
-    end = "<|endoftext|>"
-    config = {"tokenizer_class": "GPT2Tokenizer", "bos_token": end, "eos_token": "<|im_end|>", "unk_token": end}
-    write_json(folder / "tokenizer_config.json", config)
-    return tokenizer_size(tokenizer)
-
-
-def _tiny_sentencepiece(folder: Path) -> int:
-    folder.mkdir(parents=True)
-    shutil.copy(SENTENCEPIECE, folder / "tokenizer.model")
-    config = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "add_eos_token": False}
-    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "LlamaTokenizer", **config})
-    return SENTENCEPIECE_SIZE
-
-
-def _tiny_glm(folder: Path) -> int:
-    return _tiny(folder, "[gMASK]", "<|user|>", "<|observation|>")
-
-
-def _golden(name: str) -> Callable[[Path], int]:
-    """A vocabulary of the fast tests."""
-
-    def write(folder: Path) -> int:
-        folder.mkdir(parents=True)
-        return CASES[name].write(folder)
-
-    return write
-
-
-TINY: dict[str, Callable[[Path], int]] = {
-    "tiny-bert": _golden("bert"),
-    "tiny-roberta": _golden("roberta"),
-    "tiny-xlm-roberta": _golden("xlm-roberta-model"),
-    "tiny-t5": _golden("t5"),
-    "tiny": _tiny,
-    "tiny-glm": _tiny_glm,
-    "tiny-sentencepiece": _tiny_sentencepiece,
+_GOLDEN = {
+    "tiny-bert": "bert",
+    "tiny-roberta": "roberta",
+    "tiny-xlm-roberta": "xlm-roberta-model",
+    "tiny-t5": "t5",
 }
-
+_GLM_TOKENS = ("[gMASK]", "<|user|>", "<|observation|>")
 SPLITS = {**dict.fromkeys(("tiny", "tiny-glm", "tiny-roberta"), "gpt-2"), "tiny-bert": "default"}
 """Pre-tokenizers of vocabularies that the reference has not met."""
+
+
+def small_vocabulary(name: str, folder: Path) -> int:
+    """Tokenizer files of a few hundred tokens of the same kind as the vocabulary called ``name``; how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in ("llama-spm", "phi-3", "baichuan", "tiny-sentencepiece"):
+        shutil.copy(SENTENCEPIECE, folder / "tokenizer.model")
+        config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
+        write_json(folder / "tokenizer_config.json", config)
+        return SENTENCEPIECE_SIZE
+    if name in _GOLDEN:
+        return CASES[_GOLDEN[name]].write(folder)
+    more = _GLM_TOKENS if name == "tiny-glm" else ()
+    tokenizer = bpe_tokenizer(None, specials=("<|endoftext|>", "<|im_start|>", "<|im_end|>", *more))
+    write_json(folder / "tokenizer.json", tokenizer)
+    config = {"eos_token": "<|im_end|>", "tokenizer_class": "GPT2Tokenizer"}
+    write_json(folder / "tokenizer_config.json", config)
+    return tokenizer_size(tokenizer)
 
 
 class Reference:
@@ -109,12 +95,11 @@ class Reference:
 
     def vocabulary(self, name: str) -> tuple[Path, int]:
         """A folder of tokenizer files, and the number of tokens."""
-        if name in TINY and name not in self._vocabularies:
-            folder = self.scratch / "vocabularies" / name
-            self._vocabularies[name] = folder, TINY[name](folder)
-        if name not in self._vocabularies:
+        folder = self.scratch / "vocabularies" / name
+        if name not in self._vocabularies and name.startswith("tiny"):
+            self._vocabularies[name] = folder, small_vocabulary(name, folder)
+        elif name not in self._vocabularies:
             found = Vocabulary(self.sources / "models" / f"ggml-vocab-{name}.gguf")
-            folder = self.scratch / "vocabularies" / name
             write_vocabulary(found, name, folder)
             self._vocabularies[name] = folder, found.size
         return self._vocabularies[name]
@@ -184,8 +169,8 @@ def verdict(reference: Reference, name: str, scratch: Path) -> Verdict:
         result.distance[kind] = distance(ours, built["tokens"], logits, MODELS[name].vectors)
         theirs.unlink()
         ours.unlink()
-    allowed = {kind: LARGEST if kind == "f32" else MODELS[name].rounded for kind in TYPES}
-    apart = [f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= allowed[kind]]
+    largest = LARGEST if MODELS[name].rounded is None else {**dict.fromkeys(TYPES, MODELS[name].rounded), "f32": 0.005}
+    apart = [f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= largest[kind]]
     if not MODELS[name].engine:
         result.problems += apart
     elif len(apart) < len(result.distance):
@@ -201,9 +186,9 @@ def differences(ours: Path, theirs: Path, allowed: dict[str, str]) -> list[str]:
         found = [
             f"{key} is {_shown(keys.get(key))}, not {_shown(wanted.get(key))}"
             for key in sorted(keys.keys() | wanted.keys())
-            if keys.get(key) != wanted.get(key) and not _matches(key, allowed)
+            if keys.get(key) != wanted.get(key) and not matches(key, allowed)
         ]
-        names, expected = [t.name for t in mine.tensors], [t.name for t in other.tensors]
+        names, expected = ([t.name for t in m.tensors if not matches(t.name, allowed)] for m in (mine, other))
         if sorted(names) != sorted(expected):
             odd = sorted(set(names) ^ set(expected))
             found.append(f"{len(odd)} tensors differ in name: {', '.join(odd[:4])}")
@@ -212,11 +197,11 @@ def differences(ours: Path, theirs: Path, allowed: dict[str, str]) -> list[str]:
         tensors = {t.name: t for t in mine.tensors}
         for tensor in other.tensors:
             own = tensors.get(tensor.name)
-            if own is None or _matches(tensor.name, allowed):
+            if own is None or matches(tensor.name, allowed):
                 continue
             if (own.type, own.shape) != (tensor.type, tensor.shape):
                 found.append(f"{tensor.name} is {own.type} {own.shape}, not {tensor.type} {tensor.shape}")
-            elif _matches(tensor.name, CLOSE):
+            elif matches(tensor.name, CLOSE):
                 if not np.allclose(own.rows(0, own.n_rows), tensor.rows(0, tensor.n_rows), rtol=1e-6, atol=0):
                     found.append(f"{tensor.name}'s numbers differ")
             elif not np.array_equal(own.raw(0, own.n_rows), tensor.raw(0, tensor.n_rows)):
@@ -280,7 +265,8 @@ def _fill(batch: llama.llama_batch, tokens: list[int]) -> None:
         batch.n_seq_id[at], batch.seq_id[at][0] = 1, 0
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether a key or tensor is among those of ``Model.allowed``."""
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 

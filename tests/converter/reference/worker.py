@@ -132,10 +132,10 @@ def _convert(folder: str, output: str, type: str, pre: str = "", more: list[str]
     return {}
 
 
-def _facts(folder: str, output: str) -> dict[str, Any]:
+def _facts(folder: str, output: str, more: list[str] | None = None) -> dict[str, Any]:
     from tests.golden.make_converter_facts import facts
 
-    _convert(folder, output, "f32", "?")
+    _convert(folder, output, "f32", "?", more)
     return facts(Path(output))
 
 

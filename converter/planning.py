@@ -307,6 +307,8 @@ def _target(model: SourceModel, recipe: recipes.Recipe, path: Path, shared: _Sha
     _refuse_unwritable(model.tensors, choices)
     own = [MetaEntry("general.quantization_version", recipes.QUANTIZATION_VERSION, "UINT32")]
     file_type = _file_type(model) if recipe is recipes.COPY else recipe.file_type
+    if recipe.name in recipes.PLAIN_TYPES and any(tensor.type == "MXFP4" for tensor in model.tensors):
+        file_type = recipes.MXFP4_FILE_TYPE  # experts stay as they are stored
     if file_type is not None:
         own.append(MetaEntry("general.file_type", file_type, "UINT32"))
     own = options.overridden(own, shared.own)

@@ -27,6 +27,8 @@ BLOCK_WEIGHTS: Mapping[str, int] = {
 """Weights in one block of every type that can be written. A row must be a whole number of blocks."""
 
 PLAIN_TYPES = frozenset({"F32", "F16", "BF16"})
+MXFP4_FILE_TYPE = 38
+"""``general.file_type`` of a file whose experts are MXFP4, whatever the rest is."""
 """Types without blocks: a recipe with such a base runs no mix."""
 
 _UNWRITTEN_BLOCKS = {
@@ -339,6 +341,8 @@ def converted_type(tensor: TensorLike, target: str) -> tuple[str, str]:
     Vectors, norms, anything that is not called ``.weight`` and a few sensitive matrices are kept in 32 bits.
     """
     name = tensor.name
+    if tensor.type == "MXFP4":
+        return tensor.type, "stored in these four bits: kept as it is"
     if len(tensor.shape) <= 1:
         return "F32", "vectors stay in 32 bits"
     if name.endswith("_norm.weight"):

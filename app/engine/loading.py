@@ -209,6 +209,13 @@ def _check_generative(model: Any, path: str) -> None:
             f"{path} is an embedding model ({architecture}).",
             "Choose a model that is made for chatting.",
         )
+    if lib.llama_model_has_encoder(model):
+        raise QuenchError(
+            "not_generative",
+            "This model rewrites texts and does not go on with one.",
+            f"{path} has an encoder and a decoder ({architecture}).",
+            "Choose a model that is made for chatting.",
+        )
 
 
 def _check_memory(model: Any, tokens: int, kv_type: str) -> None:

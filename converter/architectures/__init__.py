@@ -5,18 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from converter.architectures.base import Family, Parameters, bad_config
+from converter.architectures.bert import BERT, NOMIC_BERT, ROBERTA, XLM_ROBERTA
 from converter.architectures.bloom import BLOOM
 from converter.architectures.cohere import COHERE, COHERE2
 from converter.architectures.config import parameters
+from converter.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
+from converter.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
+from converter.architectures.exaone import EXAONE, EXAONE4
 from converter.architectures.falcon import FALCON
+from converter.architectures.glm import CHATGLM, GLM, GLM4
 from converter.architectures.gpt2 import GPT2
 from converter.architectures.gpt_bigcode import GPT_BIGCODE
+from converter.architectures.gpt_oss import GPT_OSS
 from converter.architectures.gptneox import GPT_NEOX
 from converter.architectures.granite import GRANITE, GRANITE_MOE
+from converter.architectures.internlm import INTERNLM2, INTERNLM3
 from converter.architectures.keys import is_own, metadata
 from converter.architectures.llama import LLAMA
+from converter.architectures.llama4 import LLAMA4
 from converter.architectures.matching import tensors
+from converter.architectures.minicpm import MINICPM, MINICPM3
 from converter.architectures.mistral import MISTRAL
+from converter.architectures.mistral3 import MISTRAL3
 from converter.architectures.mixtral import MIXTRAL
 from converter.architectures.mpt import MPT
 from converter.architectures.nemotron import NEMOTRON
@@ -28,7 +38,9 @@ from converter.architectures.qwen2 import QWEN2
 from converter.architectures.qwen2_moe import QWEN2_MOE
 from converter.architectures.qwen3 import QWEN3
 from converter.architectures.qwen3_moe import QWEN3_MOE
+from converter.architectures.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from converter.architectures.smollm3 import SMOLLM3
+from converter.architectures.t5 import T5, T5_ENCODER
 from converter.spec import QuenchError
 
 __all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "notes", "parameters", "tensors"]
@@ -60,6 +72,31 @@ FAMILIES = (
     PHI,
     PHIMOE,
     SMOLLM3,
+    DEEPSEEK2,
+    DEEPSEEK3,
+    CHATGLM,
+    GLM,
+    GLM4,
+    GPT_OSS,
+    ERNIE4_5,
+    ERNIE4_5_MOE,
+    EXAONE,
+    EXAONE4,
+    INTERNLM2,
+    INTERNLM3,
+    LLAMA4,
+    MINICPM,
+    MINICPM3,
+    MISTRAL3,
+    BERT,
+    ROBERTA,
+    XLM_ROBERTA,
+    NOMIC_BERT,
+    QWEN3_NEXT,
+    QWEN3_5,
+    QWEN3_5_MOE,
+    T5,
+    T5_ENCODER,
 )
 
 

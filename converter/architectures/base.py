@@ -28,8 +28,9 @@ class TensorRule:
     ``shape`` is what the checkpoint holds, each length a name or an expression of sizes (``"query + 2 * key"``).
     ``view`` is the order or the part of it that the engine wants; several views are put one under the other. With
     ``{e}`` in ``source`` there are ``each`` tensors of that shape, stacked into one with a dimension more. ``change``
-    names an entry of ``matching.CHANGES``, applied to every number. ``when`` says whether a layer (-1: outside the
-    layers) has this tensor at all; a required one must then be there.
+    names an entry of ``matching.CHANGES``, applied to every number. ``packed`` is for weights that are stored as MXFP4
+    and go into GGUF as they are: of every matrix the rows ``first``, ``first + step`` and so on. ``when`` says whether
+    a layer (-1: outside the layers) has this tensor at all; a required one must then be there.
     """
 
     source: str
@@ -39,6 +40,7 @@ class TensorRule:
     view: View | tuple[View, ...] | None = None
     each: str = "experts"
     change: str = ""
+    packed: tuple[int, int] | None = None
     when: Callable[[Parameters, int], bool] | None = None
 
 
@@ -67,8 +69,10 @@ class Family:
 
     ``renames`` are (regular expression, replacement) for the names of stored tensors, before the rules; ``ignored``
     are expressions for tensors that no engine reads; ``zeros`` for those that it leaves out because they hold nothing
-    but zeros, which is made sure of. ``own_output`` stands where the engine wants an output matrix even if it is the
-    embedding. ``activations`` are the names of the one function that the engine's code computes in the feed-forward
+    but zeros, which is made sure of. ``later_layers_left_out`` stands where checkpoints number layers beyond the
+    model's own, which predict tokens further ahead and which the engine does without. ``own_output`` stands where the
+    engine wants an output matrix even if it is the embedding, ``pooled`` for models whose vectors of a text's tokens
+    become one. ``activations`` are the names of the one function that the engine's code computes in the feed-forward
     (none: not looked at). ``computed`` makes tensors that no file holds.
 
     ``rope_kinds`` are the rotary scalings that the engine's code for this architecture heeds (none: it has no rotary
@@ -98,7 +102,9 @@ class Family:
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
+    later_layers_left_out: bool = False
     own_output: bool = False
+    pooled: bool = False
     activations: frozenset[str] = frozenset()
     computed: Callable[[Parameters], list[tuple[str, npt.NDArray[np.float32]]]] | None = None
     check: Callable[[Parameters], None] | None = None

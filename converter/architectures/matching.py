@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from converter.sources.dequantize.mxfp4 import Mxfp4Tensor
 from converter.sources.gathered import ChangedTensor, StackedTensor, file_tensor
 from converter.sources.stored import READABLE_DTYPES, StoredTensor, some
 from converter.sources.tensors import ComputedTensor
@@ -20,13 +21,21 @@ if TYPE_CHECKING:
 # Buffers that old checkpoints hold and every program computes itself.
 _BUFFERS = r".*(\.attention\.masked_bias|\.attention\.bias|\.attn\.bias|\.attn\.masked_bias|\.rotary_emb\.inv_freq)"
 
+_LAYER = re.compile(r"model\.layers\.(\d{1,9})\.")
+
 
 def _plus_one(values: Any) -> Any:
     values += 1
     return values
 
 
-CHANGES: Mapping[str, Callable[[Any], Any]] = {"plus one": _plus_one}
+def _minus_exponential(values: Any) -> Any:
+    import numpy as np
+
+    return np.negative(np.exp(values, out=values), out=values)
+
+
+CHANGES: Mapping[str, Callable[[Any], Any]] = {"plus one": _plus_one, "minus exponential": _minus_exponential}
 """Changes of numbers that rules may name: float32 rows in, float32 rows out."""
 
 
@@ -62,8 +71,13 @@ def matches(found: Parameters, names: Iterable[str]) -> tuple[list[Match], list[
     made = {match.target for match in complete}
     missing = _unless_made(found, missing, made)
     ignored = [re.compile(pattern) for pattern in (_BUFFERS, *family.ignored)]
-    unknown = [stored[name] for name in stored if name not in used and not any(one.fullmatch(name) for one in ignored)]
-    complete.sort(key=lambda match: max(order[name] for name in match.sources))
+    unknown = [
+        stored[name]
+        for name in stored
+        if name not in used and not any(one.fullmatch(name) for one in ignored) and not _is_later(found, name)
+    ]
+    # llama.cpp's converter writes packed ones before it looks at the others.
+    complete.sort(key=lambda match: (match.rule.packed is None, max(order[name] for name in match.sources)))
     renamed_back = [Match(m.rule, m.target, tuple(stored[name] for name in m.sources)) for m in complete]
     return renamed_back, missing, unknown
 
@@ -148,6 +162,12 @@ def _tied(matched: list[Match], by_name: Mapping[str, StoredTensor]) -> set[str]
     return {"output.weight"} if output is not None and output == places.get("token_embd.weight") else set()
 
 
+def _is_later(found: Parameters, name: str) -> bool:
+    """Whether a tensor belongs to a layer beyond the model's own."""
+    layer = _LAYER.match(name) if found.family.later_layers_left_out else None
+    return layer is not None and int(layer[1]) >= found.sizes.layers
+
+
 def _left_out(family: Family, stored: StoredTensor) -> bool:
     """Whether a tensor holds only zeros, and the engine does well without it."""
     if not any(re.fullmatch(pattern, renamed(family, stored.name)) for pattern in family.zeros):
@@ -160,6 +180,10 @@ def _left_out(family: Family, stored: StoredTensor) -> bool:
 def _made(found: Parameters, match: Match, by_name: Mapping[str, StoredTensor]) -> SourceTensor:
     rule, sizes = match.rule, found.sizes
     expected = tuple(sizes.of(size) for size in rule.shape)
+    if rule.packed is not None:
+        stored = by_name[match.sources[0]]
+        _check(stored, expected)
+        return Mxfp4Tensor(stored, match.target, *rule.packed)
     views = rule.view if isinstance(rule.view, tuple) else (rule.view,)
     bound = [view.bound(sizes.of) if view is not None else None for view in views]
     parts: list[SourceTensor] = []

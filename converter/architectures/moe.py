@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from converter.architectures.base import Parameters, TensorRule, layer
+from converter.architectures.base import KeyRule, Parameters, TensorRule, bad_config, layer
 from converter.sources.views import View
 
 _GATE = View("e (s f) c -> e f c", {"e": "experts", "s": 2}, at={"s": 0})
 _UP = View("e (s f) c -> e f c", {"e": "experts", "s": 2}, at={"s": 1})
+_GATING = {"softmax": 1, "sigmoid": 2, "sqrtsoftplus": 4}
 
 
 def is_sparse(found: Parameters, i: int) -> bool:
@@ -34,6 +35,39 @@ def normalised_note(expected: bool) -> Callable[[Parameters], list[str]]:
         ]
 
     return note
+
+
+def leads_dense(found: Parameters, i: int) -> bool:
+    """Whether a layer is one of the first ones, which have no experts, by ``first_k_dense_replace``."""
+    return i < int(found.values["first_k_dense_replace"])
+
+
+def follows_dense(found: Parameters, i: int) -> bool:
+    """The layers after them."""
+    return not leads_dense(found, i)
+
+
+def gating(found: Parameters) -> int | None:
+    """The function that makes a router's sums into weights, by GGUF's number."""
+    name = found.values.get("scoring_func")
+    if name is None:
+        return None
+    if name not in _GATING:
+        raise bad_config(f"scoring_func is {str(name)[:40]!r}")
+    return _GATING[name]
+
+
+# How a router of DeepSeek's kind chooses.
+ROUTER_KEYS = (
+    KeyRule("expert_group_count", "UINT32", "n_group"),
+    KeyRule("expert_group_used_count", "UINT32", "topk_group"),
+    KeyRule("expert_gating_func", "UINT32", gating),
+    KeyRule("expert_shared_count", "UINT32", "n_shared_experts"),
+    KeyRule("expert_feed_forward_length", "UINT32", "moe_intermediate_size"),
+    KeyRule("expert_weights_scale", "FLOAT32", "routed_scaling_factor"),
+    KeyRule("expert_weights_norm", "BOOL", lambda found: found.values.get("norm_topk_prob") or None),
+    KeyRule("leading_dense_block_count", "UINT32", "first_k_dense_replace"),
+)
 
 
 def experts(width: str, when: Callable[[Parameters, int], bool] | None = None) -> tuple[TensorRule, ...]:

@@ -16,17 +16,21 @@ if TYPE_CHECKING:
 _TABLES = (("long_factor", "rope_factors_long.weight"), ("short_factor", "rope_factors_short.weight"))
 
 
-def long_and_short(found: Parameters) -> list[tuple[str, npt.NDArray[np.float32]]]:
-    """The tables of divisors of the rotary frequencies, float32 ``(rotated / 2,)`` each; nothing without them."""
+def long_and_short(found: Parameters, rotated: int | None = None) -> list[tuple[str, npt.NDArray[np.float32]]]:
+    """The tables of divisors of the rotary frequencies, float32 ``(rotated / 2,)`` each; nothing without them.
+
+    ``rotated`` is how many elements of a head rotate, if ``partial_rotary_factor`` does not say.
+    """
     import numpy as np
 
     if not found.rope.get("long_factor"):
         return []
+    half = (rope_dimensions(found) if rotated is None else rotated) // 2
     tables = []
     for name, target in _TABLES:
         values = found.rope.get(name)
-        if not isinstance(values, list) or len(values) != rope_dimensions(found) // 2:
-            raise bad_config(f"{name} is not a list of {rope_dimensions(found) // 2} numbers")
+        if not isinstance(values, list) or len(values) != half:
+            raise bad_config(f"{name} is not a list of {half} numbers")
         numbers = [real_number({name: value}, name) for value in values]
         tables.append((target, np.array(numbers, np.float32)))
     return tables

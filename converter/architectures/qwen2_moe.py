@@ -16,7 +16,7 @@ from converter.architectures.base import (
 )
 from converter.architectures.moe import experts, is_sparse, normalised_note
 
-_SHARED = (
+SHARED_EXPERT = (
     layer("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight", 1, "embedding", when=is_sparse),
     layer("mlp.shared_expert.gate_proj.weight", "ffn_gate_shexp.weight", "shared", "embedding", when=is_sparse),
     layer("mlp.shared_expert.up_proj.weight", "ffn_up_shexp.weight", "shared", "embedding", when=is_sparse),
@@ -48,7 +48,7 @@ QWEN2_MOE = Family(
         *attention_biases("q", "k", "v", paired=False, required=False),
         *VALUE_AND_OUTPUT,
         *experts("expert", is_sparse),
-        *_SHARED,
+        *SHARED_EXPERT,
     ),
     keys=(
         *KEYS,

@@ -12,6 +12,7 @@ from converter.sources.files import ByteFile, cannot_read, read_json
 from converter.sources.gguf import count_types
 from converter.sources.naming import count_parameters, general_entries, repository_id
 from converter.sources.parts import adapter_not_model, check_index, find_parts, read_parts
+from converter.sources.pooling import pooling_entries
 from converter.spec import ModelInfo, QuenchError, TensorInfo
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def open_folder(folder: Path, weights: Path | None = None, pre_tokenizer: str | 
                 MetaEntry("general.architecture", family.architecture, "STRING"),
                 *general_entries(folder, config, count_parameters(tensors)),
                 *(entry for entry in own if architectures.is_own(entry)),
+                *(pooling_entries(folder, family.architecture) if family.pooled else ()),
                 *vocabulary.entries(folder, family, config, sizes.vocabulary, pre_tokenizer),
                 *(entry for entry in own if not architectures.is_own(entry)),
             ]

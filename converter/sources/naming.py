@@ -65,12 +65,13 @@ class WeightCount(NamedTuple):
 
 
 def count_parameters(tensors: Sequence[SourceTensor]) -> WeightCount:
-    """Counts weights as size labels do. Experts are the first dimension of tensors called ``*_exps.*``."""
+    """Counts weights as size labels do. Experts are the first dimension of tensors called ``*_exps.*``; their
+    biases count as shared, as llama.cpp has it."""
     shared = expert = stacked = 0
     counts = []
     for tensor in tensors:
-        if "_exps." in tensor.name and len(tensor.shape) >= (2 if ".bias" in tensor.name else 3):
-            experts = tensor.shape[-2 if ".bias" in tensor.name else -3]
+        if "_exps." in tensor.name and len(tensor.shape) >= 3:
+            experts = tensor.shape[-3]
             counts.append(experts)
             expert += tensor.n_elements // experts
             stacked += tensor.n_elements

@@ -22,7 +22,8 @@ _GROUP = re.compile(r"\(([^()]*)\)|([a-z]+|\.\.\.)")
 @dataclass(frozen=True)
 class View:
     """``axes`` gives the lengths of axes (all but one of a bracket); ``at`` picks one index of an axis, which so
-    vanishes; ``keep`` keeps a range ``(start, stop)`` of an axis.
+    vanishes; ``keep`` keeps a range ``(start, stop)`` of an axis. ``rows`` is such a range of the first stored
+    dimension and is taken before the pattern, which then knows of no others.
 
     Lengths may be names or expressions of sizes until :meth:`bound` replaces them.
     """
@@ -31,6 +32,7 @@ class View:
     axes: Mapping[str, Size] = field(default_factory=dict)
     at: Mapping[str, Size] = field(default_factory=dict)
     keep: Mapping[str, tuple[Size, Size]] = field(default_factory=dict)
+    rows: tuple[Size, Size] | None = None
 
     def bound(self, size: Callable[[Size], int]) -> View:
         """The same view with numbers for names."""
@@ -39,6 +41,7 @@ class View:
             {name: size(value) for name, value in self.axes.items()},
             {name: size(value) for name, value in self.at.items()},
             {name: (size(start), size(stop)) for name, (start, stop) in self.keep.items()},
+            None if self.rows is None else (size(self.rows[0]), size(self.rows[1])),
         )
 
     @property
@@ -78,6 +81,13 @@ def placed(view: View | None, shape: tuple[int, ...], strides: tuple[int, ...] |
     steps = strides if strides is not None else contiguous_strides(shape)
     if view is None:
         return _collected(tuple([(n, step)] for n, step in zip(shape, steps, strict=True)), 0)
+    skipped = 0
+    if view.rows is not None:
+        first, last = int(view.rows[0]), int(view.rows[1])
+        if not 0 <= first < last <= shape[0]:
+            raise ValueError(f"there are no rows {first} to {last}")
+        skipped = first * steps[0]
+        shape = (last - first, *shape[1:])
     before, _, after = view.pattern.partition("->")
     named: dict[str, list[tuple[int, int]]] = {}
     groups = _groups(before)
@@ -91,7 +101,7 @@ def placed(view: View | None, shape: tuple[int, ...], strides: tuple[int, ...] |
             raise ValueError(f"{len(shape)} dimensions for the pattern {view.pattern!r}")
         for name, axis in _split(names, shape[position], steps[position], view.axes):
             named[name] = [axis]
-    offset = 0
+    offset = skipped
     for name, value in view.at.items():
         length, step = named.pop(name)[0]
         if not 0 <= value < length:  # type: ignore[operator]

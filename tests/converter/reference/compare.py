@@ -14,7 +14,7 @@ import numpy as np
 
 from app.engine.model import Model as Engine
 from app.protocol import LoadOptions
-from converter import ConversionSpec, convert, open_model
+from converter import ConversionSpec, QuenchError, convert, open_model
 from converter.sources import SourceModel
 from tests.converter.reference import environment
 from tests.converter.reference.models import MODELS
@@ -122,11 +122,14 @@ def verdict(reference: Reference, name: str, scratch: Path) -> Verdict:
             result.problems.append(f"{kind}: the reference does not convert it: {error.args[0]}")
             continue
         recipe = kind if kind == "auto" else kind.upper()
-        convert(ConversionSpec(str(folder), str(ours), (recipe,)))
-        result.problems += [f"{kind}: {problem}" for problem in differences(ours, theirs, MODELS[name].allowed)]
-        result.distance[kind] = distance(ours, built["tokens"], logits)
+        try:
+            convert(ConversionSpec(str(folder), str(ours), (recipe,)))
+            result.problems += [f"{kind}: {problem}" for problem in differences(ours, theirs, MODELS[name].allowed)]
+            result.distance[kind] = distance(ours, built["tokens"], logits)
+        except QuenchError as error:
+            result.problems.append(f"{kind}: {error}")
         theirs.unlink()
-        ours.unlink()
+        ours.unlink(missing_ok=True)
     result.problems += [
         f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= LARGEST[kind]
     ]

@@ -202,7 +202,6 @@ MODELS: dict[str, Model] = {
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "hidden_size": 128,
-            "tie_word_embeddings": True,
         },
         vocabulary="qwen2",
     ),
@@ -225,7 +224,7 @@ MODELS: dict[str, Model] = {
         {
             **SMALL,
             "partial_rotary_factor": 0.75,
-            "original_max_position_embeddings": 128,
+            "original_max_position_embeddings": 256,  # the context that logits are compared in
             "pad_token_id": 0,
             "tie_word_embeddings": True,
             "rope_parameters": {

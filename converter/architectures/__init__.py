@@ -13,6 +13,7 @@ from converter.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
 from converter.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
 from converter.architectures.exaone import EXAONE, EXAONE4
 from converter.architectures.falcon import FALCON
+from converter.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from converter.architectures.glm import CHATGLM, GLM, GLM4
 from converter.architectures.gpt2 import GPT2
 from converter.architectures.gpt_bigcode import GPT_BIGCODE
@@ -59,6 +60,9 @@ FAMILIES = (
     COHERE,
     COHERE2,
     FALCON,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
     GPT_BIGCODE,
     GPT_NEOX,
     GRANITE,

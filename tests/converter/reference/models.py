@@ -177,6 +177,11 @@ NO_AHEAD = ("--no-mtp",)
 # T5 does not divide what queries and keys give by their length's root, so that random ones choose sharply.
 SMALL_T5 = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
 
+# Heads that together are wider than the model, and the number that their scores are scaled by.
+GEMMA = {**TINY, "head_dim": 32}
+GEMMA2 = {**FOUR_LAYERS, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}
+GEMMA3 = {**GEMMA2, "num_hidden_layers": 7}
+
 MODELS: dict[str, Model] = {
     "llama": Model("LlamaForCausalLM", SMALL, "llama-spm"),
     "llama-3": Model("LlamaForCausalLM", {**SMALL, "rope_parameters": LLAMA3, "tie_word_embeddings": True}),
@@ -600,6 +605,60 @@ MODELS: dict[str, Model] = {
         },
         "tiny-sentencepiece",
         allowed={"order": "the reference writes an expert's gate and up before its down"},
+    ),
+    "gemma": Model("GemmaForCausalLM", GEMMA, "tiny-sentencepiece"),
+    "gemma-half": Model("GemmaForCausalLM", {**GEMMA, "num_key_value_heads": 1}, "tiny-sentencepiece", "float16"),
+    "gemma-2": Model("Gemma2ForCausalLM", GEMMA2, "tiny-sentencepiece"),
+    "gemma-2-pattern": Model(
+        "Gemma2ForCausalLM",
+        {**GEMMA2, "layer_types": ["full_attention", "sliding_attention"] * 2},
+        "tiny-sentencepiece",
+        "float16",
+        allowed={"gemma2.attention.sliding_window_pattern": "the reference loses it"},
+    ),
+    "gemma-3": Model("Gemma3ForCausalLM", GEMMA3, "tiny-sentencepiece"),
+    "gemma-3-linear": Model(
+        "Gemma3ForCausalLM",
+        {
+            **GEMMA3,
+            "final_logit_softcapping": 30.0,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+        "tiny-sentencepiece",
+        "float16",
+    ),
+    "gemma-3-full": Model(
+        "Gemma3ForCausalLM",
+        {**GEMMA3, "num_hidden_layers": 2, "sliding_window_pattern": 1, "tie_word_embeddings": False},
+        "tiny-sentencepiece",
+    ),
+    "gemma-3-pictures": Model(
+        "Gemma3ForCausalLM",
+        {**GEMMA3, "num_attention_heads": 8, "num_key_value_heads": 4},
+        "tiny",
+        disguise="text part",
+        published={
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            # Heads and their number are not named there, as in published ones.
+            "text_config": {
+                "model_type": "gemma3_text",
+                "vocab_size": "SIZE",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 7,
+                "max_position_embeddings": 512,
+                "head_dim": 32,
+                "query_pre_attn_scalar": 32,
+                "sliding_window": 8,
+                "rope_theta": 1e6,
+                "rope_local_base_freq": 1e4,
+            },
+            "vision_config": {"model_type": "siglip_vision_model"},
+        },
     ),
     "bert": Model("BertModel", {**ENCODER, "pad_token_id": 0}, "tiny-bert", vectors=True),
     "roberta": Model(

@@ -87,6 +87,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "Gemma 3 with stretched windows": (
         "Gemma3ForCausalLM", {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}}, "layers with a window"
     ),
+    "StarCoder 2 without biases": ("Starcoder2ForCausalLM", {"use_bias": False}, "has no biases"),
+    "StarCoder 2 with wide heads": ("Starcoder2ForCausalLM", {"head_dim": 8, "num_key_value_heads": 4}, "not as wide"),
+    "StarCoder 2 with another function": ("Starcoder2ForCausalLM", {"hidden_act": "silu"}, "computes 'silu'"),
     "Phi-3.5-MoE without biases": ("PhiMoEForCausalLM", {"num_key_value_heads": 2}, "no biases"),
 }  # fmt: skip
 

@@ -64,7 +64,8 @@ SCALES = {"attention_multiplier": 0.2, "embedding_multiplier": 12.0, "residual_m
 BLOOM = {"hidden_size": 64, "n_layer": 2, "n_head": 4}
 MPT = {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}
 MPT_CLASS = {"architectures": ["MPTForCausalLM"]}  # the name in published configs, which alone the reference knows
-BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 0, "eos_token_id": 0}
+ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, **ENDS}
 NO_FILE_TYPE = {"general.file_type": "the reference writes none for this architecture"}
 # transformers turns a published config's rotary_pct into rope_parameters and drops it, so that the reference fails for
 # every GPT-NeoX; under a model_type that transformers does not know, the reference reads config.json itself.
@@ -659,6 +660,19 @@ MODELS: dict[str, Model] = {
             },
             "vision_config": {"model_type": "siglip_vision_model"},
         },
+    ),
+    "starcoder2": Model("Starcoder2ForCausalLM", {**TINY, **ENDS}, "tiny"),
+    "starcoder2-untied": Model(
+        "Starcoder2ForCausalLM",
+        {
+            **TINY,
+            **ENDS,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 999999.4420358813},
+        },
+        "tiny",
+        "float16",
     ),
     "bert": Model("BertModel", {**ENCODER, "pad_token_id": 0}, "tiny-bert", vectors=True),
     "roberta": Model(

@@ -41,6 +41,7 @@ from converter.architectures.qwen3 import QWEN3
 from converter.architectures.qwen3_moe import QWEN3_MOE
 from converter.architectures.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from converter.architectures.smollm3 import SMOLLM3
+from converter.architectures.stablelm import STABLELM
 from converter.architectures.starcoder2 import STARCODER2
 from converter.architectures.t5 import T5, T5_ENCODER
 from converter.spec import QuenchError
@@ -77,6 +78,7 @@ FAMILIES = (
     PHI,
     PHIMOE,
     SMOLLM3,
+    STABLELM,
     STARCODER2,
     DEEPSEEK2,
     DEEPSEEK3,

@@ -90,6 +90,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "StarCoder 2 without biases": ("Starcoder2ForCausalLM", {"use_bias": False}, "has no biases"),
     "StarCoder 2 with wide heads": ("Starcoder2ForCausalLM", {"head_dim": 8, "num_key_value_heads": 4}, "not as wide"),
     "StarCoder 2 with another function": ("Starcoder2ForCausalLM", {"hidden_act": "silu"}, "computes 'silu'"),
+    "StableLM with wide heads": ("StableLmForCausalLM", {"head_dim": 8}, "not as wide"),
+    "StableLM with another function": ("StableLmForCausalLM", {"hidden_act": "gelu"}, "computes 'gelu'"),
     "Phi-3.5-MoE without biases": ("PhiMoEForCausalLM", {"num_key_value_heads": 2}, "no biases"),
 }  # fmt: skip
 
@@ -241,6 +243,47 @@ def test_gemma_3s_windows(changes: dict[str, Any], window: int | None, pattern: 
     assert found.get("gemma3.attention.sliding_window") == window
     assert found.get("gemma3.attention.sliding_window_pattern") == pattern
     assert (found["gemma3.rope.freq_base"], found["gemma3.rope.freq_base_swa"]) == (1e6, 1e4)
+
+
+STABLELM_12B_SHAPES = {
+    **COHERE2_SHAPES,
+    "model.norm.bias": (16,),
+    "model.layers.0.input_layernorm.bias": (16,),
+    "model.layers.0.self_attn.k_proj.weight": (8, 16),
+    "model.layers.0.self_attn.v_proj.weight": (8, 16),
+    "lm_head.weight": (VOCABULARY, 16),
+    **{f"model.layers.0.self_attn.q_layernorm.norms.{head}.weight": (4,) for head in range(4)},
+    **{f"model.layers.0.self_attn.k_layernorm.norms.{head}.weight": (4,) for head in range(2)},
+}
+
+
+def test_every_head_of_a_large_stablelm_has_its_norm(tmp_path: Path) -> None:
+    """The heads' norms become one tensor, a row each, as the engine's code expects them."""
+    changes = {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2}
+    tensors = make(tmp_path, "StableLmForCausalLM", STABLELM_12B_SHAPES, **changes)
+    with open_model(tmp_path) as model:
+        assert key(model, "use_parallel_residual") is True and key(model, "rope.dimension_count") == 1
+        found = {tensor.name: tensor.rows(0, tensor.n_rows) for tensor in model.tensors}
+    for part, heads in (("q", 4), ("k", 2)):
+        norms = [tensors[f"model.layers.0.self_attn.{part}_layernorm.norms.{head}.weight"] for head in range(heads)]
+        np.testing.assert_array_equal(found[f"blk.0.attn_{part}_norm.weight"], np.stack(norms))
+
+
+@pytest.mark.parametrize(
+    ("missing", "changes"),
+    [
+        ("q_layernorm.norms.3.weight", {"qk_layernorm": True, "use_parallel_residual": True}),
+        ("post_attention_layernorm.weight", {"qk_layernorm": True}),
+        ("q_proj.bias", {"qk_layernorm": True, "use_parallel_residual": True, "use_qkv_bias": True}),
+        ("lm_head.weight", {"qk_layernorm": True, "use_parallel_residual": True}),
+    ],
+)
+def test_a_stablelm_must_have_what_its_config_says(missing: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    shapes = {name: shape for name, shape in STABLELM_12B_SHAPES.items() if not name.endswith(missing)}
+    make(tmp_path, "StableLmForCausalLM", shapes, num_key_value_heads=2, **changes)
+    with pytest.raises(QuenchError) as caught:
+        open_model(tmp_path)
+    assert caught.value.code == "missing_tensor" and missing in caught.value.detail
 
 
 def test_falcons_context_is_told(tmp_path: Path) -> None:

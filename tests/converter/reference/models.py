@@ -23,7 +23,8 @@ class Model:
     engine computes other logits than transformers, where it does. ``rounded`` is how far logits of 16-bit files may be
     where that is more than usual: the engine rounds what goes into a bfloat16 matrix to bfloat16 as well, which shows
     in many layers and where experts are chosen. ``vectors`` stands for models that give a vector for every token.
-    ``arguments`` are further ones for the reference.
+    ``arguments`` are further ones for the reference. ``refused`` is a part of what the reference says where it
+    converts nothing: only logits are compared then.
     """
 
     cls: str
@@ -38,6 +39,7 @@ class Model:
     rounded: float | None = None
     vectors: bool = False
     arguments: tuple[str, ...] = ()
+    refused: str = ""
 
 
 # Qwen's classes insist on their own tokenizer, whose vocabulary is large: rows of 128, and one matrix for both ends.
@@ -673,6 +675,44 @@ MODELS: dict[str, Model] = {
         },
         "tiny",
         "float16",
+    ),
+    "stablelm": Model("StableLmForCausalLM", {**TINY, "use_qkv_bias": True}, "tiny"),
+    "stablelm-parallel": Model(
+        "StableLmForCausalLM",
+        {**TINY, "use_parallel_residual": True, "partial_rotary_factor": 0.5},
+        "tiny",
+        "float16",
+    ),
+    "stablelm-epoch": Model(
+        "StableLmForCausalLM",
+        {**TINY, "num_key_value_heads": 4, "layer_norm_eps": 1e-6, "partial_rotary_factor": 0.5},
+        "tiny",
+        disguise="same",
+        published={
+            **PUBLISHED,
+            "architectures": ["StableLMEpochForCausalLM"],
+            "model_type": "stablelm_epoch",
+            "num_key_value_heads": 4,
+            "norm_eps": 1e-6,
+            "rope_pct": 0.5,
+            "use_qkv_bias": False,
+        },
+        allowed={"stablelm.use_parallel_residual": "the reference says yes where config.json says nothing"},
+    ),
+    "stablelm-12b": Model(
+        "StableLmForCausalLM",
+        {**TINY, "use_parallel_residual": True, "qk_layernorm": True},
+        "tiny",
+        refused="Unprocessed norms",  # it means to put each head's norms together, and loses them
+    ),
+    "stablelm-tied": Model(
+        "StableLmForCausalLM",
+        {**TINY, "tie_word_embeddings": True},
+        "tiny",
+        allowed={
+            "output.weight": "the engine does not load the reference's file, which has none",
+            "general.size_label": "one matrix more",
+        },
     ),
     "bert": Model("BertModel", {**ENCODER, "pad_token_id": 0}, "tiny-bert", vectors=True),
     "roberta": Model(

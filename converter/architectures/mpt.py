@@ -122,6 +122,6 @@ MPT = Family(
         KeyRule("attention.max_alibi_bias", "FLOAT32", _alibi),
     ),
     rope_kinds=frozenset(),
-    check=_check,
     vocabulary="mpt",
+    check=_check,
 )

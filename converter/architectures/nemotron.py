@@ -79,12 +79,10 @@ NEMOTRON = Family(
         KeyRule("attention.layer_norm_epsilon", "FLOAT32", "norm_eps"),
         KeyRule("rope.dimension_count", "UINT32", _rotated),
         KeyRule("rope.scaling.type", "STRING", _no_scaling),
-        KeyRule("tokenizer.ggml.padding_token_id", "UINT32", lambda found: 0),
-        KeyRule("tokenizer.ggml.unknown_token_id", "UINT32", lambda found: 1),
     ),
     rope_kinds=frozenset({"default", "linear"}),
     own_output=True,
+    vocabulary="nemotron",
     activations=frozenset({"relu2"}),
     check=_check,
-    vocabulary="nemotron",
 )

@@ -63,11 +63,10 @@ PHI = Family(
         KeyRule("attention.head_count_kv", "UINT32", "num_key_value_heads"),
         KeyRule("attention.layer_norm_epsilon", "FLOAT32", "layer_norm_eps"),
         KeyRule("rope.dimension_count", "UINT32", _rotated),
-        KeyRule("tokenizer.ggml.add_bos_token", "BOOL", lambda found: False),
     ),
     rope_keys="unusual",
     own_output=True,
     activations=GELU,
-    check=_check,
     vocabulary="phi2",
+    check=_check,
 )

@@ -53,7 +53,7 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=1500,
+        timeout=3600,
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
     return result
@@ -223,7 +223,7 @@ def replay(program: list[str | Path], recorded: Iterable[Call], backends: list[s
         check=False,
         input=b"".join(call.record for call in recorded),
         capture_output=True,
-        timeout=1500,
+        timeout=3600,
     )
     assert result.returncode == 0, result.stderr.decode(errors="replace")[-6000:]
     output = memoryview(result.stdout)

@@ -46,7 +46,7 @@ def build_shim(folder: Path) -> Path:
         ["cmake", "-S", str(ROOT / "kernels"), "-B", str(folder), "-DQUENCH_METAL_SHIM=ON"],
         ["cmake", "--build", str(folder), "--config", "Release", "--parallel", "2"],
     ):
-        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+        result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=3500)
         assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-4000:]
         assert "warning" not in result.stdout, result.stdout
     return folder / "libquench_kernels.so"
@@ -60,7 +60,7 @@ def run_shim(library: Path, *arguments: str, **switches: str) -> Any:
         env={**os.environ, "QUENCH_KERNELS": "", "QUENCH_KERNELS_LIBRARY": str(library), **switches},
         capture_output=True,
         text=True,
-        timeout=1700,
+        timeout=3500,
     )
     assert result.returncode == 0, result.stderr[-4000:]
     return json.loads(result.stdout)

@@ -66,7 +66,7 @@ def sanitized_run(library: Path, *options: str) -> None:
     assert replay([program], calls(quick="--quick" in options), kernels.backends()) > 1000
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @needs_cmake
 @needs_linux
 def test_sanitizers_are_silent(sanitized_library: Path) -> None:
@@ -74,7 +74,7 @@ def test_sanitizers_are_silent(sanitized_library: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @needs_cmake
 @needs_linux
 def test_sanitizers_are_silent_over_the_whole_table(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ NEWER = re.compile(
 OBJDUMP = shutil.which("objdump")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @needs_cmake
 @pytest.mark.skipif(OBJDUMP is None, reason="no objdump on this machine")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86-64 are looked for")
@@ -120,7 +120,7 @@ def arm_replay(arm_library: Path) -> list[str | Path]:
     return [ARM_EMULATOR, "-L", SYSROOT, build_replay(ARM_COMPILER, arm_library)]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @needs_cmake
 @needs_arm
 def test_arm64_writes_the_same_bytes_under_emulation(arm_replay: list[str | Path]) -> None:
@@ -129,14 +129,14 @@ def test_arm64_writes_the_same_bytes_under_emulation(arm_replay: list[str | Path
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @needs_cmake
 @needs_arm
 def test_arm64_writes_the_same_bytes_over_the_whole_table(arm_replay: list[str | Path]) -> None:
     assert replay(arm_replay, calls(quick=False), ["neon", "reference"]) > 10_000
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @needs_cmake
 @needs_arm
 def test_arm64_without_dot_product_instructions_gives_the_same_floats(arm_replay: list[str | Path]) -> None:
@@ -146,7 +146,7 @@ def test_arm64_without_dot_product_instructions_gives_the_same_floats(arm_replay
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @needs_cmake
 def test_dot_products_without_newer_instructions_give_the_same_floats(tmp_path: Path) -> None:
     """The kernels of AVX-512 without VNNI, on any processor that has AVX-512."""
@@ -159,7 +159,7 @@ def test_dot_products_without_newer_instructions_give_the_same_floats(tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @needs_cmake
 @pytest.mark.skipif(VALGRIND is None, reason="no valgrind on this machine")
 def test_valgrind_finds_no_uninitialized_and_no_foreign_memory(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_valgrind_finds_no_uninitialized_and_no_foreign_memory(tmp_path: Path) -
 # ---- arbitrary bytes ----
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @needs_cmake
 @pytest.mark.skipif(fuzzing_compiler() is None, reason="no clang with libFuzzer on this machine")
 def test_a_few_seconds_of_arbitrary_bytes_find_nothing(tmp_path: Path) -> None:

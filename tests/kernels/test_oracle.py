@@ -104,7 +104,7 @@ def test_what_is_no_number_is_reported_by_every_backend(qtype: str, bad: str) ->
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("qtype", TYPES)
 def test_bytes_equal_the_oracle_over_ten_million_weights(qtype: str) -> None:
     seed, total = 1, 0

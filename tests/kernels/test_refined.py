@@ -65,7 +65,7 @@ def test_no_block_is_worse(qtype: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("qtype", REFINED)
 def test_no_block_of_many_is_worse(qtype: str) -> None:
     for seed in range(1, 4):

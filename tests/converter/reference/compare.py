@@ -17,7 +17,7 @@ import numpy as np
 
 from app.engine.model import Model as Engine
 from app.protocol import LoadOptions
-from converter import ConversionSpec, convert, open_model
+from converter import ConversionSpec, QuenchError, convert, open_model
 from converter.sources import SourceModel
 from tests.converter.folders import bpe_tokenizer, tokenizer_size, write_json
 from tests.converter.golden_folders import SENTENCEPIECE, SENTENCEPIECE_SIZE
@@ -164,11 +164,14 @@ def verdict(reference: Reference, name: str, scratch: Path) -> Verdict:
             result.problems.append(f"{kind}: the reference does not convert it: {error.args[0]}")
             continue
         recipe = kind if kind == "auto" else kind.upper()
-        convert(ConversionSpec(str(folder), str(ours), (recipe,)))
-        result.problems += [f"{kind}: {problem}" for problem in differences(ours, theirs, MODELS[name].allowed)]
-        result.distance[kind] = distance(ours, built["tokens"], logits, MODELS[name].vectors)
+        try:
+            convert(ConversionSpec(str(folder), str(ours), (recipe,)))
+            result.problems += [f"{kind}: {problem}" for problem in differences(ours, theirs, MODELS[name].allowed)]
+            result.distance[kind] = distance(ours, built["tokens"], logits, MODELS[name].vectors)
+        except QuenchError as error:
+            result.problems.append(f"{kind}: {error}")
         theirs.unlink()
-        ours.unlink()
+        ours.unlink(missing_ok=True)
     largest = LARGEST if MODELS[name].rounded is None else {**dict.fromkeys(TYPES, MODELS[name].rounded), "f32": 0.005}
     apart = [f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= largest[kind]]
     if not MODELS[name].engine:

@@ -64,7 +64,7 @@ SCALES = {"attention_multiplier": 0.2, "embedding_multiplier": 12.0, "residual_m
 BLOOM = {"hidden_size": 64, "n_layer": 2, "n_head": 4}
 MPT = {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}
 MPT_CLASS = {"architectures": ["MPTForCausalLM"]}  # the name in published configs, which alone the reference knows
-BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128}
+BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 0, "eos_token_id": 0}
 NO_FILE_TYPE = {"general.file_type": "the reference writes none for this architecture"}
 # transformers turns a published config's rotary_pct into rope_parameters and drops it, so that the reference fails for
 # every GPT-NeoX; under a model_type that transformers does not know, the reference reads config.json itself.
@@ -202,7 +202,6 @@ MODELS: dict[str, Model] = {
             "num_experts": 4,
             "num_experts_per_tok": 2,
             "hidden_size": 128,
-            "tie_word_embeddings": True,
         },
         vocabulary="qwen2",
     ),
@@ -225,7 +224,7 @@ MODELS: dict[str, Model] = {
         {
             **SMALL,
             "partial_rotary_factor": 0.75,
-            "original_max_position_embeddings": 128,
+            "original_max_position_embeddings": 256,  # the context that logits are compared in
             "pad_token_id": 0,
             "tie_word_embeddings": True,
             "rope_parameters": {

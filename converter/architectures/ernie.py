@@ -20,11 +20,11 @@ from converter.architectures.base import (
     not_run,
 )
 from converter.architectures.moe import experts
-from converter.sources.views import View
+from converter.sources.views import Size, View
 
 # Early files have queries, keys and values in one matrix, and gate and up in another.
 _PARTS = {"h": "heads + 2 * kv_heads", "d": "head"}
-_BOUNDS = {
+_BOUNDS: dict[str, tuple[Size, Size]] = {
     "q": (0, "heads"),
     "k": ("heads", "heads + kv_heads"),
     "v": ("heads + kv_heads", "heads + 2 * kv_heads"),

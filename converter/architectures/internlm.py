@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from converter.architectures.base import KEYS, SILU, Family, Parameters, TensorRule, layer, not_run
 from converter.architectures.llama import LLAMA
-from converter.sources.views import View
+from converter.sources.views import Size, View
 
 # A group's queries, then its key, then its value; halves that rotate become neighbours, as in Llama.
-_GROUP = {"g": "kv_heads", "s": "heads / kv_heads + 2", "p": 2, "j": "head/2"}
+_GROUP: dict[str, Size] = {"g": "kv_heads", "s": "heads / kv_heads + 2", "p": 2, "j": "head/2"}
 _QUERIES = View("(g s p j) ... -> (g s j p) ...", _GROUP, keep={"s": (0, "heads / kv_heads")})
 _KEYS = View("(g s p j) ... -> (g j p) ...", _GROUP, at={"s": "heads / kv_heads"})
 _VALUES = View(

@@ -728,6 +728,19 @@ MODELS: dict[str, Model] = {
         allowed={"tokenizer.ggml.unknown_token_id": "the engine takes another number for one that is not there"},
         vectors=True,
     ),
+    "xlm-roberta-ranking": Model(
+        "XLMRobertaForSequenceClassification",
+        {**ENCODER, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1, "num_labels": 1},
+        "tiny-xlm-roberta",
+        allowed={"tokenizer.ggml.unknown_token_id": "the engine takes another number for one that is not there"},
+        vectors=True,
+    ),
+    "bert-classifier": Model(
+        "BertForSequenceClassification",
+        {**ENCODER, "pad_token_id": 0, "num_labels": 3},
+        "tiny-bert",
+        vectors=True,
+    ),
     "nomic-bert": Model(
         "NomicBertModel",
         {**ENCODER, "pad_token_id": 0, "layer_norm_eps": 1e-12},

@@ -122,7 +122,7 @@ def test_a_whole_run_gives_these_figures(pocket_gguf: Callable[[str], Path]) -> 
         assert candidate.kld.mean.error >= printed["kld"][1] - 1e-5
         assert candidate.kld.p99.value == pytest.approx(printed["kld_p99"][0], abs=3e-3)
         assert 100 * candidate.top1.value == pytest.approx(printed["top1"][0], abs=0.42)
-        assert 100 * candidate.rms_dp.value == pytest.approx(printed["rms_dp"][0], abs=0.01)
+        assert 100 * candidate.rms_dp.value == pytest.approx(printed["rms_dp"][0], abs=0.04)
 
 
 @pytest.mark.slow

@@ -412,7 +412,7 @@ class ImatrixCard(Card):
         self.progress.setVisible(running)
         self.figures.setVisible(running and bool(self.figures.text()))
         self._offers.setVisible(offers)
-        self.go_on_button.setText(self._go_on_words())
+        self.go_on_button.setText(self._go_on_words() or self.tr("Go on"))
         self.go_on_button.setAccessibleName(self.go_on_button.text())
         words, role = self._words(offers, running)
         self.words.setText(words)

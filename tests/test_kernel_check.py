@@ -163,9 +163,12 @@ def test_conversions_leave_wrong_and_crashing_backends_alone(
     status, data, _ = quench("kernels", "selftest", **library)
     assert status == 1
     assert {row["backend"] for row in data["results"] if not row["passed"]} == set(data["failed"])
-    # The library is broken indeed: forced, its best backend writes other bytes, and without a word.
+    # The library is broken indeed: forced, its best backend writes other bytes, which only the look at the file finds.
     out = tmp_path / "forced.gguf"
-    status, data, said = quench("convert", pocket, "-o", out, "--type", TYPE, QUENCH_KERNELS=best, **library)
+    forced = ("convert", pocket, "-o", out, "--type", TYPE)
+    status, data, said = quench(*forced, QUENCH_KERNELS=best, **library)
+    assert (status, data["error"]["code"], out.exists()) == (3, "write_failed", False)
+    status, data, said = quench(*forced, "--no-check", "--overwrite", QUENCH_KERNELS=best, **library)
     assert (status, data["kernels"]) == (0, best)
     assert tensors(out) != wanted
     assert "wrong numbers" not in said

@@ -22,11 +22,13 @@ _ORDER = ("gguf", "safetensors", "pytorch", "projector")
 CONVERSION_FILES = frozenset(
     {
         "README.md", "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
-        "generation_config.json", "hf_quant_config.json", "merges.txt", "quant_config.json", "quantize_config.json",
-        "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json", "tokenizer.json",
-        "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+        "generation_config.json", "hf_quant_config.json", "merges.txt", "modules.json", "quant_config.json",
+        "quantize_config.json", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json",
+        "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
     }
 )  # fmt: skip
+# How a model that makes vectors joins those of a text's tokens (sentence-transformers).
+_POOLING = re.compile(r"\d{1,2}_Pooling/config\.json")
 _SAFETENSORS_INDEX = "model.safetensors.index.json"
 _PYTORCH_INDEX = "pytorch_model.bin.index.json"
 
@@ -98,7 +100,8 @@ def for_conversion(files: Iterable[RemoteFile]) -> tuple[tuple[str, ...], str]:
         index = _PYTORCH_INDEX
     if not weights:
         return (), "It has no safetensors and no PyTorch weights."
-    return tuple(sorted(names & (CONVERSION_FILES | {index})) + weights), ""
+    pooling = {file.path for file in files if _POOLING.fullmatch(file.path)}
+    return tuple(sorted(names & (CONVERSION_FILES | {index}) | pooling) + weights), ""
 
 
 def matching(files: Iterable[RemoteFile], patterns: Sequence[str]) -> list[RemoteFile]:

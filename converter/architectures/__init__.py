@@ -13,6 +13,7 @@ from converter.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
 from converter.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
 from converter.architectures.exaone import EXAONE, EXAONE4
 from converter.architectures.falcon import FALCON
+from converter.architectures.gemma import GEMMA, GEMMA2, GEMMA3
 from converter.architectures.glm import CHATGLM, GLM, GLM4
 from converter.architectures.gpt2 import GPT2
 from converter.architectures.gpt_bigcode import GPT_BIGCODE
@@ -40,6 +41,8 @@ from converter.architectures.qwen3 import QWEN3
 from converter.architectures.qwen3_moe import QWEN3_MOE
 from converter.architectures.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 from converter.architectures.smollm3 import SMOLLM3
+from converter.architectures.stablelm import STABLELM
+from converter.architectures.starcoder2 import STARCODER2
 from converter.architectures.t5 import T5, T5_ENCODER
 from converter.spec import QuenchError
 
@@ -59,6 +62,9 @@ FAMILIES = (
     COHERE,
     COHERE2,
     FALCON,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
     GPT_BIGCODE,
     GPT_NEOX,
     GRANITE,
@@ -72,6 +78,8 @@ FAMILIES = (
     PHI,
     PHIMOE,
     SMOLLM3,
+    STABLELM,
+    STARCODER2,
     DEEPSEEK2,
     DEEPSEEK3,
     CHATGLM,

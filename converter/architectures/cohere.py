@@ -16,15 +16,16 @@ from converter.architectures.base import (
     KeyRule,
     Parameters,
     TensorRule,
-    bad_config,
     layer,
     not_run,
 )
 from converter.architectures.config import head_size
 from converter.architectures.rope import rope_dimensions
+from converter.architectures.windows import unless_assumed
 
 # From so many layers on, the engine's code for Command R looks for norms of queries and keys.
 _LAYERS_WITH_NORMS = 64
+# All but every so many layers of Command R7B have a window.
 _EVERY = 4
 
 
@@ -89,20 +90,6 @@ COHERE = Family(
 )
 
 
-def _window_layers(found: Parameters) -> list[bool] | None:
-    """Which layers look back a window only, where it is not what the engine assumes: all but every fourth."""
-    listed = found.values.get("layer_types")
-    if not isinstance(listed, list):
-        every = found.values.get("sliding_window_pattern") or _EVERY
-        if type(every) is not int or every < 1:
-            raise bad_config(f"sliding_window_pattern is {str(every)[:40]!r}")
-        listed = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(found.sizes.layers)]
-    if len(listed) != found.sizes.layers:
-        raise bad_config(f"layer_types lists {len(listed)} layers of {found.sizes.layers}")
-    windows = [kind == "sliding_attention" for kind in listed]
-    return None if windows == [(i + 1) % _EVERY != 0 for i in range(len(windows))] else windows
-
-
 COHERE2 = Family(
     title="Command R7B",
     architecture="cohere2",
@@ -116,7 +103,7 @@ COHERE2 = Family(
         *KEYS,
         KeyRule("logit_scale", "FLOAT32", "logit_scale"),
         KeyRule("attention.sliding_window", "UINT32", "sliding_window"),
-        KeyRule("attention.sliding_window_pattern", "BOOL[]", _window_layers),
+        KeyRule("attention.sliding_window_pattern", "BOOL[]", lambda found: unless_assumed(found, _EVERY)),
         KeyRule("vocab_size", "UINT32", "vocab_size"),
         KeyRule("rope.dimension_count", "UINT32", rope_dimensions),
         KeyRule("rope.scaling.type", "STRING", _no_scaling),

@@ -12,7 +12,7 @@ _LIMITS = {"num_hidden_layers": 4096, "num_attention_heads": 4096, "num_key_valu
 _DEFAULT_LIMIT = 1 << 30
 
 # Where the function of the feed-forward stands.
-_ACTIVATIONS = ("hidden_act", "activation_function", "activation")
+_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "activation")
 
 # Where the base frequency and the rotated part of a head stand in older configs, outside the rotary settings.
 _THETA = ("global_rope_theta", "rope_theta", "rotary_emb_base")

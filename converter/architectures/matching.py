@@ -29,6 +29,15 @@ def _plus_one(values: Any) -> Any:
     return values
 
 
+def _in_float16(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``change`` as llama.cpp's converter makes it where float16 is stored: in that type."""
+
+    def changed(values: Any) -> Any:
+        return change(values).astype("<f2").astype("<f4")
+
+    return changed
+
+
 def _minus_exponential(values: Any) -> Any:
     import numpy as np
 
@@ -192,7 +201,10 @@ def _made(found: Parameters, match: Match, by_name: Mapping[str, StoredTensor]) 
         _check(stored, expected)
         parts.extend(_part(stored, match.target, view) for view in bound)
     made = parts[0] if len(parts) == 1 and "{e}" not in rule.source else _stacked(match, parts)
-    return ChangedTensor(made, CHANGES[rule.change]) if rule.change else made
+    if not rule.change:
+        return made
+    change = CHANGES[rule.change]
+    return ChangedTensor(made, _in_float16(change) if made.type == "F16" else change)
 
 
 def _part(stored: StoredTensor, target: str, view: View | None) -> SourceTensor:

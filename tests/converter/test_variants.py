@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from converter import QuenchError, open_model
-from converter.architectures import find_family, parameters
+from converter.architectures import find_family, metadata, parameters
 from converter.sources import SourceModel
 from tests.converter.folders import bpe_tokenizer, join, safetensors, scattered, tokenizer_size, write_json
 
@@ -73,6 +73,25 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "SmolLM3 that always rotates": ("SmolLM3ForCausalLM", {"no_rope_layer_interval": 2}, "every fourth"),
     "SmolLM3 with its own list": ("SmolLM3ForCausalLM", {"no_rope_layers": [0]}, "every fourth"),
     "SmolLM3 with a window": ("SmolLM3ForCausalLM", {"use_sliding_window": True, "sliding_window": 8}, "window"),
+    "Gemma in both directions": ("GemmaForCausalLM", {"use_bidirectional_attention": True}, "both directions"),
+    "Gemma untied": ("GemmaForCausalLM", {"tie_word_embeddings": False}, "not the embedding"),
+    "Gemma with another function": ("GemmaForCausalLM", {"hidden_activation": "silu"}, "computes 'silu'"),
+    "Gemma 2 without a cap": ("Gemma2ForCausalLM", {"final_logit_softcapping": None}, "no final_logit_softcapping"),
+    "Gemma 2 with another scale": ("Gemma2ForCausalLM", {"query_pre_attn_scalar": 224}, "of 224, not of 256"),
+    "Gemma 2 27B with the head's": ("Gemma2ForCausalLM", {"num_hidden_layers": 46}, "of 256, not of 4"),
+    "Gemma 3 27B with the head's": ("Gemma3ForCausalLM", {"num_hidden_layers": 62}, "of 256, not of 4"),
+    "Gemma 3 with a cap": ("Gemma3ForCausalLM", {"attn_logit_softcapping": 50.0}, "limits the scores"),
+    "Gemma 3 with yarn": (
+        "Gemma3ForCausalLM", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "only some of its layers"
+    ),
+    "Gemma 3 with stretched windows": (
+        "Gemma3ForCausalLM", {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}}, "layers with a window"
+    ),
+    "StarCoder 2 without biases": ("Starcoder2ForCausalLM", {"use_bias": False}, "has no biases"),
+    "StarCoder 2 with wide heads": ("Starcoder2ForCausalLM", {"head_dim": 8, "num_key_value_heads": 4}, "not as wide"),
+    "StarCoder 2 with another function": ("Starcoder2ForCausalLM", {"hidden_act": "silu"}, "computes 'silu'"),
+    "StableLM with wide heads": ("StableLmForCausalLM", {"head_dim": 8}, "not as wide"),
+    "StableLM with another function": ("StableLmForCausalLM", {"hidden_act": "gelu"}, "computes 'gelu'"),
     "Phi-3.5-MoE without biases": ("PhiMoEForCausalLM", {"num_key_value_heads": 2}, "no biases"),
 }  # fmt: skip
 
@@ -99,6 +118,10 @@ def test_a_variant_that_the_engine_does_not_run_is_refused(name: str, tmp_path: 
         ("GPTBigCodeForCausalLM", {"n_inner": "wide"}),
         ("GraniteMoeForCausalLM", {"shared_intermediate_size": -3}),
         ("OlmoForCausalLM", {"hidden_size": 18}),
+        ("Gemma2ForCausalLM", {"sliding_window_pattern": "LG"}),
+        ("Gemma2ForCausalLM", {"attn_logit_softcapping": "high"}),
+        ("Gemma3ForCausalLM", {"layer_types": ["full_attention"] * 3}),
+        ("Gemma3ForCausalLM", {"query_pre_attn_scalar": []}),
     ],
 )
 def test_nonsense_is_refused(cls: str, changes: dict[str, Any], tmp_path: Path) -> None:
@@ -173,6 +196,94 @@ def test_an_output_matrix_is_made_where_the_engine_wants_one(tmp_path: Path) -> 
     with pytest.raises(QuenchError) as caught:
         open_model(tmp_path)
     assert caught.value.code == "missing_tensor" and "lm_head.weight" in caught.value.detail
+
+
+GEMMA_SHAPES = {
+    **COHERE2_SHAPES,
+    "model.layers.0.post_attention_layernorm.weight": (16,),
+    "lm_head.weight": (VOCABULARY, 16),
+}
+
+
+@pytest.mark.parametrize("stored", ["F16", "F32"])
+def test_gemmas_norms_are_raised_in_the_type_that_they_are_stored_in(stored: str, tmp_path: Path) -> None:
+    """float32, but for float16, as llama.cpp's converter does; and an output matrix that was saved is left out."""
+    tensors = make(tmp_path, "GemmaForCausalLM", GEMMA_SHAPES, head_dim=4)
+    kind = {"F16": np.float16, "F32": np.float32}[stored]
+    tensors = {name: values.astype(kind) for name, values in tensors.items()}
+    (tmp_path / "model.safetensors").write_bytes(join(*safetensors(tensors, stored)))
+    with open_model(tmp_path) as model:
+        found = {tensor.name: tensor.rows(0, tensor.n_rows) for tensor in model.tensors}
+    assert len(found) == len(GEMMA_SHAPES) - 1 and "output.weight" not in found
+    raised = tensors["model.layers.0.input_layernorm.weight"] + kind(1)
+    assert raised.dtype == kind
+    np.testing.assert_array_equal(found["blk.0.attn_norm.weight"][0], raised.astype(np.float32))
+
+
+@pytest.mark.parametrize(("cls", "layers"), [("Gemma2ForCausalLM", 46), ("Gemma3ForCausalLM", 62)])
+def test_gemmas_of_27b_scale_by_the_width(cls: str, layers: int) -> None:
+    config = {"architectures": [cls], **SIZES, "num_hidden_layers": layers, "query_pre_attn_scalar": 4}
+    assert parameters(find_family(config), config).sizes.layers == layers
+
+
+@pytest.mark.parametrize(
+    ("changes", "window", "pattern"),
+    [
+        ({}, 4096, None),
+        ({"sliding_window": 512, "sliding_window_pattern": 6}, 512, None),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, 4096, [True, False]),
+        ({"sliding_window_pattern": 1}, None, None),
+        ({"layer_types": ["full_attention"] * 2}, None, None),
+    ],
+)
+def test_gemma_3s_windows(changes: dict[str, Any], window: int | None, pattern: list[bool] | None) -> None:
+    """A file without a width has no layers with a window, whatever the engine assumes elsewhere."""
+    config = {"architectures": ["Gemma3ForCausalLM"], **SIZES, "num_hidden_layers": 2, **changes}
+    found = {entry.key: entry.value for entry in metadata(parameters(find_family(config), config))}
+    assert found.get("gemma3.attention.sliding_window") == window
+    assert found.get("gemma3.attention.sliding_window_pattern") == pattern
+    assert (found["gemma3.rope.freq_base"], found["gemma3.rope.freq_base_swa"]) == (1e6, 1e4)
+
+
+STABLELM_12B_SHAPES = {
+    **COHERE2_SHAPES,
+    "model.norm.bias": (16,),
+    "model.layers.0.input_layernorm.bias": (16,),
+    "model.layers.0.self_attn.k_proj.weight": (8, 16),
+    "model.layers.0.self_attn.v_proj.weight": (8, 16),
+    "lm_head.weight": (VOCABULARY, 16),
+    **{f"model.layers.0.self_attn.q_layernorm.norms.{head}.weight": (4,) for head in range(4)},
+    **{f"model.layers.0.self_attn.k_layernorm.norms.{head}.weight": (4,) for head in range(2)},
+}
+
+
+def test_every_head_of_a_large_stablelm_has_its_norm(tmp_path: Path) -> None:
+    """The heads' norms become one tensor, a row each, as the engine's code expects them."""
+    changes = {"qk_layernorm": True, "use_parallel_residual": True, "num_key_value_heads": 2}
+    tensors = make(tmp_path, "StableLmForCausalLM", STABLELM_12B_SHAPES, **changes)
+    with open_model(tmp_path) as model:
+        assert key(model, "use_parallel_residual") is True and key(model, "rope.dimension_count") == 1
+        found = {tensor.name: tensor.rows(0, tensor.n_rows) for tensor in model.tensors}
+    for part, heads in (("q", 4), ("k", 2)):
+        norms = [tensors[f"model.layers.0.self_attn.{part}_layernorm.norms.{head}.weight"] for head in range(heads)]
+        np.testing.assert_array_equal(found[f"blk.0.attn_{part}_norm.weight"], np.stack(norms))
+
+
+@pytest.mark.parametrize(
+    ("missing", "changes"),
+    [
+        ("q_layernorm.norms.3.weight", {"qk_layernorm": True, "use_parallel_residual": True}),
+        ("post_attention_layernorm.weight", {"qk_layernorm": True}),
+        ("q_proj.bias", {"qk_layernorm": True, "use_parallel_residual": True, "use_qkv_bias": True}),
+        ("lm_head.weight", {"qk_layernorm": True, "use_parallel_residual": True}),
+    ],
+)
+def test_a_stablelm_must_have_what_its_config_says(missing: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    shapes = {name: shape for name, shape in STABLELM_12B_SHAPES.items() if not name.endswith(missing)}
+    make(tmp_path, "StableLmForCausalLM", shapes, num_key_value_heads=2, **changes)
+    with pytest.raises(QuenchError) as caught:
+        open_model(tmp_path)
+    assert caught.value.code == "missing_tensor" and missing in caught.value.detail
 
 
 def test_falcons_context_is_told(tmp_path: Path) -> None:

@@ -298,6 +298,8 @@ def test_what_a_conversion_reads() -> None:
         "model-00002-of-00002.safetensors",
     )  # fmt: skip
     assert paths("config.json", "pytorch_model.bin", "flax_model.msgpack") == ("config.json", "pytorch_model.bin")
+    vectors = ("1_Pooling/config.json", "config.json", "model.safetensors", "modules.json")
+    assert sorted(paths(*vectors, "2_Dense/model.safetensors", "onnx/config.json")) == sorted(vectors)
     assert paths("a-Q4_K_M.gguf") == ()
     assert paths("model.safetensors") == ()
 

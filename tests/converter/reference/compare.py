@@ -136,7 +136,9 @@ class Verdict:
         """A row of the table: architecture, class, equal or not, distance of the logits, why not."""
         distance = f"{self.distance['f32']:.5%}" if "f32" in self.distance else "-"
         equal = "no" if self.problems else "yes"
-        why = "; ".join(self.problems) or MODELS[self.name].engine
+        model = MODELS[self.name]
+        refused = f"the reference refuses it: {model.refused}" if model.refused else ""
+        why = "; ".join(self.problems) or model.engine or refused
         return f"| {self.name} | {MODELS[self.name].cls} | {equal} | {distance} | {why[:300]} |"
 
 
@@ -157,20 +159,25 @@ def verdict(reference: Reference, name: str, scratch: Path) -> Verdict:
     pre = SPLITS.get(MODELS[name].vocabulary, "")
     for kind in TYPES:
         theirs, ours = scratch / f"{name}-{kind}-theirs.gguf", scratch / f"{name}-{kind}.gguf"
+        refused = MODELS[name].refused
         try:
             more = list(MODELS[name].arguments)
             reference.ask("convert", folder=str(folder), output=str(theirs), type=kind, pre=pre, more=more)
+            if refused:
+                result.problems.append(f"{kind}: the reference converts it, although it is said not to")
         except RefusedError as error:
-            result.problems.append(f"{kind}: the reference does not convert it: {error.args[0]}")
-            continue
+            if not refused or refused not in error.args[0]:
+                result.problems.append(f"{kind}: the reference does not convert it: {error.args[0]}")
+                continue
         recipe = kind if kind == "auto" else kind.upper()
         try:
             convert(ConversionSpec(str(folder), str(ours), (recipe,)))
-            result.problems += [f"{kind}: {problem}" for problem in differences(ours, theirs, MODELS[name].allowed)]
+            if not refused:
+                result.problems += [f"{kind}: {problem}" for problem in differences(ours, theirs, MODELS[name].allowed)]
             result.distance[kind] = distance(ours, built["tokens"], logits, MODELS[name].vectors)
         except QuenchError as error:
             result.problems.append(f"{kind}: {error}")
-        theirs.unlink()
+        theirs.unlink(missing_ok=True)
         ours.unlink(missing_ok=True)
     largest = LARGEST if MODELS[name].rounded is None else {**dict.fromkeys(TYPES, MODELS[name].rounded), "f32": 0.005}
     apart = [f"{kind}: logits off by {far:.2%}" for kind, far in result.distance.items() if not far <= largest[kind]]

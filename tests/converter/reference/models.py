@@ -23,7 +23,8 @@ class Model:
     engine computes other logits than transformers, where it does. ``rounded`` is how far logits of 16-bit files may be
     where that is more than usual: the engine rounds what goes into a bfloat16 matrix to bfloat16 as well, which shows
     in many layers and where experts are chosen. ``vectors`` stands for models that give a vector for every token.
-    ``arguments`` are further ones for the reference.
+    ``arguments`` are further ones for the reference. ``refused`` is a part of what the reference says where it
+    converts nothing: only logits are compared then.
     """
 
     cls: str
@@ -38,6 +39,7 @@ class Model:
     rounded: float | None = None
     vectors: bool = False
     arguments: tuple[str, ...] = ()
+    refused: str = ""
 
 
 # Qwen's classes insist on their own tokenizer, whose vocabulary is large: rows of 128, and one matrix for both ends.
@@ -64,7 +66,8 @@ SCALES = {"attention_multiplier": 0.2, "embedding_multiplier": 12.0, "residual_m
 BLOOM = {"hidden_size": 64, "n_layer": 2, "n_head": 4}
 MPT = {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512}
 MPT_CLASS = {"architectures": ["MPTForCausalLM"]}  # the name in published configs, which alone the reference knows
-BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "bos_token_id": 0, "eos_token_id": 0}
+ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+BIGCODE = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, **ENDS}
 NO_FILE_TYPE = {"general.file_type": "the reference writes none for this architecture"}
 # transformers turns a published config's rotary_pct into rope_parameters and drops it, so that the reference fails for
 # every GPT-NeoX; under a model_type that transformers does not know, the reference reads config.json itself.
@@ -176,6 +179,11 @@ ANY_ROUNDING = float("inf")
 NO_AHEAD = ("--no-mtp",)
 # T5 does not divide what queries and keys give by their length's root, so that random ones choose sharply.
 SMALL_T5 = {"d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4, "pad_token_id": 0}
+
+# Heads that together are wider than the model, and the number that their scores are scaled by.
+GEMMA = {**TINY, "head_dim": 32}
+GEMMA2 = {**FOUR_LAYERS, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}
+GEMMA3 = {**GEMMA2, "num_hidden_layers": 7}
 
 MODELS: dict[str, Model] = {
     "llama": Model("LlamaForCausalLM", SMALL, "llama-spm"),
@@ -601,6 +609,111 @@ MODELS: dict[str, Model] = {
         "tiny-sentencepiece",
         allowed={"order": "the reference writes an expert's gate and up before its down"},
     ),
+    "gemma": Model("GemmaForCausalLM", GEMMA, "tiny-sentencepiece"),
+    "gemma-half": Model("GemmaForCausalLM", {**GEMMA, "num_key_value_heads": 1}, "tiny-sentencepiece", "float16"),
+    "gemma-2": Model("Gemma2ForCausalLM", GEMMA2, "tiny-sentencepiece"),
+    "gemma-2-pattern": Model(
+        "Gemma2ForCausalLM",
+        {**GEMMA2, "layer_types": ["full_attention", "sliding_attention"] * 2},
+        "tiny-sentencepiece",
+        "float16",
+        allowed={"gemma2.attention.sliding_window_pattern": "the reference loses it"},
+    ),
+    "gemma-3": Model("Gemma3ForCausalLM", GEMMA3, "tiny-sentencepiece"),
+    "gemma-3-linear": Model(
+        "Gemma3ForCausalLM",
+        {
+            **GEMMA3,
+            "final_logit_softcapping": 30.0,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+        "tiny-sentencepiece",
+        "float16",
+    ),
+    "gemma-3-full": Model(
+        "Gemma3ForCausalLM",
+        {**GEMMA3, "num_hidden_layers": 2, "sliding_window_pattern": 1, "tie_word_embeddings": False},
+        "tiny-sentencepiece",
+    ),
+    "gemma-3-pictures": Model(
+        "Gemma3ForCausalLM",
+        {**GEMMA3, "num_attention_heads": 8, "num_key_value_heads": 4},
+        "tiny",
+        disguise="text part",
+        published={
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            # Heads and their number are not named there, as in published ones.
+            "text_config": {
+                "model_type": "gemma3_text",
+                "vocab_size": "SIZE",
+                "hidden_size": 64,
+                "intermediate_size": 96,
+                "num_hidden_layers": 7,
+                "max_position_embeddings": 512,
+                "head_dim": 32,
+                "query_pre_attn_scalar": 32,
+                "sliding_window": 8,
+                "rope_theta": 1e6,
+                "rope_local_base_freq": 1e4,
+            },
+            "vision_config": {"model_type": "siglip_vision_model"},
+        },
+    ),
+    "starcoder2": Model("Starcoder2ForCausalLM", {**TINY, **ENDS}, "tiny"),
+    "starcoder2-untied": Model(
+        "Starcoder2ForCausalLM",
+        {
+            **TINY,
+            **ENDS,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": False,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 999999.4420358813},
+        },
+        "tiny",
+        "float16",
+    ),
+    "stablelm": Model("StableLmForCausalLM", {**TINY, "use_qkv_bias": True}, "tiny"),
+    "stablelm-parallel": Model(
+        "StableLmForCausalLM",
+        {**TINY, "use_parallel_residual": True, "partial_rotary_factor": 0.5},
+        "tiny",
+        "float16",
+    ),
+    "stablelm-epoch": Model(
+        "StableLmForCausalLM",
+        {**TINY, "num_key_value_heads": 4, "layer_norm_eps": 1e-6, "partial_rotary_factor": 0.5},
+        "tiny",
+        disguise="same",
+        published={
+            **PUBLISHED,
+            "architectures": ["StableLMEpochForCausalLM"],
+            "model_type": "stablelm_epoch",
+            "num_key_value_heads": 4,
+            "norm_eps": 1e-6,
+            "rope_pct": 0.5,
+            "use_qkv_bias": False,
+        },
+        allowed={"stablelm.use_parallel_residual": "the reference says yes where config.json says nothing"},
+    ),
+    "stablelm-12b": Model(
+        "StableLmForCausalLM",
+        {**TINY, "use_parallel_residual": True, "qk_layernorm": True},
+        "tiny",
+        refused="Unprocessed norms",  # it means to put each head's norms together, and loses them
+    ),
+    "stablelm-tied": Model(
+        "StableLmForCausalLM",
+        {**TINY, "tie_word_embeddings": True},
+        "tiny",
+        allowed={
+            "output.weight": "the engine does not load the reference's file, which has none",
+            "general.size_label": "one matrix more",
+        },
+    ),
     "bert": Model("BertModel", {**ENCODER, "pad_token_id": 0}, "tiny-bert", vectors=True),
     "roberta": Model(
         "RobertaModel",
@@ -613,6 +726,19 @@ MODELS: dict[str, Model] = {
         {**ENCODER, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1},
         "tiny-xlm-roberta",
         allowed={"tokenizer.ggml.unknown_token_id": "the engine takes another number for one that is not there"},
+        vectors=True,
+    ),
+    "xlm-roberta-ranking": Model(
+        "XLMRobertaForSequenceClassification",
+        {**ENCODER, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1, "num_labels": 1},
+        "tiny-xlm-roberta",
+        allowed={"tokenizer.ggml.unknown_token_id": "the engine takes another number for one that is not there"},
+        vectors=True,
+    ),
+    "bert-classifier": Model(
+        "BertForSequenceClassification",
+        {**ENCODER, "pad_token_id": 0, "num_labels": 3},
+        "tiny-bert",
         vectors=True,
     ),
     "nomic-bert": Model(

@@ -86,8 +86,10 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     with torch.no_grad():
         # An encoder reads all of them, and its decoder goes on from the first ones.
         both = getattr(model.config, "is_encoder_decoder", False)
-        output = model(tokens, decoder_input_ids=tokens[:, :DECODED]) if both else model(tokens)
-        logits = (output.last_hidden_state if wanted.vectors else output.logits)[0].float().numpy()
+        if wanted.vectors:
+            logits = model.base_model(tokens).last_hidden_state[0].float().numpy()
+        else:
+            logits = model(tokens, **({"decoder_input_ids": tokens[:, :DECODED]} if both else {})).logits[0].numpy()
     np.save(f"{folder}.npy", logits)
     if wanted.disguise:
         _disguise(wanted, Path(folder), size)

@@ -18,6 +18,7 @@ import pytest
 from tests.kernels.native import (
     COMPILER,
     HERE,
+    QUICKLY_BUILT,
     build,
     build_replay,
     calls,
@@ -40,7 +41,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library with the emulated backend and the reference alone."""
-    return build(tmp_path_factory.mktemp("avx512"), "-DQUENCH_AVX512_SHIM=ON", "-DQUENCH_OPTIMIZE=-O1")
+    return build(tmp_path_factory.mktemp("avx512"), "-DQUENCH_AVX512_SHIM=ON", *QUICKLY_BUILT)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -55,13 +56,14 @@ TEST_TOOLS = {
 }
 CLANGS = ("clang", *(f"clang-{version}" for version in range(14, 26)))
 
-# llama.cpp's shared libraries only: its multimodal library, tools, server and tests are not used.
+# llama.cpp's shared libraries only: what its tools share, its multimodal library, tools, server and tests are not used.
 ENGINE_CMAKE = (
     "-DLLAVA_BUILD=OFF",
     "-DLLAMA_BUILD_TOOLS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_SERVER=OFF",
+    f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={ROOT / 'packaging' / 'engine.cmake'}",
 )
 
 
@@ -189,11 +191,11 @@ def main() -> None:
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     engine = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if "llama-cpp-python==" in line)
     engine = engine.strip().strip('",')
-    cmake = os.environ.get("CMAKE_ARGS", " ".join(ENGINE_CMAKE))
+    cmake = os.environ.get("CMAKE_ARGS", shlex.join(ENGINE_CMAKE))
     run_step(
         folder / ".engine",
         f"{engine} {cmake}",
-        f"building {engine} from source: two to ten minutes, once",
+        f"building {engine} from source: one to ten minutes, once",
         [*pip, "install", "-q", "--no-binary", "llama-cpp-python", engine],
         {"CMAKE_ARGS": cmake, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 2)},
     )

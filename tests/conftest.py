@@ -63,8 +63,9 @@ def pocket() -> Path:
 def broken_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kernel library whose best backend computes wrong numbers and whose second best, if it has lanes, crashes."""
     from tests.kernels import native
+    from tests.once import made_once
 
-    return native.build_broken(tmp_path_factory.mktemp("broken-kernels"))
+    return made_once(tmp_path_factory, "broken-kernels", native.build_broken)
 
 
 @pytest.fixture(scope="session")

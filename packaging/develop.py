@@ -46,11 +46,13 @@ QT_LIBRARIES = {
 TEST_PROGRAMS = {"Xvfb": "xvfb", "xdotool": "xdotool"}
 
 # What some tests of the kernels need: an arm64 compiler with its C library (36 MB) and an emulator (12 MB), a memory
-# checker (14 MB), and a clang with libFuzzer (14 MB, 48 MB where there is no LLVM yet).
+# checker (14 MB), AVX-512's instructions in portable C (7 MB), and a clang with libFuzzer (14 MB, 48 MB where there is
+# no LLVM yet).
 TEST_TOOLS = {
     "aarch64-linux-gnu-gcc": ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"),
     "qemu-aarch64": ("qemu-user",),
     "valgrind": ("valgrind",),
+    "/usr/include/simde/x86/avx512.h": ("libsimde-dev",),
 }
 CLANGS = ("clang", *(f"clang-{version}" for version in range(14, 26)))
 
@@ -136,7 +138,7 @@ def install_test_tools(stamp: Path) -> None:
     """Tools without which some tests are skipped, in words. Tried once: ``stamp`` remembers what could not be had."""
     if shutil.which("apt-get") is None or shutil.which("apt-cache") is None or platform.machine() != "x86_64":
         return
-    tools = [tool for tool in TEST_TOOLS if shutil.which(tool) is None]
+    tools = [tool for tool in TEST_TOOLS if shutil.which(tool) is None and not Path(tool).is_file()]
     if not any(shutil.which(name) for name in CLANGS):
         tools.append("clang")
     key = " ".join(tools)

@@ -24,7 +24,7 @@ from converter.architectures.internlm import INTERNLM2, INTERNLM3
 from converter.architectures.keys import is_own, metadata
 from converter.architectures.llama import LLAMA
 from converter.architectures.llama4 import LLAMA4
-from converter.architectures.matching import tensors
+from converter.architectures.matching import is_turned, renamed, source_of, tensors
 from converter.architectures.minicpm import MINICPM, MINICPM3
 from converter.architectures.mistral import MISTRAL
 from converter.architectures.mistral3 import MISTRAL3
@@ -46,7 +46,20 @@ from converter.architectures.starcoder2 import STARCODER2
 from converter.architectures.t5 import T5, T5_ENCODER
 from converter.spec import QuenchError
 
-__all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "notes", "parameters", "tensors"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Parameters",
+    "find_family",
+    "is_own",
+    "is_turned",
+    "metadata",
+    "notes",
+    "parameters",
+    "renamed",
+    "source_of",
+    "tensors",
+]
 
 FAMILIES = (
     LLAMA,

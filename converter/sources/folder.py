@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter import architectures, vocabulary
 from converter.sources import dequantize
-from converter.sources.base import MetaEntry, RecipeHints, SourceModel
+from converter.sources.base import MetaEntry, RecipeHints, SourceModel, Weights
 from converter.sources.files import ByteFile, cannot_read, read_json
 from converter.sources.gguf import count_types
 from converter.sources.naming import count_parameters, general_entries, repository_id
@@ -66,7 +66,17 @@ def open_folder(folder: Path, weights: Path | None = None, pre_tokenizer: str | 
         except OSError as error:  # a folder that went away meanwhile
             raise cannot_read(folder, error) from error
 
-    return SourceModel(info, tensors, hints, metadata, lambda: _close(files), files, decoded.working_bytes)
+    weights_as_stored = Weights(
+        decoded.tensors,
+        lambda stored: architectures.tensors(parameters, stored),
+        lambda name: architectures.renamed(family, name),
+        architectures.source_of(family, "output.weight"),
+        architectures.source_of(family, "token_embd.weight"),
+        lambda name: architectures.is_turned(family, name),
+    )
+    return SourceModel(
+        info, tensors, hints, metadata, lambda: _close(files), files, decoded.working_bytes, weights=weights_as_stored
+    )
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ seconds. Each line of stdin is a JSON request, each line of stdout its answer:
     {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto", "pre": ...,
      "more": [<further arguments>]}
         answers {}; "pre", if there, is the pre-tokenizer of a vocabulary that the converter does not know
+    {"do": "adapt", "folder": ..., "adapter": ..., "merged": ..., "config": {<of peft's LoraConfig>}}
+        trains nothing, but writes an adapter of random numbers for the model in ``folder`` and the model with it merged
     {"do": "facts", "folder": ..., "output": ...}
         converts to f32 without heeding the pre-tokenizer and answers the keys and tensors of the file
 
@@ -50,7 +52,7 @@ def main() -> None:
         request = json.loads(line)
         answer: dict[str, Any]
         try:
-            answer = {"build": _build, "convert": _convert, "facts": _facts}[request.pop("do")](**request)
+            answer = DO[request.pop("do")](**request)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the other side decides what it means
             answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
         answers.write(json.dumps(answer) + "\n")
@@ -134,6 +136,27 @@ def _convert(folder: str, output: str, type: str, pre: str = "", more: list[str]
     return {}
 
 
+def _adapt(folder: str, adapter: str, merged: str, config: dict[str, Any]) -> dict[str, Any]:
+    import peft
+    import torch
+    import transformers
+
+    cls = getattr(transformers, json.loads((Path(folder) / "config.json").read_text())["architectures"][0])
+    model = cls.from_pretrained(folder, dtype=torch.float32)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**config))
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data += (0.1 * noise).to(parameter.dtype)
+    wrapped.save_pretrained(adapter)
+    wrapped.merge_and_unload().save_pretrained(merged)
+    for file in Path(folder).iterdir():
+        if file.name.startswith(("tokenizer", "vocab", "special")):
+            shutil.copy(file, merged)
+    return {}
+
+
 def _facts(folder: str, output: str, more: list[str] | None = None) -> dict[str, Any]:
     from tests.golden.make_converter_facts import facts
 
@@ -160,6 +183,9 @@ def _any_vocabulary(pre: str) -> Iterator[None]:
         yield
     finally:
         base.TextModel.get_vocab_base_pre = known
+
+
+DO = {"build": _build, "convert": _convert, "adapt": _adapt, "facts": _facts}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ seconds. Each line of stdin is a JSON request, each line of stdout its answer:
         answers {}; "pre", if there, is the pre-tokenizer of a vocabulary that the converter does not know
     {"do": "adapt", "folder": ..., "adapter": ..., "merged": ..., "config": {<of peft's LoraConfig>}}
         trains nothing, but writes an adapter of random numbers for the model in ``folder`` and the model with it merged
+    {"do": "mlx", "folder": ..., "output": ..., "bits": {"": <all others'>, <part of a name>: ...}}
+        converts with mlx-lm, quantized unless there are no bits, and answers {"weights": <.npz of float32 by name>}
     {"do": "facts", "folder": ..., "output": ...}
         converts to f32 without heeding the pre-tokenizer and answers the keys and tensors of the file
 
@@ -157,6 +159,46 @@ def _adapt(folder: str, adapter: str, merged: str, config: dict[str, Any]) -> di
     return {}
 
 
+def _as_published(path: Path) -> None:
+    """Rotary settings as configs had them before, which mlx-lm's classes look for, and experts by their older name."""
+    config = json.loads(path.read_text())
+    rope = config.get("rope_parameters") or {}
+    more = {"rope_theta": rope.get("rope_theta"), "partial_rotary_factor": rope.get("partial_rotary_factor")}
+    config = {"rope_scaling": None, "num_experts": config.get("num_local_experts"), **more, **config}
+    path.write_text(json.dumps(config))
+
+
+def _mlx(folder: str, output: str, bits: dict[str, int]) -> dict[str, Any]:
+    import mlx.core as mx
+    import numpy as np
+    from mlx_lm import convert
+    from mlx_lm.utils import load_model
+
+    def chosen(path: str, module: Any) -> Any:
+        if not hasattr(module, "to_quantized"):
+            return False
+        named = next((name for name in bits if name and name in path), "")
+        return {"bits": bits[named], "group_size": 32} if bits[named] else False
+
+    _as_published(Path(folder) / "config.json")
+    convert(folder, output, quantize=bool(bits), quant_predicate=chosen if bits else None, q_group_size=32)
+    model, _ = load_model(Path(output), lazy=False)
+    whole = {}
+    for path, module in model.named_modules():
+        if "scales" in module:
+            whole[f"{path}.weight"] = mx.dequantize(
+                module["weight"],
+                module["scales"].astype(mx.float32),
+                module["biases"].astype(mx.float32),
+                module.group_size,
+                module.bits,
+            )
+        elif "weight" in module:
+            whole[f"{path}.weight"] = module["weight"]
+    np.savez(f"{output}.npz", **{name: np.array(each.astype(mx.float32)) for name, each in whole.items()})
+    return {"weights": f"{output}.npz"}
+
+
 def _facts(folder: str, output: str, more: list[str] | None = None) -> dict[str, Any]:
     from tests.golden.make_converter_facts import facts
 
@@ -185,7 +227,7 @@ def _any_vocabulary(pre: str) -> Iterator[None]:
         base.TextModel.get_vocab_base_pre = known
 
 
-DO = {"build": _build, "convert": _convert, "adapt": _adapt, "facts": _facts}
+DO = {"build": _build, "convert": _convert, "adapt": _adapt, "mlx": _mlx, "facts": _facts}
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ GENERATOR = ("-G", "Ninja") if shutil.which("ninja") else ()
 QUICKLY_BUILT = ("-DQUENCH_COMPACT=ON", "-DQUENCH_OPTIMIZE=-O1")
 SANITIZERS = "address,undefined,float-cast-overflow"
 # Without null pointers and object sizes, which the address sanitizer sees as well: they are half of the build.
-QUICK_QUICKLY_BUILT = ("-DQUENCH_COMPACT=ON", "-DQUENCH_OPTIMIZE=-O1")
-SANITIZERS = "address,bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow,bool,enum"
+QUICK_SANITIZERS = "address,bounds,shift,signed-integer-overflow,integer-divide-by-zero,float-cast-overflow,bool,enum"
 QUICK_SANITIZERS += ",alignment,unreachable,return,nonnull-attribute"
 RUNNABLE = "-DQUENCH_X86=" + ";".join(name for name in kernels.backends() if name != "reference")
 """Leaves out the backends that nobody could run here: a third of a build."""

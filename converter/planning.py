@@ -127,7 +127,9 @@ def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) ->
         _refuse_missing_importance(model, target, importance)
     threads, chunk_weights, memory = _memory(model, spec, targets, importance)
     read_bytes = sum(tensor.read_bytes(0, tensor.n_rows) for tensor in model.tensors)
-    seconds = _timed(model, targets, threads, spec.refined, importance) if timed else None
+    seconds, loading = _timed(model, targets, threads, spec.refined, importance) if timed else (None, 0.0)
+    if timed:
+        loading += _decoding(model, threads, chunk_weights)
     outputs = tuple(
         _planned(model.tensors, target, seconds[i] if seconds else None) for i, target in enumerate(targets)
     )
@@ -146,8 +148,9 @@ def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) ->
             disk_needed=sum(target.layout.size for target in targets),
             disk_free=free_bytes(folder),
             memory_needed=memory,
-            seconds=expected_seconds(outputs, read_bytes) if timed else None,
+            seconds=expected_seconds(outputs, read_bytes, loading) if timed else None,
             warnings=_warnings(targets),
+            loading=loading,
         ),
     )
 
@@ -212,7 +215,7 @@ def _recipes(spec: ConversionSpec, model: SourceModel) -> list[recipes.Recipe]:
         raise QuenchError(
             "unknown_type", "No type was chosen.", "The list of types is empty.", "Choose one.", exit_status=2
         )
-    found = [recipes.resolve(name, model.tensors) for name in spec.types]
+    found = [recipes.resolve(name, model.hparams, model.tensors) for name in spec.types]
     if model.info.kind != "gguf" and (spec.keep_split or recipes.COPY in found):
         raise QuenchError(
             "usage",
@@ -468,29 +471,40 @@ def cores() -> int:
 
 def _timed(
     model: SourceModel, targets: Sequence[Target], threads: int, refined: bool, importance: imatrices.Imatrix | None
-) -> list[list[float]]:
-    """Expected seconds for every tensor of every target. ``QuenchError`` if the kernels refuse to be measured."""
+) -> tuple[list[list[float]], float]:
+    """Expected seconds for every tensor of every target, and those for widening what they are made from, once for all.
+
+    ``QuenchError`` if the kernels refuse to be measured.
+    """
     weighted = importance is not None
 
-    def works(tensor: SourceTensor, kind: str) -> list[estimate.Work]:
+    def making(tensor: SourceTensor, kind: str) -> estimate.Work | None:
         if kind == tensor.type and tensor.type not in NATIVE:
-            return []
-        if tensor.type in NATIVE:
-            return [estimate.Work(tensor.type, kind, weighted, refined)]
-        return [estimate.Work(tensor.type, "", False, False), estimate.Work("F32", kind, weighted, refined)]
+            return None
+        return estimate.Work(tensor.type if tensor.type in NATIVE else "F32", kind, weighted, refined)
 
     needed = [
-        [works(tensor, kind) for tensor, (kind, _) in zip(model.tensors, target.choices, strict=True)]
+        [making(tensor, kind) for tensor, (kind, _) in zip(model.tensors, target.choices, strict=True)]
         for target in targets
     ]
+    widened = [
+        estimate.Work(tensor.type, "", False, False) if tensor.type not in NATIVE and any(works) else None
+        for tensor, *works in zip(model.tensors, *needed, strict=True)
+    ]
+    wanted = [work for each in (*needed, widened) for work in each if work is not None]
     try:
-        costs = estimate.costs((work for each in needed for some in each for work in some), min(threads, cores()))
+        costs = estimate.costs(wanted, min(threads, cores()))
     except kernels.KernelError as error:
         raise refused(error, "the kernels") from error
-    return [
-        [
-            tensor.n_elements * sum(map(costs.__getitem__, some))
-            for tensor, some in zip(model.tensors, each, strict=True)
-        ]
-        for each in needed
+    seconds = [
+        [tensor.n_elements * costs[work] if work else 0.0 for tensor, work in zip(model.tensors, each, strict=True)]
+        for each in (*needed, widened)
     ]
+    return seconds[:-1], sum(seconds[-1])
+
+
+def _decoding(model: SourceModel, threads: int, chunk_weights: int) -> float:
+    """Expected seconds for making the weights of a quantized checkpoint whole, once for all outputs."""
+    kinds = {tensor.name: tensor.type for tensor in model.info.tensors}
+    packed = [(kind, t) for t in model.tensors if (kind := kinds.get(t.name, t.type)) != t.type]
+    return estimate.decoding(packed, min(threads, cores()), chunk_weights)

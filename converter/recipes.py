@@ -71,6 +71,8 @@ class Hints(Protocol):
     def kv_heads(self) -> int: ...
     @property
     def experts(self) -> int: ...
+    @property
+    def half(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,18 +323,22 @@ def checked(overrides: Overrides) -> Overrides:
     )
 
 
-def sixteen_bit(tensors: Sequence[TensorLike]) -> str:
-    """``BF16`` or ``F16``: the type of the first matrix that has one of them, else ``F16`` (llama.cpp's ``auto``)."""
+def sixteen_bit(hints: Hints, tensors: Sequence[TensorLike]) -> str:
+    """``BF16`` or ``F16``: the type of the first matrix that has one of them, else ``F16`` (llama.cpp's ``auto``).
+
+    A checkpoint all of whose matrices are quantized, which llama.cpp's converter does not read, has the type of its
+    scales.
+    """
     for tensor in tensors:
         if len(tensor.shape) >= 2 and tensor.type in {"BF16", "F16"}:
             return tensor.type
-    return "F16"
+    return hints.half or "F16"
 
 
-def resolve(name: str, tensors: Sequence[TensorLike]) -> Recipe:
+def resolve(name: str, hints: Hints, tensors: Sequence[TensorLike]) -> Recipe:
     """The recipe called ``name``, with ``auto`` replaced by the 16-bit recipe it stands for."""
     found = recipe(name)
-    return RECIPES[sixteen_bit(tensors)] if found.base == "auto" else found
+    return RECIPES[sixteen_bit(hints, tensors)] if found.base == "auto" else found
 
 
 def converted_type(tensor: TensorLike, target: str) -> tuple[str, str]:
@@ -529,8 +535,8 @@ def _choose(
     if chosen.base == "copy":
         return [(tensor.type, "copied as it is") for tensor in tensors], [0] * len(overrides.tensor_types)
     if chosen.base == "auto":
-        chosen = RECIPES[sixteen_bit(tensors)]
-    plain = chosen.base if chosen.base in PLAIN_TYPES else sixteen_bit(tensors)
+        chosen = RECIPES[sixteen_bit(hints, tensors)]
+    plain = chosen.base if chosen.base in PLAIN_TYPES else sixteen_bit(hints, tensors)
     chooser = _Chooser(hints, tensors, chosen, overrides)
     result: dict[int, tuple[str, str]] = {}
     walk: Sequence[int] = range(len(tensors))

@@ -175,7 +175,10 @@ class PlannedOutput(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Everything that is known before the first byte is written. Bytes and seconds; ``warnings`` are sentences."""
+    """Everything that is known before the first byte is written. Bytes and seconds; ``warnings`` are sentences.
+
+    ``loading`` is the part of ``seconds`` for making quantized weights whole, once for all outputs.
+    """
 
     source: ModelInfo
     outputs: tuple[PlannedOutput, ...]
@@ -185,6 +188,7 @@ class Plan(msgspec.Struct, frozen=True):
     memory_needed: int
     seconds: float | None = None
     warnings: tuple[str, ...] = ()
+    loading: float = 0.0
 
 
 _READ_RATE, _WRITE_RATE = 2e9, 0.7e9
@@ -193,10 +197,11 @@ _STARTUP_SECONDS = 0.1
 """Before the first slab and behind the last one: headers, flushing, reading back."""
 
 
-def expected_seconds(outputs: Sequence[PlannedOutput], read_bytes: int) -> float:
-    """Seconds for some outputs of one plan together: equal types of a tensor are made once, the source is read once."""
+def expected_seconds(outputs: Sequence[PlannedOutput], read_bytes: int, loading: float) -> float:
+    """Seconds for some outputs of one plan together: equal types of a tensor are made once, the source is read and made
+    whole once."""
     rows = zip(*(output.tensors for output in outputs), strict=True)
-    work = sum(sum({entry.type: entry.seconds for entry in entries}.values()) for entries in rows)
+    work = loading + sum(sum({entry.type: entry.seconds for entry in entries}.values()) for entries in rows)
     # The next rows are read while these are worked on; what is written must be on the disk at the end.
     reading, writing = read_bytes / _READ_RATE, sum(output.bytes for output in outputs) / _WRITE_RATE
     return _STARTUP_SECONDS + max(work, reading) + writing

@@ -341,7 +341,7 @@ class ConvertPage(QWidget):
         parts = [f"{files}, {fmt.size(total)}", self.tr("%1 free").replace("%1", fmt.size(self._disk_free))]
         if self._plan is not None:
             parts.append(self.tr("%1 of memory").replace("%1", fmt.size(self._plan.memory_needed)))
-            seconds = expected_seconds(ticked, self._plan.read_bytes)
+            seconds = expected_seconds(ticked, self._plan.read_bytes, self._plan.loading)
             short = self.tr("about a second")
             parts.append(self.tr("about %1").replace("%1", fmt.seconds(seconds)) if seconds >= 2 else short)
         return " · ".join(parts)

@@ -45,6 +45,7 @@ PARTS = (
     ("msgspec", "BSD-3-Clause"),
     ("jinja2", "BSD-3-Clause"),
     ("pygments", "BSD-2-Clause"),
+    ("pyyaml", "MIT"),
 )
 """What Quench stands on, with licences."""
 

@@ -40,13 +40,17 @@ class MetaEntry:
 
 @dataclass(frozen=True, slots=True)
 class RecipeHints:
-    """What the type mixes depend on. ``kv_heads`` and ``heads`` are those of the first layer; ``experts`` 0 if none."""
+    """What the types depend on. ``kv_heads`` and ``heads`` are those of the first layer; ``experts`` 0 if none.
+
+    ``half`` is the 16-bit type that stands for a quantized checkpoint's own where no matrix has one, empty if none.
+    """
 
     architecture: str
     layers: int
     heads: int
     kv_heads: int
     experts: int
+    half: str = ""
 
 
 class SourceTensor(ABC):

@@ -54,7 +54,7 @@ def open_folder(folder: Path, weights: Path | None = None, pre_tokenizer: str | 
         raise
 
     sizes = parameters.sizes
-    hints = RecipeHints(family.architecture, sizes.layers, sizes.heads, sizes.kv_heads, sizes.experts)
+    hints = RecipeHints(family.architecture, sizes.layers, sizes.heads, sizes.kv_heads, sizes.experts, decoded.half)
 
     def metadata() -> list[MetaEntry]:
         try:

@@ -1,7 +1,7 @@
 """``general.*`` keys: what a model is called, as far as its folder says.
 
 A repository name such as ``Qwen2.5-0.5B-Instruct`` is taken apart into base name, version, size and fine-tune by the
-conventions of GGUF file names; the front matter of README.md adds licence, tags and languages.
+conventions of GGUF file names; the front matter of README.md adds licence, parents, data sets, tags and languages.
 """
 
 from __future__ import annotations
@@ -10,22 +10,26 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from converter.sources.base import MetaEntry
-from converter.sources.files import read_json, read_text
+from converter.sources.card import Value, read_card
+from converter.sources.files import read_json
 from converter.spec import QuenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from converter.sources.base import SourceTensor
 
-_CARD_LIMIT = 4 << 20
 _VERSION = re.compile(r"(v|iter)?\d+([.]\d+)*", re.IGNORECASE)
 _TYPE = re.compile(r"i?q\d(_\w)*|b?fp?(16|32)", re.IGNORECASE)
 _SIZE = re.compile(r"(([A]|\d+[x])?\d+([._]\d+)?[KMBT][\d]?|small|mini|medium|large|x?xl)", re.IGNORECASE)
 _FINETUNE = re.compile(r"chat|instruct|vision|lora", re.IGNORECASE)
 _LOWER_VERSION = re.compile(r"(v\d+(?:\.\d+)*|\d.*)")
-_CACHE_FOLDER = re.compile(r"models--(.+?)--(.+)")
+_CACHE_FOLDER = re.compile(r"models--(.+)")
+_ADDRESS = re.compile(r"https?://huggingface\.co/([^/]+/[^/]+)")
+_SOURCE_FIELDS = ("name", "author", "version", "organization", "description", "url", "doi", "uuid", "repo_url")
+_MOST_SOURCES = 1000
+"""Parents or data sets that are named: the engine compares every key with all before it."""
 _FACTORS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 # generation_config.json -> GGUF, in the order in which they are written. The first source that is there counts.
@@ -82,10 +86,11 @@ def count_parameters(tensors: Sequence[SourceTensor]) -> WeightCount:
 
 def repository_id(folder: Path) -> str:
     """``organization/name`` for a snapshot in the Hugging Face cache, else the folder's name."""
+    folder = folder.absolute()  # "." has no name
     for parent in (folder, *folder.parents)[:3]:
         match = _CACHE_FOLDER.fullmatch(parent.name)
         if match:
-            return f"{match[1]}/{match[2]}"
+            return match[1].replace("--", "/", 1)
     return folder.name or "model"
 
 
@@ -102,17 +107,21 @@ def general_entries(folder: Path, config: dict[str, Any], count: WeightCount) ->
         ("basename", parts.base),
         ("description", _text(card, "description", "model_description")),
         ("size_label", parts.size or size_label(count)),
-        ("license", ",".join(_texts(card, "license")) or None),
-        ("license_name", _text(card, "license_name")),
-        ("license_link", _text(card, "license_link")),
+        ("license", _text(card, "license")),
+        ("license.name", _text(card, "license_name")),
+        ("license.link", _text(card, "license_link")),
+        *((f"source.{key}", _text(card, key, f"model_{key}")) for key in ("url", "doi", "uuid", "repo_url")),
     ]
     entries = [MetaEntry("general.type", "model", "STRING"), *_sampling(folder)]
     entries += [MetaEntry(f"general.{key}", value, "STRING") for key, value in fields if value]
-    tags = _texts(card, "tags") + _texts(card, "pipeline_tag")
-    languages = _texts(card, "languages") + _texts(card, "language")
-    for key, values in (("tags", tags), ("languages", languages)):
-        if values:
-            entries.append(MetaEntry(f"general.{key}", values, "ARRAY", "STRING"))
+    entries += _lineage(card, ("base_model", "base_models", "base_model_sources"), "base_model", count.total)
+    entries += _lineage(card, ("datasets", "dataset", "dataset_sources"), "dataset", count.total)
+    for key, texts in (
+        ("tags", _texts(card, "tags") + _texts(card, "pipeline_tag")),
+        ("languages", _texts(card, "languages") + _texts(card, "language")),
+    ):
+        if texts:
+            entries.append(MetaEntry(f"general.{key}", texts, "ARRAY", "STRING"))
     return entries
 
 
@@ -140,7 +149,7 @@ def take_apart(identifier: str, parameters: int) -> NameParts:
     """Splits a repository name into its parts. ``parameters`` tells a size from a context length."""
     if " " in identifier:
         return NameParts(full=identifier)
-    organization, _, full = identifier.rpartition("/") if "/" in identifier else ("", "", identifier)
+    organization, _, full = identifier.partition("/") if "/" in identifier else ("", "", identifier)
     parts = [part for part in full.split("-") if part]
     kinds: list[set[str]] = [set() for _ in parts]
     for i, part in enumerate(parts):
@@ -160,61 +169,58 @@ def take_apart(identifier: str, parameters: int) -> NameParts:
     return NameParts(full, organization or None, base, finetune, version, size)
 
 
-def read_card(folder: Path) -> dict[str, Any]:
-    """The front matter of README.md: plain ``key: value`` pairs and lists of plain values, nothing nested."""
-    path = folder / "README.md"
-    if not path.is_file():
-        return {}
-    try:
-        lines = read_text(path, _CARD_LIMIT).splitlines()
-    except QuenchError:
-        # The card only adds labels; a broken one is no reason to refuse the model.
-        return {}
-    card: dict[str, Any] = {}
-    if not lines or lines[0] != "---":
-        return {}
-    key = ""
-    for line in lines[1:]:
-        if line == "---":
-            return card
-        item = re.fullmatch(r"\s*-\s+(.+)", line)
-        pair = re.fullmatch(r"([A-Za-z_][\w-]*):\s*(.*)", line)
-        if item and key and isinstance(card.get(key), list):
-            card[key].append(_plain(item[1]))
-        elif pair:
-            key, value = pair[1], pair[2].strip()
-            card[key] = _values(value)
-    return {}
+def _text(card: Mapping[str, Value], *keys: str) -> str | None:
+    """What the first of the keys that says anything says; several texts are joined by commas."""
+    return next((text for key in keys if (text := ",".join(_texts(card, key)))), None)
 
 
-def _values(value: str) -> Any:
-    if not value:
-        return []
-    if value.startswith("[") and value.endswith("]"):
-        return [_plain(part) for part in value[1:-1].split(",") if part.strip()]
-    return _plain(value)
-
-
-def _plain(value: str) -> str:
-    value = value.strip()
-    if len(value) >= 2 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return value.split(" #")[0].strip()
-
-
-def _text(card: dict[str, Any], *keys: str) -> str | None:
-    return next((card[key] for key in keys if isinstance(card.get(key), str) and card[key]), None)
-
-
-def _texts(card: dict[str, Any], key: str) -> list[str]:
+def _texts(card: Mapping[str, Value], key: str) -> list[str]:
     value = card.get(key)
-    values = value if isinstance(value, list) else [value]
-    return [
-        item for item in values if isinstance(item, str) and item and not item.startswith(("{", "&", "*", "|", ">"))
-    ]
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str) and item]
 
 
-def _merged(card: dict[str, Any], config: dict[str, Any], folder_id: str, parameters: int) -> NameParts:
+def _lineage(card: Mapping[str, Value], keys: Sequence[str], group: str, parameters: int) -> list[MetaEntry]:
+    """The models or data sets that a card names under the first of ``keys`` that it has, as
+    ``general.<group>.count`` and ``general.<group>.<number>.*``."""
+    key = next((key for key in keys if key in card), None)
+    if key is None:
+        return []
+    value = card[key]
+    named = (value if isinstance(value, list) else [] if value is None else [value])[:_MOST_SOURCES]
+    entries = [MetaEntry(f"general.{group}.count", len(named), "UINT32")]
+    for number, one in enumerate(named):
+        found = _identified(one, parameters) if isinstance(one, str) else one if isinstance(one, dict) else {}
+        entries += [
+            MetaEntry(f"general.{group}.{number}.{name}", text, "STRING")
+            for name in _SOURCE_FIELDS
+            if (text := _text(found, name))
+        ]
+    return entries
+
+
+def _identified(identifier: str, parameters: int) -> dict[str, Value]:
+    """What the name or the address of a repository says. The size is taken to be like ours."""
+    found: dict[str, Value] = {}
+    name: str | None = identifier
+    if identifier.startswith(("http://", "https://", "ssh://")):
+        found["repo_url"] = identifier
+        match = _ADDRESS.fullmatch(identifier)
+        name = match[1] if match else None
+    if name is not None:
+        parts = take_apart(name, parameters)
+        found |= {"name": title(parts.full or ""), "version": parts.version}
+        if parts.organization:
+            found["organization"] = title(parts.organization)
+            found.setdefault("repo_url", f"https://huggingface.co/{parts.organization}/{parts.full}")
+    return found
+
+
+def _whole(text: str) -> str:
+    """JSON can hold halves of characters, which no file can."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _merged(card: Mapping[str, Value], config: dict[str, Any], folder_id: str, parameters: int) -> NameParts:
     """The card wins over ``_name_or_path`` of the config (if that is a repository), which wins over the folder."""
     found = NameParts(
         _text(card, "name", "model_name"),
@@ -227,7 +233,7 @@ def _merged(card: dict[str, Any], config: dict[str, Any], folder_id: str, parame
     identifiers = [folder_id]
     declared = config.get("_name_or_path")
     if isinstance(declared, str) and declared and declared.count("/") <= 1:
-        identifiers.insert(0, declared)
+        identifiers.insert(0, _whole(declared))
     for identifier in identifiers:
         parts = take_apart(identifier, parameters)
         parts = parts._replace(
@@ -300,7 +306,10 @@ def _sampling(folder: Path) -> list[MetaEntry]:
     except QuenchError:
         # Recommendations only: a damaged file leaves the engine's defaults.
         return []
+    order = config.get("sequence")
     entries = []
+    if isinstance(order, str) and order:
+        entries.append(MetaEntry("general.sampling.sequence", _whole(order), "STRING"))
     for key, sources, kind in _SAMPLING:
         value: Any = next((config[s] for s in sources if config.get(s) is not None), None)
         if type(value) not in (int, float) or not abs(value) < (1 << 31 if kind == "INT32" else 3e38):

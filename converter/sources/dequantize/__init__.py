@@ -9,6 +9,7 @@ Every number of config.json and every shape is checked before anything is read b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,8 @@ _SETTINGS_FILES = (("quantize_config.json", "gptq"), ("quant_config.json", "awq"
 _BITS_IN_NAME = ("FP8", "MXFP4", "BitNet")
 """Methods whose name says how many bits they have."""
 
+_HALVES = ("BF16", "F16")
+
 _AUTO_ROUND = {"auto_round:auto_gptq": "gptq", "auto_round:auto_awq": "awq"}
 """AutoRound's names for the layouts of others."""
 
@@ -75,13 +78,15 @@ class Decoded:
     """A checkpoint with whole weights.
 
     ``note`` is what a person should know, ``working_bytes`` memory for reading, ``kinds`` how the weights that were
-    quantized are stored, by name (``GPTQ 4-bit``).
+    quantized are stored, by name (``GPTQ 4-bit``). ``half`` is the 16-bit type of most of their scales (and biases),
+    empty if they have none.
     """
 
     tensors: list[StoredTensor]
     note: str
     working_bytes: int
     kinds: dict[str, str]
+    half: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,7 @@ class Quantization:
             _note(title, bits) if bits else "",
             max((decoder.working_bytes for decoder in checkpoint.decoders), default=0),
             kinds,
+            _half(checkpoint),
         )
 
 
@@ -163,6 +169,11 @@ def _unsupported(detail: str) -> QuenchError:
         f"{detail} Read are {', '.join(method.title for method in METHODS)}.",
         "Download the original model in 16 bits instead; it also converts with less loss.",
     )
+
+
+def _half(checkpoint: Checkpoint) -> str:
+    found = Counter(part.dtype for decoder in checkpoint.decoders for part in decoder.parts if part.dtype in _HALVES)
+    return found.most_common(1)[0][0] if found else ""
 
 
 def _kind(title: str, bits: set[int]) -> str:

@@ -345,9 +345,12 @@ class Failed(msgspec.Struct, frozen=True, tag_field="message", tag="failed"):
     hint: str
     request: int = 0
     exit_status: int = 3
+    choices: tuple[str, ...] = ()
 
     def to_error(self) -> QuenchError:
-        return QuenchError(self.code, self.title, self.detail, self.hint, exit_status=self.exit_status)
+        return QuenchError(
+            self.code, self.title, self.detail, self.hint, exit_status=self.exit_status, choices=self.choices
+        )
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag_field="message", tag="cancelled"):
@@ -922,4 +925,4 @@ def decode_event(line: bytes) -> Event:
 
 def failed(error: QuenchError, request: int = 0) -> Failed:
     """The message for an error, for the job (``request`` 0) or for one request."""
-    return Failed(error.code, error.title, error.detail, error.hint, request, error.exit_status)
+    return Failed(error.code, error.title, error.detail, error.hint, request, error.exit_status, error.choices)

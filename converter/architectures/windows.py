@@ -7,14 +7,14 @@ from converter.architectures.base import Parameters, bad_config
 
 def windows(found: Parameters, every: int | None) -> list[bool]:
     """For each layer whether it has a window: as ``layer_types`` lists it, or all but every so many, which is what
-    ``sliding_window_pattern`` says (or letters that repeat, as in ``LLLG``), or else ``every``."""
+    ``sliding_window_pattern`` says or else ``every``; without that, letters that repeat (``LLLG``) may say it too."""
     listed, layers = found.values.get("layer_types"), found.sizes.layers
     if isinstance(listed, list):
         if len(listed) != layers:
             raise bad_config(f"layer_types lists {len(listed)} layers of {layers}")
         return [kind == "sliding_attention" for kind in listed]
     pattern = found.values.get("sliding_window_pattern") or every
-    if isinstance(pattern, str) and set(pattern) <= {"L", "G"}:
+    if every is None and isinstance(pattern, str) and set(pattern) <= {"L", "G"}:
         return [pattern[i % len(pattern)] == "L" for i in range(layers)]
     if type(pattern) is not int or pattern < 1:
         raise bad_config(f"sliding_window_pattern is {str(pattern)[:40]!r}")

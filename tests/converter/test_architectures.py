@@ -62,7 +62,8 @@ def test_rules_are_known_to_the_package(family: Any) -> None:
         found = found or names.get_name(f"{source}.weight", try_suffixes=(".weight",))
         target = rule.target.replace("{i}", "0")
         same = found is not None and target in (found, f"{found}.weight")
-        if not same and (rule.packed is not None or any(view is not None and (view.at or view.keep) for view in views)):
+        some = any(view is not None and (view.at or view.keep or view.rows) for view in views)
+        if not same and (rule.packed is not None or some):
             continue  # a part of a fused tensor, whose name in the package is that of the whole or none
         made.add(target)
         known.add(target if same else found)

@@ -38,7 +38,9 @@ def test_qwen_1(tmp_path: Path) -> None:
     write_json(other / "tokenizer.json", bpe_tokenizer(QWEN2_REGEX, specials=()))
     expected = keyed(entries(other, QWEN, {}, count))
     assert found["model"] == "gpt2" and found["pre"] == expected["pre"] == "qwen2"
-    assert found["tokens"][:count] == expected["tokens"] and found["merges"] == expected["merges"]
+    assert found["tokens"][:count] == expected["tokens"]
+    # "..." is never on the way to "....", whose halves come before it.
+    assert found["merges"] == [*expected["merges"][:-1], ".. .."]
     assert found["tokens"][count : count + 4] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|extra_0|>"]
     assert found["tokens"][size - 1 :] == ["<|extra_204|>", *(f"[PAD{size + i}]" for i in range(3))]
     assert found["token_type"] == [1] * count + [3] * QWEN_SPECIALS + [5] * 3

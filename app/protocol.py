@@ -77,18 +77,13 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
-    """How a model is loaded. ``context`` 0: 8192 or the trained length, whichever is less. ``threads`` 0: automatic.
-
-    ``repack`` lets the engine keep a second copy of the weights in an order that suits the processor: faster for many
-    tokens, not worth its time and memory for one.
-    """
+    """How a model is loaded. ``context`` 0: 8192 or the trained length, whichever is less. ``threads`` 0: automatic."""
 
     context: int = 0
     threads: int = 0
     gpu_layers: int = 0
     kv_type: str = "f16"
     flash_attention: str = "auto"
-    repack: bool = True
 
 
 # ---- commands (down) -------------------------------------------------------------------------------------------

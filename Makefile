@@ -6,6 +6,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 FUZZ_SECONDS ?= 60
+# Whole files to a process, so that what a file builds for its tests is built once.
+TEST_PROCESSES ?= logical
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-all fuzz lint run setup clean clean-env
 
@@ -19,10 +22,10 @@ run: setup
 	@$(BIN)/quench
 
 test: setup
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: setup
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 fuzz: setup
 	@$(BIN)/python -m tests.kernels.fuzz $(FUZZ_SECONDS)

@@ -6,7 +6,11 @@ Qt is imported on the window's branch alone, so that workers and commands start 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+
+# As for workers, see app.child.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def main(argv: list[str] | None = None) -> int:

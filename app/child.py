@@ -58,6 +58,8 @@ def worker_environment() -> dict[str, str]:
     environment = dict(os.environ)
     # Threads that spin while they wait collapse generation as soon as anything else wants the cores.
     environment.setdefault("OMP_WAIT_POLICY", "passive")
+    # What numpy multiplies is small or in threads of our own; its own would spin for a tenth of a second at each start.
+    environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Without it an abort of the engine starts a debugger to print a backtrace.
     environment["GGML_NO_BACKTRACE"] = "1"
     environment["PYTHONUNBUFFERED"] = "1"

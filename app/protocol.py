@@ -77,13 +77,18 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
-    """How a model is loaded. ``context`` 0: 8192 or the trained length, whichever is less. ``threads`` 0: automatic."""
+    """How a model is loaded. ``context`` 0: 8192 or the trained length, whichever is less. ``threads`` 0: automatic.
+
+    ``repack`` lets the engine keep a second copy of the weights in an order that suits the processor: faster for many
+    tokens, not worth its time and memory for one.
+    """
 
     context: int = 0
     threads: int = 0
     gpu_layers: int = 0
     kv_type: str = "f16"
     flash_attention: str = "auto"
+    repack: bool = True
 
 
 # ---- commands (down) -------------------------------------------------------------------------------------------
@@ -340,9 +345,12 @@ class Failed(msgspec.Struct, frozen=True, tag_field="message", tag="failed"):
     hint: str
     request: int = 0
     exit_status: int = 3
+    choices: tuple[str, ...] = ()
 
     def to_error(self) -> QuenchError:
-        return QuenchError(self.code, self.title, self.detail, self.hint, exit_status=self.exit_status)
+        return QuenchError(
+            self.code, self.title, self.detail, self.hint, exit_status=self.exit_status, choices=self.choices
+        )
 
 
 class Cancelled(msgspec.Struct, frozen=True, tag_field="message", tag="cancelled"):
@@ -917,4 +925,4 @@ def decode_event(line: bytes) -> Event:
 
 def failed(error: QuenchError, request: int = 0) -> Failed:
     """The message for an error, for the job (``request`` 0) or for one request."""
-    return Failed(error.code, error.title, error.detail, error.hint, request, error.exit_status)
+    return Failed(error.code, error.title, error.detail, error.hint, request, error.exit_status, error.choices)

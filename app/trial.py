@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ _NOT_OURS = frozenset({"unsupported_architecture", "not_generative", "no_memory"
 
 _POLL = 0.2
 
+Expected = Callable[[], tuple[tokenizer_check.Encoded, str]]
+"""Texts with the source's tokens of them, and a sentence why there are none."""
+
 
 class Answer(NamedTuple):
     """What the engine said: a token, its tokens of the texts, or what was wrong."""
@@ -39,11 +43,10 @@ def try_outputs(result: ConversionResult, stopped: Callable[[], bool], source: s
     Raises ``QuenchError`` ``output_unusable`` when the engine cannot load a file or dies of it; the file stays where it
     is. ``stopped`` ends the trials: what is not tried is said to be so.
     """
-    expected, note = _expected(source) if source else ([], "")
+    expected = functools.cache(lambda: _expected(source) if source else ([], ""))
     outputs = []
     for output in result.outputs:
-        done = output.checked or Checked(0)
-        checked = _tried(output, msgspec.structs.replace(done, note=note), expected, stopped)
+        checked = _tried(output, output.checked or Checked(0), expected, stopped)
         outputs.append(msgspec.structs.replace(output, checked=checked))
     return msgspec.structs.replace(result, outputs=tuple(outputs))
 
@@ -56,18 +59,18 @@ def _expected(source: str) -> tuple[tokenizer_check.Encoded, str]:
         return [], f"Tokenizers not compared: {error.title} {error.detail}".strip()
 
 
-def _tried(
-    output: OutputDone, done: Checked, expected: tokenizer_check.Encoded, stopped: Callable[[], bool]
-) -> Checked:
+def _tried(output: OutputDone, done: Checked, expected: Expected, stopped: Callable[[], bool]) -> Checked:
     if stopped():
         return _noted(done, "Not loaded: the job was stopped before.")
     free = hardware.memory_available()
     if free < output.bytes + _ROOM:
         note = f"Not loaded: the engine would need {output.bytes + _ROOM:,} bytes of memory, {free:,} are free."
         return _noted(done, note)
-    answer = _ask(output.path, tuple(text for text, _ in expected), stopped)
+    answer = _ask(output.path, expected, stopped)
+    encoded, note = expected()
+    done = msgspec.structs.replace(done, note=note)
     if answer.tokens:
-        found = tokenizer_check.compared(expected, answer.tokens)
+        found = tokenizer_check.compared(encoded, answer.tokens)
         done = msgspec.structs.replace(done, tokenizer=found, note=tokenizer_check.in_words(found))
     if answer.token is not None:
         return msgspec.structs.replace(done, token=answer.token)
@@ -89,8 +92,11 @@ def _noted(done: Checked, note: str) -> Checked:
     return msgspec.structs.replace(done, note=f"{note} {done.note}".strip())
 
 
-def _ask(path: str, texts: tuple[str, ...], stopped: Callable[[], bool]) -> Answer:
-    """What the engine says of a file: it took too long or was stopped where there is no token."""
+def _ask(path: str, expected: Expected, stopped: Callable[[], bool]) -> Answer:
+    """What the engine says of a file: it took too long or was stopped where there is no token.
+
+    The source's tokenizer, which takes its time, runs while the worker gets ready.
+    """
     tokens: tuple[tuple[int, ...], ...] = ()
     with Child("trial") as child:
         over = threading.Event()
@@ -107,7 +113,7 @@ def _ask(path: str, texts: tuple[str, ...], stopped: Callable[[], bool]) -> Answ
         watcher = threading.Thread(target=watch, name="trial", daemon=True)
         watcher.start()
         try:
-            child.send(TryModel(path, texts))
+            child.send(TryModel(path, tuple(text for text, _ in expected()[0])))
             for event in child.events():
                 if isinstance(event, Tokenized):
                     tokens = event.tokens

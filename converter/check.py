@@ -50,7 +50,7 @@ def compare_rows(
     """Compares a sample of the rows of ``path`` with the source's ``tensors`` and returns how many they were.
 
     The sample is the same for the same layout, and of every type in it; it ends early, but not before one row of each
-    type, when reading takes seconds. Raises ``QuenchError`` ``write_failed`` with the place of the first difference,
+    type, when reading takes seconds. Raises ``QuenchError`` ``output_differs`` with the place of the first difference,
     and what reading the source raises.
     """
     sources = {tensor.name: tensor for tensor in tensors}
@@ -174,8 +174,8 @@ def _forget(path: Path, offset: int, size: int) -> None:
 
 def _wrong(path: Path, place: TensorPlace, row: int, reason: str) -> QuenchError:
     return QuenchError(
-        "write_failed",
+        "output_differs",
         "The written file does not read back as the source.",
         f"{path.name}: {place.name} ({place.type}), row {row}: {reason}.",
-        "Check the disk and the memory, and try again.",
+        "Check the disk and the memory, run “quench kernels selftest”, and try again. Nothing was kept.",
     )

@@ -56,8 +56,10 @@ _OPEN = getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, 
 _HEAD_SAMPLE, _TAIL_SAMPLE = 1 << 20, 1 << 16
 """Bytes of each source file that its identity is taken from, beside its name, size and date; headers lie in front."""
 
-_HOPELESS = frozenset({"not_finite", "bad_imatrix", "unsupported_type", "bad_metadata", "output_unusable"})
-"""Refusals that would come again with the same tensors: nothing is kept for a second try."""
+_HOPELESS = frozenset(
+    {"not_finite", "bad_imatrix", "unsupported_type", "bad_metadata", "output_differs", "output_unusable"}
+)
+"""What would come again with the same tensors: nothing is kept for a second try."""
 _CHANGED = "resume_changed"
 
 _WHAT_CHANGED = {

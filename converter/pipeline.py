@@ -134,7 +134,7 @@ def convert(
 
 
 def verify(path: Path, layout: Layout) -> None:
-    """Re-opens a written file and compares its header with the plan; ``QuenchError`` ``write_failed`` if it differs."""
+    """Re-opens a written file and compares its header with the plan; ``QuenchError`` ``output_differs`` if so."""
     file = ByteFile(path)
     try:
         header = read_header(file)
@@ -147,10 +147,10 @@ def verify(path: Path, layout: Layout) -> None:
             (pair for pair in zip(found, planned, strict=False) if pair[0] != pair[1]), (len(found), len(planned))
         )
         raise QuenchError(
-            "write_failed",
+            "output_differs",
             "The written file does not read back as planned.",
             f"{path.name}: found {odd[0]}, planned {odd[1]}.",
-            "Check the disk and try again.",
+            "Check the disk and try again. Nothing was kept.",
         )
 
 

@@ -17,16 +17,27 @@ class QuenchError(Exception):
 
     ``code`` is a stable identifier (``bad_header``, ``unknown_architecture``, ``no_space`` ...), ``title`` one short
     sentence without jargon, ``detail`` the facts (names, numbers), ``hint`` what to do next. ``exit_status`` is the
-    command line's: 2 usage, 3 bad input, 4 not enough disk or memory, 5 the engine died, 130 interrupted.
+    command line's: 2 usage, 3 bad input, 4 not enough disk or memory, 5 the engine died, 130 interrupted. ``choices``
+    are what a person may choose from to go on, the likeliest first; what is chosen there depends on the code.
     """
 
-    def __init__(self, code: str, title: str, detail: str = "", hint: str = "", *, exit_status: int = 3) -> None:
+    def __init__(
+        self,
+        code: str,
+        title: str,
+        detail: str = "",
+        hint: str = "",
+        *,
+        exit_status: int = 3,
+        choices: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(f"{title} {detail}".strip())
         self.code = code
         self.title = title
         self.detail = detail
         self.hint = hint
         self.exit_status = exit_status
+        self.choices = choices
 
     def as_dict(self) -> dict[str, str]:
         """The ``error`` object of the headless contract."""

@@ -13,6 +13,7 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,21 +46,24 @@ QT_LIBRARIES = {
 TEST_PROGRAMS = {"Xvfb": "xvfb", "xdotool": "xdotool"}
 
 # What some tests of the kernels need: an arm64 compiler with its C library (36 MB) and an emulator (12 MB), a memory
-# checker (14 MB), and a clang with libFuzzer (14 MB, 48 MB where there is no LLVM yet).
+# checker (14 MB), AVX-512's instructions in portable C (7 MB), and a clang with libFuzzer (14 MB, 48 MB where there is
+# no LLVM yet).
 TEST_TOOLS = {
     "aarch64-linux-gnu-gcc": ("gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"),
     "qemu-aarch64": ("qemu-user",),
     "valgrind": ("valgrind",),
+    "/usr/include/simde/x86/avx512.h": ("libsimde-dev",),
 }
 CLANGS = ("clang", *(f"clang-{version}" for version in range(14, 26)))
 
-# llama.cpp's shared libraries only: its multimodal library, tools, server and tests are not used.
+# llama.cpp's shared libraries only: what its tools share, its multimodal library, tools, server and tests are not used.
 ENGINE_CMAKE = (
     "-DLLAVA_BUILD=OFF",
     "-DLLAMA_BUILD_TOOLS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_SERVER=OFF",
+    f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={ROOT / 'packaging' / 'engine.cmake'}",
 )
 
 
@@ -134,7 +138,7 @@ def install_test_tools(stamp: Path) -> None:
     """Tools without which some tests are skipped, in words. Tried once: ``stamp`` remembers what could not be had."""
     if shutil.which("apt-get") is None or shutil.which("apt-cache") is None or platform.machine() != "x86_64":
         return
-    tools = [tool for tool in TEST_TOOLS if shutil.which(tool) is None]
+    tools = [tool for tool in TEST_TOOLS if shutil.which(tool) is None and not Path(tool).is_file()]
     if not any(shutil.which(name) for name in CLANGS):
         tools.append("clang")
     key = " ".join(tools)
@@ -187,11 +191,11 @@ def main() -> None:
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
     engine = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if "llama-cpp-python==" in line)
     engine = engine.strip().strip('",')
-    cmake = os.environ.get("CMAKE_ARGS", " ".join(ENGINE_CMAKE))
+    cmake = os.environ.get("CMAKE_ARGS", shlex.join(ENGINE_CMAKE))
     run_step(
         folder / ".engine",
         f"{engine} {cmake}",
-        f"building {engine} from source: two to ten minutes, once",
+        f"building {engine} from source: one to ten minutes, once",
         [*pip, "install", "-q", "--no-binary", "llama-cpp-python", engine],
         {"CMAKE_ARGS": cmake, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 2)},
     )

@@ -13,6 +13,7 @@ import pytest
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # pytest-qt would otherwise take a binding that happens to be installed; and Qt must not ask the desktop's theme.
 os.environ.pop("QT_QPA_PLATFORMTHEME", None)
 # A shell starts what it puts into the background deaf to Ctrl-C, and so would be the programs that tests interrupt.
@@ -63,8 +64,9 @@ def pocket() -> Path:
 def broken_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kernel library whose best backend computes wrong numbers and whose second best, if it has lanes, crashes."""
     from tests.kernels import native
+    from tests.once import made_once
 
-    return native.build_broken(tmp_path_factory.mktemp("broken-kernels"))
+    return made_once(tmp_path_factory, "broken-kernels", native.build_broken)
 
 
 @pytest.fixture(scope="session")

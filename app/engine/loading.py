@@ -157,6 +157,7 @@ def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] 
 
     params = lib.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
+    params.use_extra_bufts = options.repack
     callback = lib.llama_progress_callback(progress)
     params.progress_callback = callback
     model = lib.llama_model_load_from_file(path.encode(), params)

@@ -55,6 +55,7 @@ class ConvertPage(QWidget):
         self._planned: dict[str, PlannedOutput] = {}
         self._disk_free: int | None = None
         self._plan: Plan | None = None
+        self._pre_tokenizer: str | None = None
         self._asked = 0
         self.setAcceptDrops(True)
         self._plan_timer = QTimer(self, singleShot=True, interval=PLAN_DELAY_MS)
@@ -212,10 +213,11 @@ class ConvertPage(QWidget):
             keep_split=choices.keep_split,
             refined=choices.refined,
             memory_mib=choices.memory_mib,
+            pre_tokenizer=self._pre_tokenizer,
         )
 
     def _on_source(self) -> None:
-        self._planned, self._disk_free, self._plan = {}, None, None
+        self._planned, self._disk_free, self._plan, self._pre_tokenizer = {}, None, None, None
         self.plan_error.clear()
         self.requantize.setChecked(False)
         self.importance.set_source(self.source.info, self.folder())
@@ -260,9 +262,13 @@ class ConvertPage(QWidget):
             return
         if isinstance(answer, QuenchError):
             self._planned, self._disk_free, self._plan = {}, None, None
-            without = (self.tr("Go on without it"), lambda: self.importance.choose(""))
-            first = [without] if answer.code == "bad_imatrix" else []
-            self.plan_error.show_error(answer, [*first, (self.tr("Retry"), self._ask_plan)])
+            first, choose = [], ""
+            if answer.code == "bad_imatrix":
+                first = [(self.tr("Go on without it"), lambda: self.importance.choose(""))]
+            if answer.code == "unknown_pre_tokenizer" and answer.choices:
+                choose = self.tr("Split text as this one does")
+                first = [(self.tr("Go on with it"), self._choose_pre_tokenizer)]
+            self.plan_error.show_error(answer, [*first, (self.tr("Retry"), self._ask_plan)], choose)
         else:
             self.plan_error.clear()
             self._planned = {output.type: output for output in answer.outputs}
@@ -272,6 +278,11 @@ class ConvertPage(QWidget):
         fits = {name: self._fit_words(info, output, free) for name, output in self._planned.items()}
         self.recipes.model.set_plan(self._planned, fits)
         self._on_ticks()
+
+    def _choose_pre_tokenizer(self) -> None:
+        """For this source only: another one is asked about anew."""
+        self._pre_tokenizer = self.plan_error.choice.currentText() or None
+        self._ask_plan()
 
     def _fit_words(self, info: ModelInfo, output: PlannedOutput, free: int) -> FitWords:
         """Judged as the library will judge the finished file."""
@@ -300,6 +311,9 @@ class ConvertPage(QWidget):
         notes = [self.advanced.choices().problem]
         if again:
             notes.append(self.tr("This file is quantized already; squeezing it again adds to its loss."))
+        if self._pre_tokenizer:
+            words = self.tr("Text will be split as %1 does, which you chose: answers can be worse.")
+            notes.append(words.replace("%1", self._pre_tokenizer))
         existing = self._existing()
         if existing:
             words = self.tr("Replaces %1") if len(existing) == 1 else self.tr("Replaces %1 files of the same name")

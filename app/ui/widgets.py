@@ -154,6 +154,8 @@ class ErrorCard(QFrame):
         self._detail.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._detail.setMaximumHeight(80)
         self._detail.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
+        self.choice = QComboBox()
+        self.choice.hide()
         self._buttons = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._buttons.setSpacing(8)
         layout = QVBoxLayout(self)
@@ -161,11 +163,13 @@ class ErrorCard(QFrame):
         layout.setSpacing(8)
         for part in (self._title, self._hint, self._detail):
             layout.addWidget(part)
+        layout.addWidget(self.choice, 0, Qt.AlignmentFlag.AlignLeft)
         layout.addLayout(self._buttons)
         self.hide()
 
-    def show_error(self, error: QuenchError | Failed, actions: list[Action] | None = None) -> None:
-        """Show ``error`` with a button for each action and one that copies the details; the first is the main one."""
+    def show_error(self, error: QuenchError | Failed, actions: list[Action] | None = None, choose: str = "") -> None:
+        """Show ``error`` with a button for each action and one that copies the details; the first is the main one.
+        ``choose``, if given, names the list of the error's choices, of which :attr:`choice` has one."""
         known = error.to_error() if isinstance(error, Failed) else error
         self.error = known
         self._title.setText(known.title)
@@ -174,6 +178,11 @@ class ErrorCard(QFrame):
         first = known.detail.strip().splitlines()[:3]
         self._detail.setText("\n".join(text[:300] for text in first))
         self._detail.setVisible(bool(first))
+        self.choice.clear()
+        self.choice.addItems(list(known.choices) if choose else [])
+        self.choice.setAccessibleName(choose)
+        self.choice.setToolTip(choose)
+        self.choice.setVisible(self.choice.count() > 0)
         while self._buttons.count():
             item = self._buttons.takeAt(0)
             if item.widget() is not None:

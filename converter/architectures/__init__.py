@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from converter.architectures.arcee import ARCEE
+from converter.architectures.baichuan import BAICHUAN, ORION
 from converter.architectures.base import Family, Parameters, bad_config
 from converter.architectures.bert import BERT, NOMIC_BERT, ROBERTA, XLM_ROBERTA
 from converter.architectures.bloom import BLOOM
 from converter.architectures.cohere import COHERE, COHERE2
 from converter.architectures.config import parameters
 from converter.architectures.deepseek import DEEPSEEK2, DEEPSEEK3
+from converter.architectures.dots1 import DOTS1
 from converter.architectures.ernie import ERNIE4_5, ERNIE4_5_MOE
 from converter.architectures.exaone import EXAONE, EXAONE4
 from converter.architectures.falcon import FALCON
-from converter.architectures.gemma import GEMMA, GEMMA2, GEMMA3
+from converter.architectures.gemma import EMBEDDING_GEMMA, GEMMA, GEMMA2, GEMMA3
 from converter.architectures.glm import CHATGLM, GLM, GLM4
+from converter.architectures.glm_moe import GLM4_MOE, GLM4_MOE_LITE
 from converter.architectures.gpt2 import GPT2
 from converter.architectures.gpt_bigcode import GPT_BIGCODE
 from converter.architectures.gpt_oss import GPT_OSS
 from converter.architectures.gptneox import GPT_NEOX
 from converter.architectures.granite import GRANITE, GRANITE_MOE
+from converter.architectures.hunyuan import HUNYUAN
 from converter.architectures.internlm import INTERNLM2, INTERNLM3
 from converter.architectures.keys import is_own, metadata
+from converter.architectures.lfm2 import LFM2, LFM2_MOE
 from converter.architectures.llama import LLAMA
 from converter.architectures.llama4 import LLAMA4
-from converter.architectures.matching import tensors
+from converter.architectures.matching import is_turned, renamed, source_of, tensors
 from converter.architectures.minicpm import MINICPM, MINICPM3
 from converter.architectures.mistral import MISTRAL
 from converter.architectures.mistral3 import MISTRAL3
@@ -35,18 +41,33 @@ from converter.architectures.olmo import OLMO, OLMO2, OLMO3, OLMOE
 from converter.architectures.phi import PHI
 from converter.architectures.phi3 import PHI3
 from converter.architectures.phimoe import PHIMOE
+from converter.architectures.qwen import QWEN
 from converter.architectures.qwen2 import QWEN2
 from converter.architectures.qwen2_moe import QWEN2_MOE
 from converter.architectures.qwen3 import QWEN3
 from converter.architectures.qwen3_moe import QWEN3_MOE
 from converter.architectures.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
+from converter.architectures.seed_oss import SEED_OSS
 from converter.architectures.smollm3 import SMOLLM3
 from converter.architectures.stablelm import STABLELM
 from converter.architectures.starcoder2 import STARCODER2
 from converter.architectures.t5 import T5, T5_ENCODER
 from converter.spec import QuenchError
 
-__all__ = ["FAMILIES", "Family", "Parameters", "find_family", "is_own", "metadata", "notes", "parameters", "tensors"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Parameters",
+    "find_family",
+    "is_own",
+    "is_turned",
+    "metadata",
+    "notes",
+    "parameters",
+    "renamed",
+    "source_of",
+    "tensors",
+]
 
 FAMILIES = (
     LLAMA,
@@ -105,6 +126,18 @@ FAMILIES = (
     QWEN3_5_MOE,
     T5,
     T5_ENCODER,
+    ARCEE,
+    BAICHUAN,
+    DOTS1,
+    EMBEDDING_GEMMA,
+    GLM4_MOE,
+    GLM4_MOE_LITE,
+    HUNYUAN,
+    LFM2,
+    LFM2_MOE,
+    ORION,
+    QWEN,
+    SEED_OSS,
 )
 
 

@@ -23,7 +23,15 @@ from converter.architectures.base import (
     not_run,
 )
 from converter.architectures.config import whole_number
-from converter.architectures.moe import ROUTER_KEYS, experts, follows_dense, leads_dense
+from converter.architectures.moe import (
+    CORRECTED_CHOICE,
+    ROUTER_KEYS,
+    SHARED_EXPERTS,
+    ahead_left_out,
+    experts,
+    follows_dense,
+    leads_dense,
+)
 from converter.sources.views import View
 
 # Layer counts (and a vocabulary) by which the engine knows the models whose queries are not compressed.
@@ -73,10 +81,7 @@ def _notes(found: Parameters) -> list[str]:
             "The engine chooses a group of experts by its two best, the model's authors by the best alone: answers "
             "can differ from theirs."
         )
-    extra = found.values.get("num_nextn_predict_layers")
-    if extra:
-        notes.append("The layers that predict tokens ahead of the next one are left out: the engine does not use them.")
-    return notes
+    return notes + ahead_left_out(found)
 
 
 _TENSORS = (
@@ -94,10 +99,8 @@ _TENSORS = (
     layer("self_attn.o_proj.weight", "attn_output.weight", "embedding", "heads * value"),
     *(replace(rule, when=leads_dense) for rule in FEED_FORWARD),
     *experts("expert", follows_dense),
-    layer("mlp.gate.e_score_correction_bias", "exp_probs_b.bias", "experts", required=False, when=follows_dense),
-    layer("mlp.shared_experts.gate_proj.weight", "ffn_gate_shexp.weight", "shared", "embedding", when=follows_dense),
-    layer("mlp.shared_experts.up_proj.weight", "ffn_up_shexp.weight", "shared", "embedding", when=follows_dense),
-    layer("mlp.shared_experts.down_proj.weight", "ffn_down_shexp.weight", "embedding", "shared", when=follows_dense),
+    CORRECTED_CHOICE,
+    *SHARED_EXPERTS,
 )
 
 DEEPSEEK2 = Family(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from converter.architectures.base import (
     EMBEDDING,
     FEED_FORWARD,
@@ -17,12 +15,12 @@ from converter.architectures.base import (
     KeyRule,
     Parameters,
     TensorRule,
-    bad_config,
     layer,
     not_run,
 )
 from converter.architectures.llama import LLAMA_ROPE
 from converter.architectures.rope import frequency_factors, rope_dimensions
+from converter.architectures.windows import with_window
 
 # By this number of layers the engine knows the size that has layers with a window.
 _WITH_WINDOW = 64
@@ -68,22 +66,7 @@ EXAONE = Family(
 
 
 def _windows(found: Parameters) -> list[bool] | None:
-    """Which layers have a window, by their kinds or by a pattern that repeats (``LLLG``, or every so many without)."""
-    values, layers = found.values, range(found.sizes.layers)
-    if values.get("sliding_window") is None:
-        return None
-    kinds, pattern = values.get("layer_types"), values.get("sliding_window_pattern")
-    if isinstance(kinds, list):
-        return [kind == "sliding_attention" for kind in kinds]
-    if isinstance(pattern, str) and pattern:
-        return [pattern[i % len(pattern)] == "L" for i in layers]
-    if isinstance(pattern, int) and pattern > 0:
-        return [(i + 1) % pattern != 0 for i in layers]
-    raise bad_config("nothing says which layers have a window")
-
-
-def _window(found: Parameters) -> Any:
-    return found.values.get("sliding_window")
+    return with_window(found, None)
 
 
 def _check(found: Parameters) -> None:
@@ -119,7 +102,7 @@ EXAONE4 = Family(
     keys=(
         *KEYS,
         KeyRule("vocab_size", "UINT32", "vocab_size"),
-        KeyRule("attention.sliding_window", "UINT32", _window),
+        KeyRule("attention.sliding_window", "UINT32", "sliding_window"),
         KeyRule("attention.sliding_window_pattern", "BOOL[]", _windows),
     ),
     rope_kinds=LLAMA_ROPE,

@@ -1,7 +1,8 @@
-"""Gemma 1, 2 and 3 (the text part). Norms are stored less one; the embedding is the output matrix."""
+"""Gemma 1, 2 and 3 (text) and EmbeddingGemma. Norms are stored less one; one matrix is embedding and output."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from converter.architectures.base import (
@@ -149,6 +150,10 @@ def _final_cap(found: Parameters) -> Any:
 def _check_3(found: Parameters) -> None:
     _check_direction(found)
     _check_scale(found, _LARGE_3)
+    _check_layers_3(found)
+
+
+def _check_layers_3(found: Parameters) -> None:
     if found.values.get("attn_logit_softcapping") is not None:
         raise not_run(found, "It limits the scores of its attention")
     if not _any_windows(found):
@@ -191,4 +196,28 @@ GEMMA3 = Family(
     check=_check_3,
     notes=other_parts_left_out,
     vocabulary="gemma2",
+)
+
+
+def _check_embedding(found: Parameters) -> None:
+    _check_scale(found, 0)
+    _check_layers_3(found)
+    if not found.values.get("use_bidirectional_attention"):
+        raise not_run(found, "It gives vectors, but each token sees only those before it")
+
+
+# A Gemma 3 without its head that sees both ways, for vectors of texts.
+EMBEDDING_GEMMA = replace(
+    GEMMA3,
+    title="EmbeddingGemma",
+    architecture="gemma-embedding",
+    classes=("Gemma3TextModel",),
+    model_types=(),
+    defaults={**GEMMA3.defaults, "sliding_window": 512},
+    renames=((r"^(embed_tokens|layers|norm)\.", r"model.\1."),),
+    ignored=(),
+    tensors=tuple(rule for rule in GEMMA3.tensors if rule is not OUTPUT),
+    check=_check_embedding,
+    notes=lambda found: ["Dense layers that sentence-transformers puts behind the vectors are left out."],
+    pooled=True,
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from converter.architectures.base import TRANSPOSED
 from converter.sources.dequantize.mxfp4 import Mxfp4Tensor
 from converter.sources.gathered import ChangedTensor, StackedTensor, file_tensor
 from converter.sources.stored import READABLE_DTYPES, StoredTensor, some
@@ -128,6 +129,17 @@ def renamed(family: Family, name: str) -> str:
     return name
 
 
+def source_of(family: Family, target: str) -> str:
+    """The name, as the rules have it, of the stored tensor that a GGUF tensor outside the layers is made of."""
+    return next((rule.source for rule in family.tensors if rule.target == target), "")
+
+
+def is_turned(family: Family, name: str) -> bool:
+    """Whether a stored matrix, by its name as the rules have it, is (in, out), as GPT-2's linear layers have theirs."""
+    general = re.sub(r"\.\d+\.", ".{i}.", name, count=1)
+    return any(rule.source == general and rule.view == TRANSPOSED for rule in family.tensors)
+
+
 def _instances(found: Parameters) -> Iterable[tuple[TensorRule, int]]:
     """Every rule with every layer that has it; -1 stands for outside the layers."""
     for rule in found.family.tensors:
@@ -166,7 +178,8 @@ def _tied(matched: list[Match], by_name: Mapping[str, StoredTensor]) -> set[str]
     for match in matched:
         if match.target in ("output.weight", "token_embd.weight") and match.rule.view is None:
             tensor = by_name[match.sources[0]]
-            places[match.target] = (tensor.file, tensor.offset, tensor.dtype, tensor.shape, tensor.strides)
+            place = (tensor.file, tensor.offset, tensor.dtype, tensor.shape, tensor.strides, tensor.reader)
+            places[match.target] = place
     output = places.get("output.weight")
     return {"output.weight"} if output is not None and output == places.get("token_embd.weight") else set()
 

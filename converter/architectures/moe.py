@@ -70,6 +70,28 @@ ROUTER_KEYS = (
 )
 
 
+# A correction of the router's sums that decides which experts are chosen, and counts no further.
+CORRECTED_CHOICE = layer(
+    "mlp.gate.e_score_correction_bias", "exp_probs_b.bias", "experts", required=False, when=follows_dense
+)
+# Experts that every token uses, as one of the width of all.
+SHARED_EXPERTS = tuple(
+    layer(f"mlp.shared_experts.{name}_proj.weight", f"ffn_{name}_shexp.weight", *shape, when=follows_dense)
+    for name, shape in (
+        ("gate", ("shared", "embedding")),
+        ("up", ("shared", "embedding")),
+        ("down", ("embedding", "shared")),
+    )
+)
+
+
+def ahead_left_out(found: Parameters) -> list[str]:
+    """What to say of layers that predict tokens ahead."""
+    if not found.values.get("num_nextn_predict_layers"):
+        return []
+    return ["The layers that predict tokens ahead of the next one are left out: the engine does not use them."]
+
+
 def experts(width: str, when: Callable[[Parameters, int], bool] | None = None) -> tuple[TensorRule, ...]:
     """A router and experts of ``width`` elements, one tensor each, or stacked with gate and up in one."""
     options: dict[str, Any] = {"when": when}

@@ -18,28 +18,14 @@ from converter.architectures.base import (
     Family,
     KeyRule,
     Parameters,
-    bad_config,
     layer,
     not_run,
     output_or_embedding,
 )
+from converter.architectures.windows import with_window
 
-
-def _has_window(found: Parameters) -> bool:
-    return found.values.get("sliding_window") is not None
-
-
-def _window_layers(found: Parameters) -> list[bool] | None:
-    """Which layers look back a window only: all but every fourth, unless the config lists them."""
-    if not _has_window(found):
-        return None
-    listed = found.values.get("layer_types")
-    if isinstance(listed, list):
-        if len(listed) != found.sizes.layers:
-            raise bad_config(f"layer_types lists {len(listed)} layers of {found.sizes.layers}")
-        return [kind == "sliding_attention" for kind in listed]
-    return [(i + 1) % 4 != 0 for i in range(found.sizes.layers)]
-
+# All but every fourth layer have a window.
+_EVERY = 4
 
 # Queries and keys are normalised as wholes, not by head.
 _WHOLE_NORMS = (
@@ -106,7 +92,7 @@ OLMO3 = Family(
     keys=(
         *KEYS,
         KeyRule("attention.sliding_window", "UINT32", "sliding_window"),
-        KeyRule("attention.sliding_window_pattern", "BOOL[]", _window_layers),
+        KeyRule("attention.sliding_window_pattern", "BOOL[]", lambda found: with_window(found, _EVERY)),
     ),
     own_output=True,
     activations=SILU,

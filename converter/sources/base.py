@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from converter.sources.files import ByteFile
+    from converter.sources.stored import StoredTensor
     from converter.sources.views import View
     from converter.spec import ModelInfo
 
@@ -127,6 +128,23 @@ class SourceTensor(ABC):
         """Says that what :meth:`raw` gave of these rows was used; it stays valid, but leaves the resident memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A model folder's weights as they are stored, and what an architecture makes of them.
+
+    ``made`` gives the GGUF tensors for a list of stored ones; it raises ``QuenchError`` where they do not fit.
+    ``name`` is a stored tensor's name as transformers has it; ``output`` and ``embedding`` are such names of the two
+    matrices that may be one. ``turned`` says of such a name whether its module keeps its matrix as (in, out).
+    """
+
+    stored: Sequence[StoredTensor]
+    made: Callable[[list[StoredTensor]], list[SourceTensor]]
+    name: Callable[[str], str]
+    output: str
+    embedding: str
+    turned: Callable[[str], bool]
+
+
 @dataclass
 class SourceModel:
     """An opened model folder or GGUF file. Close it, or use it as a context manager.
@@ -135,7 +153,8 @@ class SourceModel:
     vocabulary may take a second) and holds neither ``general.file_type`` nor ``general.quantization_version``: those
     belong to the output. It may raise ``QuenchError``. ``files`` are all that weights are read from: a conversion can
     only be resumed when it knows them again. ``working_bytes`` is memory that reading takes beside the rows.
-    ``incomplete`` is a sentence if files of the model are missing: it can be looked at but not converted.
+    ``incomplete`` is a sentence if files of the model are missing: it can be looked at but not converted. ``weights``
+    is there for model folders.
     """
 
     info: ModelInfo
@@ -146,6 +165,7 @@ class SourceModel:
     files: Sequence[ByteFile] = ()
     working_bytes: int = 0
     incomplete: str = ""
+    weights: Weights | None = None
     _metadata: list[MetaEntry] | None = field(default=None, init=False, repr=False)
 
     @property

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from converter import architectures, vocabulary
 from converter.sources import dequantize
-from converter.sources.base import MetaEntry, RecipeHints, SourceModel
+from converter.sources.base import MetaEntry, RecipeHints, SourceModel, Weights
 from converter.sources.files import ByteFile, cannot_read, read_json
 from converter.sources.gguf import count_types
 from converter.sources.naming import count_parameters, general_entries, repository_id
 from converter.sources.parts import adapter_not_model, check_index, find_parts, read_parts
 from converter.sources.pooling import pooling_entries
+from converter.sources.stacks import taken_apart
 from converter.spec import ModelInfo, QuenchError, TensorInfo
 
 if TYPE_CHECKING:
@@ -42,7 +44,10 @@ def open_folder(folder: Path, weights: Path | None = None, pre_tokenizer: str | 
         stored = read_parts(files)
         check_index(stored, index)
         decoded = quantization.decoded(stored)
-        tensors = architectures.tensors(parameters, decoded.tensors)
+        whole, origins = taken_apart(decoded.tensors)
+        kinds = {name: decoded.kinds[origin] for name, origin in origins.items() if origin in decoded.kinds}
+        decoded = replace(decoded, tensors=whole, kinds=decoded.kinds | kinds)
+        tensors = architectures.tensors(parameters, whole)
         info = _info(folder, files, parameters, tensors, decoded)
     except QuenchError:
         _close(files)
@@ -66,7 +71,17 @@ def open_folder(folder: Path, weights: Path | None = None, pre_tokenizer: str | 
         except OSError as error:  # a folder that went away meanwhile
             raise cannot_read(folder, error) from error
 
-    return SourceModel(info, tensors, hints, metadata, lambda: _close(files), files, decoded.working_bytes)
+    weights_as_stored = Weights(
+        decoded.tensors,
+        lambda stored: architectures.tensors(parameters, stored),
+        lambda name: architectures.renamed(family, name),
+        architectures.source_of(family, "output.weight"),
+        architectures.source_of(family, "token_embd.weight"),
+        lambda name: architectures.is_turned(family, name),
+    )
+    return SourceModel(
+        info, tensors, hints, metadata, lambda: _close(files), files, decoded.working_bytes, weights=weights_as_stored
+    )
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from converter.sources.base import SourceTensor
+from converter.sources.stored import TurnedReader
 from converter.sources.tensors import ALIGNMENT, PIECE, FileTensor, counted_as, widen
 from converter.sources.types import BY_NAME
 from converter.sources.views import Dims, Placed, View, boxes, placed
@@ -124,9 +125,11 @@ class _InRows:
         """Nothing: what was read is the reader's own."""
 
     def read_bytes(self, element: int, dims: Dims) -> int:
-        count = prod(dims[at][0] for at in self._sorted(dims)[0])
-        first = element // self._width
-        return self._reader.read_bytes(first, first + 1) * count
+        rows = np.sort(self._numbers(element, dims)[0])
+        ends = np.flatnonzero(np.diff(rows) != 1)
+        firsts, lasts = rows[np.append(0, ends + 1)], rows[np.append(ends, len(rows) - 1)]
+        runs = zip(firsts.tolist(), lasts.tolist(), strict=True)
+        return sum(self._reader.read_bytes(first, last + 1) for first, last in runs)
 
     def _sorted(self, dims: Dims) -> tuple[list[int], list[int]]:
         """The axes that go from row to row, and those that stay within one."""
@@ -149,6 +152,30 @@ def _sums(dims: Sequence[tuple[int, int]], start: int) -> Any:
     return total
 
 
+def _goes_down(shape: tuple[int, ...], where: Placed) -> bool:
+    """Whether a row of the view is (a part of) a column of what is stored, of one matrix."""
+    if len(shape) < 2 or min(shape[-2:]) < 2 or not where.columns:
+        return False
+    matrix, dims = shape[-2] * shape[-1], (*where.rows, *where.columns)
+    within = all(step >= matrix or length * step <= matrix for length, step in dims)
+    return within and all(step % shape[-1] == 0 for _, step in where.columns)
+
+
+def _turned(shape: tuple[int, ...], where: Placed) -> Placed:
+    """The same elements where the last two dimensions of what is stored are exchanged."""
+    *_, rows, width = shape
+
+    def turned(step: int) -> int:
+        matrix, rest = divmod(step, rows * width)
+        row, column = divmod(rest, width)
+        return matrix * rows * width + column * rows + row
+
+    def axes(dims: Dims) -> Dims:
+        return tuple((length, turned(step)) for length, step in dims)
+
+    return Placed(where.shape, axes(where.rows), axes(where.columns), turned(where.offset))
+
+
 class ViewTensor(SourceTensor):
     """A stored tensor's elements in another order, some of them, or from a reader."""
 
@@ -161,11 +188,14 @@ class ViewTensor(SourceTensor):
         self._stored = stored.dtype
         self._item = BY_NAME[stored.dtype].bytes
         self._where = where
-        self._elements: _Elements = (
-            _InFile(stored.file, stored.offset, self._item, ALIGNMENT.get(stored.dtype, 2))
-            if stored.reader is None
-            else _InRows(stored.reader, stored.shape[-1] if stored.shape else 1, self._item)
-        )
+        self._elements: _Elements
+        if stored.reader is None:
+            self._elements = _InFile(stored.file, stored.offset, self._item, ALIGNMENT.get(stored.dtype, 2))
+        elif _goes_down(stored.shape, where) and isinstance(stored.reader, TurnedReader):
+            self._where = _turned(stored.shape, where)
+            self._elements = _InRows(stored.reader.transposed(), stored.shape[-2], self._item)
+        else:
+            self._elements = _InRows(stored.reader, stored.shape[-1] if stored.shape else 1, self._item)
 
     @property
     def row_bytes(self) -> int:

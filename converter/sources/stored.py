@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,15 @@ class RowReader(Protocol):
 
     def read_bytes(self, start: int, stop: int) -> int:
         """Bytes of the files that these rows cost."""
+        ...
+
+
+@runtime_checkable
+class TurnedReader(RowReader, Protocol):
+    """A reader that can be asked for columns as well."""
+
+    def transposed(self) -> RowReader:
+        """Gives the columns (of each matrix) as rows."""
         ...
 
 

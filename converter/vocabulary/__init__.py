@@ -18,6 +18,7 @@ from converter.vocabulary.loading import load_tokenizer
 from converter.vocabulary.model_file import looks_like_model
 from converter.vocabulary.pretokenizer import known_name, recognise
 from converter.vocabulary.special import chat_template
+from converter.vocabulary.tiktoken import tiktoken_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,8 +133,8 @@ def _has_model(files: TokenizerFiles) -> bool:
     file = ByteFile(files.folder / _MODEL)
     beginning = file.read(0, min(file.size, 3))
     file.close()
-    # Some Llama 3 folders hold another format under this name.
-    return looks_like_model(beginning) or not files.has(_JSON)
+    # Some Llama 3 and GLM-4 folders hold another format under this name.
+    return looks_like_model(beginning) or not (files.has(_JSON) or tiktoken_file(files))
 
 
 def _stands_for_model(files: TokenizerFiles) -> bool:

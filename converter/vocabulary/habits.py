@@ -28,7 +28,7 @@ _GEMMA_EOT = 107
 _GLM = (("[gMASK]", ("bos",)), ("<|user|>", ("eot",)), ("<|endoftext|>", ("unknown",)), ("<|observation|>", ("eom",)))
 _GLM4 = (("<|endoftext|>", ("eos", "unknown", "bos")), ("<|user|>", ("eot",)))
 _CHATGLM = (("<|endoftext|>", ("eos", "unknown")), ("<|user|>", ("eot",)))
-_CHAT_END = "<|im_end|>"
+_CHAT_END, _TEXT_END = "<|im_end|>", "<|endoftext|>"
 
 
 class Habit(NamedTuple):
@@ -104,6 +104,27 @@ def _segments(files: TokenizerFiles, config: dict[str, Any], keyed: Keyed, n_voc
     keyed.setdefault(key, MetaEntry(key, type_count(config), "UINT32"))
 
 
+def _hunyuan(files: TokenizerFiles, config: dict[str, Any], keyed: Keyed, n_vocab: int) -> None:
+    """The end of a text and of a turn, which published configs have wrong elsewhere."""
+    end = config.get("eod_token_id")
+    if type(end) is int and 0 <= end < n_vocab:
+        _token(keyed, "eos", end)
+    ends = files.optional_json("generation_config.json").get("eos_token_id")
+    if isinstance(ends, list) and len(ends) > 1 and type(ends[0]) is int and 0 <= ends[0] < n_vocab:
+        _token(keyed, "eot", ends[0])
+
+
+def _qwen1(files: TokenizerFiles, config: dict[str, Any], keyed: Keyed, n_vocab: int) -> None:
+    """One token for all ends, as its authors' code has it."""
+    tokens = keyed[f"{_TOKENIZER}tokens"].value
+    if _TEXT_END in tokens:
+        number = tokens.index(_TEXT_END)
+        for name in ("bos", "eos"):
+            if f"{_TOKENIZER}{name}_token_id" not in keyed:
+                _token(keyed, name, number)
+        _token(keyed, "unknown", number)
+
+
 def _named(table: tuple[tuple[str, tuple[str, ...]], ...], first: bool | None = None) -> Extra:
     def extra(files: TokenizerFiles, config: dict[str, Any], keyed: Keyed, n_vocab: int) -> None:
         numbers = {token.content: token.id for token in files.added_tokens}
@@ -131,6 +152,7 @@ def _flag(keyed: Keyed, name: str, value: bool) -> None:
 HABITS: dict[str, Habit] = {
     "bpe": Habit(),
     "qwen": Habit("model first"),
+    "qwen1": Habit(extra=_qwen1),
     "sentencepiece": Habit("model first"),
     "llama": Habit("model first", _llama),
     "ernie": Habit("model first", _prefix_space),
@@ -140,6 +162,7 @@ HABITS: dict[str, Habit] = {
     "phi3": Habit("declared"),
     "internlm2": Habit("internlm", _internlm2),
     "internlm3": Habit("model first", _internlm3),
+    "hunyuan": Habit(extra=_hunyuan),
     "nemotron": Habit("model first", _nemotron),
     "mpt": Habit(extra=_mpt),
     "glm": Habit(extra=_named(_GLM)),

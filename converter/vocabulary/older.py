@@ -2,6 +2,7 @@
 
 GPT-2's ``vocab.json`` and ``merges.txt`` (RoBERTa, Qwen 2, BART and others use them too), and BERT's ``vocab.txt``. How
 text is split is not in these files; it is a fact about the tokenizer's class, as the transformers library has it.
+Files of the tiktoken library are read here too.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import msgspec
 
 from converter.sources.files import read_bounded, read_json
 from converter.spec import QuenchError
+from converter.vocabulary import tiktoken
 from converter.vocabulary.files import MAX_TOKEN_ID, TOKENIZER_LIMIT, as_text, damaged
+from converter.vocabulary.tiktoken import tiktoken_file
 
 if TYPE_CHECKING:
     from converter.vocabulary.files import TokenizerFiles
@@ -31,6 +34,8 @@ def as_tokenizer_json(files: TokenizerFiles) -> bytes:
     none and ``bad_vocabulary`` for damage."""
     if files.has("vocab.json") and files.has("merges.txt"):
         return msgspec.json.encode(_byte_level(files))
+    if name := tiktoken_file(files):
+        return msgspec.json.encode(tiktoken.as_tokenizer_json(files, name))
     if files.has("vocab.txt"):
         return msgspec.json.encode(_word_piece(files))
     raise QuenchError(

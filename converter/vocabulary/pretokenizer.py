@@ -221,13 +221,15 @@ def _not_known(steps: tuple[str, ...], almost: str, tokenizer: Tokenizer | None)
         ),
         reverse=True,
     )
-    nearest, detail = almost or scored[0][1], ""
+    names, detail = [name for _, name, _ in scored], ""
     if tokenizer is not None:
         tried = [(name, _differences(tokenizer, known)) for _, name, known in scored[:_TRIED]]
         # Those that differ on the fewest texts first; what could not be tried last.
         tried.sort(key=lambda each: len(HARD_TEXTS) + 1 if each[1] is None else len(each[1]))
-        nearest = almost or tried[0][0]
+        names = [name for name, _ in tried]
         detail = "".join(f"\n{_in_words(name, found)}" for name, found in tried[:_OFFERED])
+    offered = tuple(dict.fromkeys([*([almost] if almost else []), *names]))[:_OFFERED]
+    nearest = offered[0]
     if almost:
         detail = f"It splits like {almost!r} but applies its merges in another way.{detail}"
     else:
@@ -236,8 +238,9 @@ def _not_known(steps: tuple[str, ...], almost: str, tokenizer: Tokenizer | None)
         "unknown_pre_tokenizer",
         "The way this model splits text is not known to the engine.",
         f"{detail}\nSteps: {text[:300] or 'none'}.",
-        f"If the differences do not matter to you, accept one: convert with --pre-tokenizer {nearest}. "
-        "Else look for a ready GGUF file of this model.",
+        f"If the differences do not matter to you, go on with one of {', '.join(offered)} (on the command line "
+        f"--pre-tokenizer {nearest}). Else look for a ready GGUF file of this model.",
+        choices=offered,
     )
 
 

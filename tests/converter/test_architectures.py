@@ -55,12 +55,15 @@ def test_rules_are_known_to_the_package(family: Any) -> None:
         views = rule.view if isinstance(rule.view, tuple) else (rule.view,)
         # Parameters without a module of their own: llama.cpp's converter writes a dot before what they are.
         source = rule.source.replace("{i}", "0").replace("experts.{e}", "experts").replace(".dt_bias", ".dt_proj.bias")
+        source = source.replace(".expert_bias", ".expert_bias.bias")
         source = re.sub(r"_bias$", ".bias", source).replace(".norms.{e}", "")  # a row for each head
         found = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        found = found or names.get_name(source.removeprefix("model."), try_suffixes=(".weight", ".bias"))
         found = found or names.get_name(f"{source}.weight", try_suffixes=(".weight",))
         target = rule.target.replace("{i}", "0")
         same = found is not None and target in (found, f"{found}.weight")
-        if not same and (rule.packed is not None or any(view is not None and (view.at or view.keep) for view in views)):
+        some = any(view is not None and (view.at or view.keep or view.rows) for view in views)
+        if not same and (rule.packed is not None or some):
             continue  # a part of a fused tensor, whose name in the package is that of the whole or none
         made.add(target)
         known.add(target if same else found)

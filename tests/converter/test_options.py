@@ -373,7 +373,7 @@ def test_a_split_output_goes_on_after_a_pause(
         nonlocal done
         done += isinstance(event, TensorDone)
 
-    slow = {"split_size": LIMIT, "threads": 1}
+    slow = {"split_size": LIMIT, "threads": 1, "refined": True}
     spec = ConversionSpec(str(full), str(folder / "o.gguf"), ("Q4_K_M",), resume=True, **slow)
     with pytest.raises(Paused):
         convert(spec, count, paused=lambda: done >= after, journal_every=0)

@@ -19,6 +19,8 @@ from tests.converter.folders import QWEN2_REGEX, write_json
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
+QWEN_SPECIALS = 208
+"""Special tokens that Qwen 1's tokenizer has behind those of its file."""
 SEPARATOR = "\n__ggml_vocab_test__\n"
 
 # One token of a SentencePiece model: text, score, type.
@@ -216,6 +218,17 @@ def write_vocabulary(found: Vocabulary, name: str, folder: Path, *, json_form: b
         later = [token for token in found.added(CONTROL, USER_DEFINED) if token["id"] >= len(own_pieces(found))]
         config["added_tokens_decoder"] = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in later}
     write_json(folder / "tokenizer_config.json", config)
+
+
+def write_tiktoken(path: Path, vocab: dict[str, int]) -> int:
+    """Tokens of a byte-level vocabulary, by number without gaps, as a file of the tiktoken library; how many."""
+    plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    byte_of = {chr(byte) if byte in plain else chr(next(others)): byte for byte in range(256)}
+    ordered = sorted(vocab.items(), key=lambda item: item[1])
+    lines = [base64.b64encode(bytes(byte_of[c] for c in text)) + f" {number}\n".encode() for text, number in ordered]
+    path.write_bytes(b"".join(lines))
+    return len(ordered)
 
 
 def special_names(found: Vocabulary) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tests.kernels.native import (
     CMAKE,
     COMPILER,
     HERE,
+    RUNNABLE,
     SANITIZERS,
     SYSROOT,
     build,
@@ -78,7 +79,7 @@ def test_sanitizers_are_silent(sanitized_library: Path) -> None:
 @needs_cmake
 @needs_linux
 def test_sanitizers_are_silent_over_the_whole_table(tmp_path: Path) -> None:
-    sanitized_run(build(tmp_path, f"-DQUENCH_SANITIZE={SANITIZERS}"))
+    sanitized_run(build(tmp_path, f"-DQUENCH_SANITIZE={SANITIZERS}", RUNNABLE))
 
 
 # ---- the oldest processor ----
@@ -165,7 +166,7 @@ def test_dot_products_without_newer_instructions_give_the_same_floats(tmp_path: 
 def test_valgrind_finds_no_uninitialized_and_no_foreign_memory(tmp_path: Path) -> None:
     """Its processor has no AVX-512, so those kernels are left to the sanitizers."""
     assert VALGRIND is not None and COMPILER is not None
-    program = build_replay(COMPILER, build(tmp_path, "-DCMAKE_C_FLAGS=-g"))
+    program = build_replay(COMPILER, build(tmp_path, "-DCMAKE_C_FLAGS=-g", RUNNABLE))
     command = [VALGRIND, "--quiet", "--error-exitcode=9", "--leak-check=full", program]
     known = [name for name in kernels.backends() if name != "avx512"]
     assert replay(command, calls(quick=True), known) > 1000

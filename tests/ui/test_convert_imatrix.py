@@ -80,25 +80,25 @@ def test_made_stopped_half_way_gone_on_with_and_used(
     output = model.with_name("pocket.imatrix.gguf")
     page.recipes.model.set_ticked(["Q2_K"])
     assert "Q2_K" in card.words.text()
-    begin(page, chunks=24)
+    begin(page, chunks=16)
     job = card.job
     assert job is not None and job.kind == "measure" and job.command.model == str(model)
     assert job.command.texts == tuple(CALIBRATION)
     qtbot.waitUntil(lambda: windows_done(page))
-    assert "perplexity" in card.figures.text() and "of 24" in card.figures.text()
+    assert "perplexity" in card.figures.text() and "of 16" in card.figures.text()
     QTest.mouseClick(card.progress.button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: card.stopped is not None)
     assert job.state == "paused" and not output.exists() and not red_cards(page)
     left = describe(checkpoint_path(output)).checkpoint
-    assert left is not None and 0 < left.done < 24
-    assert card.go_on_button.text() == f"Go on from window {left.done} of 24"
+    assert left is not None and 0 < left.done < 16
+    assert card.go_on_button.text() == f"Go on from window {left.done} of 16"
     QTest.mouseClick(card.go_on_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: card.path() == str(output))
-    assert "42 matrices · 24 windows · calibration text" in card.words.text()
+    assert "42 matrices · 16 windows · calibration text" in card.words.text()
     assert not checkpoint_path(output).exists() and not card.go_on_button.isVisible()
 
     theirs = tmp_path / "theirs.gguf"
-    assert cli.main(["imatrix", str(model), "-o", str(theirs), "--chunks", "24"]) == 0
+    assert cli.main(["imatrix", str(model), "-o", str(theirs), "--chunks", "16"]) == 0
     assert output.read_bytes() == theirs.read_bytes()
 
     qtbot.waitUntil(lambda: "Q2_K_S" in page._planned)  # which needs a matrix
@@ -107,7 +107,7 @@ def test_made_stopped_half_way_gone_on_with_and_used(
     arguments = ["convert", page.source.info.path, "-o", str(same), "--type", "Q2_K", "--imatrix", str(output)]
     assert cli.main(arguments) == 0
     assert made.read_bytes() == same.read_bytes()
-    assert gguf.GGUFReader(made).fields["quantize.imatrix.chunks_count"].contents() == 24
+    assert gguf.GGUFReader(made).fields["quantize.imatrix.chunks_count"].contents() == 16
     capsys.readouterr()
 
 

@@ -10,7 +10,9 @@
 #include "../numeric.h"
 
 /* Loops over the eight blocks are unrolled: their constants stay in registers. */
-#if defined(__clang__)
+#if defined(QUENCH_COMPACT)
+#  define UNROLL_8
+#elif defined(__clang__)
 #  define UNROLL_8 _Pragma("clang loop unroll_count(8)")
 #elif defined(__GNUC__)
 #  define UNROLL_8 _Pragma("GCC unroll 8")

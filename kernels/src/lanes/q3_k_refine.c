@@ -66,8 +66,9 @@ QUENCH_INLINE void pack_levels(const uint8_t *levels, struct block_q3_k *block) 
     memcpy(block->levels, out, sizeof out);
 }
 
-QUENCH_INLINE void find_levels(const float *x, const float *importance, const struct block_q3_k *block, float *old,
+QUENCH_INLINE void find_levels(const float *x, const float *importance, const uint8_t *bytes, float *old,
                                float *levels) {
+    const struct block_q3_k *block = (const struct block_q3_k *)bytes;
     const float scale = load_half(block->scale);
     uint8_t stored[GROUPS];
     unpack_levels(block, stored);
@@ -87,7 +88,8 @@ QUENCH_INLINE void find_levels(const float *x, const float *importance, const st
     }
 }
 
-QUENCH_INLINE void rewrite(const float *x, const float *old, const float *levels, struct block_q3_k *block) {
+QUENCH_INLINE void rewrite(const float *x, const float *old, const float *levels, uint8_t *bytes) {
+    struct block_q3_k *block = (struct block_q3_k *)bytes;
     const float scale = load_half(block->scale);
     uint8_t stored[GROUPS], both[2 * SUPER_BLOCK], codes[SUPER_BLOCK];
     int32_t places[GROUPS];
@@ -105,25 +107,6 @@ QUENCH_INLINE void rewrite(const float *x, const float *old, const float *levels
     pack_wide(PLANE_HIGH_Q3_K, codes, block->high);
 }
 
-QUENCH_INLINE void refine(const float *x, const float *importance, struct block_q3_k *blocks, size_t n) {
-    _Alignas(64) float old[BATCH * GROUPS], levels[BATCH * GROUPS];
-    for (size_t i = 0; i < n; i++) {
-        find_levels(x + i * SUPER_BLOCK, importance ? importance + i * SUPER_BLOCK : NULL, &blocks[i],
-                    old + i * GROUPS, levels + i * GROUPS);
-    }
-    for (size_t i = 0; i < n; i++) {
-        rewrite(x + i * SUPER_BLOCK, old + i * GROUPS, levels + i * GROUPS, &blocks[i]);
-    }
-}
-
-void LANES(refine_q3_k)(const float *x, const float *importance, uint8_t *out, size_t n) {
-    struct block_q3_k *blocks = (struct block_q3_k *)out;
-    for (size_t first = 0; first < n; first += BATCH) {
-        const size_t count = n - first < BATCH ? n - first : BATCH;
-        if (importance) {
-            refine(x + first * SUPER_BLOCK, importance + first * SUPER_BLOCK, blocks + first, count);
-        } else {
-            refine(x + first * SUPER_BLOCK, NULL, blocks + first, count);
-        }
-    }
+void LANES(refine_q3_k)(const float *x, const float *importance, uint8_t *blocks, size_t n) {
+    refine_blocks(find_levels, rewrite, sizeof(struct block_q3_k), x, importance, blocks, n);
 }

@@ -43,4 +43,37 @@ QUENCH_INLINE void recode_changed(int half, float scale, const float *x, const f
     }
 }
 
+/* Of one super-block: its levels as they are, and those that are better. */
+typedef void find_levels_fn(const float *x, const float *importance, const uint8_t *block, float *old, float *levels);
+
+/* Writes these levels into the super-block, and the codes that belong to them. */
+typedef void rewrite_fn(const float *x, const float *old, const float *levels, uint8_t *block);
+
+/* Up to BATCH blocks. All are searched before any is written. */
+QUENCH_INLINE void refine_batch(find_levels_fn *find_levels, rewrite_fn *rewrite, size_t size, const float *x,
+                                const float *importance, uint8_t *blocks, size_t n) {
+    _Alignas(64) float old[BATCH * GROUPS], levels[BATCH * GROUPS];
+    for (size_t i = 0; i < n; i++) {
+        find_levels(x + i * SUPER_BLOCK, importance ? importance + i * SUPER_BLOCK : NULL, blocks + i * size,
+                    old + i * GROUPS, levels + i * GROUPS);
+    }
+    for (size_t i = 0; i < n; i++) {
+        rewrite(x + i * SUPER_BLOCK, old + i * GROUPS, levels + i * GROUPS, blocks + i * size);
+    }
+}
+
+/* size: bytes of a block. Compiled once with and once without importance. */
+QUENCH_INLINE void refine_blocks(find_levels_fn *find_levels, rewrite_fn *rewrite, size_t size, const float *x,
+                                 const float *importance, uint8_t *blocks, size_t n) {
+    for (size_t first = 0; first < n; first += BATCH) {
+        const size_t count = n - first < BATCH ? n - first : BATCH;
+        if (importance) {
+            refine_batch(find_levels, rewrite, size, x + first * SUPER_BLOCK, importance + first * SUPER_BLOCK,
+                         blocks + first * size, count);
+        } else {
+            refine_batch(find_levels, rewrite, size, x + first * SUPER_BLOCK, NULL, blocks + first * size, count);
+        }
+    }
+}
+
 #endif

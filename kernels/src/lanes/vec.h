@@ -25,7 +25,9 @@
 #define QUENCH_PASTE(a, b, c) QUENCH_PASTE_(a, b, c)
 #define LANES(name) QUENCH_PASTE(quench_, QUENCH_LANES, name)
 
-#if defined(__GNUC__)
+#if defined(QUENCH_COMPACT)
+#  define QUENCH_INLINE static inline
+#elif defined(__GNUC__)
 #  define QUENCH_INLINE static inline __attribute__((always_inline))
 #elif defined(_MSC_VER)
 #  define QUENCH_INLINE static __forceinline

@@ -26,7 +26,7 @@ from tests.converter.golden_folders import SENTENCEPIECE, SENTENCEPIECE_SIZE
 from tests.converter.golden_vocabularies import CASES
 from tests.converter.reference import environment
 from tests.converter.reference.models import MODELS, Model
-from tests.converter.vocab_folders import Vocabulary, write_vocabulary
+from tests.converter.vocab_folders import QWEN_SPECIALS, Vocabulary, write_tiktoken, write_vocabulary
 
 ROOT = Path(__file__).parents[3]
 TYPES = ("f32", "f16", "bf16", "auto")
@@ -57,6 +57,8 @@ def small_vocabulary(name: str, folder: Path) -> int:
         config = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "LlamaTokenizer"}
         write_json(folder / "tokenizer_config.json", config)
         return SENTENCEPIECE_SIZE
+    if name == "tiny-tiktoken":
+        return write_tiktoken(folder / "qwen.tiktoken", bpe_tokenizer()["model"]["vocab"]) + QWEN_SPECIALS
     if name in _GOLDEN:
         return CASES[_GOLDEN[name]].write(folder)
     more = _GLM_TOKENS if name == "tiny-glm" else ()

@@ -96,6 +96,37 @@ def ernie(tensors: Tensors) -> Tensors:
     return _renamed(tensors, {r"^model\.": "ernie."})
 
 
+def baichuan(tensors: Tensors) -> Tensors:
+    """A Llama whose queries, keys and values are one matrix, one under the other."""
+    import torch
+
+    for name in [name for name in tensors if "q_proj" in name]:
+        parts = [tensors.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        tensors[name.replace("q_proj", "W_pack")] = torch.cat(parts)
+    return tensors
+
+
+def qwen(tensors: Tensors) -> Tensors:
+    """Qwen 1 is a Qwen 2 under GPT-2's names, with all of its attention in one matrix."""
+    import torch
+
+    for name in [name for name in tensors if "q_proj" in name]:
+        parts = [tensors.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        tensors[name.replace("q_proj", "c_attn")] = torch.cat(parts)
+    return _renamed(tensors, {
+        r"^model\.embed_tokens": "transformer.wte",
+        r"^model\.norm": "transformer.ln_f",
+        r"^model\.layers": "transformer.h",
+        r"input_layernorm": "ln_1",
+        r"post_attention_layernorm": "ln_2",
+        r"self_attn\.o_proj": "attn.c_proj",
+        r"self_attn": "attn",
+        r"mlp\.up_proj": "mlp.w1",
+        r"mlp\.gate_proj": "mlp.w2",
+        r"mlp\.down_proj": "mlp.c_proj",
+    })  # fmt: skip
+
+
 def mxfp4(tensors: Tensors) -> Tensors:
     """gpt-oss as it is published: its experts are blocks of 32 four-bit floats with an exponent each."""
     import torch
@@ -154,5 +185,7 @@ DISGUISES: dict[str, Callable[[Tensors], Tensors]] = {
     "internlm2": internlm2,
     "chatglm": chatglm,
     "ernie": ernie,
+    "baichuan": baichuan,
+    "qwen": qwen,
     "mxfp4": mxfp4,
 }

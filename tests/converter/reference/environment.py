@@ -19,8 +19,8 @@ import pytest
 
 from tests.sdist import unpack
 
-PACKAGES = ("torch==2.13.0", "transformers==5.24.0", "safetensors", "sentencepiece", "protobuf", "numpy<3", "pyyaml",
-            "requests", "tqdm")  # fmt: skip
+PACKAGES = ("torch==2.13.0", "transformers==5.24.0", "peft==0.21.2", "mlx==0.32.4", "mlx-cpu==0.32.4", "mlx-lm==0.32.2",
+            "safetensors", "sentencepiece", "protobuf", "numpy<3", "pyyaml", "requests", "tqdm")  # fmt: skip
 
 
 def cache() -> Path:

@@ -89,6 +89,14 @@ MLA = {
     "first_k_dense_replace": 1,
     "pad_token_id": 0,
 }
+BAICHUAN = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 32}
+DEEPSEEK_EXPERTS = {
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 32,
+    "first_k_dense_replace": 1,
+}
 ONE_GROUP = {"n_group": 1, "topk_group": 1}
 MLA_YARN = {
     "rope_type": "yarn",
@@ -812,4 +820,163 @@ MODELS: dict[str, Model] = {
         gentle=HALF,
     ),
     "t5-encoder": Model("T5EncoderModel", SMALL_T5, "tiny-t5", vectors=True, gentle=HALF),
+    "seed-oss": Model("SeedOssForCausalLM", {**TINY, "head_dim": 32}, "tiny"),
+    "arcee": Model("ArceeForCausalLM", {**TINY, **ENDS, "rope_parameters": LLAMA3}, "tiny"),
+    "arcee-yarn": Model(
+        "ArceeForCausalLM",
+        {
+            **TINY,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1e4,
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        "tiny-sentencepiece",
+        "float16",
+    ),
+    "dots1": Model(
+        "Dots1ForCausalLM",
+        {
+            **TINY,
+            "num_key_value_heads": 4,
+            "head_dim": 16,
+            **DEEPSEEK_EXPERTS,
+            "routed_scaling_factor": 2.5,
+            "norm_topk_prob": True,
+        },
+        "tiny",
+        written={"scoring_func": "sigmoid"},
+    ),
+    "glm-4.5": Model(
+        "Glm4MoeForCausalLM",
+        {
+            **TINY,
+            "head_dim": 16,
+            "num_hidden_layers": 3,
+            **DEEPSEEK_EXPERTS,
+            "use_qk_norm": True,
+            "attention_bias": True,
+            "pad_token_id": 0,
+        },
+        "tiny-glm",
+        arguments=NO_AHEAD,
+    ),
+    "glm-4.5-air": Model(
+        "Glm4MoeForCausalLM",
+        {**TINY, "head_dim": 32, **DEEPSEEK_EXPERTS, "n_shared_experts": 1, "attention_bias": True, "pad_token_id": 0},
+        "tiny-glm",
+        arguments=NO_AHEAD,
+    ),
+    "glm-4.7-flash": Model(
+        "Glm4MoeLiteForCausalLM",
+        {**MLA, "mlp_layer_types": ["dense", "sparse"], "routed_scaling_factor": 1.8},
+        "tiny-glm",
+        written={"scoring_func": "sigmoid"},
+        arguments=NO_AHEAD,
+    ),
+    "hunyuan": Model(
+        "HunYuanDenseV1ForCausalLM", {**TINY, "head_dim": 16, "eod_token_id": 3, "tie_word_embeddings": True}, "tiny"
+    ),
+    "hunyuan-stretched": Model(
+        "HunYuanDenseV1ForCausalLM",
+        {
+            **TINY,
+            "head_dim": 32,
+            "eod_token_id": 3,
+            "max_position_embeddings": 32768,
+            "rope_parameters": {"rope_type": "dynamic", "alpha": 1000.0, "rope_theta": 1e4, "factor": 1.0},
+        },
+        "tiny",
+    ),
+    "lfm2": Model(
+        "Lfm2ForCausalLM",
+        {
+            **FOUR_LAYERS,
+            "layer_types": ["conv", "conv", "full_attention", "conv"],
+            "block_auto_adjust_ff_dim": False,
+        },
+        "tiny",
+        gentle=QUARTER,
+    ),
+    "lfm2-fitted": Model(
+        "Lfm2ForCausalLM",
+        {
+            **TINY,
+            "intermediate_size": 200,
+            "layer_types": ["conv", "full_attention"],
+            "block_multiple_of": 32,
+            "conv_L_cache": 4,
+        },
+        "tiny",
+        gentle=QUARTER,
+    ),
+    "lfm2-moe": Model(
+        "Lfm2MoeForCausalLM",
+        {
+            **FOUR_LAYERS,
+            "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+            "num_dense_layers": 1,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 32,
+        },
+        "tiny",
+        gentle=QUARTER,
+    ),
+    "embedding-gemma": Model(
+        "Gemma3TextModel", {**GEMMA3, "use_bidirectional_attention": True}, "tiny-sentencepiece", vectors=True
+    ),
+    "baichuan": Model(
+        "LlamaForCausalLM",
+        {**TINY, **BAICHUAN, "num_key_value_heads": 4},
+        "tiny-sentencepiece",
+        disguise="baichuan",
+        published={
+            **{name: value for name, value in PUBLISHED.items() if name != "num_key_value_heads"},
+            **BAICHUAN,
+            "architectures": ["BaichuanForCausalLM"],
+            "model_type": "baichuan",
+        },
+        refused="maximum recursion depth exceeded",
+    ),
+    "orion": Model(
+        "StableLmForCausalLM",
+        {**TINY, "partial_rotary_factor": 1.0, "layer_norm_eps": 1e-5},
+        "tiny-sentencepiece",
+        disguise="same",
+        published={
+            **PUBLISHED,
+            "architectures": ["OrionForCausalLM"],
+            "model_type": "orion",
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+    "qwen": Model(
+        "Qwen2ForCausalLM",
+        {**TINY, "num_key_value_heads": 4, "rms_norm_eps": 1e-6},
+        "tiny-tiktoken",
+        disguise="qwen",
+        published={
+            "architectures": ["QWenLMHeadModel"],
+            "model_type": "qwen",
+            "hidden_size": 64,
+            "intermediate_size": 192,
+            "kv_channels": 16,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "seq_length": 512,
+            "max_position_embeddings": 512,
+            "layer_norm_epsilon": 1e-6,
+            "rotary_emb_base": 10000,
+            "rotary_pct": 1.0,
+            "no_bias": True,
+            "use_dynamic_ntk": True,
+            "tie_word_embeddings": False,
+            "vocab_size": "SIZE",
+        },
+        refused="Couldn't instantiate the backend tokenizer",  # without the code of its folder
+    ),
 }

@@ -9,6 +9,10 @@ seconds. Each line of stdin is a JSON request, each line of stdout its answer:
     {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto", "pre": ...,
      "more": [<further arguments>]}
         answers {}; "pre", if there, is the pre-tokenizer of a vocabulary that the converter does not know
+    {"do": "adapt", "folder": ..., "adapter": ..., "merged": ..., "config": {<of peft's LoraConfig>}}
+        trains nothing, but writes an adapter of random numbers for the model in ``folder`` and the model with it merged
+    {"do": "mlx", "folder": ..., "output": ..., "bits": {"": <all others'>, <part of a name>: ...}}
+        converts with mlx-lm, quantized unless there are no bits, and answers {"weights": <.npz of float32 by name>}
     {"do": "facts", "folder": ..., "output": ...}
         converts to f32 without heeding the pre-tokenizer and answers the keys and tensors of the file
 
@@ -51,7 +55,7 @@ def main() -> None:
         request = json.loads(line)
         answer: dict[str, Any]
         try:
-            answer = {"build": _build, "convert": _convert, "facts": _facts}[request.pop("do")](**request)
+            answer = DO[request.pop("do")](**request)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the other side decides what it means
             answer = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
         answers.write(json.dumps(answer) + "\n")
@@ -146,6 +150,67 @@ def _convert(folder: str, output: str, type: str, pre: str = "", more: list[str]
     return {}
 
 
+def _adapt(folder: str, adapter: str, merged: str, config: dict[str, Any]) -> dict[str, Any]:
+    import peft
+    import torch
+    import transformers
+
+    cls = getattr(transformers, json.loads((Path(folder) / "config.json").read_text())["architectures"][0])
+    model = cls.from_pretrained(folder, dtype=torch.float32)
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**config))
+    generator = torch.Generator().manual_seed(5)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data += (0.1 * noise).to(parameter.dtype)
+    wrapped.save_pretrained(adapter)
+    wrapped.merge_and_unload().save_pretrained(merged)
+    for file in Path(folder).iterdir():
+        if file.name.startswith(("tokenizer", "vocab", "special")):
+            shutil.copy(file, merged)
+    return {}
+
+
+def _as_published(path: Path) -> None:
+    """Rotary settings as configs had them before, which mlx-lm's classes look for, and experts by their older name."""
+    config = json.loads(path.read_text())
+    rope = config.get("rope_parameters") or {}
+    more = {"rope_theta": rope.get("rope_theta"), "partial_rotary_factor": rope.get("partial_rotary_factor")}
+    config = {"rope_scaling": None, "num_experts": config.get("num_local_experts"), **more, **config}
+    path.write_text(json.dumps(config))
+
+
+def _mlx(folder: str, output: str, bits: dict[str, int]) -> dict[str, Any]:
+    import mlx.core as mx
+    import numpy as np
+    from mlx_lm import convert
+    from mlx_lm.utils import load_model
+
+    def chosen(path: str, module: Any) -> Any:
+        if not hasattr(module, "to_quantized"):
+            return False
+        named = next((name for name in bits if name and name in path), "")
+        return {"bits": bits[named], "group_size": 32} if bits[named] else False
+
+    _as_published(Path(folder) / "config.json")
+    convert(folder, output, quantize=bool(bits), quant_predicate=chosen if bits else None, q_group_size=32)
+    model, _ = load_model(Path(output), lazy=False)
+    whole = {}
+    for path, module in model.named_modules():
+        if "scales" in module:
+            whole[f"{path}.weight"] = mx.dequantize(
+                module["weight"],
+                module["scales"].astype(mx.float32),
+                module["biases"].astype(mx.float32),
+                module.group_size,
+                module.bits,
+            )
+        elif "weight" in module:
+            whole[f"{path}.weight"] = module["weight"]
+    np.savez(f"{output}.npz", **{name: np.array(each.astype(mx.float32)) for name, each in whole.items()})
+    return {"weights": f"{output}.npz"}
+
+
 def _facts(folder: str, output: str, more: list[str] | None = None) -> dict[str, Any]:
     from tests.golden.make_converter_facts import facts
 
@@ -172,6 +237,9 @@ def _any_vocabulary(pre: str) -> Iterator[None]:
         yield
     finally:
         base.TextModel.get_vocab_base_pre = known
+
+
+DO = {"build": _build, "convert": _convert, "adapt": _adapt, "mlx": _mlx, "facts": _facts}
 
 
 if __name__ == "__main__":

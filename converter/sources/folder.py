@@ -113,7 +113,7 @@ def _info(
     outline = vocabulary.outline(folder, family)
     names = {t.name for t in listed}
     tied = "output.weight" not in names
-    notes = [*([decoded.note] if decoded.note else []), *architectures.notes(parameters)]
+    notes = [*([decoded.note] if decoded.note else []), *outline.notes, *architectures.notes(parameters)]
     if tied and parameters.values.get("tie_word_embeddings") is False:
         notes.append("lm_head.weight is missing although config.json says it is not shared; the embedding is used.")
     own = filter(architectures.is_own, architectures.metadata(parameters))

@@ -125,9 +125,15 @@ class _InRows:
         """Nothing: what was read is the reader's own."""
 
     def read_bytes(self, element: int, dims: Dims) -> int:
-        rows = np.sort(self._numbers(element, dims)[0])
-        ends = np.flatnonzero(np.diff(rows) != 1)
-        firsts, lasts = rows[np.append(0, ends + 1)], rows[np.append(ends, len(rows) - 1)]
+        rows, columns = self._numbers(element, dims)
+        found, times = np.unique(rows, return_counts=True)
+        if columns.size < self._width or times.max() > 1:  # a part of each row, which so costs a part of it
+            return sum(
+                many * (self._reader.read_bytes(row, row + 1) * columns.size // self._width)
+                for row, many in zip(found.tolist(), times.tolist(), strict=True)
+            )
+        ends = np.flatnonzero(np.diff(found) != 1)
+        firsts, lasts = found[np.append(0, ends + 1)], found[np.append(ends, len(found) - 1)]
         runs = zip(firsts.tolist(), lasts.tolist(), strict=True)
         return sum(self._reader.read_bytes(first, last + 1) for first, last in runs)
 

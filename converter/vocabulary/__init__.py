@@ -50,18 +50,20 @@ _ENGINE_MODELS = {"bpe": "gpt2", "tekken": "gpt2", "word-piece": "bert", "none":
 
 
 class Outline(NamedTuple):
-    """What can be said about a vocabulary in milliseconds. ``pre`` is empty where it is not known."""
+    """What can be said about a vocabulary in milliseconds. ``pre`` is empty where it is not known; ``notes`` say what
+    a person will be asked."""
 
     model: str
     pre: str
     chat_template: str | None
     problems: list[str]
+    notes: list[str]
 
 
 def outline(folder: Path, family: Family) -> Outline:
     """A quick look without loading the vocabulary; what is wrong becomes a problem, not an error."""
     files = TokenizerFiles(folder)
-    problems = []
+    problems, notes = [], []
     model = pre = ""
     template: str | dict[str, str] | None = None
     try:
@@ -73,7 +75,9 @@ def outline(folder: Path, family: Family) -> Outline:
     except QuenchError as error:
         if error.code == "unknown_pre_tokenizer":
             pre = _by_fingerprint(files)
-        if not pre:
+            if not pre:
+                notes.append(f"{error.title} When it is converted you choose one that it knows.")
+        else:
             problems.append(f"{error.title} {error.detail}".strip())
     try:
         template = chat_template(files)
@@ -81,7 +85,7 @@ def outline(folder: Path, family: Family) -> Outline:
         problems.append(f"{error.title} {error.detail}".strip())
     if isinstance(template, dict):
         template = template.get("default") or next(iter(template.values()))
-    return Outline(model, pre, template, problems)
+    return Outline(model, pre, template, problems, notes)
 
 
 def entries(

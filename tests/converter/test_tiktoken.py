@@ -45,7 +45,7 @@ def test_qwen_1(tmp_path: Path) -> None:
     assert found["tokens"][size - 1 :] == ["<|extra_204|>", *(f"[PAD{size + i}]" for i in range(3))]
     assert found["token_type"] == [1] * count + [3] * QWEN_SPECIALS + [5] * 3
     assert {found[f"{name}_token_id"] for name in ("bos", "eos", "unknown")} == {count}
-    assert outline(tmp_path, QWEN) == ("gpt2", "qwen2", None, [])
+    assert outline(tmp_path, QWEN) == ("gpt2", "qwen2", None, [], [])
 
 
 def test_glm_4(tmp_path: Path) -> None:

@@ -129,7 +129,9 @@ def test_unknown_splitting_is_refused_with_the_nearest_named(tmp_path: Path) -> 
         entries(tmp_path, QWEN, {}, tokenizer_size(tokenizer))
     assert caught.value.code == "unknown_pre_tokenizer"
     assert "'qwen2'" in caught.value.detail or "'smaug-bpe'" in caught.value.detail
-    assert any("not known" in problem for problem in outline(tmp_path, QWEN).problems)
+    assert caught.value.choices and all(name in caught.value.hint for name in caught.value.choices)
+    seen = outline(tmp_path, QWEN)
+    assert not seen.problems and any("not known" in note and "choose" in note for note in seen.notes)
 
 
 def test_a_known_fingerprint_wins_over_the_structure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ def _scenes(context: Any, models: list[str], questions: list[str]) -> list[Scene
         _until(page.run_button.isEnabled, "the choice is complete")
         page.run_button.click()
         job = page.job
-        _until(lambda: job.progress >= 0.6 or not job.is_active, "the measurement is half done")
+        _until(lambda: job.progress >= 0.25 or not job.is_active, "the measurement has its first figures")
         with _held(job):
             yield
         job.cancel()

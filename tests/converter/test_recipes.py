@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -208,10 +208,16 @@ def test_a_folder_keeps_vectors_and_norms_in_32_bits() -> None:
 
 
 def test_auto_is_the_type_of_the_first_matrix() -> None:
-    vector = Tensor("a", (4,), "F16")
-    assert resolve("auto", [vector, Tensor("b", (4, 4), "BF16"), Tensor("c", (4, 4), "F16")]).name == "BF16"
-    assert resolve("auto", [vector, Tensor("b", (4, 4), "F32"), Tensor("c", (4, 4), "F16")]).name == "F16"
-    assert resolve("AUTO", [Tensor("b", (4, 4), "F32")]).name == "F16"
+    vector, hints = Tensor("a", (4,), "F16"), Model().hints
+    tensors = [vector, Tensor("b", (4, 4), "BF16"), Tensor("c", (4, 4), "F16")]
+    assert resolve("auto", hints, tensors).name == "BF16"
+    assert resolve("auto", hints, [vector, Tensor("b", (4, 4), "F32"), tensors[-1]]).name == "F16"
+    assert resolve("AUTO", hints, [Tensor("b", (4, 4), "F32")]).name == "F16"
+    scales = replace(hints, half="BF16")
+    assert resolve("auto", scales, [vector, Tensor("b", (4, 4), "F32")]).name == "BF16"
+    assert resolve("auto", scales, [Tensor("b", (4, 4), "F32"), tensors[-1]]).name == "F16", (
+        "a matrix's own comes first"
+    )
     assert converted_type(vector, "BF16")[0] == "F32"
 
 

@@ -836,6 +836,7 @@ MODELS: dict[str, Model] = {
         },
         "tiny-sentencepiece",
         "float16",
+        gentle=HALF,
     ),
     "dots1": Model(
         "Dots1ForCausalLM",
@@ -876,6 +877,7 @@ MODELS: dict[str, Model] = {
         "tiny-glm",
         written={"scoring_func": "sigmoid"},
         arguments=NO_AHEAD,
+        gentle=HALF,
     ),
     "hunyuan": Model(
         "HunYuanDenseV1ForCausalLM", {**TINY, "head_dim": 16, "eod_token_id": 3, "tie_word_embeddings": True}, "tiny"
@@ -941,6 +943,7 @@ MODELS: dict[str, Model] = {
             "model_type": "baichuan",
         },
         refused="maximum recursion depth exceeded",
+        gentle=HALF,
     ),
     "orion": Model(
         "StableLmForCausalLM",

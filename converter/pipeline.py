@@ -76,6 +76,7 @@ def convert(
     stopped: Stopped = lambda: False,
     *,
     paused: Stopped = lambda: False,
+    written: Callable[[], None] = lambda: None,
     finish: Finish = lambda result: result,
     journal_every: float = journals.EVERY_SECONDS,
 ) -> ConversionResult:
@@ -86,8 +87,9 @@ def convert(
     polled; true ends the run with ``converter.spec.Cancelled`` within a fifth of a second of work, and nothing is left.
     ``paused`` is polled likewise and ends it with ``Paused``; what is finished stays for a run with ``spec.resume``, as
     after an error that need not come again (``QuenchError``; its hint says so) or the death of the process. Outputs
-    appear under their names only when all are complete, flushed and verified. ``finish`` then gets the result and
-    returns what becomes of it: as long as it has not, a run with ``resume`` still takes over what was made.
+    appear under their names only when all are complete, flushed and verified. ``written`` is called before that, when
+    the last tensor has been given to the system, and should return soon. ``finish`` then gets the result and returns
+    what becomes of it: as long as it has not, a run with ``resume`` still takes over what was made.
 
     ``journal_every`` is how many seconds of work a death may cost; 0 makes every tensor safe before its event.
     """
@@ -111,6 +113,7 @@ def convert(
             if resumed is not None:
                 run.take_over(resumed)
             run.all_tensors()
+            written()
             journal.complete()
             files = [file for part in parts for file in part.files]
             for file in files:

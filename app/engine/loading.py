@@ -50,13 +50,14 @@ def open_native(
     sequences: int,
     *,
     eval_callback: Any = None,
+    repack: bool = True,
 ) -> Opened:
     """Load ``path`` and make a context. See :meth:`app.engine.model.Model.load` for the meaning and the errors."""
     check_options(options)
     check_file(path)
     native.start()
     native.log.clear()
-    model = _load(path, options, on_progress)
+    model = _load(path, options, on_progress, repack)
     try:
         _check_generative(model, path)
         threads = options.threads or hardware.default_threads()
@@ -140,7 +141,7 @@ def check_options(options: LoadOptions) -> None:
         raise QuenchError("bad_options", "The model cannot be loaded this way.", problem, "", exit_status=2)
 
 
-def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] | None) -> Any:
+def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] | None, repack: bool) -> Any:
     raised: list[BaseException] = []
     stopped = False
 
@@ -157,6 +158,7 @@ def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] 
 
     params = lib.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
+    params.use_extra_bufts = repack
     callback = lib.llama_progress_callback(progress)
     params.progress_callback = callback
     model = lib.llama_model_load_from_file(path.encode(), params)

@@ -117,6 +117,7 @@ class Model:
         outputs: int = 0,
         sequences: int = 1,
         capture: Capture | None = None,
+        repack: bool = True,
     ) -> Self:
         """Load a GGUF file.
 
@@ -125,6 +126,8 @@ class Model:
             outputs: most logits rows a decode may give (fewer need less memory); 0: as many as a batch has tokens.
             sequences: texts that :meth:`windows_logits` may put into one decode; each has the whole context.
             capture: sees the activations of every decode; it must live as long as the model.
+            repack: the engine may keep a second copy of the weights in an order that suits the processor: faster for
+                many tokens, not worth its time and memory for one.
 
         Raises:
             QuenchError: the codes of :func:`app.engine.loading.check_file`, ``bad_options``, ``load_failed`` (the
@@ -133,7 +136,7 @@ class Model:
         """
         options = options or LoadOptions()
         callback = capture.callback if capture else None
-        opened = open_native(path, options, on_progress, outputs, sequences, eval_callback=callback)
+        opened = open_native(path, options, on_progress, outputs, sequences, eval_callback=callback, repack=repack)
         model = cls(path, options, opened, sequences)
         if capture is None and options.threads == 0 and int(lib.llama_model_size(model._model)) < _SWEEP_BELOW:
             model._sweep_threads()

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import IO
 
@@ -86,6 +88,7 @@ class QualityRun:
         self._windows: list[Window] = []
         self._failures: list[CandidateFailure] = []
         self._next_status = 0.0
+        self._telling = threading.Lock()
         self._done = 0.0
         self._total = 1.0
         check(command)
@@ -143,20 +146,31 @@ class QualityRun:
         for subject in self.candidates:
             self._try(subject, self._open)
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
-        for number, window in enumerate(self._windows):
-            if number and time.monotonic() >= until:
-                break
-            self._status(f"Scoring window {number + 1} of {len(self._windows)}", number * (1 + len(self._live())))
-            rows = self._reference_rows(window)
-            for subject in self._live():
-                self._try(subject, partial(self._compare, window, rows))
-            self._updates(self._live())
-        for group in self._task_groups():
-            if time.monotonic() >= self._deadline(1.0):
-                break
-            for subject in [self.reference, *self._live()]:
-                self._try(subject, partial(self._answer, group))
-            self._updates(self._live())
+        with ThreadPoolExecutor(self._abreast(), "models") as pool:
+            for number, window in enumerate(self._windows):
+                if number and time.monotonic() >= until:
+                    break
+                self._status(f"Scoring window {number + 1} of {len(self._windows)}", number * (1 + len(self._live())))
+                rows = self._reference_rows(window)
+                self._each(pool, self._live(), partial(self._compare, window, rows))
+                self._updates(self._live())
+            for group in self._task_groups():
+                if time.monotonic() >= self._deadline(1.0):
+                    break
+                self._each(pool, [self.reference, *self._live()], partial(self._answer, group))
+                self._updates(self._live())
+
+    def _abreast(self) -> int:
+        """Models that compute at the same time: small ones, which are fastest on few threads, leave cores idle."""
+        threads = max(subject.open_model.threads for subject in [self.reference, *self._live()])
+        return max(1, hardware.physical_cores() // threads)
+
+    def _each(self, pool: ThreadPoolExecutor, subjects: Sequence[Subject], act: Callable[[Subject], None]) -> None:
+        """Do ``act`` for all; when this returns or raises, no model is at work any more."""
+        running = [pool.submit(self._try, subject, act) for subject in subjects]
+        wait(running)
+        for each in running:
+            each.result()
 
     # ---- one after another -----------------------------------------------------------------------------------
 
@@ -305,12 +319,13 @@ class QualityRun:
 
     def _status(self, label: str, done: float, force: bool = False) -> None:
         self._check_stopped()
-        self._done = min(max(done, self._done), self._total)
-        now = time.monotonic()
-        if now < self._next_status and not force:
-            return
-        self._next_status = now + STATUS_SECONDS
-        self._emit(Status(label, self._done, self._total, self._seconds_left(now), hardware.anonymous_memory()))
+        with self._telling:
+            self._done = min(max(done, self._done), self._total)
+            now = time.monotonic()
+            if now < self._next_status and not force:
+                return
+            self._next_status = now + STATUS_SECONDS
+            self._emit(Status(label, self._done, self._total, self._seconds_left(now), hardware.anonymous_memory()))
 
     def _seconds_left(self, now: float) -> float | None:
         spent = now - self._start

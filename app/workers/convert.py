@@ -26,20 +26,20 @@ def serve(connection: Connection) -> None:
         if isinstance(command, Convert):
             kernel_check.report(connection.send)
             stopped, paused = connection.cancelled.is_set, connection.paused.is_set
-            finish = partial(_tried, connection, command.spec.source) if command.spec.check else _as_it_is
-            convert(command.spec, connection.send, stopped, paused=paused, finish=finish)
+            if not command.spec.check:
+                convert(command.spec, connection.send, stopped, paused=paused)
+                return
+            with trial.Trial(command.spec.source, connection.cancelled.is_set) as tried:
+                finish = partial(_tried, connection, tried)
+                convert(command.spec, connection.send, stopped, paused=paused, written=tried.get_ready, finish=finish)
             return
 
 
-def _as_it_is(result: ConversionResult) -> ConversionResult:
-    return result
-
-
-def _tried(connection: Connection, source: str, result: ConversionResult) -> ConversionResult:
+def _tried(connection: Connection, tried: trial.Trial, result: ConversionResult) -> ConversionResult:
     """The result with what the engine says of each output. ``Paused`` if that is left for later."""
     names = ", ".join(Path(output.path).name for output in result.outputs)
     connection.send(Progress(result.read_bytes, result.read_bytes, 0.0, None, 0, f"Trying {names}"))
-    tried = trial.try_outputs(result, lambda: connection.cancelled.is_set() or connection.paused.is_set(), source)
+    result = tried.of(result)
     if connection.paused.is_set():
         raise Paused
-    return tried
+    return result

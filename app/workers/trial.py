@@ -6,6 +6,7 @@ import numpy as np
 
 from app.engine.model import Model
 from app.engine.vocabulary import vocabulary_tokens
+from app.hardware import physical_cores
 from app.protocol import LoadOptions, ModelTried, Tokenized, TryModel
 from app.workers.runtime import Connection
 from converter.spec import QuenchError
@@ -27,7 +28,8 @@ def serve(connection: Connection) -> None:
 
 def _first_token(path: str) -> int:
     # Threads are named so that no time goes into finding how many are best.
-    with Model.load(path, LoadOptions(context=_CONTEXT, threads=1), outputs=1) as model:
+    options = LoadOptions(context=_CONTEXT, threads=physical_cores())
+    with Model.load(path, options, outputs=1, repack=False) as model:
         tokens = model.tokenize(_TEXT, special=False, add_special=True)[-8:] or [0]
         logits = model.window_logits(tokens, len(tokens) - 1)[0]
         if not np.isfinite(logits).all():

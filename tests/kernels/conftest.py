@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernels.native import ARM_COMPILER, QUICK_SANITIZERS, RUNNABLE, build
+from tests.kernels.native import ARM_COMPILER, QUICK_SANITIZERS, QUICKLY_BUILT, RUNNABLE, build
 from tests.once import made_once
 
 
 @pytest.fixture(scope="session")
 def sanitized_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def make(folder: Path) -> Path:
-        return build(folder, f"-DQUENCH_SANITIZE={QUICK_SANITIZERS}", RUNNABLE)
+        return build(folder, f"-DQUENCH_SANITIZE={QUICK_SANITIZERS}", RUNNABLE, *QUICKLY_BUILT)
 
     return made_once(tmp_path_factory, "sanitized", make)
 

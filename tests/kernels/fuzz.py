@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.kernels.native import CMAKE, HERE, ROOT, RUNNABLE, build, run
+from tests.kernels.native import CMAKE, HERE, QUICKLY_BUILT, ROOT, RUNNABLE, build, run
 
 TARGETS = ("dequantize", "quantize")
 LIMIT = 4096
@@ -48,7 +48,7 @@ def build_targets(folder: Path) -> dict[str, Path]:
     compiler = fuzzing_compiler()
     assert compiler is not None and CMAKE is not None
     sanitize = f"-DQUENCH_SANITIZE=fuzzer-no-link,{_CHECKS}"
-    library = build(folder, f"-DCMAKE_C_COMPILER={compiler}", sanitize, RUNNABLE)
+    library = build(folder, f"-DCMAKE_C_COMPILER={compiler}", sanitize, RUNNABLE, *QUICKLY_BUILT)
     programs = {name: folder / f"fuzz_{name}" for name in TARGETS}
     for name, program in programs.items():
         run(compiler, "-std=c11", "-O1", "-g1", "-Wall", "-Wextra", f"-fsanitize=fuzzer,{_CHECKS}",

@@ -24,6 +24,7 @@ from tests.kernels.native import (
     calls,
     dot_calls,
     needs_cmake,
+    needs_linux,
     replay,
     run,
 )
@@ -38,10 +39,13 @@ pytestmark = [
 ]
 
 
+EMULATED = "-DQUENCH_AVX512_SHIM=ON"
+
+
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library with the emulated backend and the reference alone."""
-    return build(tmp_path_factory.mktemp("avx512"), "-DQUENCH_AVX512_SHIM=ON", *QUICKLY_BUILT)
+    return build(tmp_path_factory.mktemp("avx512"), EMULATED, *QUICKLY_BUILT)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,15 @@ def test_the_kernels_own_tests_pass_with_the_emulated_backend(emulated: Path, mo
     """Refusals and where they are, trained weights, vectors of every kind, wide vocabularies."""
     run(sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider",
         HERE / f"test_{module}.py", QUENCH_KERNELS="", QUENCH_KERNELS_LIBRARY=str(emulated))  # fmt: skip
+
+
+@pytest.mark.slow
+@needs_linux
+def test_no_kernel_touches_memory_beyond_its_buffers(tmp_path: Path) -> None:
+    """By addresses alone: the emulation itself leaves more undefined than the instructions do."""
+    assert COMPILER is not None
+    library = build(tmp_path, EMULATED, "-DQUENCH_SANITIZE=address", *QUICKLY_BUILT)
+    assert replay([build_replay(COMPILER, library, "-fsanitize=address")], calls(quick=True), BACKENDS) > 1000
 
 
 # ---- the emulation itself ----

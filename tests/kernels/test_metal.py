@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.kernels.cases import KINDS, cases
+from tests.kernels.native import QUICKLY_BUILT
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIM = ROOT / "tests" / "kernels" / "metal_shim"
@@ -43,7 +44,7 @@ def shim_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build_shim(folder: Path) -> Path:
     for command in (
-        ["cmake", "-S", str(ROOT / "kernels"), "-B", str(folder), "-DQUENCH_METAL_SHIM=ON"],
+        ["cmake", "-S", str(ROOT / "kernels"), "-B", str(folder), "-DQUENCH_METAL_SHIM=ON", *QUICKLY_BUILT],
         ["cmake", "--build", str(folder), "--config", "Release", "--parallel", "2"],
     ):
         result = subprocess.run(command, check=False, capture_output=True, text=True, timeout=3500)

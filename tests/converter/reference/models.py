@@ -20,9 +20,10 @@ class Model:
     ``disguise`` names what in ``disguises`` makes the weights those of a published model that transformers has no class
     for, and ``published`` is then all of its config.json (``"SIZE"`` is the vocabulary's).
     ``allowed`` are patterns of GGUF keys and of tensors that may differ, each with its reason. ``engine`` says why the
-    engine computes other logits than transformers, where it does. ``rounded`` is how far logits of 16-bit files may be
-    where that is more than usual: the engine rounds what goes into a bfloat16 matrix to bfloat16 as well, which shows
-    in many layers and where experts are chosen. ``vectors`` stands for models that give a vector for every token.
+    engine computes other logits than transformers, where it does. ``gentle`` is a factor of the random matrices:
+    at 1 they keep the length of what they multiply, so that every part of the model matters; trained ones are gentler.
+    ``sensitive`` says why roundings to 16 bits become large in the model: they are compared then with what transformers
+    loses by computing in that type. ``vectors`` stands for models that give a vector for every token.
     ``arguments`` are further ones for the reference. ``refused`` is a part of what the reference says where it
     converts nothing: only logits are compared then.
     """
@@ -36,7 +37,8 @@ class Model:
     published: dict[str, Any] = field(default_factory=dict)
     allowed: dict[str, str] = field(default_factory=dict)
     engine: str = ""
-    rounded: float | None = None
+    gentle: float = 1.0
+    sensitive: str = ""
     vectors: bool = False
     arguments: tuple[str, ...] = ()
     refused: str = ""
@@ -180,9 +182,9 @@ DELTA_EXPERTS = {
     "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 32,
 }
-# A memory of random numbers, or experts chosen at random, make much of little: that the engine rounds what goes into a
-# bfloat16 matrix shows everywhere. In float32 the logits agree, and 16-bit files are the reference's to the byte.
-ANY_ROUNDING = float("inf")
+# Many layers, scores that nothing scales down, experts chosen at random and memories of random numbers make much of
+# little: how far such models' matrices are from keeping lengths.
+HALF, QUARTER = 0.5, 0.25
 # Layers that predict tokens ahead are left out by us, and the models made here have none.
 NO_AHEAD = ("--no-mtp",)
 # T5 does not divide what queries and keys give by their length's root, so that random ones choose sharply.
@@ -208,7 +210,7 @@ MODELS: dict[str, Model] = {
     ),
     "mistral": Model("MistralForCausalLM", {**SMALL, "sliding_window": None}, "llama-spm"),
     "qwen2": Model("Qwen2ForCausalLM", {**SMALL, "hidden_size": 128, "tie_word_embeddings": True}, vocabulary="qwen2"),
-    "qwen3": Model("Qwen3ForCausalLM", {**SMALL, **QWEN}, vocabulary="qwen2", dtype="float32"),
+    "qwen3": Model("Qwen3ForCausalLM", {**SMALL, **QWEN}, vocabulary="qwen2", dtype="float32", gentle=HALF),
     "qwen2-moe": Model(
         "Qwen2MoeForCausalLM",
         {
@@ -232,6 +234,7 @@ MODELS: dict[str, Model] = {
             "norm_topk_prob": True,
         },
         vocabulary="qwen2",
+        gentle=HALF,
     ),
     "gpt-2": Model("GPT2LMHeadModel", {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512, "n_ctx": 512}),
     "phi-3": Model("Phi3ForCausalLM", {**SMALL, "sliding_window": 300, "pad_token_id": 0}, "phi-3"),
@@ -364,7 +367,7 @@ MODELS: dict[str, Model] = {
     ),
     "granite": Model("GraniteForCausalLM", {**TINY, **SCALES, "tie_word_embeddings": True}, "tiny"),
     "granite-biased": Model(
-        "GraniteForCausalLM", {**SMALL, "attention_bias": True, "mlp_bias": True}, "tiny-sentencepiece"
+        "GraniteForCausalLM", {**SMALL, "attention_bias": True, "mlp_bias": True}, "tiny-sentencepiece", gentle=HALF
     ),
     "granite-moe": Model("GraniteMoeForCausalLM", {**TINY, **SCALES, "num_local_experts": 4}, "tiny"),
     "granite-moe-shared": Model(
@@ -378,7 +381,9 @@ MODELS: dict[str, Model] = {
         {**TINY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 64, "use_qk_norm": True},
         "tiny",
     ),
-    "cohere2": Model("Cohere2ForCausalLM", {**FOUR_LAYERS, "sliding_window": 8}, "tiny", written={"rotary_pct": 1.0}),
+    "cohere2": Model(
+        "Cohere2ForCausalLM", {**FOUR_LAYERS, "sliding_window": 8}, "tiny", written={"rotary_pct": 1.0}, gentle=HALF
+    ),
     "cohere2-pattern": Model(
         "Cohere2ForCausalLM",
         {**FOUR_LAYERS, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
@@ -386,7 +391,7 @@ MODELS: dict[str, Model] = {
         written={"rotary_pct": 1.0},
         allowed={"cohere2.attention.sliding_window_pattern": "the reference loses it"},
     ),
-    "nemotron": Model("NemotronForCausalLM", SMALL, "tiny-sentencepiece"),
+    "nemotron": Model("NemotronForCausalLM", SMALL, "tiny-sentencepiece", gentle=HALF),
     "nemotron-biased": Model(
         "NemotronForCausalLM",
         {
@@ -401,9 +406,13 @@ MODELS: dict[str, Model] = {
             },
         },
         "tiny-sentencepiece",
+        gentle=HALF,
     ),
     "smollm3": Model(
-        "SmolLM3ForCausalLM", {**FOUR_LAYERS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}, "tiny"
+        "SmolLM3ForCausalLM",
+        {**FOUR_LAYERS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        "tiny",
+        gentle=HALF,
     ),
     "phimoe": Model(
         "PhimoeForCausalLM",
@@ -428,7 +437,7 @@ MODELS: dict[str, Model] = {
         # With both changed in transformers, logits are 3e-7 of their spread apart.
         engine="the engine's norms do not centre, and its router is a plain softmax",
     ),
-    "deepseek-v2": Model("DeepseekV2ForCausalLM", {**MLA, "rope_parameters": MLA_YARN}, "tiny"),
+    "deepseek-v2": Model("DeepseekV2ForCausalLM", {**MLA, "rope_parameters": MLA_YARN}, "tiny", gentle=HALF),
     # Without compressed queries, which the engine expects by the number of layers.
     "deepseek-v2-lite": Model(
         "DeepseekV2ForCausalLM",
@@ -442,14 +451,16 @@ MODELS: dict[str, Model] = {
         },
         "tiny",
         written={"scoring_func": "softmax"},
+        gentle=HALF,
     ),
     "deepseek-v3": Model(
         "DeepseekV3ForCausalLM",
         {**MLA, "n_routed_experts": 8, "n_group": 4, "topk_group": 2, "rope_parameters": MLA_YARN},
         "tiny",
         written={"scoring_func": "sigmoid"},
+        gentle=HALF,
     ),
-    "glm4": Model("Glm4ForCausalLM", {**TINY, "head_dim": 16, "pad_token_id": 0}, "tiny-glm"),
+    "glm4": Model("Glm4ForCausalLM", {**TINY, "head_dim": 16, "pad_token_id": 0}, "tiny-glm", gentle=HALF),
     "glm": Model(
         "GlmForCausalLM",
         {**TINY, "head_dim": 16, "pad_token_id": 0},
@@ -458,8 +469,9 @@ MODELS: dict[str, Model] = {
             "chatglm.context_length": "the reference writes the width",
             "chatglm.attention.layer_norm_rms_epsilon": "the reference writes a constant",
         },
+        gentle=HALF,
     ),
-    "gpt-oss": Model("GptOssForCausalLM", OSS, "tiny"),
+    "gpt-oss": Model("GptOssForCausalLM", OSS, "tiny", gentle=HALF),
     "chatglm": Model(
         "GlmForCausalLM",
         {**TINY, "head_dim": 16, "pad_token_id": 0, "rms_norm_eps": 1e-5},
@@ -486,8 +498,8 @@ MODELS: dict[str, Model] = {
             "rope_ratio": 1,
         },
     ),
-    "gpt-oss-mxfp4": Model("GptOssForCausalLM", OSS, "tiny", disguise="mxfp4", written=MXFP4),
-    "llama-4": Model("Llama4ForCausalLM", LLAMA4, "tiny"),
+    "gpt-oss-mxfp4": Model("GptOssForCausalLM", OSS, "tiny", disguise="mxfp4", written=MXFP4, gentle=HALF),
+    "llama-4": Model("Llama4ForCausalLM", LLAMA4, "tiny", gentle=HALF),
     "llama-4-every": Model(
         "Llama4ForCausalLM",
         {**LLAMA4, "interleave_moe_layer_step": 1, "rope_parameters": {**LLAMA3, "factor": 16.0}},
@@ -599,7 +611,7 @@ MODELS: dict[str, Model] = {
         "Exaone4ForCausalLM",
         {**TINY, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 64, "sliding_window": 8},
         "tiny",
-        rounded=0.05,
+        sensitive="in 16 bits, 64 layers whose results are all scaled to one length add up their roundings",
     ),
     "ernie": Model("Ernie4_5ForCausalLM", {**TINY, "head_dim": 16}, "tiny-sentencepiece"),
     "ernie-fused": Model("Ernie4_5ForCausalLM", {**TINY, "head_dim": 16}, "tiny-sentencepiece", disguise="ernie"),
@@ -624,10 +636,9 @@ MODELS: dict[str, Model] = {
         "Gemma2ForCausalLM",
         {**GEMMA2, "layer_types": ["full_attention", "sliding_attention"] * 2},
         "tiny-sentencepiece",
-        "float16",
         allowed={"gemma2.attention.sliding_window_pattern": "the reference loses it"},
     ),
-    "gemma-3": Model("Gemma3ForCausalLM", GEMMA3, "tiny-sentencepiece"),
+    "gemma-3": Model("Gemma3ForCausalLM", GEMMA3, "tiny-sentencepiece", gentle=HALF),
     "gemma-3-linear": Model(
         "Gemma3ForCausalLM",
         {
@@ -640,6 +651,8 @@ MODELS: dict[str, Model] = {
         },
         "tiny-sentencepiece",
         "float16",
+        sensitive="numbers stored in float16 lose three bits in bfloat16",
+        gentle=HALF,
     ),
     "gemma-3-full": Model(
         "Gemma3ForCausalLM",
@@ -762,23 +775,21 @@ MODELS: dict[str, Model] = {
         },
         vectors=True,
     ),
-    "qwen3-next": Model(
-        "Qwen3NextForCausalLM", {**DELTA, **DELTA_EXPERTS}, "tiny", arguments=NO_AHEAD, rounded=ANY_ROUNDING
-    ),
-    "qwen3.5": Model("Qwen3_5ForCausalLM", DELTA, "tiny", arguments=NO_AHEAD, rounded=ANY_ROUNDING),
+    "qwen3-next": Model("Qwen3NextForCausalLM", {**DELTA, **DELTA_EXPERTS}, "tiny", arguments=NO_AHEAD, gentle=QUARTER),
+    "qwen3.5": Model("Qwen3_5ForCausalLM", DELTA, "tiny", arguments=NO_AHEAD, gentle=QUARTER),
     "qwen3.5-equal": Model(
         "Qwen3_5ForCausalLM",
         {**DELTA, "linear_num_value_heads": 2, "tie_word_embeddings": True},
         "tiny",
         arguments=NO_AHEAD,
-        rounded=ANY_ROUNDING,
+        gentle=QUARTER,
     ),
     "qwen3.5-moe": Model(
         "Qwen3_5MoeForCausalLM",
         {name: value for name, value in {**DELTA, **DELTA_EXPERTS}.items() if name != "intermediate_size"},
         "tiny",
         arguments=NO_AHEAD,
-        rounded=ANY_ROUNDING,
+        gentle=QUARTER,
     ),
     "t5": Model(
         "T5ForConditionalGeneration",
@@ -792,23 +803,23 @@ MODELS: dict[str, Model] = {
         {**SMALL_T5, "scale_decoder_outputs": False},
         "tiny-t5",
         written={"decoder_start_token_id": 0},
-        rounded=0.06,
+        gentle=HALF,
     ),
     "flan-t5": Model(
         "T5ForConditionalGeneration",
         {**SMALL_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
         "tiny-t5",
         written={"decoder_start_token_id": 0},
-        rounded=0.06,
+        gentle=HALF,
     ),
     "umt5": Model(
         "UMT5ForConditionalGeneration",
         {**SMALL_T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
         "tiny-t5",
         written={"decoder_start_token_id": 0},
-        rounded=0.06,
+        gentle=HALF,
     ),
-    "t5-encoder": Model("T5EncoderModel", SMALL_T5, "tiny-t5", vectors=True),
+    "t5-encoder": Model("T5EncoderModel", SMALL_T5, "tiny-t5", vectors=True, gentle=HALF),
     "seed-oss": Model("SeedOssForCausalLM", {**TINY, "head_dim": 32}, "tiny"),
     "arcee": Model("ArceeForCausalLM", {**TINY, **ENDS, "rope_parameters": LLAMA3}, "tiny"),
     "arcee-yarn": Model(
@@ -888,7 +899,7 @@ MODELS: dict[str, Model] = {
             "block_auto_adjust_ff_dim": False,
         },
         "tiny",
-        rounded=ANY_ROUNDING,
+        gentle=QUARTER,
     ),
     "lfm2-fitted": Model(
         "Lfm2ForCausalLM",
@@ -900,7 +911,7 @@ MODELS: dict[str, Model] = {
             "conv_L_cache": 4,
         },
         "tiny",
-        rounded=ANY_ROUNDING,
+        gentle=QUARTER,
     ),
     "lfm2-moe": Model(
         "Lfm2MoeForCausalLM",
@@ -913,7 +924,7 @@ MODELS: dict[str, Model] = {
             "moe_intermediate_size": 32,
         },
         "tiny",
-        rounded=ANY_ROUNDING,
+        gentle=QUARTER,
     ),
     "embedding-gemma": Model(
         "Gemma3TextModel", {**GEMMA3, "use_bidirectional_attention": True}, "tiny-sentencepiece", vectors=True

@@ -4,7 +4,8 @@ Runs in the reference's environment (see ``environment``), one process for all m
 seconds. Each line of stdin is a JSON request, each line of stdout its answer:
 
     {"do": "build", "name": ..., "folder": ..., "vocabulary": <folder with tokenizer files>, "size": <tokens>}
-        writes the model into ``folder`` and answers {"tokens": [...], "logits": <.npy of float32 (tokens, size)>}
+        writes the model into ``folder`` and answers {"tokens": [...], "logits": <.npy of float32 (tokens, size)>,
+        "own": {<16-bit type>: <transformers' distance from itself in float32 when it computes in that type>}}
     {"do": "convert", "folder": ..., "output": ..., "type": "f32" | "f16" | "bf16" | "auto", "pre": ...,
      "more": [<further arguments>]}
         answers {}; "pre", if there, is the pre-tokenizer of a vocabulary that the converter does not know
@@ -75,7 +76,7 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     config.architectures = [wanted.cls]
     torch.manual_seed(7)
     model = cls(config).eval()
-    _shake(model)
+    _shake(model, wanted.gentle)
     if wanted.disguise == "mxfp4":
         four_bit_experts(model)
     model = model.to(getattr(torch, wanted.dtype))
@@ -84,20 +85,31 @@ def _build(name: str, folder: str, vocabulary: str, size: int) -> dict[str, Any]
     path.write_text(json.dumps(json.loads(path.read_text()) | wanted.written))
     for file in Path(vocabulary).iterdir():
         shutil.copy(file, folder)
-    # The numbers as they were saved, computed in float32.
-    model = cls.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokens = torch.randint(10, min(size, 30000), (1, TOKENS), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        # An encoder reads all of them, and its decoder goes on from the first ones.
-        both = getattr(model.config, "is_encoder_decoder", False)
-        if wanted.vectors:
-            logits = model.base_model(tokens).last_hidden_state[0].float().numpy()
-        else:
-            logits = model(tokens, **({"decoder_input_ids": tokens[:, :DECODED]} if both else {})).logits[0].numpy()
+    # The numbers as they were saved, computed in float32.
+    logits = _computed(cls, folder, torch.float32, tokens, wanted.vectors)
     np.save(f"{folder}.npy", logits)
+    spread, own = float(logits.max() - logits.min()), {}
+    for kind, dtype in (("f16", torch.float16), ("bf16", torch.bfloat16)):
+        with contextlib.suppress(RuntimeError):  # an operation that torch has not in this type
+            found = _computed(cls, folder, dtype, tokens, wanted.vectors)
+            own[kind] = float(np.abs(found - logits).max() / spread)
     if wanted.disguise:
         _disguise(wanted, Path(folder), size)
-    return {"tokens": tokens[0].tolist(), "logits": f"{folder}.npy"}
+    return {"tokens": tokens[0].tolist(), "logits": f"{folder}.npy", "own": own}
+
+
+def _computed(cls: Any, folder: str, dtype: Any, tokens: Any, vectors: bool) -> Any:
+    """Logits (or vectors) of every token, float32, by transformers computing in ``dtype``."""
+    import torch
+
+    model = cls.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    with torch.no_grad():
+        if vectors:
+            return model.base_model(tokens).last_hidden_state[0].float().numpy()
+        # An encoder reads all of them, and its decoder goes on from the first ones.
+        both = getattr(model.config, "is_encoder_decoder", False)
+        return model(tokens, **({"decoder_input_ids": tokens[:, :DECODED]} if both else {})).logits[0].float().numpy()
 
 
 def _disguise(wanted: Any, folder: Path, size: int) -> None:
@@ -115,7 +127,7 @@ def _disguise(wanted: Any, folder: Path, size: int) -> None:
         (folder / "generation_config.json").unlink(missing_ok=True)
 
 
-def _shake(model: Any) -> None:
+def _shake(model: Any, gentle: float) -> None:
     """Random numbers large enough that every part of the model matters: matrices that keep a length, uneven norms."""
     import torch
 
@@ -124,7 +136,7 @@ def _shake(model: Any) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim >= 2:
-                parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+                parameter.copy_(noise * (gentle / parameter.shape[-1] ** 0.5))
             else:
                 parameter.add_(0.2 * noise)
 

@@ -262,13 +262,13 @@ class ConvertPage(QWidget):
             return
         if isinstance(answer, QuenchError):
             self._planned, self._disk_free, self._plan = {}, None, None
-            first, choose = [], ""
+            actions, choose = [(self.tr("Retry"), self._ask_plan)], ""
             if answer.code == "bad_imatrix":
-                first = [(self.tr("Go on without it"), lambda: self.importance.choose(""))]
+                actions.insert(0, (self.tr("Go on without it"), lambda: self.importance.choose("")))
             if answer.code == "unknown_pre_tokenizer" and answer.choices:
                 choose = self.tr("Split text as this one does")
-                first = [(self.tr("Go on with it"), self._choose_pre_tokenizer)]
-            self.plan_error.show_error(answer, [*first, (self.tr("Retry"), self._ask_plan)], choose)
+                actions = [(self.tr("Go on with it"), self._choose_pre_tokenizer)]  # asking again changes nothing
+            self.plan_error.show_error(answer, actions, choose)
         else:
             self.plan_error.clear()
             self._planned = {output.type: output for output in answer.outputs}

@@ -237,9 +237,9 @@ def _not_known(steps: tuple[str, ...], almost: str, tokenizer: Tokenizer | None)
     return QuenchError(
         "unknown_pre_tokenizer",
         "The way this model splits text is not known to the engine.",
-        f"{detail}\nSteps: {text[:300] or 'none'}.",
-        f"If the differences do not matter to you, go on with one of {', '.join(offered)} (on the command line "
-        f"--pre-tokenizer {nearest}). Else look for a ready GGUF file of this model.",
+        f"{detail}\nSteps: {text[:300] or 'none'}.\nOn the command line: --pre-tokenizer {nearest}.",
+        f"If the differences do not matter to you, choose one of {', '.join(offered)}. "
+        "Else look for a ready GGUF file of this model.",
         choices=offered,
     )
 

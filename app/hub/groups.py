@@ -22,9 +22,10 @@ _ORDER = ("gguf", "safetensors", "pytorch", "projector")
 CONVERSION_FILES = frozenset(
     {
         "README.md", "added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json",
-        "generation_config.json", "hf_quant_config.json", "merges.txt", "modules.json", "quant_config.json",
-        "quantize_config.json", "sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tekken.json",
-        "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt",
+        "generation_config.json", "hf_quant_config.json", "hy.tiktoken", "merges.txt", "modules.json",
+        "quant_config.json", "quantize_config.json", "qwen.tiktoken", "sentencepiece.bpe.model",
+        "special_tokens_map.json", "spiece.model", "tekken.json", "tiktoken.model", "tokenizer.json", "tokenizer.model",
+        "tokenizer.tiktoken", "tokenizer_config.json", "vocab.json", "vocab.txt",
     }
 )  # fmt: skip
 # How a model that makes vectors joins those of a text's tokens (sentence-transformers).

@@ -155,6 +155,7 @@ class ErrorCard(QFrame):
         self._detail.setMaximumHeight(80)
         self._detail.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
         self.choice = QComboBox()
+        self.choice.setAccessibleName(self.tr("Choices"))
         self.choice.hide()
         self._buttons = QBoxLayout(QBoxLayout.Direction.LeftToRight)
         self._buttons.setSpacing(8)
@@ -180,7 +181,7 @@ class ErrorCard(QFrame):
         self._detail.setVisible(bool(first))
         self.choice.clear()
         self.choice.addItems(list(known.choices) if choose else [])
-        self.choice.setAccessibleName(choose)
+        self.choice.setAccessibleName(choose or self.tr("Choices"))
         self.choice.setToolTip(choose)
         self.choice.setVisible(self.choice.count() > 0)
         while self._buttons.count():

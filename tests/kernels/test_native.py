@@ -164,7 +164,7 @@ def test_dot_products_without_newer_instructions_give_the_same_floats(tmp_path: 
 @needs_cmake
 @pytest.mark.skipif(VALGRIND is None, reason="no valgrind on this machine")
 def test_valgrind_finds_no_uninitialized_and_no_foreign_memory(tmp_path: Path) -> None:
-    """Its processor has no AVX-512, so those kernels are left to the sanitizers."""
+    """Its processor has no AVX-512: those kernels are left to the sanitizers, here or in test_avx512.py."""
     assert VALGRIND is not None and COMPILER is not None
     program = build_replay(COMPILER, build(tmp_path, "-DCMAKE_C_FLAGS=-g", RUNNABLE))
     command = [VALGRIND, "--quiet", "--error-exitcode=9", "--leak-check=full", program]

@@ -112,7 +112,7 @@ SHIM_CALL shim_f32 shim_from_half(shim_u32 half) {
     return (shim_f32)(sign | shim_pick((shim_s32)rest < 0x7c00, finite, special));
 }
 
-/* The lower lanes of a vector, as long as the result is. */
+/* As many as the result has lanes. */
 #define SHIM_HALVES(name, result, halves, n)                                                                          \
     SHIM result name(halves vector) {                                                                                 \
         union {                                                                                                       \
@@ -158,7 +158,8 @@ SHIM shim_s32 shim_madd(shim_s32 a, shim_s32 b) {
 }
 
 SHIM_CALL shim_s32 shim_maddubs(shim_u16 a, shim_s16 b) {
-    const shim_s16 low = (shim_s16)(a & 0xffu) * ((shim_s16)((shim_u16)b << 8) >> 8), high = (shim_s16)(a >> 8) * (b >> 8);
+    const shim_s16 low = (shim_s16)(a & 0xffu) * ((shim_s16)((shim_u16)b << 8) >> 8);
+    const shim_s16 high = (shim_s16)(a >> 8) * (b >> 8);
     union {
         shim_s16 all;
         simde__m128i quarters[4];
@@ -332,8 +333,9 @@ SHIM_CAST(shim_cast_half_ps, m512, m256)
 #define _mm512_cmpgt_epi32_mask(a, b) shim_mask((shim_s32)(a) > (shim_s32)(b))
 #define _mm512_mask_blend_ps(mask, a, b) SHIM_PICK(__m512, shim_lanes(mask), b, a)
 #define _mm512_mask_blend_epi32(mask, a, b) SHIM_PICK(__m512i, shim_lanes(mask), b, a)
+/* Where a bit of a is set that of b, else of c. */
 #define _mm512_ternarylogic_epi32(a, b, c, table)                                                                     \
-    SHIM_ONLY((table) == 0xca, SHIM_PICK(__m512i, (shim_s32)(a), b, c)) /* where a bit of a is set that of b, else of c */
+    SHIM_ONLY((table) == 0xca, SHIM_PICK(__m512i, (shim_s32)(a), b, c))
 
 #define _mm512_roundscale_ps(a, how) SHIM_NEAREST(how, (__m512)shim_round((shim_f32)(a)))
 #define _mm512_cvtps_epi32(a) ((__m512i)shim_truncated(shim_round((shim_f32)(a))))

@@ -11,7 +11,8 @@
         }                                                                                                             \
     }
 #define FLOATS(name, result) OPERATION(name, float, 16, float, 16, _mm512_storeu_ps(out, result))
-#define INTEGERS(name, from, taken, to, made, result) OPERATION(name, from, taken, to, made, _mm512_storeu_si512(out, result))
+#define INTEGERS(name, from, taken, to, made, result)                                                                 \
+    OPERATION(name, from, taken, to, made, _mm512_storeu_si512(out, result))
 #define X _mm512_loadu_ps(a)
 #define Y _mm512_loadu_ps(b)
 #define M _mm512_loadu_si512(a)

@@ -85,9 +85,9 @@ def take(folder: Path, models: list[str], questions: list[str]) -> list[Path]:
 
 
 def _shoot(context: Any, window: Any, stem: Path) -> list[Path]:
-    """The window as it is now, in all themes and sizes."""
+    """The window as it is now, in all themes and sizes; first in the theme that it has, since a change takes a second."""
     shots = []
-    for theme in THEMES:
+    for theme in sorted(THEMES, key=lambda theme: theme != context.theme.mode):
         context.theme.set_mode(theme)
         for suffix, size in SIZES.items():
             window.resize(*size)
@@ -161,11 +161,11 @@ def _scenes(context: Any, models: list[str], questions: list[str]) -> list[Scene
         yield
 
     def measuring(page: Any) -> Iterator[None]:
-        page.receive({"reference": reference, "candidates": models[1:]})
+        page.receive({"reference": reference, "candidates": [models[1], middle, small]})
         _until(page.run_button.isEnabled, "the choice is complete")
         page.run_button.click()
         job = page.job
-        _until(lambda: job.progress >= 0.25 or not job.is_active, "the measurement has its first figures")
+        _until(lambda: job.progress >= 0.1 or not job.is_active, "the measurement has its first figures")
         with _held(job):
             yield
         job.cancel()
@@ -235,7 +235,7 @@ def _until(done: Callable[[], Any], what: str, step: int = 20) -> None:
 
 def _settle() -> None:
     """Let layouts, throttled charts and fades finish."""
-    _turn(350)
+    _turn(250)
 
 
 def _turn(milliseconds: int) -> None:

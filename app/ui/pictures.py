@@ -85,7 +85,7 @@ def take(folder: Path, models: list[str], questions: list[str]) -> list[Path]:
 
 
 def _shoot(context: Any, window: Any, stem: Path) -> list[Path]:
-    """The window as it is now, in all themes and sizes; first in the theme that it has, since a change takes a second."""
+    """The window as it is now, in all themes and sizes; first in the theme that it has: a change takes a second."""
     shots = []
     for theme in sorted(THEMES, key=lambda theme: theme != context.theme.mode):
         context.theme.set_mode(theme)

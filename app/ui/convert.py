@@ -325,7 +325,8 @@ class ConvertPage(QWidget):
         self.sum.setText(self._sum_words(ticked, total))
         set_role(self.sum, "bad" if short else "muted")
         running = self.job is not None and self.job.is_active
-        ready = self.spec() is not None and not running and not short and (not again or self.requantize.isChecked())
+        refused = short or self.plan_error.error is not None or (again and not self.requantize.isChecked())
+        ready = self.spec() is not None and not running and not refused
         self.convert_button.setEnabled(ready)
         self.convert_button.setText(self.tr("Converting…") if running else self.tr("Convert"))
 

@@ -181,12 +181,14 @@ class ErrorCard(QFrame):
         self._detail.setVisible(bool(first))
         self.choice.clear()
         self.choice.addItems(list(known.choices) if choose else [])
-        self.choice.setAccessibleName(choose or self.tr("Choices"))
-        self.choice.setToolTip(choose)
+        if choose:
+            self.choice.setAccessibleName(choose)
+            self.choice.setToolTip(choose)
         self.choice.setVisible(self.choice.count() > 0)
         while self._buttons.count():
             item = self._buttons.takeAt(0)
             if item.widget() is not None:
+                item.widget().hide()
                 item.widget().deleteLater()
         for position, (text, clicked) in enumerate(actions or []):
             self._buttons.addWidget(button(text, clicked, "primary" if position == 0 else ""))

@@ -22,8 +22,6 @@ from app import commands, edges
 from converter.spec import Cancelled, QuenchError
 
 INTERRUPTED = 130
-_OPTION_FOR = {"unknown_pre_tokenizer": "The option is --pre-tokenizer NAME."}
-"""What the command line adds to the hint of an error that the window has a control for."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -272,8 +270,6 @@ def _run(arguments: list[str], as_json: bool) -> int:
         with edges.endings(signal.default_int_handler):
             result = options.run(options)
     except QuenchError as error:
-        if error.code in _OPTION_FOR:
-            error.hint = f"{error.hint} {_OPTION_FOR[error.code]}".strip()
         show_error(error, as_json)
         return error.exit_status
     except (Cancelled, KeyboardInterrupt):

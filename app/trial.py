@@ -130,7 +130,8 @@ class _Expected:
         return self._found.result()
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        # Not waited for: nobody needs it any more, and a large vocabulary takes seconds.
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _find(self) -> tuple[tokenizer_check.Encoded, str]:
         try:

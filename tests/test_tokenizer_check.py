@@ -60,7 +60,7 @@ def test_an_unknown_splitting_is_refused_with_what_is_nearest(unknown: Path, tmp
     # No text has three digits that the vocabulary holds as one token, but some have two.
     assert "Nearest is 'smaug-bpe'" in error["detail"] and "smaug-bpe: no difference" in error["detail"]
     assert "qwen2: differs in" in error["detail"] and "2024-12-31" in error["detail"]
-    assert "--pre-tokenizer" in error["hint"]
+    assert "--pre-tokenizer smaug-bpe" in error["detail"] and "smaug-bpe" in error["hint"]
     assert not (tmp_path / "out.gguf").exists()
 
 

@@ -161,9 +161,12 @@ class QualityRun:
                 self._updates(self._live())
 
     def _abreast(self) -> int:
-        """Models that compute at the same time: small ones, which are fastest on few threads, leave cores idle."""
+        """Models that compute at the same time: small ones, which are fastest on few threads, leave cores idle.
+
+        All of them together take no more threads than one was allowed.
+        """
         threads = max(subject.open_model.threads for subject in [self.reference, *self._live()])
-        return max(1, hardware.physical_cores() // threads)
+        return max(1, (self._command.threads or hardware.physical_cores()) // threads)
 
     def _each(self, pool: ThreadPoolExecutor, subjects: Sequence[Subject], act: Callable[[Subject], None]) -> None:
         """Do ``act`` for all; when this returns or raises, no model is at work any more."""

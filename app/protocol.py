@@ -21,6 +21,8 @@ from app.hub.messages import (
     RemoteFile,
     Repository,
 )
+from app.local.entry import Listed
+from app.local.places import Place
 from converter.spec import (
     ConversionResult,
     ConversionSpec,
@@ -118,10 +120,15 @@ class MakePlan(msgspec.Struct, frozen=True, tag_field="message", tag="plan"):
 
 
 class Scan(msgspec.Struct, frozen=True, tag_field="message", tag="scan"):
-    """Scan folders for models (worker ``scout``); many :class:`Found`, then :class:`ScanDone`."""
+    """Look into places for models (worker ``scout``); many :class:`Found`, then :class:`ScanDone`.
+
+    With ``watch`` what changes afterwards is told by further :class:`Found` and :class:`Gone` of the same request,
+    until another Scan.
+    """
 
     request: int
-    folders: tuple[str, ...]
+    places: tuple[Place, ...]
+    watch: bool = False
 
 
 class ReadImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="read_imatrix"):
@@ -377,10 +384,17 @@ class PlanMade(msgspec.Struct, frozen=True, tag_field="message", tag="plan_made"
 
 
 class Found(msgspec.Struct, frozen=True, tag_field="message", tag="found"):
-    """One model seen by a scan; a broken one has ``problems``. ``tensors`` and long metadata are left out."""
+    """Models seen by a scan, or changed since; broken ones have ``problems``."""
 
     request: int
-    info: ModelInfo
+    models: tuple[Listed, ...]
+
+
+class Gone(msgspec.Struct, frozen=True, tag_field="message", tag="gone"):
+    """Models that are no longer where they were when a scan saw them."""
+
+    request: int
+    paths: tuple[str, ...]
 
 
 class ScanDone(msgspec.Struct, frozen=True, tag_field="message", tag="scan_done"):
@@ -836,6 +850,7 @@ Event = (
     | Inspected
     | PlanMade
     | Found
+    | Gone
     | ScanDone
     | ImatrixRead
     | KernelsChecked

@@ -1,7 +1,7 @@
 """What a model is, whatever its files are called and wherever they lie: two short ids made from a few kilobytes.
 
 *Content* tells one file from another. It is SHA-256 over, for every file of the model in order: its length, its
-beginning (the whole header of a GGUF file, the first 64 KiB of any other weight file), and eight windows of 4 KiB
+beginning (the whole header of a GGUF file, the first 64 KiB of any other weight file), and four windows of 4 KiB
 spread evenly over the rest, the last one at its very end; for a folder its ``config.json`` comes first. Equal files
 have equal ids. Files with equal ids are equal in all that was looked at, which two different models never are in
 practice, since the windows fall into different weights; a single flipped byte between the windows is not seen. Whoever
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from converter.sources.gguf_header import KnownLists
     from converter.sources.gguf_parts import Parts
 
-WINDOWS, WINDOW_BYTES = 8, 4096
+WINDOWS, WINDOW_BYTES = 4, 4096
 HEAD_BYTES = 64 << 10
-NORMS = ("output_norm.weight", "blk.0.attn_norm.weight", "blk.0.ffn_norm.weight")
+NORMS = ("output_norm.weight", "blk.0.attn_norm.weight")
 MAX_NORM_BYTES = 1 << 20
 _ID_DIGITS = 32
 

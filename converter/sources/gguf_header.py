@@ -8,10 +8,12 @@ file that passes here does not abort there.
 from __future__ import annotations
 
 import struct
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
 import numpy as np
 
 from converter.sources.types import BY_ID
@@ -25,6 +27,8 @@ MAX_TENSORS = 1 << 20
 MAX_KEY_BYTES = 1 << 16
 MAX_STRING_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 30
+FIRST_BYTES = 192 << 10
+"""Read in one go: the whole header of a small model."""
 MAX_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
@@ -43,8 +47,7 @@ _U64 = struct.Struct("<Q")
 _LAYOUTS = {n_dims: struct.Struct(f"<{n_dims}QIQ") for n_dims in range(1, MAX_DIMENSIONS + 1)}
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderValue:
+class HeaderValue(msgspec.Struct, frozen=True, gc=False):
     """One key: ``count`` items (1 unless an array) whose bytes are ``data[start:stop]`` of the header."""
 
     key: str
@@ -55,8 +58,7 @@ class HeaderValue:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderTensor:
+class HeaderTensor(msgspec.Struct, frozen=True, gc=False):
     """``shape`` is row-major (the file lists it the other way round); ``offset`` counts from the start of the file."""
 
     name: str
@@ -120,7 +122,7 @@ class KnownLists:
     """Long lists of strings (vocabularies, merges) that were walked before, for reading many files in one go.
 
     Files of one family carry the same megabytes of them, and equal bytes are compared a hundred times faster than their
-    strings are walked. At most ``limit`` bytes are kept, those that were of use last.
+    strings are walked. At most ``limit`` bytes are kept, those that were of use last. Any thread may use it.
     """
 
     SHORTEST = 256
@@ -129,14 +131,16 @@ class KnownLists:
     def __init__(self, limit: int = 64 << 20) -> None:
         self._limit = limit
         self._bytes = 0
+        self._lock = threading.Lock()
         self._lists: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
 
     def find(self, count: int, head: bytes) -> bytes | None:
         """A list of ``count`` strings that begins with these bytes, if one was kept."""
         key = (count, head[: self.HEAD])
-        found = self._lists.get(key)
-        if found is not None:
-            self._lists.move_to_end(key)
+        with self._lock:
+            found = self._lists.get(key)
+            if found is not None:
+                self._lists.move_to_end(key)
         return found
 
     def keep(self, count: int, data: bytes) -> None:
@@ -144,10 +148,11 @@ class KnownLists:
         if len(data) > self._limit:
             return
         key = (count, data[: self.HEAD])
-        self._bytes += len(data) - len(self._lists.pop(key, b""))
-        self._lists[key] = data
-        while self._bytes > self._limit:
-            self._bytes -= len(self._lists.popitem(last=False)[1])
+        with self._lock:
+            self._bytes += len(data) - len(self._lists.pop(key, b""))
+            self._lists[key] = data
+            while self._bytes > self._limit:
+                self._bytes -= len(self._lists.popitem(last=False)[1])
 
 
 def read_header(file: ByteFile, known: KnownLists | None = None) -> Header:
@@ -208,10 +213,17 @@ class _Reader:
         self._bad(f"it is version {version}; 2 and 3 can be read", code="unsupported_version")
 
     def _value(self) -> HeaderValue:
-        key = self._string(MAX_KEY_BYTES, "a key").decode("utf-8", "replace")
+        self._need(12)
+        length = _U64.unpack_from(self.data, self.position)[0]
+        if length > MAX_KEY_BYTES:
+            self._bad(f"a key has {length} bytes; at most {MAX_KEY_BYTES} are read")
+        self._need(12 + length)
+        end = self.position + 8 + length
+        key = self.data[self.position + 8 : end].decode("utf-8", "replace")
         if not key or "\0" in key or "�" in key:
             self._bad(f"it has the key {key[:40]!r}")
-        kind = self._u32()
+        kind = _U32.unpack_from(self.data, end)[0]
+        self.position = end + 4
         item: int | None = None
         count = 1
         if kind == ARRAY:
@@ -224,7 +236,7 @@ class _Reader:
         plain = kind if item is None else item
         if plain == STRING:
             if item is None:
-                self._string(MAX_STRING_BYTES, key)
+                self._skip_string(key)
                 start += 8
             else:
                 self._skip_strings(count, key)
@@ -360,13 +372,12 @@ class _Reader:
         self.position += 8
         return int(_U64.unpack_from(self.data, self.position - 8)[0])
 
-    def _string(self, limit: int, what: str) -> bytes:
+    def _skip_string(self, what: str) -> None:
         length = self._u64()
-        if length > limit:
-            self._bad(f"{what} has {length} bytes; at most {limit} are read")
+        if length > MAX_STRING_BYTES:
+            self._bad(f"{what} has {length} bytes; at most {MAX_STRING_BYTES} are read")
         self._need(length)
         self.position += length
-        return bytes(self.data[self.position - length : self.position])
 
     def _need(self, count: int) -> None:
         """Makes sure that ``count`` bytes from the cursor on are in memory."""
@@ -380,7 +391,7 @@ class _Reader:
             self._bad(f"its header needs {end} bytes, but the file has {self.file.size}", code="truncated")
         if end > MAX_HEADER_BYTES:
             self._bad(f"its header has more than {MAX_HEADER_BYTES} bytes")
-        target = min(self.file.size, max(end, 2 * have, 1 << 16))
+        target = min(self.file.size, max(end, 2 * have, FIRST_BYTES))
         self.data += self.file.read(have, target - have)
 
     def _bad(self, reason: str, *, code: str = "bad_header") -> NoReturn:

@@ -184,15 +184,15 @@ def quality(options: argparse.Namespace) -> Result:
 
     texts = tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else tuple(BUNDLED)
     command = MeasureQuality(
-        reference=_absolute(options.reference),
-        candidates=tuple(_absolute(path) for path in options.candidates),
+        reference=absolute(options.reference),
+        candidates=tuple(absolute(path) for path in options.candidates),
         texts=texts,
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
         tasks=options.tasks,
         threads=options.threads,
-        report=_absolute(options.report) if options.report else None,
+        report=absolute(options.report) if options.report else None,
     )
     result = _finished(run_job("measure", command, show), QualityResult)
     progress.clear()
@@ -203,7 +203,7 @@ def _text(name: str) -> str:
     """A bundled text by its name, else a file."""
     from app.quality.texts import BUNDLED, CALIBRATION
 
-    return name if name in BUNDLED or name in CALIBRATION else _absolute(name)
+    return name if name in BUNDLED or name in CALIBRATION else absolute(name)
 
 
 def imatrix(options: argparse.Namespace) -> Result:
@@ -228,10 +228,10 @@ def _read_imatrix(options: argparse.Namespace) -> Result:
     from app import imatrix_files
 
     if options.show is not None:
-        found = imatrix_files.describe(Path(_absolute(options.show)))
+        found = imatrix_files.describe(Path(absolute(options.show)))
     else:
-        output = _absolute(options.output)
-        inputs = [Path(_absolute(part.strip())) for part in options.merge.split(",")]
+        output = absolute(options.output)
+        inputs = [Path(absolute(part.strip())) for part in options.merge.split(",")]
         found = imatrix_files.merge(inputs, Path(output), _imatrix_form(output, options.format), options.context or 512)
     data: dict[str, Any] = msgspec.to_builtins(found)
     if found.checkpoint is None:
@@ -251,9 +251,9 @@ def _measure_imatrix(options: argparse.Namespace) -> Result:
             progress.update(event.label, event.done, event.total, event.seconds_left)
 
     texts = tuple(_text(part.strip()) for given in options.text for part in given.split(","))
-    output = _absolute(options.output)
+    output = absolute(options.output)
     command = MeasureImatrix(
-        model=_absolute(options.model),
+        model=absolute(options.model),
         texts=texts or tuple(CALIBRATION),
         output=output,
         format=_imatrix_form(output, options.format),
@@ -282,7 +282,7 @@ def bench(options: argparse.Namespace) -> Result:
             progress.update(event.label, event.done, event.total, event.seconds_left)
 
     command = MeasureBench(
-        models=tuple(_absolute(path) for path in options.models),
+        models=tuple(absolute(path) for path in options.models),
         prompt=options.prompt,
         generate=options.generate,
         depths=options.depth,
@@ -306,7 +306,7 @@ def chat(options: argparse.Namespace) -> Result:
     load = LoadOptions(
         context=options.context, threads=options.threads, kv_type=options.kv, gpu_layers=options.gpu_layers
     )
-    with ChatSession(_absolute(options.model), load, lambda part: progress.update("loading", part, 1.0)) as session:
+    with ChatSession(absolute(options.model), load, lambda part: progress.update("loading", part, 1.0)) as session:
         progress.clear()
         sampling = _sampling(options, session.loaded.defaults)
         history = [ChatMessage("system", options.system)] if options.system else []
@@ -383,7 +383,7 @@ def compare(options: argparse.Namespace) -> Result:
     _check_prompt(options.prompt)
     progress = console.Progress()
     (columns,) = comparison.compare(
-        [_absolute(path) for path in (options.reference, *options.models)],
+        [absolute(path) for path in (options.reference, *options.models)],
         [options.prompt],
         max_tokens=options.max_tokens,
         context=options.context,
@@ -399,54 +399,6 @@ def compare(options: argparse.Namespace) -> Result:
         head += f"  KLD {column.kld:.4f}  top-1 {column.top1:.1%}  {column.tokens_per_second:.0f} tokens/s"
         parts.append(f"--- {head}\n{column.text.strip()}")
     return Result({"columns": msgspec.to_builtins(columns)}, "\n\n".join(parts))
-
-
-def library(options: argparse.Namespace) -> Result:
-    from app import library, paths, settings
-    from app.store import Store
-
-    chosen = [_absolute(path) for path in options.paths]
-    if options.action in ("add", "remove") and not chosen:
-        usage = f"quench library {options.action} PATH"
-        raise QuenchError("usage", "Which model?", "No path was given.", usage, exit_status=2)
-    store = Store(paths.database())
-    try:
-        for path in chosen:
-            if options.action == "add":
-                _check_usable(path)
-                store.add_model(path)
-            elif options.action == "remove":
-                store.remove_model(path)
-        looked_at = [*library.default_folders(), *settings.load().folders, *store.known_models()]
-    finally:
-        store.close()
-    if options.action == "verify" and chosen:
-        looked_at = chosen
-    # "verify" reads every header again, which is what a listing does too; a broken file has its reason in "problems".
-    models: list[dict[str, Any]] = [
-        {
-            "path": info.path,
-            "base": library.base_name(info),
-            "type": library.type_label(info),
-            "bytes": info.bytes,
-            "architecture": info.architecture,
-            "problems": list(info.problems),
-        }
-        for info in map(library.describe, library.candidates(looked_at))
-    ]
-    rows = [
-        (item["path"], item["type"], console.size(item["bytes"]), item["architecture"], "; ".join(item["problems"]))
-        for item in sorted(models, key=lambda item: item["path"])
-    ]
-    return Result({"models": models}, console.table(("model", "type", "size", "architecture", "problems"), rows))
-
-
-def _check_usable(path: str) -> None:
-    """Refuse to add what is no model, with the reader's own reason."""
-    import converter
-
-    with converter.open_model(path):
-        return
 
 
 def kernels(options: argparse.Namespace) -> Result:
@@ -524,7 +476,8 @@ def _engine_base_library() -> str | None:
     return next((str(folder / name) for name in names if (folder / name).exists()), None)
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
+    """A path from the command line; ``QuenchError`` for a name that is no UTF-8."""
     _check_name(path)
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps links as they are
 

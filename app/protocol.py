@@ -23,6 +23,7 @@ from app.hub.messages import (
 )
 from app.local.entry import Listed
 from app.local.places import Place
+from app.local.verify import VerifiedFile
 from converter.spec import (
     ConversionResult,
     ConversionSpec,
@@ -129,6 +130,14 @@ class Scan(msgspec.Struct, frozen=True, tag_field="message", tag="scan"):
     request: int
     places: tuple[Place, ...]
     watch: bool = False
+
+
+class VerifyModels(msgspec.Struct, frozen=True, tag_field="message", tag="verify_models"):
+    """Read every model of some places whole and compare it with what it should be (worker ``verify``); answered by
+    :class:`Status` and :class:`VerifyResult`. What was found good after ``since`` (s since 1970) is not read again."""
+
+    places: tuple[Place, ...]
+    since: float = 0.0
 
 
 class ReadImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="read_imatrix"):
@@ -406,6 +415,14 @@ NO_KERNELS = frozenset({"no_trusted_kernels", "no_kernels", "unknown_backend"})
 """Codes of errors that leave no kernel to compute with."""
 
 
+class VerifyResult(msgspec.Struct, frozen=True, tag_field="message", tag="verify_result"):
+    """The end of a verification: every file that was looked at, ``bytes`` of them together."""
+
+    files: tuple[VerifiedFile, ...]
+    bytes: int
+    seconds: float
+
+
 class KernelCheck(msgspec.Struct, frozen=True):
     """Which backend of the kernels is used. ``failed`` has those that computed something else here, with the reason;
     ``fresh`` if that was found out just now."""
@@ -556,7 +573,8 @@ class CandidateQuality(msgspec.Struct, frozen=True):
 
     ``ln_ratio`` is ln(PPL candidate / PPL reference); ``top1`` a fraction 0..1; ``rms_dp`` the root mean square change
     of the right token's probability; ``histogram`` counts of log10(KLD) in ``HISTOGRAM_EDGES``; ``by_position`` the
-    mean KLD in eight equal parts of the scored half of the window; ``verdict`` pass, review or fail.
+    mean KLD in eight equal parts of the scored half of the window; ``verdict`` pass, review or fail; ``content`` the
+    id of what was measured (:mod:`converter.identity`), in the final result.
     """
 
     path: str
@@ -575,6 +593,7 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     reason: str
     histogram: tuple[int, ...] = ()
     by_position: tuple[float, ...] = ()
+    content: str = ""
 
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))
@@ -648,6 +667,8 @@ class Roofline(msgspec.Struct, frozen=True):
 
 
 class ModelBench(msgspec.Struct, frozen=True):
+    """``content`` as in :class:`CandidateQuality`."""
+
     path: str
     load_cold: float | None
     load_warm: float
@@ -656,6 +677,7 @@ class ModelBench(msgspec.Struct, frozen=True):
     generate: tuple[SpeedPoint, ...]
     memory: BenchMemory
     roofline: Roofline
+    content: str = ""
 
 
 class BenchUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="bench_update"):
@@ -822,6 +844,7 @@ Command = (
     | Inspect
     | MakePlan
     | Scan
+    | VerifyModels
     | ReadImatrix
     | CheckKernels
     | RunSelftest
@@ -851,6 +874,7 @@ Event = (
     | PlanMade
     | Found
     | Gone
+    | VerifyResult
     | ScanDone
     | ImatrixRead
     | KernelsChecked
@@ -889,6 +913,7 @@ TERMINAL = (
     QualityResult,
     BenchResult,
     ImatrixResult,
+    VerifyResult,
     KernelsTested,
     DownloadResult,
     Cancelled,

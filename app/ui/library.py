@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QDir, QFile, QItemSelectionModel, QModelIndex, QPoint, QStandardPaths, Qt, QTimer, QUrl
+from PySide6.QtCore import QItemSelectionModel, QModelIndex, QPoint, Qt, QTimer, QUrl
 from PySide6.QtGui import (
     QAction,
     QDesktopServices,
@@ -13,37 +14,38 @@ from PySide6.QtGui import (
     QDragLeaveEvent,
     QDropEvent,
     QGuiApplication,
-    QKeySequence,
     QShowEvent,
 )
 from PySide6.QtWidgets import (
-    QAbstractItemView,
     QFileDialog,
     QFrame,
     QHBoxLayout,
-    QHeaderView,
     QLineEdit,
     QMenu,
-    QMessageBox,
     QPushButton,
     QStackedLayout,
-    QToolButton,
-    QTreeView,
     QVBoxLayout,
     QWidget,
 )
 
-import resources
+from app.local import disk, places
+from app.local.disk import Removal
+from app.local.verify import DAMAGED, UNREADABLE
+from app.protocol import VerifyModels, VerifyResult
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.first_start import FindDialog, FirstStartCard, PocketStart
 from app.ui.inspect import InspectDialog
-from app.ui.library_table import NAME, LibraryDelegate, LibraryTable, Row, make_rows
+from app.ui.job_center import Job
+from app.ui.library_delete import ask, to_wastebasket
+from app.ui.library_disk import DiskPanel
+from app.ui.library_rows import Row, make_rows
+from app.ui.library_table import LibraryTable
+from app.ui.library_view import make_action, make_bar, make_view
 from app.ui.theme import set_role
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, drop_paths, icon_button, label
 from converter.spec import QuenchError
 
-WIDTHS = {1: 96, 2: 104, 3: 88, 4: 120, 5: 80, 6: 88}
 REFRESH_MS = 100
 
 
@@ -66,7 +68,7 @@ class LibraryPage(QWidget):
         self.error = ErrorCard()
         self.scanning = ProgressLine()
         self.scanning.set_cancellable(False)
-        self.view = self._make_view()
+        self.view = make_view(context.theme, self.table)
         self.empty = EmptyState(
             "library",
             self.tr("No models yet"),
@@ -76,9 +78,13 @@ class LibraryPage(QWidget):
         )
         self.nothing = EmptyState("search", self.tr("Nothing matches the filter"), theme=context.theme)
         self._stack = QStackedLayout()
-        for part in (self.view, self.empty, self.nothing):
+        self.disk = DiskPanel(context.theme)
+        self.disk.delete_asked.connect(self._delete)
+        self.disk.verify_asked.connect(self.verify)
+        for part in (self.view, self.empty, self.nothing, self.disk):
             self._stack.addWidget(part)
-        self._make_actions()
+        self.actions_by_name = self._make_actions()
+        bar, self._bar_buttons = make_bar(self.actions_by_name)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(24, 20, 24, 12)
         layout.setSpacing(12)
@@ -87,7 +93,7 @@ class LibraryPage(QWidget):
         layout.addWidget(self.pocket)
         layout.addWidget(self.error)
         layout.addWidget(self.scanning)
-        layout.addLayout(self._make_bar())
+        layout.addLayout(bar)
         layout.addLayout(self._stack, 1)
         layout.addWidget(self._make_detail())
         self._drop = label(self.tr("Drop to add to the library"), "heading", parent=self)
@@ -196,30 +202,48 @@ class LibraryPage(QWidget):
         QGuiApplication.clipboard().setText("\n".join(row.info.path for row in self.selected()))
 
     def remove(self) -> None:
-        """Take the selection off the list; the files stay."""
+        """Take the selection off the list; the files stay, and so does the bundled model."""
         for row in self.selected():
             self._context.library.remove(row.info.path)
 
     def delete(self) -> None:
         """Move the selection to the wastebasket, after asking."""
-        rows = [row for row in self.selected() if not _is_bundled(row.info.path)]
-        if rows and self.confirm_delete(rows):
-            for row in rows:
-                self._trash(row)
+        self._delete([row.info.path for row in self.selected() if not places.holds_bundled(row.info.path)])
 
-    def confirm_delete(self, rows: list[Row]) -> bool:
+    def confirm_delete(self, removal: Removal, names: list[str]) -> bool:
         """Ask before files go to the wastebasket."""
-        box = QMessageBox(self)
-        box.setIcon(QMessageBox.Icon.Question)
-        box.setWindowTitle(self.tr("Delete"))
-        box.setTextFormat(Qt.TextFormat.PlainText)
-        one, many = self.tr("Move {0} to the wastebasket?"), self.tr("Move {0} models to the wastebasket?")
-        box.setText(one.format(Path(rows[0].info.path).name) if len(rows) == 1 else many.format(len(rows)))
-        box.setInformativeText("\n".join(str(_on_disk(row.info.path)) for row in rows[:8]))
-        yes = box.addButton(self.tr("Move to the wastebasket"), QMessageBox.ButtonRole.DestructiveRole)
-        box.addButton(QMessageBox.StandardButton.Cancel)
-        box.exec()
-        return box.clickedButton() is yes
+        return ask(removal, names, self)
+
+    def verify(self) -> None:
+        """Read every file whole, as a job, and compare it with what it should be."""
+        command = VerifyModels(self._context.library.where(), time.time())
+        self._context.jobs.submit("verify", self.tr("Verify all models"), command, "library")
+
+    def show_disk(self, shown: bool) -> None:
+        """The disk use in place of the list, or the list again."""
+        self.disk_button.setChecked(shown)
+        if shown:
+            self.disk.show_models(self._context.library.models)
+        self._show_state()
+
+    def _delete(self, paths: list[str]) -> None:
+        library = self._context.library
+        chosen = [listed for listed in map(library.listed, paths) if listed is not None]
+        try:
+            removal = disk.removal(chosen, library.models)
+        except QuenchError as error:
+            self._context.notify.error(error)
+            return
+        names = [listed.title or Path(listed.path).name for listed in chosen]
+        if not chosen or not self.confirm_delete(removal, names):
+            return
+        if to_wastebasket(self._context, removal, paths):
+            for path in paths:
+                library.remove(path)
+            one, many = self.tr("Moved to the wastebasket: {0}"), self.tr("{0} models moved to the wastebasket")
+            self._context.notify.info(one.format(names[0]) if len(names) == 1 else many.format(len(names)))
+        else:
+            library.rescan()
 
     # ---- showing -----------------------------------------------------------------------------------------------
 
@@ -228,10 +252,12 @@ class LibraryPage(QWidget):
         context = self._context
         chosen = [row.info.path for row in self.selected()] if self.view.selectionModel() else []
         place = self.view.verticalScrollBar().value()
-        self.table.set_rows(make_rows(context.library.entries, context.store, context.settings, self.tr))
+        self.table.set_rows(make_rows(context.library.models, context.store, context.settings, self.tr))
         self._expand()
         self._select_again(chosen)
         self.view.verticalScrollBar().setValue(place)
+        if self.disk_button.isChecked():
+            self.disk.show_models(context.library.models)
         if self._wanted and self.select(self._wanted):
             self._wanted = None
         self._show_state()
@@ -275,9 +301,14 @@ class LibraryPage(QWidget):
             part.setVisible(not settings.first_start)  # the card above has the same
         self.scanning.setVisible(library.scanning)
         self.scanning.set_progress(None, self.tr("Looking for models"))
-        self._stack.setCurrentWidget(self.view if shown else self.nothing if count else self.empty)
+        on_disk = self.disk_button.isChecked() and count > 0
+        self._stack.setCurrentWidget(
+            self.disk if on_disk else self.view if shown else self.nothing if count else self.empty
+        )
         for tool in self._bar_buttons.values():
-            tool.setVisible(count > 0)
+            tool.setVisible(count > 0 and not on_disk)
+        self.filter.setEnabled(not on_disk)
+        self.disk_button.setEnabled(count > 0)
         self._selection_changed()
 
     def _selection_changed(self) -> None:
@@ -293,15 +324,15 @@ class LibraryPage(QWidget):
             "inspect": len(usable) == 1,
             "show": len(rows) == 1,
             "path": len(rows) >= 1,
-            "remove": len(rows) >= 1,
-            "delete": any(not _is_bundled(row.info.path) for row in rows),
+            "remove": any(not places.is_bundled(row.info.path) for row in rows),
+            "delete": any(not places.holds_bundled(row.info.path) for row in rows),
         }
         for name, action in self.actions_by_name.items():
             action.setEnabled(allowed[name])
         self._show_detail(rows)
 
     def _show_detail(self, rows: list[Row]) -> None:
-        self._detail.setVisible(bool(rows))
+        self._detail.setVisible(bool(rows) and not self.disk_button.isChecked())
         if not rows:
             return
         row = rows[0]
@@ -314,13 +345,17 @@ class LibraryPage(QWidget):
         self._path.setText(fmt.path(row.info.path))
         if row.is_broken:
             self._facts.setText(row.info.problems[0])
-            set_role(self._facts, "bad")
+            set_role(self._facts, "warn" if row.is_partial else "bad")
             return
         set_role(self._facts, "muted")
         facts = [row.info.architecture, self.tr("{0} layers").format(row.info.layers)]
         facts.append(self.tr("trained for a context of {0} tokens").format(fmt.number(row.info.context_length)))
         if row.fit is not None:
             facts.append(row.fit.why.splitlines()[1])
+        if row.owner:
+            facts.insert(0, self.tr("In {0}'s folder").format(row.owner))
+        if row.copies:
+            facts.insert(0, self.tr("The same as {0}").format(fmt.path(row.copies[0])))
         self._facts.setText(" · ".join(fact for fact in facts if fact))
 
     def _expand(self) -> None:
@@ -348,26 +383,6 @@ class LibraryPage(QWidget):
         rows.sort(key=lambda row: -row.info.bytes)
         return (rows[0], rows[1:]) if rows else (None, [])
 
-    def _trash(self, row: Row) -> None:
-        place = _on_disk(row.info.path)
-        engine = self._context.engines.find(row.info.path)
-        for owner in list(engine.owners) if engine is not None else ():
-            self._context.engines.release(row.info.path, owner)
-        # Qt makes the wastebasket where there is none yet, but not the folder that it belongs into.
-        QDir().mkpath(QStandardPaths.writableLocation(QStandardPaths.StandardLocation.GenericDataLocation))
-        if not QFile(str(place)).moveToTrash():
-            self._context.notify.error(
-                QuenchError(
-                    "not_deleted",
-                    self.tr("The model could not be moved to the wastebasket."),
-                    str(place),
-                    self.tr("Its disk may have no wastebasket, or be write-protected. Delete it in your file manager."),
-                )
-            )
-            return
-        self._context.library.remove(row.info.path)
-        self._context.notify.info(self.tr("Moved to the wastebasket: {0}").format(place.name))
-
     def _dismiss(self) -> None:
         self._context.update_settings(first_start=False)
 
@@ -391,32 +406,7 @@ class LibraryPage(QWidget):
 
     # ---- parts -------------------------------------------------------------------------------------------------
 
-    def _make_view(self) -> QTreeView:
-        view = QTreeView()
-        view.setModel(self.table)
-        view.setItemDelegate(LibraryDelegate(self._context.theme, view))
-        view.setAccessibleName(self.tr("Models"))
-        view.setUniformRowHeights(True)
-        view.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        view.setAllColumnsShowFocus(True)
-        view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        view.setExpandsOnDoubleClick(False)
-        view.setIndentation(16)
-        view.setSortingEnabled(True)
-        view.sortByColumn(NAME, Qt.SortOrder.AscendingOrder)
-        header = view.header()
-        header.setStretchLastSection(False)
-        header.setSectionsMovable(False)
-        header.setMinimumSectionSize(72)
-        for column, width in WIDTHS.items():
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
-            view.setColumnWidth(column, width)
-        header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
-        return view
-
-    def _make_actions(self) -> None:
+    def _make_actions(self) -> dict[str, QAction]:
         table = (
             ("chat", self.tr("Chat"), self.chat, "chat", ""),
             ("convert", self.tr("Convert"), self.convert, "convert", ""),
@@ -429,17 +419,8 @@ class LibraryPage(QWidget):
             ("remove", self.tr("Remove from the list"), self.remove, "close", ""),
             ("delete", self.tr("Delete…"), self.delete, "trash", "Del"),
         )
-        self.actions_by_name: dict[str, QAction] = {}
-        for name, text, run, icon, keys in table:
-            action = QAction(text, self)
-            action.setIconText(f" {text.rstrip('…')}")  # tool buttons put the icon right against the text
-            self._context.theme.set_icon(action, icon)
-            action.triggered.connect(lambda checked=False, run=run: run())
-            if keys:
-                action.setShortcut(QKeySequence(keys))
-                action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            self.view.addAction(action)
-            self.actions_by_name[name] = action
+        theme = self._context.theme
+        return {name: make_action((theme, icon), self.view, text, run, keys) for name, text, run, icon, keys in table}
 
     def _make_head(self) -> QHBoxLayout:
         self._count = label("", "muted")
@@ -463,25 +444,14 @@ class LibraryPage(QWidget):
         row.addWidget(self._count)
         row.addStretch(1)
         row.addWidget(self.filter, 2)
+        self.disk_button = button(self.tr("Disk use"))
+        self.disk_button.setCheckable(True)
+        self.disk_button.clicked.connect(self.show_disk)
+        row.addWidget(self.disk_button)
         row.addWidget(button(self.tr("Find models"), self.find))
         again = self.tr("Look for models again")
         row.addWidget(icon_button(self._context.theme, "retry", again, self._context.library.rescan))
         row.addWidget(add)
-        return row
-
-    def _make_bar(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setSpacing(4)
-        self._bar_buttons: dict[str, QToolButton] = {}
-        for name in ("chat", "convert", "compare", "measure", "bench", "inspect", "delete"):
-            made = QToolButton()
-            made.setDefaultAction(self.actions_by_name[name])
-            made.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-            made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-            made.setAccessibleName(self.actions_by_name[name].text())
-            self._bar_buttons[name] = made
-            row.addWidget(made)
-        row.addStretch(1)
         return row
 
     def _make_detail(self) -> QWidget:
@@ -501,6 +471,7 @@ class LibraryPage(QWidget):
         context.library.changed.connect(self._soon.start)
         context.settings_changed.connect(self._soon.start)
         context.jobs.finished.connect(self._soon.start)
+        context.jobs.finished.connect(self._verified)
         self.first.pocket.connect(self.pocket.start)
         self.first.find_model.connect(self.find)
         self.first.open_file.connect(self.open_file)
@@ -512,20 +483,24 @@ class LibraryPage(QWidget):
         self.view.collapsed.connect(lambda index: self._collapsed.add(str(index.data()).lower()))
         self.view.expanded.connect(lambda index: self._collapsed.discard(str(index.data()).lower()))
 
+    def _verified(self, job: Job) -> None:
+        """What a verification found: the damaged files are told by name, and listed as broken."""
+        if not isinstance(job.result, VerifyResult):
+            return
+        bad = [file for file in job.result.files if file.state in (DAMAGED, UNREADABLE)]
+        for file in bad:
+            self._context.library.mark_damaged(file.model, f"{Path(file.path).name}: {file.how}")
+        if bad:
+            detail = "\n".join(f"{file.path}: {file.how}" for file in bad[:20])
+            title = self.tr("{0} of {1} files are not what they should be.").format(len(bad), len(job.result.files))
+            self._context.notify.error(
+                QuenchError("damaged", title, detail, self.tr("Download or convert them again."))
+            )
+        else:
+            size = fmt.size(job.result.bytes)
+            self._context.notify.info(self.tr("{0} files verified, {1}: all good").format(len(job.result.files), size))
+
     def _filter(self, text: str) -> None:
         self.table.set_filter(text)
         self._expand()
         self._show_state()
-
-
-def _is_bundled(path: str) -> bool:
-    return Path(path) == resources.path("pocket")
-
-
-def _on_disk(path: str) -> Path:
-    """What really goes when a model is deleted: for one in the Hugging Face cache the repository's whole folder."""
-    place = Path(path)
-    for parent in place.parents:
-        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            return parent.parent
-    return place

@@ -112,6 +112,17 @@ class LibraryModel(QObject):
         if self._listed.pop(_key(path), None) is not None:
             self._soon()
 
+    def mark_damaged(self, path: str, why: str) -> None:
+        """Say of a model that its bytes are not what they should be, until its file changes."""
+        listed = self._listed.get(path)
+        if listed is not None and not listed.info.problems:
+            info = msgspec.structs.replace(listed.info, problems=(why,))
+            self._put(msgspec.structs.replace(listed, info=info, state=BROKEN))
+
+    def where(self) -> tuple[places.Place, ...]:
+        """Everything that a scan looks into."""
+        return places.all_places(self._context.settings.folders, self._context.store.known_models())
+
     def rescan(self) -> None:
         """Look into all places again. Entries whose file has gone leave the list when the scan ends."""
         if self._closed:
@@ -122,8 +133,7 @@ class LibraryModel(QObject):
         self.scanning, self.error = True, None
         self._seen = set()
         self._scanned_at = time.monotonic()
-        where = places.all_places(self._context.settings.folders, self._context.store.known_models())
-        self._context.scout.scan(where, self._found, self._gone, self._scanned)
+        self._context.scout.scan(self.where(), self._found, self._gone, self._scanned)
         self._soon()
 
     def _found(self, models: tuple[Listed, ...]) -> None:

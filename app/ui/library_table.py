@@ -1,65 +1,26 @@
-"""The rows of the Library page: models grouped by what they were made from, filtered, sorted, and how they look."""
+"""The table of the Library page: models grouped by what they were made from, filtered, sorted, and how they look."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from PySide6.QtCore import QAbstractItemModel, QModelIndex, QObject, QPersistentModelIndex, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QApplication, QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
-from app import hardware, library
-from app.settings import Settings
-from app.store import Store
 from app.ui import format as fmt
 from app.ui.glossary import explain
+from app.ui.library_rows import Quality, Row
 from app.ui.theme import Theme
 from app.ui.widgets import badge_size, paint_badge, type_words
-from converter.spec import ModelInfo
 
 _Index = QModelIndex | QPersistentModelIndex
 NAME, PARAMETERS, TYPE, SIZE, FITS, QUALITY, SPEED = range(7)
 NUMBERS = (PARAMETERS, SIZE, QUALITY, SPEED)
 SORT_ROLE = int(Qt.ItemDataRole.UserRole) + 1
-LEAST_CONTEXT = 512
-"""A context shorter than this is no use; a model that needs it counts as too large."""
-
-
-@dataclass(frozen=True)
-class FitWords:
-    """A verdict on memory: ``rank`` sorts, ``role`` is the colour, ``why`` the sum."""
-
-    text: str
-    role: str
-    rank: int
-    why: str
-
-
-class Quality(NamedTuple):
-    """One measurement: ``kld`` nats against its reference, or the reference itself, which has no KLD to tell."""
-
-    kld: float
-    verdict: str
-    is_reference: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model with what is known about it: ``quality``, and ``speed`` in tokens/s, both as measured last."""
-
-    info: ModelInfo
-    base: str
-    type: str
-    fit: FitWords | None
-    quality: Quality | None = None
-    speed: float | None = None
-
-    @property
-    def is_broken(self) -> bool:
-        return bool(self.info.problems)
 
 
 @dataclass
@@ -72,59 +33,6 @@ class Group:
     @property
     def is_single(self) -> bool:
         return len(self.rows) == 1
-
-
-def fit_words(info: ModelInfo, settings: Settings, available: int, tr: Any) -> FitWords:
-    """What the Fits column says of a model at the context and cache type of the settings."""
-    fit = hardware.fits(info, settings.context, settings.kv_type, available)
-    context = settings.context or min(8192, info.context_length or 8192)
-    words = tr("{0} needed at a context of {1} tokens:\n{2} weights + {3} KV cache + {4} compute buffer\n{5} free now")
-    why = words.format(
-        fmt.size(fit.total),
-        fmt.number(context),
-        fmt.size(fit.weights),
-        fmt.size(fit.kv),
-        fmt.size(fit.compute),
-        fmt.size(fit.available),
-    )
-    if info.kind == "hf":
-        why += "\n" + tr("As a GGUF file of the same precision; convert it first, smaller types need less.")
-    if fit.level == "good":
-        return FitWords(tr("Fits"), "good", 0, why)
-    if fit.level == "tight":
-        return FitWords(tr("Just fits"), "warn", 1, why)
-    if fit.context_that_fits >= LEAST_CONTEXT:
-        longest = tr("A context of {0} tokens would fit.").format(fmt.number(fit.context_that_fits))
-        return FitWords(tr("Less context"), "warn", 2, f"{why}\n{longest}")
-    return FitWords(tr("Too large"), "bad", 3, why)
-
-
-def measured(store: Store) -> tuple[dict[str, Quality], dict[str, float]]:
-    """The newest measurements by path: quality, and tokens/s."""
-    quality: dict[str, Quality] = {}
-    speed: dict[str, float] = {}
-    for entry in store.measurements(None, "quality"):
-        value = _dig(entry.payload, "kld", "mean", "value")
-        if value is not None:
-            path, reference = (entry.payload.get(name) for name in ("path", "reference"))
-            found = Quality(value, str(entry.payload.get("verdict", "")), path is not None and path == reference)
-            quality.setdefault(entry.model_path, found)
-        rate = _dig(entry.payload, "tokens_per_second")
-        if rate:
-            speed.setdefault(entry.model_path, rate)
-    for entry in reversed(store.measurements(None, "bench")):  # oldest first: the newest stays, and beats the above
-        points = entry.payload.get("generate") or []
-        least = min((point.get("depth", 0) for point in points), default=0)
-        rates = [_dig(point, "tokens_per_second", "median") for point in points if point.get("depth", 0) == least]
-        if best := max(filter(None, rates), default=0.0):
-            speed[entry.model_path] = best
-    return quality, speed
-
-
-def _dig(value: Any, *keys: str) -> float | None:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, int | float) else None
 
 
 class LibraryTable(QAbstractItemModel):
@@ -147,7 +55,7 @@ class LibraryTable(QAbstractItemModel):
         self._arrange()
 
     def set_filter(self, query: str) -> None:
-        """Show only models with every word of ``query`` in name, type, architecture or path."""
+        """Show only models with every word of ``query`` in name, type, architecture, owner or path."""
         self._query = query
         self._arrange()
 
@@ -181,8 +89,7 @@ class LibraryTable(QAbstractItemModel):
         words = self._query.lower().split()
         groups: dict[str, Group] = {}
         for row in self._rows:
-            text = f"{row.base} {row.type} {row.info.architecture} {row.info.path}".lower()
-            if all(word in text for word in words):
+            if not words or all(word in row.text for word in words):
                 groups.setdefault(row.base.lower(), Group(row.base)).rows.append(row)
         reverse = self._order == Qt.SortOrder.DescendingOrder
         for group in groups.values():
@@ -194,16 +101,18 @@ class LibraryTable(QAbstractItemModel):
         self.endResetModel()
 
     def _sort_key(self, row: Row) -> tuple[Any, ...]:
-        value: Any = {
-            NAME: row.base.lower(),
-            PARAMETERS: row.info.parameters,
-            TYPE: row.type,
-            SIZE: row.info.bytes,
-            FITS: row.fit.rank if row.fit else 9,
-            QUALITY: self._distance(row.quality),
-            SPEED: -1.0 if row.speed is None else row.speed,
-        }[self._column]
-        return (value, row.base.lower(), -row.info.bytes, row.info.path)
+        return (self._sort_value(row), row.base.lower(), -row.info.bytes, row.info.path)
+
+    def _sort_value(self, row: Row) -> Any:
+        """Only what is asked for: whether it fits takes a while to work out."""
+        column = self._column
+        if column == FITS:
+            return row.fit.rank if row.fit else 9
+        if column == QUALITY:
+            return self._distance(row.quality)
+        if column == SPEED:
+            return -1.0 if row.speed is None else row.speed
+        return {NAME: row.base.lower(), PARAMETERS: row.info.parameters, TYPE: row.type, SIZE: row.info.bytes}[column]
 
     @staticmethod
     def _distance(quality: Quality | None) -> float:
@@ -311,13 +220,19 @@ class LibraryTable(QAbstractItemModel):
     def _text(self, row: Row, column: int, index: _Index) -> str:
         info = row.info
         if column == NAME:
-            if index.internalId() == 0:
-                return row.base
-            return row.base if info.kind == "hf" else info.path.replace("\\", "/").rsplit("/", 1)[-1]
+            name = info.path.replace("\\", "/").rsplit("/", 1)[-1]
+            if row.listed is not None and row.listed.title:
+                name = row.listed.title
+            elif index.internalId() == 0 or info.kind == "hf":
+                name = row.base
+            notes = [row.owner, self.tr("copy") if row.copies else ""]
+            return " · ".join(filter(None, [name, *notes]))
         if column == SIZE:
             return fmt.size(info.bytes)
         if row.is_broken:
-            return self.tr("Broken") if column == FITS else ""
+            if column != FITS:
+                return ""
+            return self.tr("Not whole") if row.is_partial else self.tr("Broken")
         if column == PARAMETERS:
             return fmt.parameters(info.parameters)
         if column == TYPE:
@@ -332,7 +247,8 @@ class LibraryTable(QAbstractItemModel):
 
     def _role(self, row: Row, column: int) -> str:
         if row.is_broken:
-            return "bad" if column in (NAME, FITS) else "muted"
+            strong = "warn" if row.is_partial else "bad"
+            return strong if column in (NAME, FITS) else "muted"
         if column == FITS and row.fit is not None:
             return row.fit.role
         if column == QUALITY:
@@ -354,7 +270,9 @@ class LibraryTable(QAbstractItemModel):
             return self.tr("Not measured yet: choose Measure")
         if column == SPEED and row.speed is None:
             return self.tr("Not measured yet: choose Measure, or the Bench page")
-        return row.info.path if column == NAME else ""
+        if column != NAME:
+            return ""
+        return "\n".join([row.info.path, *(self.tr("The same as {0}").format(path) for path in row.copies[:3])])
 
     def _spoken(self, rows: list[Row]) -> str:
         if len(rows) > 1:
@@ -411,15 +329,3 @@ class LibraryDelegate(QStyledItemDelegate):
         widget = option.widget
         style = widget.style() if widget is not None else QApplication.style()
         style.drawControl(QStyle.ControlElement.CE_ItemViewItem, own, painter, widget)
-
-
-def make_rows(entries: Iterable[ModelInfo], store: Store, settings: Settings, tr: Any) -> list[Row]:
-    """Rows for the library's entries, with the memory that is free now and everything that was measured."""
-    quality, speed = measured(store)
-    available = hardware.memory_available()
-    rows = []
-    for info in entries:
-        fit = None if info.problems else fit_words(info, settings, available, tr)
-        base, kind = library.base_name(info), library.type_label(info)
-        rows.append(Row(info, base, kind, fit, quality.get(info.path), speed.get(info.path)))
-    return rows

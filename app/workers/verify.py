@@ -31,7 +31,7 @@ def serve(connection: Connection) -> None:
 
 def _verified(connection: Connection, command: VerifyModels) -> VerifyResult:
     throttle = Throttle(10)
-    begin = time.monotonic()
+    start = begin = time.monotonic()
 
     def progress(done: int, total: int, name: str) -> None:
         if throttle.ready() or done == total:
@@ -42,9 +42,10 @@ def _verified(connection: Connection, command: VerifyModels) -> VerifyResult:
     connection.send(Status("looking for models", 0, 0))
     lister = Lister()
     models = [lister.describe(candidate) for candidate in Walk().candidates(command.places)]
+    begin = time.monotonic()
     sums = Sums(paths.home() / "sums.db")
     try:
         files = tuple(verify(models, sums, since=command.since, progress=progress, stopped=connection.cancelled.is_set))
     finally:
         sums.close()
-    return VerifyResult(files, sum(file.bytes for file in files), time.monotonic() - begin)
+    return VerifyResult(files, sum(file.bytes for file in files), time.monotonic() - start)

@@ -19,23 +19,13 @@ from pytestqt.qtbot import QtBot
 
 import resources
 from app import hardware, library, paths
+from app.local.entry import BROKEN, Listed
 from app.ui.context import Context
 from app.ui.first_start import FindDialog, pocket_file
 from app.ui.job_center import RUNNING
 from app.ui.library import LibraryPage
-from app.ui.library_table import (
-    FITS,
-    NAME,
-    QUALITY,
-    SIZE,
-    SPEED,
-    TYPE,
-    LibraryTable,
-    Quality,
-    Row,
-    fit_words,
-    make_rows,
-)
+from app.ui.library_rows import Quality, Row, fit_words, make_rows
+from app.ui.library_table import FITS, NAME, QUALITY, SIZE, SPEED, TYPE, LibraryTable
 from converter.spec import QuenchError
 
 LEFT = Qt.MouseButton.LeftButton
@@ -327,10 +317,10 @@ def test_delete_asks_and_moves_to_the_wastebasket(
     file.write_bytes(b"GGUF")
     page.add(str(file))
     qtbot.waitUntil(lambda: bool(page.selected()))
-    page.confirm_delete = lambda rows: False
+    page.confirm_delete = lambda removal, names: False
     page.delete()
     assert file.exists()
-    page.confirm_delete = lambda rows: True
+    page.confirm_delete = lambda removal, names: True
     page.delete()
     assert not file.exists()
     assert sys.platform != "linux" or (wastebasket / "away.gguf").exists()
@@ -340,7 +330,7 @@ def test_delete_asks_and_moves_to_the_wastebasket(
 def test_the_bundled_model_cannot_be_deleted(page: LibraryPage, family: list[str]) -> None:
     page.select(str(resources.path("pocket")))
     assert not page.actions_by_name["delete"].isEnabled()
-    page.confirm_delete = lambda rows: True
+    page.confirm_delete = lambda removal, names: True
     page.delete()
     assert resources.path("pocket").exists()
 
@@ -429,6 +419,7 @@ def test_the_scout_survives_a_killed_worker(
 
 def test_rows_are_made_from_entries(context: Context, pocket: Path) -> None:
     broken = library_entry("/x/broken.gguf")
-    good, bad = make_rows([library.describe(pocket), broken], context.store, context.settings, str)
+    models = [Listed(library.describe(pocket), "folder"), Listed(broken, "folder", state=BROKEN)]
+    good, bad = make_rows(models, context.store, context.settings, str)
     assert (good.type, good.fit is not None, good.is_broken) == ("BF16", True, False)
     assert (bad.fit, bad.is_broken) == (None, True)

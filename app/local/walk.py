@@ -101,7 +101,7 @@ class Walk:
                 if store in folder.parents and str(folder) not in self.folders:
                     self._note(str(folder))
         for path, models in found.items():  # several tags may name one blob
-            title = ", ".join(model.name for model in models)
+            title = ", ".join(sorted(model.name for model in models))
             yield Candidate(path, places.OLLAMA, title, models[0].problem)
         for entry in self._scan(store / "blobs"):
             if ollama.PARTIAL_BLOB.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):

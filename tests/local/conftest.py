@@ -78,9 +78,9 @@ def write_manifest(store: Path, text: str, *parts: str) -> Path:
     return manifest
 
 
-def hub_file(cache: Path, repository: str, source: Path, name: str, commit: str, refs: tuple[str, ...]) -> Path:
+def hub_file(cache: Path, source: Path, name: str, commit: str, refs: tuple[str, ...] = ()) -> Path:
     """A file of a repository in the Hugging Face cache: blob, link in the snapshot, refs."""
-    home = cache / f"models--{repository.replace('/', '--')}"
+    home = cache / "models--acme--Pocket"
     blob = home / "blobs" / hashlib.sha256(source.read_bytes()).hexdigest()
     if not blob.exists():
         copied(source, blob)

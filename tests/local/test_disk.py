@@ -49,8 +49,8 @@ def test_what_can_go_has_its_reason(look: Look, pocket: Path, pocket_gguf: Gguf,
     copy = copied(pocket_gguf("Q8_0"), tmp_path / "folder" / "again.gguf")
     left = own / "Pocket-Q6_K.gguf.part"
     left.write_bytes(bytes(5000))
-    old = hub_file(cache, "acme/P", pocket_gguf("Q2_K"), "P-Q2_K.gguf", "a" * 40, ())
-    hub_file(cache, "acme/P", pocket_gguf("Q5_K_M"), "P-Q5_K_M.gguf", "b" * 40, ("main",))
+    old = hub_file(cache, pocket_gguf("Q2_K"), "P-Q2_K.gguf", "a" * 40, ())
+    hub_file(cache, pocket_gguf("Q5_K_M"), "P-Q5_K_M.gguf", "b" * 40, ("main",))
     found = look(("bundled", pocket), ("own", own), ("hub", cache), ("folder", tmp_path / "folder"))
     could = {each.path: (each.reason, each.bytes) for each in disk.removable(list(found.values()))}
     assert could == {
@@ -68,9 +68,9 @@ def test_a_model_of_the_cache_takes_its_blob_along_unless_it_is_shared(
     look: Look, pocket_gguf: Gguf, tmp_path: Path
 ) -> None:
     size = pocket_gguf("Q2_K").stat().st_size
-    one = hub_file(tmp_path, "acme/P", pocket_gguf("Q2_K"), "P-Q2_K.gguf", "a" * 40, ())
-    two = hub_file(tmp_path, "acme/P", pocket_gguf("Q2_K"), "P-Q2_K.gguf", "b" * 40, ("main",))
-    three = hub_file(tmp_path, "acme/P", pocket_gguf("Q8_0"), "P-Q8_0.gguf", "b" * 40, ())
+    one = hub_file(tmp_path, pocket_gguf("Q2_K"), "P-Q2_K.gguf", "a" * 40, ())
+    two = hub_file(tmp_path, pocket_gguf("Q2_K"), "P-Q2_K.gguf", "b" * 40, ("main",))
+    three = hub_file(tmp_path, pocket_gguf("Q8_0"), "P-Q8_0.gguf", "b" * 40, ())
     found = look(("hub", tmp_path))
     # Both revisions lead to one blob: it is listed once, and goes with the name that is chosen only if the other does.
     listed = [each for each in found.values() if each.path in (str(one), str(two))]
@@ -84,10 +84,10 @@ def test_a_model_of_the_cache_takes_its_blob_along_unless_it_is_shared(
 
 
 def test_the_only_model_of_a_repository_takes_the_repository(look: Look, pocket_gguf: Gguf, tmp_path: Path) -> None:
-    file = hub_file(tmp_path, "acme/P", pocket_gguf("Q2_K"), "P-Q2_K.gguf", "a" * 40, ("main",))
+    file = hub_file(tmp_path, pocket_gguf("Q2_K"), "P-Q2_K.gguf", "a" * 40, ("main",))
     found = look(("hub", tmp_path))
     gone = disk.removal(list(found.values()), list(found.values()))
-    assert (gone.paths, gone.bytes) == ((str(tmp_path / "models--acme--P"),), file.stat().st_size)
+    assert (gone.paths, gone.bytes) == ((str(tmp_path / "models--acme--Pocket"),), file.stat().st_size)
 
 
 def test_pocket_and_other_programs_files_stay(look: Look, pocket: Path, pocket_gguf: Gguf, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def flip(path: Path) -> None:
 
 def test_one_flipped_bit_is_found_everywhere(look: Look, pocket_gguf: Gguf, tmp_path: Path) -> None:
     own = copied(pocket_gguf("Q8_0"), tmp_path / "own" / "mine.gguf")
-    hub = hub_file(tmp_path / "hub", "acme/P", pocket_gguf("Q4_K_M"), "P-Q4_K_M.gguf", "a" * 40, ("main",))
+    hub = hub_file(tmp_path / "hub", pocket_gguf("Q4_K_M"), "P-Q4_K_M.gguf", "a" * 40, ("main",))
     blob = ollama_model(tmp_path / "store", pocket_gguf("Q2_K"))
     data = blob.read_bytes()
     blob.unlink()

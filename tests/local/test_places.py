@@ -12,6 +12,7 @@ import pytest
 import converter
 from app.local import places
 from app.local.entry import BROKEN, PARTIAL, Listed
+from tests.converter.gguf_files import GgufFile, number_key, string_key
 from tests.local.conftest import hub_file, linked, ollama_model, write_manifest
 
 Gguf = Callable[[str], Path]
@@ -152,6 +153,12 @@ def test_a_blob_cut_short_is_broken(look: Look, pocket_gguf: Gguf, tmp_path: Pat
     assert f"{len(data)}" in listed.info.problems[0]
 
 
+def part_of_three() -> bytes:
+    """A file that says that it is the second of three parts, with as little else in it as there may be."""
+    keys = [string_key("general.architecture", "llama"), number_key("split.count", 3), number_key("split.no", 1)]
+    return GgufFile(keys).build()
+
+
 def test_what_is_not_whole_is_listed_with_the_reason(
     look: Look, pocket: Path, pocket_gguf: Gguf, tmp_path: Path
 ) -> None:
@@ -160,7 +167,7 @@ def test_what_is_not_whole_is_listed_with_the_reason(
         "cut.gguf": whole[:-1],
         "empty.gguf": b"",
         "text.gguf": b"not a model at all, just words",
-        "b-00002-of-00003.gguf": whole,
+        "b-00002-of-00003.gguf": part_of_three(),
     }
     for name, data in bad.items():
         (tmp_path / name).write_bytes(data)
@@ -172,9 +179,7 @@ def test_what_is_not_whole_is_listed_with_the_reason(
     index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     found = {Path(path).name: each for path, each in look(("folder", tmp_path)).items()}
-    assert set(found) == {*bad, "new.gguf.part", "old.safetensors.incomplete", "sharded"} - {
-        "b-00002-of-00003.gguf"
-    } | {"b-00002-of-00003.gguf"}
+    assert set(found) == {*bad, "new.gguf.part", "old.safetensors.incomplete", "sharded"}
     assert {name for name, each in found.items() if each.state == PARTIAL} == {
         "new.gguf.part",
         "old.safetensors.incomplete",
@@ -183,13 +188,14 @@ def test_what_is_not_whole_is_listed_with_the_reason(
     assert "model-00001-of-00002" in found["sharded"].info.problems[0]
     assert "cut" in found["cut.gguf"].info.problems[0] or "end" in found["cut.gguf"].info.problems[0]
     assert all(each.info.problems for each in found.values() if each.state)
+    assert any("-00001-of-00003" in text for text in found["b-00002-of-00003.gguf"].info.problems)
     assert found["empty.gguf"].state == found["text.gguf"].state == BROKEN
 
 
 def test_the_hub_cache_knows_revisions_and_unfinished_downloads(look: Look, pocket_gguf: Gguf, tmp_path: Path) -> None:
     old, new = "a" * 40, "b" * 40
-    first = hub_file(tmp_path, "acme/Pocket", pocket_gguf("Q2_K"), "Pocket-Q2_K.gguf", old, ())
-    second = hub_file(tmp_path, "acme/Pocket", pocket_gguf("Q8_0"), "Pocket-Q8_0.gguf", new, ("main", "v1"))
+    first = hub_file(tmp_path, pocket_gguf("Q2_K"), "Pocket-Q2_K.gguf", old, ())
+    second = hub_file(tmp_path, pocket_gguf("Q8_0"), "Pocket-Q8_0.gguf", new, ("main", "v1"))
     (second.parents[2] / "blobs" / ("c" * 64 + ".incomplete")).write_bytes(b"half")
     found = look(("hub", tmp_path))
     assert (found[str(first)].revision, found[str(first)].refs) == (old, ())

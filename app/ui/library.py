@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +27,26 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.local import disk, places
-from app.local.disk import Removal
-from app.local.verify import DAMAGED, UNREADABLE
-from app.protocol import VerifyModels, VerifyResult
+from app import hardware
+from app.local import places
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.first_start import FindDialog, FirstStartCard, PocketStart
 from app.ui.inspect import InspectDialog
-from app.ui.job_center import Job
-from app.ui.library_delete import ask, to_wastebasket
 from app.ui.library_disk import DiskPanel
-from app.ui.library_rows import Row, make_rows
-from app.ui.library_table import LibraryTable
+from app.ui.library_filler import Filler, Filling
+from app.ui.library_keeper import Keeper
+from app.ui.library_rows import Room, Row, make_rows, measured
+from app.ui.library_table import LibraryTable, arranged
 from app.ui.library_view import make_action, make_bar, make_view
 from app.ui.theme import set_role
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, drop_paths, icon_button, label
-from converter.spec import QuenchError
 
 REFRESH_MS = 100
+AT_ONCE = 300
+"""Models whose rows are made between two events without anybody noticing."""
+LONG = 1000
+"""A list of more models has its groups closed at first."""
 
 
 class LibraryPage(QWidget):
@@ -60,6 +60,8 @@ class LibraryPage(QWidget):
         self._context = context
         self._wanted: str | None = None
         self._collapsed: set[str] = set()
+        self._opened: set[str] = set()
+        self._expanding = False
         self.setAcceptDrops(True)
         self.table = LibraryTable(context.theme, self)
         self.pocket = PocketStart(context)
@@ -79,8 +81,9 @@ class LibraryPage(QWidget):
         self.nothing = EmptyState("search", self.tr("Nothing matches the filter"), theme=context.theme)
         self._stack = QStackedLayout()
         self.disk = DiskPanel(context.theme)
-        self.disk.delete_asked.connect(self._delete)
-        self.disk.verify_asked.connect(self.verify)
+        self.keeper = Keeper(context, self)
+        self.disk.delete_asked.connect(self.keeper.delete)
+        self.disk.verify_asked.connect(self.keeper.verify)
         for part in (self.view, self.empty, self.nothing, self.disk):
             self._stack.addWidget(part)
         self.actions_by_name = self._make_actions()
@@ -103,7 +106,10 @@ class LibraryPage(QWidget):
         self._drop_frame.hide()
         self._drop.hide()
         self._soon = QTimer(self, singleShot=True, interval=REFRESH_MS)
-        self._soon.timeout.connect(self.refresh)
+        self._soon.timeout.connect(self._refresh_soon)
+        self._filler = Filler(self)
+        self._filler.filled.connect(self._show_rows)
+        context.closing.connect(self._filler.close)
         self._connect()
         self.refresh()
 
@@ -208,16 +214,7 @@ class LibraryPage(QWidget):
 
     def delete(self) -> None:
         """Move the selection to the wastebasket, after asking."""
-        self._delete([row.info.path for row in self.selected() if not places.holds_bundled(row.info.path)])
-
-    def confirm_delete(self, removal: Removal, names: list[str]) -> bool:
-        """Ask before files go to the wastebasket."""
-        return ask(removal, names, self)
-
-    def verify(self) -> None:
-        """Read every file whole, as a job, and compare it with what it should be."""
-        command = VerifyModels(self._context.library.where(), time.time())
-        self._context.jobs.submit("verify", self.tr("Verify all models"), command, "library")
+        self.keeper.delete([row.info.path for row in self.selected() if not places.holds_bundled(row.info.path)])
 
     def show_disk(self, shown: bool) -> None:
         """The disk use in place of the list, or the list again."""
@@ -226,33 +223,30 @@ class LibraryPage(QWidget):
             self.disk.show_models(self._context.library.models)
         self._show_state()
 
-    def _delete(self, paths: list[str]) -> None:
-        library = self._context.library
-        chosen = [listed for listed in map(library.listed, paths) if listed is not None]
-        try:
-            removal = disk.removal(chosen, library.models)
-        except QuenchError as error:
-            self._context.notify.error(error)
-            return
-        names = [listed.title or Path(listed.path).name for listed in chosen]
-        if not chosen or not self.confirm_delete(removal, names):
-            return
-        if to_wastebasket(self._context, removal, paths):
-            for path in paths:
-                library.remove(path)
-            one, many = self.tr("Moved to the wastebasket: {0}"), self.tr("{0} models moved to the wastebasket")
-            self._context.notify.info(one.format(names[0]) if len(names) == 1 else many.format(len(names)))
-        else:
-            library.rescan()
-
     # ---- showing -----------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Fill the table from the library and the store; selection and open groups stay."""
         context = self._context
+        rows = make_rows(context.library.unsorted, context.store, context.settings, self.tr)
+        view = self.table.view_of()
+        self._show_rows(Filling(rows, arranged(rows, *view), view))
+
+    def _refresh_soon(self) -> None:
+        """As :meth:`refresh`; a long list is put together beside the window's own work."""
+        context = self._context
+        models = context.library.unsorted
+        if len(models) <= AT_ONCE:
+            self.refresh()
+            return
+        room = Room(context.settings, hardware.memory_available(), self.tr)
+        self._filler.start(models, measured(context.store), room, self.table.view_of())
+
+    def _show_rows(self, filling: Filling) -> None:
+        context = self._context
         chosen = [row.info.path for row in self.selected()] if self.view.selectionModel() else []
         place = self.view.verticalScrollBar().value()
-        self.table.set_rows(make_rows(context.library.models, context.store, context.settings, self.tr))
+        self.table.show_arranged(filling.rows, filling.groups, filling.view)
         self._expand()
         self._select_again(chosen)
         self.view.verticalScrollBar().setValue(place)
@@ -293,7 +287,7 @@ class LibraryPage(QWidget):
             self.error.clear()
         elif library.error is not self.error.error:
             self.error.show_error(library.error, [(self.tr("Look again"), library.rescan)])
-        count, shown = len(library.entries), len(self.table.shown())
+        count, shown = len(library.unsorted), len(self.table.shown())
         one, many = self.tr("1 model"), self.tr("{0} models")
         self._count.setText("" if not count else one if count == 1 else many.format(count))
         self.first.setVisible(settings.first_start)
@@ -359,10 +353,21 @@ class LibraryPage(QWidget):
         self._facts.setText(" · ".join(fact for fact in facts if fact))
 
     def _expand(self) -> None:
+        """Groups are open unless closed by hand; in a long list they are closed unless opened by hand."""
+        is_long = len(self.table.shown()) > LONG
+        self._expanding = True
         for number in range(self.table.rowCount()):
             index = self.table.index(number, 0)
-            if self.table.rowCount(index):
-                self.view.setExpanded(index, str(index.data()).lower() not in self._collapsed)
+            name = str(index.data()).lower() if self.table.hasChildren(index) else ""
+            if name and (name in self._opened if is_long else name not in self._collapsed):
+                self.view.setExpanded(index, True)
+        self._expanding = False
+
+    def _opened_or_closed(self, index: QModelIndex, is_open: bool) -> None:
+        if not self._expanding:
+            name = str(index.data()).lower()
+            (self._opened.add if is_open else self._opened.discard)(name)
+            (self._collapsed.discard if is_open else self._collapsed.add)(name)
 
     def _select_again(self, paths: list[str]) -> None:
         selection = self.view.selectionModel()
@@ -471,7 +476,6 @@ class LibraryPage(QWidget):
         context.library.changed.connect(self._soon.start)
         context.settings_changed.connect(self._soon.start)
         context.jobs.finished.connect(self._soon.start)
-        context.jobs.finished.connect(self._verified)
         self.first.pocket.connect(self.pocket.start)
         self.first.find_model.connect(self.find)
         self.first.open_file.connect(self.open_file)
@@ -480,25 +484,8 @@ class LibraryPage(QWidget):
         self.view.selectionModel().selectionChanged.connect(self._selection_changed)
         self.view.activated.connect(self._activated)
         self.view.customContextMenuRequested.connect(self._menu)
-        self.view.collapsed.connect(lambda index: self._collapsed.add(str(index.data()).lower()))
-        self.view.expanded.connect(lambda index: self._collapsed.discard(str(index.data()).lower()))
-
-    def _verified(self, job: Job) -> None:
-        """What a verification found: the damaged files are told by name, and listed as broken."""
-        if not isinstance(job.result, VerifyResult):
-            return
-        bad = [file for file in job.result.files if file.state in (DAMAGED, UNREADABLE)]
-        for file in bad:
-            self._context.library.mark_damaged(file.model, f"{Path(file.path).name}: {file.how}")
-        if bad:
-            detail = "\n".join(f"{file.path}: {file.how}" for file in bad[:20])
-            title = self.tr("{0} of {1} files are not what they should be.").format(len(bad), len(job.result.files))
-            self._context.notify.error(
-                QuenchError("damaged", title, detail, self.tr("Download or convert them again."))
-            )
-        else:
-            size = fmt.size(job.result.bytes)
-            self._context.notify.info(self.tr("{0} files verified, {1}: all good").format(len(job.result.files), size))
+        self.view.collapsed.connect(lambda index: self._opened_or_closed(index, False))
+        self.view.expanded.connect(lambda index: self._opened_or_closed(index, True))
 
     def _filter(self, text: str) -> None:
         self.table.set_filter(text)

@@ -58,15 +58,19 @@ class LibraryModel(QObject):
         self._timer.stop()
 
     @property
-    def models(self) -> list[Listed]:
-        """Everything known, with where it lies, by base name and then size, largest first.
+    def unsorted(self) -> list[Listed]:
+        """Everything known, with where it lies.
 
         Half-written files of a job of this window are left out: the job shows them itself.
         """
+        busy = {f"{path}.part" for job in self._context.jobs.active() for path in job.outputs}
+        return [listed for listed in self._listed.values() if listed.path not in busy]
+
+    @property
+    def models(self) -> list[Listed]:
+        """As :attr:`unsorted`, by base name and then size, largest first."""
         if self._sorted is None:
-            busy = {f"{path}.part" for job in self._context.jobs.active() for path in job.outputs}
-            found = [listed for listed in self._listed.values() if listed.path not in busy]
-            self._sorted = sorted(found, key=lambda listed: (self._base(listed.info), -listed.info.bytes))
+            self._sorted = sorted(self.unsorted, key=lambda listed: (self._base(listed.info), -listed.info.bytes))
         return list(self._sorted)
 
     @property
@@ -205,6 +209,7 @@ class LibraryModel(QObject):
         begin = time.monotonic()
         self.changed.emit()
         took = 1000 * (time.monotonic() - begin)
+        # Everybody who looks has looked: the next change is told when they have had time for something else.
         self._timer.setInterval(round(min(SLOWEST_MS, max(COALESCE_MS, SHARE * took))))
 
 

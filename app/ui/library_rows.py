@@ -147,8 +147,14 @@ def _dig(value: Any, *keys: str) -> float | None:
 
 def make_rows(models: Sequence[Listed], store: Store, settings: Settings, tr: Any) -> list[Row]:
     """Rows for the library's models, with the memory that is free now and everything that was measured."""
-    quality, speed = measured(store)
-    room = Room(settings, hardware.memory_available(), tr)
+    return rows_of(models, measured(store), Room(settings, hardware.memory_available(), tr))
+
+
+def rows_of(
+    models: Sequence[Listed], measurements: tuple[dict[str, Quality], dict[str, float]], room: Room
+) -> list[Row]:
+    """As :func:`make_rows`, from what was measured; pure, and of any thread."""
+    quality, speed = measurements
     names, copies = ties.bases(models, _base_name), ties.duplicates_of(models)
     rows = []
     for listed in models:

@@ -35,6 +35,44 @@ class Group:
         return len(self.rows) == 1
 
 
+def arranged(rows: Iterable[Row], query: str, column: int, order: Qt.SortOrder) -> list[Group]:
+    """The groups of the rows that have every word of ``query``, sorted; pure, and of any thread."""
+    words = query.lower().split()
+    groups: dict[str, Group] = {}
+    for row in rows:
+        if not words or all(word in row.text for word in words):
+            groups.setdefault(row.base.lower(), Group(row.base)).rows.append(row)
+    reverse = order == Qt.SortOrder.DescendingOrder
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return (_sort_value(row, column), row.base.lower(), -row.info.bytes, row.info.path)
+
+    for group in groups.values():
+        # By name means by size inside a group: the reference first, then ever smaller.
+        group.rows.sort(key=lambda row: -row.info.bytes if column == NAME else key(row))
+        if reverse and column != NAME:
+            group.rows.reverse()
+    return sorted(groups.values(), key=lambda group: key(group.rows[0]), reverse=reverse)
+
+
+def _sort_value(row: Row, column: int) -> Any:
+    """Only what is asked for: whether it fits takes a while to work out."""
+    if column == FITS:
+        return row.fit.rank if row.fit else 9
+    if column == QUALITY:
+        return _distance(row.quality)
+    if column == SPEED:
+        return -1.0 if row.speed is None else row.speed
+    return {NAME: row.base.lower(), PARAMETERS: row.info.parameters, TYPE: row.type, SIZE: row.info.bytes}[column]
+
+
+def _distance(quality: Quality | None) -> float:
+    """For sorting: the reference before everything that was measured against it, the unmeasured last."""
+    if quality is None:
+        return math.inf
+    return -math.inf if quality.is_reference else quality.kld
+
+
 class LibraryTable(QAbstractItemModel):
     """Groups at the top, their models below; a group of one is the model itself. Sorts and filters on its own."""
 
@@ -84,42 +122,22 @@ class LibraryTable(QAbstractItemModel):
                     return self.index(number, 0) if group.is_single else self.index(place, 0, self.index(number, 0))
         return QModelIndex()
 
-    def _arrange(self) -> None:
+    def view_of(self) -> tuple[str, int, Qt.SortOrder]:
+        """What decides how rows are arranged: filter, sorted column, direction; for :func:`arranged`."""
+        return self._query, self._column, self._order
+
+    def show_arranged(self, rows: list[Row], groups: list[Group], view: tuple[str, int, Qt.SortOrder]) -> None:
+        """Show rows that were arranged elsewhere; arranged again only if filter or order changed meanwhile."""
+        self._rows = rows
+        if view != self.view_of():
+            self._arrange()
+            return
         self.beginResetModel()
-        words = self._query.lower().split()
-        groups: dict[str, Group] = {}
-        for row in self._rows:
-            if not words or all(word in row.text for word in words):
-                groups.setdefault(row.base.lower(), Group(row.base)).rows.append(row)
-        reverse = self._order == Qt.SortOrder.DescendingOrder
-        for group in groups.values():
-            # By name means by size inside a group: the reference first, then ever smaller.
-            group.rows.sort(key=lambda row: -row.info.bytes if self._column == NAME else self._sort_key(row))
-            if reverse and self._column != NAME:
-                group.rows.reverse()
-        self._groups = sorted(groups.values(), key=lambda group: self._sort_key(group.rows[0]), reverse=reverse)
+        self._groups = groups
         self.endResetModel()
 
-    def _sort_key(self, row: Row) -> tuple[Any, ...]:
-        return (self._sort_value(row), row.base.lower(), -row.info.bytes, row.info.path)
-
-    def _sort_value(self, row: Row) -> Any:
-        """Only what is asked for: whether it fits takes a while to work out."""
-        column = self._column
-        if column == FITS:
-            return row.fit.rank if row.fit else 9
-        if column == QUALITY:
-            return self._distance(row.quality)
-        if column == SPEED:
-            return -1.0 if row.speed is None else row.speed
-        return {NAME: row.base.lower(), PARAMETERS: row.info.parameters, TYPE: row.type, SIZE: row.info.bytes}[column]
-
-    @staticmethod
-    def _distance(quality: Quality | None) -> float:
-        """For sorting: the reference before everything that was measured against it, the unmeasured last."""
-        if quality is None:
-            return math.inf
-        return -math.inf if quality.is_reference else quality.kld
+    def _arrange(self) -> None:
+        self.show_arranged(self._rows, arranged(self._rows, *self.view_of()), self.view_of())
 
     def _repaint(self) -> None:
         for number in range(len(self._groups)):
@@ -151,6 +169,14 @@ class LibraryTable(QAbstractItemModel):
             return 0
         group = self._groups[parent.row()]
         return 0 if group.is_single else len(group.rows)
+
+    def hasChildren(self, parent: _Index | None = None) -> bool:
+        # Asked of every line: quicker than by way of two counts.
+        if parent is None or not parent.isValid():
+            return bool(self._groups)
+        if parent.internalId() != 0 or parent.column() > 0:
+            return False
+        return len(self._groups[parent.row()].rows) > 1
 
     def columnCount(self, parent: _Index | None = None) -> int:
         return 7

@@ -317,10 +317,10 @@ def test_delete_asks_and_moves_to_the_wastebasket(
     file.write_bytes(b"GGUF")
     page.add(str(file))
     qtbot.waitUntil(lambda: bool(page.selected()))
-    page.confirm_delete = lambda removal, names: False
+    page.keeper.confirm = lambda removal, names: False
     page.delete()
     assert file.exists()
-    page.confirm_delete = lambda removal, names: True
+    page.keeper.confirm = lambda removal, names: True
     page.delete()
     assert not file.exists()
     assert sys.platform != "linux" or (wastebasket / "away.gguf").exists()
@@ -330,7 +330,7 @@ def test_delete_asks_and_moves_to_the_wastebasket(
 def test_the_bundled_model_cannot_be_deleted(page: LibraryPage, family: list[str]) -> None:
     page.select(str(resources.path("pocket")))
     assert not page.actions_by_name["delete"].isEnabled()
-    page.confirm_delete = lambda removal, names: True
+    page.keeper.confirm = lambda removal, names: True
     page.delete()
     assert resources.path("pocket").exists()
 

@@ -15,8 +15,8 @@ from app.local.ties import bases, duplicates, is_source
 from converter.spec import QuenchError
 
 DUPLICATE, LEFTOVER, SOURCE, REVISION = "duplicate", "leftover", "source", "revision"
-_KEPT_FIRST = (places.BUNDLED, *sorted(places.FOREIGN), places.OWN, places.HUB, places.FOLDER, places.ADDED)
-"""Of two copies the one in the earlier place is kept: what we must not touch, then what others refer to."""
+_KEPT_FIRST = (places.BUNDLED, places.OWN, places.HUB, places.FOLDER, places.ADDED, *sorted(places.FOREIGN))
+"""Of two copies the one in the earlier place is kept: another program may remove its own at any time."""
 
 
 class FamilyUse(msgspec.Struct, frozen=True):

@@ -356,10 +356,10 @@ class LibraryPage(QWidget):
         """Groups are open unless closed by hand; in a long list they are closed unless opened by hand."""
         is_long = len(self.table.shown()) > LONG
         self._expanding = True
-        for number in range(self.table.rowCount()):
+        for number in self.table.group_lines():
             index = self.table.index(number, 0)
-            name = str(index.data()).lower() if self.table.hasChildren(index) else ""
-            if name and (name in self._opened if is_long else name not in self._collapsed):
+            name = str(index.data()).lower()
+            if name in self._opened if is_long else name not in self._collapsed:
                 self.view.setExpanded(index, True)
         self._expanding = False
 

@@ -26,6 +26,7 @@ from app.ui import format as fmt
 from app.ui.theme import Theme
 from app.ui.widgets import button, label
 
+BAR_WIDTH = 72
 SHOWN = 300
 """Lines of a list at most: it is sorted by size, and the rest is small."""
 _SHARE_ROLE = int(Qt.ItemDataRole.UserRole) + 1
@@ -59,6 +60,7 @@ class DiskPanel(QWidget):
         )
         split = QSplitter(Qt.Orientation.Horizontal)
         split.setChildrenCollapsible(False)
+        split.setHandleWidth(16)
         split.addWidget(self._side(self.tr("By family"), [self.families]))
         split.addWidget(self._side(self.tr("What can go"), [self.nothing, self.could]))
         split.setSizes([420, 620])
@@ -164,12 +166,20 @@ class DiskPanel(QWidget):
         tree.setUniformRowHeights(True)
         tree.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         header = tree.header()
-        header.setStretchLastSection(True)
+        header.setStretchLastSection(False)
+        tree.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         for column in range(1, len(titles)):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
-        if len(titles) == 3:
-            header.setSectionResizeMode(2, QHeaderView.ResizeMode.Stretch)
+            if titles[column] and column < 3 and column != len(titles) - 1:  # numbers
+                tree.headerItem().setTextAlignment(
+                    column, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                )
+        if titles[-1]:
+            header.setSectionResizeMode(len(titles) - 1, QHeaderView.ResizeMode.Stretch)
+        else:  # the bars
+            header.setSectionResizeMode(len(titles) - 1, QHeaderView.ResizeMode.Fixed)
+            header.resizeSection(len(titles) - 1, BAR_WIDTH)
         return tree
 
 

@@ -73,6 +73,10 @@ def _distance(quality: Quality | None) -> float:
     return -math.inf if quality.is_reference else quality.kld
 
 
+LINES = 500
+"""Lines that the view is given at a time: laying out ten thousand at once would stop the window."""
+
+
 class LibraryTable(QAbstractItemModel):
     """Groups at the top, their models below; a group of one is the model itself. Sorts and filters on its own."""
 
@@ -81,6 +85,7 @@ class LibraryTable(QAbstractItemModel):
         self._theme = theme
         self._rows: list[Row] = []
         self._groups: list[Group] = []
+        self._lines = 0
         self._query = ""
         self._column, self._order = NAME, Qt.SortOrder.AscendingOrder
         theme.changed.connect(self._repaint)
@@ -119,6 +124,7 @@ class LibraryTable(QAbstractItemModel):
         for number, group in enumerate(self._groups):
             for place, row in enumerate(group.rows):
                 if row.info.path == path:
+                    self._reach(number + 1)
                     return self.index(number, 0) if group.is_single else self.index(place, 0, self.index(number, 0))
         return QModelIndex()
 
@@ -134,13 +140,33 @@ class LibraryTable(QAbstractItemModel):
             return
         self.beginResetModel()
         self._groups = groups
+        self._lines = min(len(groups), LINES)
         self.endResetModel()
+
+    def group_lines(self) -> list[int]:
+        """The lines that are groups of several models."""
+        return [number for number, group in enumerate(self._groups[: self._lines]) if not group.is_single]
+
+    def canFetchMore(self, parent: _Index) -> bool:
+        return not parent.isValid() and self._lines < len(self._groups)
+
+    def fetchMore(self, parent: _Index) -> None:
+        if not parent.isValid():
+            self._reach(self._lines + LINES)
+
+    def _reach(self, lines: int) -> None:
+        """Show so many lines: the view asks for more when it is scrolled to its end."""
+        lines = min(lines, len(self._groups))
+        if lines > self._lines:
+            self.beginInsertRows(QModelIndex(), self._lines, lines - 1)
+            self._lines = lines
+            self.endInsertRows()
 
     def _arrange(self) -> None:
         self.show_arranged(self._rows, arranged(self._rows, *self.view_of()), self.view_of())
 
     def _repaint(self) -> None:
-        for number in range(len(self._groups)):
+        for number in range(self._lines):
             parent = self.index(number, 0)
             self.dataChanged.emit(parent, self.index(number, SPEED))
             if count := self.rowCount(parent):
@@ -150,7 +176,7 @@ class LibraryTable(QAbstractItemModel):
 
     def index(self, row: int, column: int, parent: _Index | None = None) -> QModelIndex:
         if parent is None or not parent.isValid():
-            inside = 0 <= row < len(self._groups)
+            inside = 0 <= row < self._lines
             return self.createIndex(row, column, 0) if inside else QModelIndex()
         inside = 0 <= row < self.rowCount(parent)
         return self.createIndex(row, column, parent.row() + 1) if inside else QModelIndex()
@@ -164,7 +190,7 @@ class LibraryTable(QAbstractItemModel):
 
     def rowCount(self, parent: _Index | None = None) -> int:
         if parent is None or not parent.isValid():
-            return len(self._groups)
+            return self._lines
         if parent.internalId() != 0 or parent.column() > 0:
             return 0
         group = self._groups[parent.row()]

@@ -91,7 +91,7 @@ class DiskPanel(QWidget):
             item.setCheckState(0, Qt.CheckState.Checked if each.path in ticked else Qt.CheckState.Unchecked)
             item.setToolTip(0, each.path)
             item.setToolTip(2, item.text(2) + (f"\n{each.kept}" if each.kept else ""))
-            item.setTextAlignment(1, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter))
+            item.setTextAlignment(1, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             item.setFont(1, self._theme.mono(13))
             self.could.addTopLevelItem(item)
         self.could.blockSignals(False)
@@ -116,7 +116,7 @@ class DiskPanel(QWidget):
             item.setToolTip(0, use.name)
             item.setData(3, _SHARE_ROLE, use.bytes / largest)
             for column in (1, 2):
-                item.setTextAlignment(column, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter))
+                item.setTextAlignment(column, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                 item.setFont(column, self._theme.mono(13))
             self.families.addTopLevelItem(item)
         total = sum(use.bytes for use in uses)
@@ -172,9 +172,7 @@ class DiskPanel(QWidget):
         for column in range(1, len(titles)):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
             if titles[column] and column < 3 and column != len(titles) - 1:  # numbers
-                tree.headerItem().setTextAlignment(
-                    column, int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-                )
+                tree.headerItem().setTextAlignment(column, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         if titles[-1]:
             header.setSectionResizeMode(len(titles) - 1, QHeaderView.ResizeMode.Stretch)
         else:  # the bars

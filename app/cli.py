@@ -57,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--tokenizer-check", action="store_true", help="a folder's tokenizer against the engine's, on hard texts"
     )
     inspect.add_argument("--pre-tokenizer", metavar="NAME", help="as for convert")
+    inspect.add_argument("--against", metavar="B", help="what another model differs in, tensor by tensor")
+    inspect.add_argument("--threads", type=_natural, default=0, metavar="N", help="for --against; 0: all cores")
 
     convert = add("convert", "a model folder or a GGUF file to GGUF", commands.convert)
     convert.add_argument("source", metavar="SRC", help="a folder, a GGUF file, or hf://organization/name[@revision]")

@@ -31,6 +31,8 @@ def demo(options: argparse.Namespace) -> Result:
 def inspect(options: argparse.Namespace) -> Result:
     import converter
 
+    if options.against is not None:
+        return _inspect_against(options)
     with converter.open_model(options.path) as model:
         info = model.info
     rows = [
@@ -55,6 +57,37 @@ def inspect(options: argparse.Namespace) -> Result:
         rows.append(("tokenizers", tokenizer_check.whole(check)))
     width = max(len(name) for name, _ in rows)
     return Result(data, "\n".join(f"{name.ljust(width)}  {text}" for name, text in rows))
+
+
+def _inspect_against(options: argparse.Namespace) -> Result:
+    """Two models tensor by tensor, in a worker: it maps both, and a file that is cut short ends only that."""
+    from app.child import run_job
+    from app.protocol import CompareModels
+    from converter.difference import Compared, ComparisonDone, MetadataDifference, TensorDifference
+    from converter.spec import Progress
+
+    if options.tokenizer_check or options.pre_tokenizer:
+        raise QuenchError(
+            "usage", "Two models are compared by themselves.", "--against takes only --threads and --json.", "",
+            exit_status=2,
+        )  # fmt: skip
+    progress = console.Progress()
+    metadata: list[MetadataDifference] = []
+    tensors: list[TensorDifference] = []
+
+    def show(event: object) -> None:
+        _tell_kernels(progress, event)
+        if isinstance(event, Progress):
+            progress.update(f"{console.size(event.rate)}/s  {event.label}", event.done, event.total, event.seconds_left)
+        elif isinstance(event, Compared):
+            metadata.extend(event.metadata)
+            tensors.extend(event.tensors)
+
+    command = CompareModels(_absolute(options.path), _absolute(options.against), options.threads)
+    done = _finished(run_job("compare", command, show), ComparisonDone)
+    progress.clear()
+    data = tables.comparison_data(done, metadata, tensors)
+    return Result(data, tables.comparison(done, metadata, tensors))
 
 
 def convert(options: argparse.Namespace) -> Result:

@@ -21,6 +21,7 @@ from app.hub.messages import (
     RemoteFile,
     Repository,
 )
+from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
     ConversionSpec,
@@ -148,6 +149,15 @@ class TryModel(msgspec.Struct, frozen=True, tag_field="message", tag="try_model"
     path: str
     texts: tuple[str, ...] = ()
     vocabulary_only: bool = False
+
+
+class CompareModels(msgspec.Struct, frozen=True, tag_field="message", tag="compare_models"):
+    """Compare two models tensor by tensor (worker ``compare``): :class:`Compared` and :class:`Progress` ..., then
+    :class:`ComparisonDone`. ``threads`` 0: all cores."""
+
+    first: str
+    second: str
+    threads: int = 0
 
 
 class RunSelftest(msgspec.Struct, frozen=True, tag_field="message", tag="run_selftest"):
@@ -810,6 +820,7 @@ Command = (
     | Scan
     | ReadImatrix
     | CheckKernels
+    | CompareModels
     | RunSelftest
     | Load
     | Generate
@@ -859,6 +870,8 @@ Event = (
     | ConversionResult
     | Tokenized
     | ModelTried
+    | Compared
+    | ComparisonDone
     | DownloadStarted
     | DownloadProgress
     | DownloadResult
@@ -871,6 +884,7 @@ Event = (
 TERMINAL = (
     ConversionResult,
     ModelTried,
+    ComparisonDone,
     QualityResult,
     BenchResult,
     ImatrixResult,

@@ -56,6 +56,28 @@ def test_inspect_tells_what_a_quantized_folder_lost(tmp_path: Path) -> None:
     assert "42 x bitsandbytes 4-bit" in done.stdout
 
 
+def test_inspect_compares_two_models_tensor_by_tensor(pocket_gguf: Pocket) -> None:
+    a, b = pocket_gguf("F16"), pocket_gguf("Q8_0")
+    data = quench_json("inspect", a, "--against", b)
+    assert set(data) == {"first", "second", "keys_same", "tensors", "bytes", "seconds", "notes", "metadata"}
+    assert (data["first"], data["second"]) == (str(a), str(b))
+    changed = {entry["key"]: entry for entry in data["metadata"]}
+    assert changed["general.file_type"]["first"] == {"type": "UINT32", "items": 1, "value": 1}
+    tensors = {entry["name"]: entry for entry in data["tensors"]}
+    assert len(tensors) == 56
+    assert tensors["output_norm.weight"]["change"] == "same"
+    told = tensors["blk.0.attn_q.weight"]
+    assert (told["first_type"], told["second_type"], told["change"]) == ("F16", "Q8_0", "different")
+    assert 0 < told["relative"] < 0.01
+    shown = quench("inspect", a, "--against", b).stdout
+    assert "blk.0.attn_q.weight" in shown and "F16 -> Q8_0" in shown and "56 tensors: 13 with the same bytes" in shown
+
+
+def test_inspect_refuses_what_cannot_be_compared(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    assert quench_error(3, "inspect", pocket_gguf("Q8_0"), "--against", tmp_path / "no.gguf")["code"] == "not_found"
+    assert quench_error(2, "inspect", pocket_gguf("Q8_0"), "--against", "x", "--tokenizer-check")["code"] == "usage"
+
+
 def test_inspect_tells_what_a_folder_is(pocket: Path) -> None:
     data = quench_json("inspect", pocket)
     assert data["kind"] == "hf"

@@ -76,8 +76,13 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--leave-output", action="store_true", help="keep output.weight as it is")
     convert.add_argument("--allow-requantize", action="store_true", help="quantize again what is quantized already")
     convert.add_argument(
-        "--override-kv", action="append", default=[], metavar="KEY=TYPE:VALUE", help="metadata; int, float, bool or str"
+        "--override-kv",
+        action="append",
+        default=[],
+        metavar="KEY=TYPE:VALUE",
+        help="metadata; int, float, bool, str, or a type of the format; [TYPE] for a list",
     )
+    convert.add_argument("--remove-kv", action="append", default=[], metavar="KEY", help="metadata to leave out")
     convert.add_argument("--prune-layers", default="", metavar="L[,L-M...]", help="leave these layers out")
     convert.add_argument("--split-size", default="", metavar="SIZE", help="files of at most this size, as 2GiB or 500M")
     convert.add_argument("--keep-split", action="store_true", help="files as the source has them")

@@ -113,6 +113,7 @@ def convert(options: argparse.Namespace) -> Result:
         overwrite=options.overwrite,
         allow_requantize=options.allow_requantize,
         override_kv=tuple(options.override_kv),
+        remove_kv=tuple(options.remove_kv),
         prune_layers=parse_layers(options.prune_layers),
         keep_split=options.keep_split,
         split_size=parse_size(options.split_size) if options.split_size else 0,

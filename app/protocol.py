@@ -21,6 +21,7 @@ from app.hub.messages import (
     RemoteFile,
     Repository,
 )
+from app.inspect_messages import ReadValue, RenderTemplate, SplitText, TemplateRendered, TextSplit, ValueRead
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
@@ -821,6 +822,9 @@ Command = (
     | ReadImatrix
     | CheckKernels
     | CompareModels
+    | ReadValue
+    | SplitText
+    | RenderTemplate
     | RunSelftest
     | Load
     | Generate
@@ -872,6 +876,9 @@ Event = (
     | ModelTried
     | Compared
     | ComparisonDone
+    | ValueRead
+    | TextSplit
+    | TemplateRendered
     | DownloadStarted
     | DownloadProgress
     | DownloadResult

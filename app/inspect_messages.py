@@ -5,6 +5,8 @@ Every question has a ``request`` number and one answer: the message that it name
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 TEXT_LIMIT = 20_000
@@ -13,6 +15,10 @@ PAGE = 1000
 """Items of a list in one answer, at most."""
 PAGE_CHARACTERS = 64_000
 """Characters of a text in one answer, at most."""
+METADATA_BYTES = 8 << 20
+"""Characters of keys and values in one answer, at most."""
+PREVIEW_ITEMS, PREVIEW_CHARACTERS = 8, 2000
+"""How much of a list or text comes with its key."""
 ITEM_CHARACTERS = 500
 """Characters of an item that are sent; the rest is cut."""
 PROMPT_LIMIT = 200_000
@@ -78,11 +84,12 @@ class Turn(msgspec.Struct, frozen=True):
 
 
 class RenderTemplate(msgspec.Struct, frozen=True, tag_field="message", tag="render_template"):
-    """A conversation as the model's chat template writes it. ``source`` is the template."""
+    """A conversation as the model's chat template writes it. ``source`` is the template,
+    None for the one that is used where a model has none."""
 
     request: int
     path: str
-    source: str
+    source: str | None
     turns: tuple[Turn, ...]
     add_generation_prompt: bool = True
 
@@ -105,3 +112,29 @@ class TemplateRendered(msgspec.Struct, frozen=True, tag_field="message", tag="te
     characters: int
     tokens: int = -1
     note: str = ""
+
+
+class ReadMetadata(msgspec.Struct, frozen=True, tag_field="message", tag="read_metadata"):
+    """Every key of a GGUF file with its type and the beginning of its value; answered by :class:`MetadataRead`."""
+
+    request: int
+    path: str
+
+
+class MetadataEntry(msgspec.Struct, frozen=True):
+    """``type`` is a GGUF type name (``UINT32``, ``ARRAY STRING`` ...); ``items`` of a list, characters of a text, else
+    1. ``whole``: ``value`` is all of it. A list's value is a list; text that is no UTF-8 has U+FFFD in it."""
+
+    key: str
+    type: str
+    items: int
+    value: Any
+    whole: bool
+
+
+class MetadataRead(msgspec.Struct, frozen=True, tag_field="message", tag="metadata_read"):
+    """``left_out`` keys of an absurdly long header are not listed."""
+
+    request: int
+    entries: tuple[MetadataEntry, ...]
+    left_out: int = 0

@@ -21,7 +21,16 @@ from app.hub.messages import (
     RemoteFile,
     Repository,
 )
-from app.inspect_messages import ReadValue, RenderTemplate, SplitText, TemplateRendered, TextSplit, ValueRead
+from app.inspect_messages import (
+    MetadataRead,
+    ReadMetadata,
+    ReadValue,
+    RenderTemplate,
+    SplitText,
+    TemplateRendered,
+    TextSplit,
+    ValueRead,
+)
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
@@ -822,6 +831,7 @@ Command = (
     | ReadImatrix
     | CheckKernels
     | CompareModels
+    | ReadMetadata
     | ReadValue
     | SplitText
     | RenderTemplate
@@ -876,6 +886,7 @@ Event = (
     | ModelTried
     | Compared
     | ComparisonDone
+    | MetadataRead
     | ValueRead
     | TextSplit
     | TemplateRendered

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from app.inspect_messages import (
     ITEM_CHARACTERS,
+    METADATA_BYTES,
     PAGE,
     PAGE_CHARACTERS,
+    PREVIEW_CHARACTERS,
+    PREVIEW_ITEMS,
     PROMPT_LIMIT,
     TEXT_LIMIT,
+    MetadataEntry,
+    MetadataRead,
     PromptPart,
+    ReadMetadata,
     ReadValue,
     RenderTemplate,
     SplitText,
@@ -28,6 +34,9 @@ from app.inspect_messages import (
 from app.protocol import ChatMessage, Event, failed
 from app.workers.runtime import Connection
 from converter.spec import QuenchError
+
+if TYPE_CHECKING:
+    from converter.sources.gguf_header import Header
 
 _KEPT = 2
 """Vocabularies that stay loaded: the model's, and one that it is compared with."""
@@ -49,10 +58,10 @@ class Splitter(Protocol):
 
 
 def serve(connection: Connection) -> None:
-    """Answer ReadValue, SplitText and RenderTemplate until the parent leaves."""
+    """Answer ReadMetadata, ReadValue, SplitText and RenderTemplate until the parent leaves."""
     vocabularies = _Vocabularies()
     for command in connection.commands():
-        if not isinstance(command, ReadValue | SplitText | RenderTemplate):
+        if not isinstance(command, ReadMetadata | ReadValue | SplitText | RenderTemplate):
             continue
         try:
             connection.send(_answer(vocabularies, command))
@@ -63,7 +72,9 @@ def serve(connection: Connection) -> None:
             connection.send(failed(trouble, command.request))
 
 
-def _answer(vocabularies: _Vocabularies, command: ReadValue | SplitText | RenderTemplate) -> Event:
+def _answer(vocabularies: _Vocabularies, command: ReadMetadata | ReadValue | SplitText | RenderTemplate) -> Event:
+    if isinstance(command, ReadMetadata):
+        return _metadata(command)
     if isinstance(command, ReadValue):
         return _page(command)
     if isinstance(command, RenderTemplate):
@@ -73,18 +84,54 @@ def _answer(vocabularies: _Vocabularies, command: ReadValue | SplitText | Render
     return TextSplit(command.request, tuple(pieces), vocabulary.size, vocabulary.words)
 
 
-# ---- long values ----
+# ---- values ----
+
+
+def _header(path: str) -> Header:
+    from converter.sources.files import ByteFile
+    from converter.sources.gguf_header import read_header
+
+    file = ByteFile(Path(path))
+    try:
+        return read_header(file)
+    finally:
+        file.close()
+
+
+def _metadata(command: ReadMetadata) -> MetadataRead:
+    from converter.sources.gguf_header import STRING, VALUE_TYPES
+
+    header = _header(command.path)
+    entries: list[MetadataEntry] = []
+    size = 0
+    for key, entry in header.values.items():
+        kind = VALUE_TYPES[entry.type][0]
+        items, value = entry.count, header.preview(key, PREVIEW_ITEMS, PREVIEW_CHARACTERS)
+        if entry.item_type is not None:
+            kind = f"{kind} {VALUE_TYPES[entry.item_type][0]}"
+            whole = items <= PREVIEW_ITEMS and not any(map(_is_long, value))
+            value = [item if isinstance(item, bool | int) else _item(item, kind) for item in value]
+        elif entry.type == STRING:
+            items = len(bytes(header.data[entry.start : entry.stop]).decode("utf-8", "replace"))
+            whole = len(value) == items
+        else:
+            whole = True
+            value = _item(value, kind) if isinstance(value, float) else value
+        size += len(key) + (sum(len(str(item)) for item in value) if isinstance(value, list) else len(str(value))) + 64
+        if size > METADATA_BYTES:
+            break
+        entries.append(MetadataEntry(key, kind, items, value, whole))
+    return MetadataRead(command.request, tuple(entries), len(header.values) - len(entries))
+
+
+def _is_long(item: object) -> bool:
+    return isinstance(item, str | bytes) and (isinstance(item, bytes) or len(item) > ITEM_CHARACTERS)
 
 
 def _page(command: ReadValue) -> ValueRead:
-    from converter.sources.files import ByteFile
-    from converter.sources.gguf_header import STRING, VALUE_TYPES, read_header
+    from converter.sources.gguf_header import STRING, VALUE_TYPES
 
-    file = ByteFile(Path(command.path))
-    try:
-        header = read_header(file)
-    finally:
-        file.close()
+    header = _header(command.path)
     entry = header.values.get(command.key)
     if entry is None:
         raise QuenchError("no_such_key", "The file has no such key any more.", command.key[:200], "Inspect it again.")
@@ -93,18 +140,21 @@ def _page(command: ReadValue) -> ValueRead:
     if entry.item_type is not None:
         items = header.items(command.key, start, PAGE)
         name = f"{kind} {VALUE_TYPES[entry.item_type][0]}"
-        return ValueRead(command.request, name, start, entry.count, tuple(map(_item, items)))
+        return ValueRead(command.request, name, start, entry.count, tuple(_item(item, name) for item in items))
     if entry.type == STRING:
         text = bytes(header.data[entry.start : entry.stop]).decode("utf-8", "replace")
         return ValueRead(command.request, kind, start, len(text), (text[start : start + PAGE_CHARACTERS],))
-    return ValueRead(command.request, kind, 0, 1, (_item(header.value(command.key)),))
+    return ValueRead(command.request, kind, 0, 1, (_item(header.value(command.key), kind),))
 
 
-def _item(value: object) -> str:
+def _item(value: object, kind: str) -> str:
+    """A value as text: numbers in the fewest digits that give them back, text cut at :data:`ITEM_CHARACTERS`."""
     if isinstance(value, bytes):
         value = value[: 4 * ITEM_CHARACTERS].decode("utf-8", "replace")
     if isinstance(value, float):
-        return f"{value:.9g}"
+        import numpy as np
+
+        return str(np.float32(value)) if kind.endswith("FLOAT32") else repr(value)
     text = str(value)
     return text if len(text) <= ITEM_CHARACTERS else text[:ITEM_CHARACTERS] + "…"
 

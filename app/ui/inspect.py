@@ -58,6 +58,7 @@ class InspectDialog(QDialog):
         set_role(self._place, "small")
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
+        self.tabs.setAccessibleName(self.tr("Parts of the model"))
         self.tabs.tabBar().setAccessibleName(self.tr("Parts of the model"))
         self.tabs.tabBar().setDrawBase(False)
         self.error = ErrorCard()

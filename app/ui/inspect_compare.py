@@ -62,6 +62,7 @@ class CompareTab(QWidget):
         self.metadata_table.share(2)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
+        self.tabs.setAccessibleName(self.tr("Parts of the comparison"))
         self.tabs.tabBar().setAccessibleName(self.tr("Parts of the comparison"))
         self.tabs.tabBar().setDrawBase(False)
         self.tabs.addTab(self.tensor_table, self.tr("Tensors"))

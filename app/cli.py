@@ -57,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--tokenizer-check", action="store_true", help="a folder's tokenizer against the engine's, on hard texts"
     )
     inspect.add_argument("--pre-tokenizer", metavar="NAME", help="as for convert")
+    inspect.add_argument("--tokens", metavar="TEXT", help="the tokens of a text")
+    inspect.add_argument("--prompt", metavar="TEXT", help="the prompt that the chat template makes of a question")
     inspect.add_argument("--against", metavar="B", help="what another model differs in, tensor by tensor")
     inspect.add_argument("--threads", type=_natural, default=0, metavar="N", help="for --against; 0: all cores")
 

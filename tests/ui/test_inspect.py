@@ -106,8 +106,8 @@ def test_the_tabs_are_reached_by_keyboard(qtbot: QtBot, inspected: Inspected, po
     dialog.tabs.setCurrentWidget(dialog.metadata)
     seen: set[QWidget] = set()
     for _ in range(20):
-        qtbot.keyClick(QApplication.focusWidget() or dialog, Qt.Key.Key_Tab)
-        if (focus := QApplication.focusWidget()) is not None:
+        qtbot.keyClick(dialog.focusWidget() or dialog, Qt.Key.Key_Tab)
+        if (focus := dialog.focusWidget()) is not None:
             seen.add(focus)
     assert {dialog.metadata.table.view, dialog.metadata.add_button} <= seen
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, QSortFilterProxyModel, Qt
 from PySide6.QtWidgets import QHBoxLayout, QHeaderView, QLineEdit, QTableView, QVBoxLayout, QWidget
 
+from app.ui.markdown import clean
+
 _Index = QModelIndex | QPersistentModelIndex
 SORT_ROLE = int(Qt.ItemDataRole.UserRole)
 
 
-Cells = list[list[tuple[str, Any]]]
+Row = list[tuple[str, Any]]
+Cells = list[Row]
 
 
 class Table(QAbstractTableModel):
@@ -22,18 +26,19 @@ class Table(QAbstractTableModel):
 
     def __init__(self, headers: list[str], cells: Cells, numbers: set[int], parent: QObject) -> None:
         super().__init__(parent)
-        self._headers, self._cells, self._numbers = headers, cells, numbers
+        self._headers, self._numbers = headers, numbers
+        self._cells: Sequence[Row] = cells
 
     def append(self, cells: Cells) -> None:
         """More rows at the end."""
         if cells:
             first = len(self._cells)
             self.beginInsertRows(QModelIndex(), first, first + len(cells) - 1)
-            self._cells.extend(cells)
+            self._cells = [*self._cells, *cells]
             self.endInsertRows()
 
-    def replace(self, cells: Cells) -> None:
-        """Other rows instead of all."""
+    def replace(self, cells: Sequence[Row]) -> None:
+        """Other rows instead of all; a sequence that makes its rows when they are asked for stays as it is."""
         self.beginResetModel()
         self._cells = cells
         self.endResetModel()
@@ -54,7 +59,7 @@ class Table(QAbstractTableModel):
     def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         text, key = self._cells[index.row()][index.column()]
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
-            return text if len(text) <= self.CELL else text[: self.CELL] + "…"
+            return clean(text if len(text) <= self.CELL else text[: self.CELL] + "…")
         if role == SORT_ROLE:
             return key
         if role == Qt.ItemDataRole.TextAlignmentRole:
@@ -91,6 +96,7 @@ class FilteredTable(QWidget):
         header = self.view.horizontalHeader()
         header.setHighlightSections(False)
         header.setStretchLastSection(False)
+        header.setResizeContentsPrecision(100)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         self.view.setSortingEnabled(True)
         header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)

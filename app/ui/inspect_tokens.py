@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QColor, QTextCharFormat, QTextCursor
@@ -20,14 +21,14 @@ from PySide6.QtWidgets import (
 from app.inspect_messages import TEXT_LIMIT, SplitText, TextSplit, TokenPiece
 from app.ui import format as fmt
 from app.ui.context import Context
-from app.ui.filtered_table import Cells, FilteredTable, Table
+from app.ui.filtered_table import FilteredTable, Row, Table
 from app.ui.inspect_reader import Reader
 from app.ui.theme import Theme, set_role
 from app.ui.widgets import ElidedLabel, ErrorCard, ModelPicker, button, label, title_of
 from converter.spec import ModelInfo, QuenchError
 
 SAMPLE = "Quantizing rounds 7,241,732,096 weights.\nGrüße, 你好 🎉\n\tdef f(x): return x**2"
-PIECES_SHOWN = 4000
+PIECES_SHOWN = 2000
 """Tokens drawn as coloured pieces; the table has all of them."""
 TYPING_MS = 150
 HUES = ("Q5_K", "Q8_0", "Q4_K", "Q6_K", "Q3_K")
@@ -276,17 +277,26 @@ class _Side(QWidget):
         self.pieces.moveCursor(QTextCursor.MoveOperation.Start)
 
     def _fill(self, tokens: Sequence[TokenPiece], apart: Sequence[bool]) -> None:
-        cells: Cells = []
-        for number, piece in enumerate(tokens):
-            shown = visible(piece.data).replace("\n", "")
-            mark = self.tr("special") if piece.special else self.tr("cut differently") if apart[number] else ""
-            cells.append(
-                [
-                    (shown, number),
-                    (fmt.number(piece.id), piece.id),
-                    (piece.spelling.replace("\n", "↵"), piece.spelling),
-                    (piece.data.hex(" ").upper(), piece.data.hex()),
-                    (mark, mark),
-                ]
-            )
-        self.table.model.replace(cells)
+        self.table.model.replace(_Rows(tokens, apart, self.tr("special"), self.tr("cut differently")))
+
+
+class _Rows(Sequence[Row]):
+    """The table's rows, made when they are looked at: there are tens of thousands, and a text changes at each key."""
+
+    def __init__(self, tokens: Sequence[TokenPiece], apart: Sequence[bool], special: str, differs: str) -> None:
+        self._tokens, self._apart, self._special, self._differs = tokens, apart, special, differs
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def __getitem__(self, number: Any) -> Any:
+        piece = self._tokens[number]
+        shown = visible(piece.data).replace("\n", "")
+        mark = self._special if piece.special else self._differs if self._apart[number] else ""
+        return [
+            (shown, number),
+            (fmt.number(piece.id), piece.id),
+            (piece.spelling.replace("\n", "↵"), piece.spelling),
+            (piece.data.hex(" ").upper(), piece.data.hex()),
+            (mark, mark),
+        ]

@@ -31,6 +31,10 @@ def demo(options: argparse.Namespace) -> Result:
 def inspect(options: argparse.Namespace) -> Result:
     import converter
 
+    if options.against is not None:
+        from app import inspect_commands
+
+        return inspect_commands.against(options)
     with converter.open_model(options.path) as model:
         info = model.info
     rows = [
@@ -53,6 +57,12 @@ def inspect(options: argparse.Namespace) -> Result:
         check = tokenizer_check.check_folder(options.path, options.pre_tokenizer)
         data["tokenizer_check"] = msgspec.to_builtins(check)
         rows.append(("tokenizers", tokenizer_check.whole(check)))
+    if options.tokens is not None or options.prompt is not None:
+        from app import inspect_commands
+
+        more, told = inspect_commands.answers(info, options.tokens, options.prompt)
+        data |= more
+        rows += told
     width = max(len(name) for name, _ in rows)
     return Result(data, "\n".join(f"{name.ljust(width)}  {text}" for name, text in rows))
 
@@ -80,6 +90,7 @@ def convert(options: argparse.Namespace) -> Result:
         overwrite=options.overwrite,
         allow_requantize=options.allow_requantize,
         override_kv=tuple(options.override_kv),
+        remove_kv=tuple(options.remove_kv),
         prune_layers=parse_layers(options.prune_layers),
         keep_split=options.keep_split,
         split_size=parse_size(options.split_size) if options.split_size else 0,
@@ -96,7 +107,7 @@ def convert(options: argparse.Namespace) -> Result:
     progress = console.Progress()
 
     def show(event: object) -> None:
-        _tell_kernels(progress, event)
+        tell_kernels(progress, event)
         if isinstance(event, Planned):
             for warning in event.plan.warnings:
                 print(f"quench: {warning}", file=sys.stderr)
@@ -138,7 +149,7 @@ def _plan_conversion(spec: ConversionSpec) -> Result:
     return Result({**tables.plan_data(plan), "download": msgspec.to_builtins(wanted)}, text)
 
 
-def _tell_kernels(progress: console.Progress, event: object) -> None:
+def tell_kernels(progress: console.Progress, event: object) -> None:
     """Say in a line of its own which kernels were just found to be wrong here."""
     from app.protocol import KernelsChecked
 
@@ -174,7 +185,7 @@ def quality(options: argparse.Namespace) -> Result:
     progress = console.Progress()
 
     def show(event: object) -> None:
-        _tell_kernels(progress, event)
+        tell_kernels(progress, event)
         if isinstance(event, Status):
             progress.update(event.label, event.done, event.total, event.seconds_left)
         elif isinstance(event, QualityUpdate):
@@ -194,7 +205,7 @@ def quality(options: argparse.Namespace) -> Result:
         threads=options.threads,
         report=absolute(options.report) if options.report else None,
     )
-    result = _finished(run_job("measure", command, show), QualityResult)
+    result = finished(run_job("measure", command, show), QualityResult)
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
 
@@ -264,7 +275,7 @@ def _measure_imatrix(options: argparse.Namespace) -> Result:
         threads=options.threads,
         minutes=options.minutes,
     )
-    result = _finished(run_job("measure", command, show), ImatrixResult)
+    result = finished(run_job("measure", command, show), ImatrixResult)
     progress.clear()
     data: dict[str, Any] = msgspec.to_builtins(result)
     data.pop("message", None)
@@ -289,7 +300,7 @@ def bench(options: argparse.Namespace) -> Result:
         threads=options.threads,
         repeat=options.repeat,
     )
-    result = _finished(run_job("measure", command, show), BenchResult)
+    result = finished(run_job("measure", command, show), BenchResult)
     progress.clear()
     data: dict[str, Any] = msgspec.to_builtins(result)
     data.pop("message", None)
@@ -495,7 +506,7 @@ def _check_name(path: str) -> None:
         ) from error
 
 
-def _finished(event: Any, kind: type[Any]) -> Any:
+def finished(event: Any, kind: type[Any]) -> Any:
     """The result of a job; a job that was cancelled is an interruption."""
     if not isinstance(event, kind):
         raise Cancelled

@@ -21,9 +21,20 @@ from app.hub.messages import (
     RemoteFile,
     Repository,
 )
+from app.inspect_messages import (
+    MetadataRead,
+    ReadMetadata,
+    ReadValue,
+    RenderTemplate,
+    SplitText,
+    TemplateRendered,
+    TextSplit,
+    ValueRead,
+)
 from app.local.entry import Listed
 from app.local.places import Place
 from app.local.verify import VerifiedFile
+from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
     ConversionSpec,
@@ -164,6 +175,15 @@ class TryModel(msgspec.Struct, frozen=True, tag_field="message", tag="try_model"
     path: str
     texts: tuple[str, ...] = ()
     vocabulary_only: bool = False
+
+
+class CompareModels(msgspec.Struct, frozen=True, tag_field="message", tag="compare_models"):
+    """Compare two models tensor by tensor (worker ``compare``): :class:`Compared` and :class:`Progress` ..., then
+    :class:`ComparisonDone`. ``threads`` 0: all cores."""
+
+    first: str
+    second: str
+    threads: int = 0
 
 
 class RunSelftest(msgspec.Struct, frozen=True, tag_field="message", tag="run_selftest"):
@@ -847,6 +867,11 @@ Command = (
     | VerifyModels
     | ReadImatrix
     | CheckKernels
+    | CompareModels
+    | ReadMetadata
+    | ReadValue
+    | SplitText
+    | RenderTemplate
     | RunSelftest
     | Load
     | Generate
@@ -898,6 +923,12 @@ Event = (
     | ConversionResult
     | Tokenized
     | ModelTried
+    | Compared
+    | ComparisonDone
+    | MetadataRead
+    | ValueRead
+    | TextSplit
+    | TemplateRendered
     | DownloadStarted
     | DownloadProgress
     | DownloadResult
@@ -910,6 +941,7 @@ Event = (
 TERMINAL = (
     ConversionResult,
     ModelTried,
+    ComparisonDone,
     QualityResult,
     BenchResult,
     ImatrixResult,

@@ -282,7 +282,7 @@ def test_inspect_shows_facts_tensors_and_template(qtbot: QtBot, page: LibraryPag
     dialog = page.inspect()
     qtbot.waitUntil(lambda: dialog.info is not None)
     titles = [dialog.tabs.tabText(number) for number in range(dialog.tabs.count())]
-    assert titles == ["Overview", "Metadata", "Tensors (56)", "Chat template"]
+    assert titles == ["Overview", "Metadata", "Tensors (56)", "Tokenizer", "Chat template", "Compare"]
     words = [label.text() for label in dialog.findChildren(QLabel)]
     assert "5.2 M (5,246,208)" in words
     dialog.close()
@@ -375,10 +375,12 @@ def test_a_moved_file_keeps_its_measurements(
 
 
 def test_disk_use_moves_what_is_ticked_to_the_wastebasket(
-    qtbot: QtBot, page: LibraryPage, context: Context, pocket_gguf: Gguf, wastebasket: Path, tmp_path: Path
+    qtbot: QtBot, page: LibraryPage, context: Context, pocket_gguf: Gguf, wastebasket: Path
 ) -> None:
-    kept, copy = paths.models() / "Pocket-Q4_K_M.gguf", tmp_path / "shelf" / "again.gguf"
-    copy.parent.mkdir()
+    assert not wastebasket.exists()
+    shelf = paths.home() / "shelf"
+    kept, copy = paths.models() / "Pocket-Q4_K_M.gguf", shelf / "again.gguf"
+    shelf.mkdir()
     for file in (kept, copy):
         shutil.copy(pocket_gguf("Q4_K_M"), file)
     context.update_settings(folders=(str(copy.parent),))

@@ -36,7 +36,7 @@ from PySide6.QtWidgets import (
 import resources
 from app.ui import format as fmt
 from app.ui.context import Context
-from app.ui.first_start import FindDialog, FirstStartCard, PocketStart
+from app.ui.first_start import FirstStartCard, PocketStart
 from app.ui.inspect import InspectDialog
 from app.ui.library_table import NAME, LibraryDelegate, LibraryTable, Row, make_rows
 from app.ui.theme import set_role
@@ -134,7 +134,7 @@ class LibraryPage(QWidget):
             self.add(path)
 
     def find(self) -> None:
-        FindDialog(self).show()
+        self._context.navigate.emit("find", {})
 
     def selected(self) -> list[Row]:
         """The selected models; a group stands for all of its models."""

@@ -123,18 +123,21 @@ class Transfer:
         if isinstance(event, DownloadStarted):
             for file, have in zip(self.files, event.have, strict=True):
                 file.done, file.note = have, ""
-                file.state = "cached" if have == file.bytes else "waiting"
+                if have < file.bytes:
+                    file.state = "waiting"
+                elif file.state != "verified":  # it may have come before a pause
+                    file.state = "cached"
         elif isinstance(event, DownloadProgress):
             self.done = event.done
             for moved in event.files:
                 file = self.files[moved.index]
-                was_here = file.state == "cached"
-                file.done, file.state, file.note = moved.done, moved.state, moved.note
-                if moved.state == "done":
-                    file.state = "cached" if was_here else "verified"
+                whole = file.state if file.state == "cached" else "verified"
+                file.done, file.note = moved.done, moved.note
+                file.state = whole if moved.state == "done" else moved.state
         elif isinstance(event, DownloadResult):
             for file, finished in zip(self.files, event.files, strict=True):
-                file.done, file.state, file.note = file.bytes, finished.state, ""
+                whole = file.state if file.state == "verified" else finished.state
+                file.done, file.state, file.note = file.bytes, whole, ""
 
     @property
     def finished(self) -> int:

@@ -22,6 +22,9 @@ class _Line(QWidget):
         self._name = ElidedLabel()
         set_role(self._name, "small")
         self._state = label("", "small")
+        font = self._state.font()
+        font.setPixelSize(12)
+        self._state.setFont(font)
         self._bar = QProgressBar()
         self._bar.setRange(0, 1000)
         self._bar.setTextVisible(False)
@@ -36,18 +39,19 @@ class _Line(QWidget):
         layout.addLayout(top)
         layout.addWidget(self._bar)
 
-    def show_file(self, file: TransferredFile) -> None:
+    def show_file(self, file: TransferredFile, *, running: bool) -> None:
         name = file.path.rpartition("/")[2]
         if self._name.text() != name:
             self._name.setText(name)
             self._bar.setAccessibleName(self.tr("Progress of {0}").format(file.path))
         self._name.setToolTip(f"{file.path}\n{file.note}".strip())
-        self._state.setText(self._words(file))
-        set_role(self._state, {"verified": "good", "retrying": "warn"}.get(file.state, "small"))
+        state = file.state if running or file.state in ("verified", "cached") else "waiting"
+        self._state.setText(self._words(file, state))
+        set_role(self._state, {"verified": "good", "retrying": "warn"}.get(state, "small"))
         self._bar.setVisible(0 < file.done < file.bytes or file.state in ("fetching", "checking"))
         self._bar.setValue(round(1000 * file.done / max(1, file.bytes)))
 
-    def _words(self, file: TransferredFile) -> str:
+    def _words(self, file: TransferredFile, state: str) -> str:
         share = fmt.percent(file.done / max(1, file.bytes), 0)
         words = {
             "waiting": self.tr("waiting") if not file.done else self.tr("waiting at {0}").format(share),
@@ -57,7 +61,7 @@ class _Line(QWidget):
             "verified": self.tr("verified"),
             "cached": self.tr("was here"),
         }
-        return words.get(file.state, file.state)
+        return words.get(state, state)
 
 
 class DownloadFiles(QWidget):
@@ -81,12 +85,12 @@ class DownloadFiles(QWidget):
         self._total.setAlignment(Qt.AlignmentFlag.AlignLeft)
         self.refresh()
 
-    def refresh(self) -> None:
-        """Show how the files stand now."""
+    def refresh(self, *, running: bool = True) -> None:
+        """Show how the files stand now; what has come to rest has no trouble of the moment."""
         transfer = self._transfer
         ranked = sorted(transfer.files, key=lambda file: (_RANK.get(file.state, 2), -file.bytes))
         for line, file in zip(self._lines, ranked, strict=False):
-            line.show_file(file)
+            line.show_file(file, running=running)
         total = self.tr("{0} of {1} · {2} of {3} files")
         done = sum(file.done for file in transfer.files)
         count = len(transfer.files)
@@ -97,4 +101,4 @@ class DownloadFiles(QWidget):
         self._rest.setVisible(rest > 0)
         note = next((file.note for file in ranked if file.note and file.state in ("retrying", "waiting")), "")
         self._note.setText(note)
-        self._note.setVisible(bool(note))
+        self._note.setVisible(running and bool(note))

@@ -39,6 +39,8 @@ from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, but
 from converter.spec import QuenchError
 
 TYPING_MS = 350
+LOOK_MS = 150
+"""A model is looked up when the selection stays on it so long: arrow keys pass over many."""
 STEP, MOST = 40, 200
 """Results to begin with and at most; "Show more" asks for as many again."""
 
@@ -92,6 +94,8 @@ class FindPage(QWidget):
         self._to_convert: list[Job] = []
         self._soon = QTimer(self, singleShot=True, interval=TYPING_MS)
         self._soon.timeout.connect(self.search)
+        self._look = QTimer(self, singleShot=True, interval=LOOK_MS)
+        self._look.timeout.connect(self._look_up)
         self.results = ResultsModel(context.theme, self)
         self.details = DetailsPane(context)
         self.details.misspelt.connect(self._spell)
@@ -227,6 +231,7 @@ class FindPage(QWidget):
                 name = None
             if name is not None:
                 self.list.setCurrentIndex(QModelIndex())
+                self._look.stop()
                 self.details.show_model(f"{name.id}@{name.revision}" if name.revision else name.id)
                 if text != name.id:
                     self.field.setText(name.id)
@@ -238,8 +243,12 @@ class FindPage(QWidget):
 
     def _picked(self, index: QModelIndex) -> None:
         if index.isValid():
-            model = self.results.models[index.row()]
-            self.details.show_model(model.id, model)
+            self._look.start()
+
+    def _look_up(self) -> None:
+        index = self.list.currentIndex()
+        if index.isValid():
+            self.details.show_model(self.results.models[index.row()].id)
 
     # ---- the way to the hub ------------------------------------------------------------------------------------
 
@@ -346,6 +355,7 @@ class FindPage(QWidget):
         self.list.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.selectionModel().currentChanged.connect(self._picked)
+        self.list.clicked.connect(self._picked)
         self._context.theme.changed.connect(self.list.viewport().update)
         self._more = button(self.tr("Show more"), self.show_more, "quiet")
         self.loading = ProgressLine()

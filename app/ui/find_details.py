@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QDateTime, QLocale, Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QListWidget, QStackedLayout, QTabWidget, QVBoxLayout, QWidget
 
-from app.hub.messages import FoundModel, Repository
+from app.hub.messages import Repository
 from app.protocol import CardRead, LookedUp
 from app.ui import format as fmt
 from app.ui.find_card import MAX_CARD, CardView
@@ -51,7 +51,7 @@ class DetailsPane(QWidget):
         self._stack = QStackedLayout(self)
         waiting = QWidget()
         column = QVBoxLayout(waiting)
-        column.setContentsMargins(16, 4, 0, 0)
+        column.setContentsMargins(16, 0, 0, 0)
         column.addWidget(self.loading)
         column.addWidget(self.error)
         column.addStretch(1)
@@ -69,8 +69,8 @@ class DetailsPane(QWidget):
         self.panel.show_group(None, None)
         self._stack.setCurrentWidget(self.nothing)
 
-    def show_model(self, name: str, found: FoundModel | None = None) -> None:
-        """Look a model up and show it; ``found`` is what the search said of it."""
+    def show_model(self, name: str) -> None:
+        """Look a model up and show it."""
         if name == self._name and (self.repository is not None or self._requests):
             return
         self._forget()
@@ -224,6 +224,7 @@ class DetailsPane(QWidget):
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.setAccessibleName(self.tr("About the model"))
+        self.tabs.tabBar().setAccessibleName(self.tr("About the model"))
         self.tabs.addTab(files, self.tr("Models in it"))
         self.tabs.addTab(card, self.tr("Model card"))
         self.tabs.addTab(self._all, self.tr("All files"))

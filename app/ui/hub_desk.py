@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from app.ui.context import Context
 
 Answer = Callable[[Any], object]
+
+TOKEN_VARIABLE = "HF_TOKEN"
 
 
 @dataclass
@@ -45,6 +48,7 @@ class HubDesk(QObject):
         self._last = 0
         self._open: dict[int, _Question] = {}
         self._closing = False
+        self.token_of_session = False
         self._way = self._way_now()
         context.settings_changed.connect(self._settings_changed)
 
@@ -69,8 +73,23 @@ class HubDesk(QObject):
         return self._ask(protocol.AskToken, callback)
 
     def keep_token(self, secret: str, callback: Answer) -> int:
-        """Keep a token in the keyring, or forget it if ``secret`` is empty; as :meth:`token_state`."""
-        return self._ask(lambda number: protocol.KeepToken(number, secret), callback)
+        """Keep a token in the keyring, or forget it if ``secret`` is empty; as :meth:`token_state`.
+
+        Without a keyring it is used until the program ends (``token_of_session``): workers inherit it.
+        """
+
+        def kept(answer: protocol.TokenTold | QuenchError) -> None:
+            if isinstance(answer, protocol.TokenTold):
+                if secret and not answer.state.keeps:
+                    os.environ[TOKEN_VARIABLE] = secret.strip()
+                    self.token_of_session = True
+                elif self.token_of_session:
+                    os.environ.pop(TOKEN_VARIABLE, None)
+                    self.token_of_session = False
+                self.restart()
+            callback(answer)
+
+        return self._ask(lambda number: protocol.KeepToken(number, secret), kept)
 
     def forget(self, request: int) -> None:
         """Drop a question: its callback will not be called."""

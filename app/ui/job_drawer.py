@@ -105,7 +105,7 @@ class _Row(Card):
         self._copy.setVisible(job.error is not None)
         if self._files is not None:
             self._files.setVisible(job.state in (RUNNING, DONE) or kept)
-            self._files.refresh()
+            self._files.refresh(running=job.state == RUNNING)
         if job.state == DONE and not self._after.count():
             self._show_after()
 

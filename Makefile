@@ -9,6 +9,8 @@ BIN = $(VENV)/bin
 FUZZ_SECONDS ?= 60
 # Whole files to a process, so that what a file builds for its tests is built once.
 TEST_PROCESSES ?= logical
+# Hundreds of processes are started: their sources are compiled once, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE =
 PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-all fuzz lint run setup clean clean-env

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 import re
 
+from PySide6.QtCore import QTimer
+from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import QWidget
 
 from app.ui.markdown import clean, safe_link
@@ -14,12 +16,15 @@ from app.ui.transcript_blocks import Message
 
 MAX_CARD = 60_000
 """Characters that are shown: a longer card would hold up the window; the hub's page has the rest."""
+PIECE = 1_500
+"""Characters that are written at a time."""
+PAUSE_MS = 10
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})")
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _HIDDEN = re.compile(r"<(script|style)\b[^>]*>.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
 _IMAGE = re.compile(r"<img\b([^<>]{0,600})>", re.IGNORECASE)
-_LINK = re.compile(r"<a\b([^<>]{0,600})>(.{0,600}?)</a\s*>", re.DOTALL | re.IGNORECASE)
+_LINK = re.compile(r"<a\b([^<>]{0,600})>([^<]{0,600}(?:<(?!/?a\b)[^<]{0,600}){0,20})</a\s*>", re.DOTALL | re.IGNORECASE)
 _BREAK = re.compile(r"<(?:br|/p|/div|/tr|/li|/h\d|/summary)\b[^>]{0,200}>", re.IGNORECASE)
 _HEADING = re.compile(r"<h([1-6])\b[^<>]{0,600}>", re.IGNORECASE)
 _BOLD = re.compile(r"</?(?:b|strong)\s*>", re.IGNORECASE)
@@ -80,20 +85,66 @@ def _link(found: re.Match[str]) -> str:
 
 
 class CardView(Transcript):
-    """Shows one card. Nothing is loaded; links lead to the web only, and ask first."""
+    """Shows one card. Nothing is loaded; links lead to the web only, and ask first.
+
+    It is written in pieces while the view is in sight: a long card at once would hold up the window.
+    """
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(theme, parent, editable=False)
         self.setAccessibleName(self.tr("Model card"))
+        self._rest = ""
+        self._writer = QTimer(self, interval=PAUSE_MS)
+        self._writer.timeout.connect(self._write_piece)
+
+    def show_card(self, title: str, text: str, note: str = "") -> None:
+        """Replace what is shown; begins at the top."""
+        self.clear_messages()
+        self._rest = clean(card_markdown(text)).rstrip() + "\n"
+        message = Message(1, "assistant", title, text, note, streaming=True)
+        self._messages.append(message)
+        self._edit(lambda: self._write_message(message), follow=False)
+        self.verticalScrollBar().setValue(0)
+        self._go_on()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the card has been written."""
+        return not self._rest
+
+    def clear_messages(self) -> None:
+        self._rest = ""
+        super().clear_messages()
 
     def at_bottom(self) -> bool:
         """Never: a card is read from its beginning, however the page grows."""
         return False
 
-    def show_card(self, title: str, text: str, note: str = "") -> None:
-        """Replace what is shown; begins at the top."""
-        self.clear_messages()
-        shown = clean(card_markdown(text))
-        self._messages.append(Message(1, "assistant", title, text, note, shown=shown))
-        self._edit(self._write_all, follow=False)
-        self.verticalScrollBar().setValue(0)
+    def showEvent(self, event: QShowEvent) -> None:
+        super().showEvent(event)
+        self._go_on()
+
+    def hideEvent(self, event: QHideEvent) -> None:
+        super().hideEvent(event)
+        self._writer.stop()
+
+    def _go_on(self) -> None:
+        if self._rest and self.isVisible():
+            self._writer.start()
+
+    def _write_piece(self) -> None:
+        message = self._messages[0] if self._messages else None
+        if message is None or not self._rest:
+            self._writer.stop()
+            return
+        end = self._rest.find("\n", PIECE) + 1 or len(self._rest)
+        message.shown += self._rest[:end]
+        self._rest = self._rest[end:]
+        self._edit(lambda: self._write_on(message), follow=False)
+
+    def _write_on(self, message: Message) -> None:
+        self._stream(message)
+        if not self._rest:
+            message.streaming = False
+            self._stream(message)
+            self._settle(message)

@@ -12,9 +12,10 @@ from app.hub.planning import MARGIN
 from app.jobs import DONE, FAILED, PAUSED, QUEUED
 from app.protocol import DownloadPlanned, DownloadResult
 from app.ui import format as fmt
+from app.ui.hub_errors import actions_for
 from app.ui.job_center import Job
 from app.ui.theme import set_role
-from app.ui.widgets import ElidedLabel, ErrorCard, ProgressLine, button, label
+from app.ui.widgets import Action, ElidedLabel, ErrorCard, ProgressLine, button, label
 from converter.spec import QuenchError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class DownloadPanel(QWidget):
         for part in (self._sum, self._where, self.progress, self.error):
             layout.addWidget(part)
         layout.addLayout(row)
+        context.jobs.added.connect(self._job_added)
         context.jobs.finished.connect(self._job_ended)
         context.jobs.changed.connect(self._show_job)
         self.show_group(None, None)
@@ -109,8 +111,7 @@ class DownloadPanel(QWidget):
     def _planned(self, answer: DownloadPlanned | QuenchError) -> None:
         if isinstance(answer, QuenchError):
             self._say("")
-            repository, group = self._repository, self._group
-            self.error.show_error(answer, [(self.tr("Try again"), lambda: self.show_group(repository, group))])
+            self.error.show_error(answer, [(self.tr("Try again"), self._again)])
             self._show_job()
             return
         self.plan = plan = answer.plan
@@ -170,11 +171,16 @@ class DownloadPanel(QWidget):
         self._job = job
         self._show_job()
 
+    def _job_added(self, job: Job) -> None:
+        """It may be another try at what is shown."""
+        if self.plan is not None and self._context.downloads.job_of(self.plan) is job:
+            self._follow(job)
+
     def _job_ended(self, job: Job) -> None:
         if job is self._job:
             if job.state == DONE or job.kept is None:
                 # The plan has changed: what was to come is here, or nothing is any more.
-                self.show_group(self._repository, self._group)
+                self._again()
             else:
                 self._show_job()
 
@@ -206,12 +212,20 @@ class DownloadPanel(QWidget):
             self.progress.set_progress(0.0 if waits else job.progress, what, rate, job.seconds_left)
         if job.state == FAILED and job.error is not None:
             if job.error is not self.error.error:
-                self.error.show_error(job.error, [])
+                self.error.show_error(job.error, self._ways_on(job))
         elif plan is not None:
             self.error.clear()
         if job.state == PAUSED and job.kept is not None:
             kept = self.tr("Paused at {0}; what has come is kept.")
             self._where.setText(kept.format(fmt.percent(job.kept, 0)))
+
+    def _ways_on(self, job: Job) -> list[Action]:
+        repo = self._repository.id if self._repository is not None else ""
+        return actions_for(self._context, self, job.error, job.retry, self._again, repo=repo)
+
+    def _again(self) -> None:
+        """Plan anew."""
+        self.show_group(self._repository, self._group)
 
     def _show_after(self, job: Job | None) -> None:
         """What can be done with a finished download; nothing for None."""

@@ -290,6 +290,29 @@ def test_a_file_that_always_comes_damaged_is_told_in_words(
     assert window.isVisible()
 
 
+def test_a_refused_download_can_be_tried_again_where_it_was_begun(
+    qtbot: QtBot, fakehub: FakeHub, window: MainWindow, context: Context
+) -> None:
+    repo = fakehub.add("org/gated", {"x-Q8_0.gguf": noise(1000, 1)}, tags=["gguf"], gated="manual")
+    page = window.show_page("find")
+    settled(qtbot, page)
+    choose(qtbot, page, "org/gated")
+    panel = page.details.panel
+    qtbot.waitUntil(lambda: panel.plan is not None)
+    panel.download.click()
+    qtbot.waitUntil(panel.error.isVisible)
+    assert panel.error.error is not None and panel.error.error.code == "gated"
+    assert {"Open the licence page", "Set a token", "Try again"} <= {
+        made.text() for made in panel.error.findChildren(QPushButton) if made.isVisible()
+    }
+    repo.gated = ""
+    press(panel, "Try again")
+    qtbot.waitUntil(lambda: context.jobs.jobs[-1].state == DONE)
+    qtbot.waitUntil(lambda: panel.plan is not None)
+    assert not panel.error.isVisible()
+    assert "nothing to download" in panel.words()
+
+
 def test_a_gated_model_fails_with_what_to_do_and_leaves_nothing(
     qtbot: QtBot, fakehub: FakeHub, context: Context, drawer: JobDrawer
 ) -> None:

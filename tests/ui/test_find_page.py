@@ -243,6 +243,7 @@ def test_the_card_is_words_only(qtbot: QtBot, page: FindPage, hub: FakeHub) -> N
     choose(qtbot, page, "org/Tiny")
     page.details.tabs.setCurrentIndex(1)
     card = page.details.card
+    qtbot.waitUntil(lambda: card.is_whole)
     text = card.toPlainText()
     assert "license: apache-2.0" not in text
     assert "Bold words, a page." in text
@@ -262,6 +263,24 @@ def test_the_card_is_words_only(qtbot: QtBot, page: FindPage, hub: FakeHub) -> N
         "https://example.org/x",
         "https://example.org/picture.png",
     }
+    assert card.verticalScrollBar().value() == 0
+
+
+def test_a_long_card_never_holds_up_the_window(qtbot: QtBot, page: FindPage, hub: FakeHub) -> None:
+    text = "".join(f"# Part {n}\n\nSome **words**.\n\n```python\nprint({n})\n```\n\n" for n in range(400))
+    hub.add("org/long", {"README.md": text.encode(), "x-Q8_0.gguf": b"GGUF"}, tags=["gguf"])
+    search(qtbot, page, "org/long")
+    choose(qtbot, page, "org/long")
+    card = page.details.card
+    assert not card.is_whole, "nothing is written before somebody looks"
+    page.details.tabs.setCurrentIndex(1)
+    turns = 0
+    while not card.is_whole:
+        with qtbot.waitSignal(card._writer.timeout):
+            turns += 1
+    assert turns > 5, "in pieces"
+    assert "Part 399" in card.toPlainText()
+    assert card.toPlainText().count("print(") == 400
     assert card.verticalScrollBar().value() == 0
 
 

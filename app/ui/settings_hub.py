@@ -62,6 +62,7 @@ class HubCard(Card):
         self.remove = button(self.tr("Remove"), self.remove_token)
         self.remove.setAccessibleName(self.tr("Remove the token"))
         self.state = label("", "small", wrap=True)
+        self.state.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._told: TokenState | None = None
         row = QHBoxLayout()
         row.setSpacing(8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -248,6 +249,21 @@ def test_a_limit_holds_at_once_and_so_does_its_end(
     context.update_settings(download_limit=0)
     assert rested(qtbot, job).state == DONE
     check_whole(hub_environment, repo)
+
+
+def test_one_limit_holds_for_two_downloads_together(qtbot: QtBot, fakehub: FakeHub, context: Context) -> None:
+    rate = 1 << 20
+    context.update_settings(download_limit=rate)
+    both = [start(context, fakehub.add(f"org/{name}", {"x.gguf": noise(9_000_000, 3)})) for name in ("a", "b")]
+
+    def done() -> int:
+        return sum(job.transfer.done for job in both if job.transfer is not None)
+
+    qtbot.waitUntil(lambda: all(job.progress > 0.05 for job in both))
+    before, begun = done(), time.monotonic()
+    qtbot.waitUntil(lambda: done() - before >= 3 * rate)
+    # A busy machine only takes longer; a limit for each of them would take half of this.
+    assert time.monotonic() - begun >= 0.75 * (done() - before) / rate
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------

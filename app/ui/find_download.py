@@ -125,6 +125,8 @@ class DownloadPanel(QWidget):
         left = self.tr("{0} to download").format(fmt.size(plan.to_fetch))
         parts.append(left if plan.to_fetch else self.tr("nothing to download"))
         parts.append(self.tr("{0} free on the disk").format(fmt.size(plan.disk_free)))
+        if self._group is not None and self._group.memory:
+            parts.append(self.tr("needs {0} of memory to run").format(fmt.size(self._group.memory)))
         text = " · ".join(parts)
         if not fits:
             lacking = fmt.size(plan.to_fetch + MARGIN - plan.disk_free)

@@ -126,6 +126,10 @@ def test_without_a_keyring_it_lasts_until_the_end_and_says_so(
     assert card_of(qtbot, page) == "Written by org\nIn"
     assert TOKEN.encode() not in command_lines()
     assert written_with(TOKEN, quench_home.parent, hub_environment) == []
+    context.library.rescan()
+    qtbot.waitUntil(lambda: not context.library.scanning)
+    assert psutil.Process(context.hub.pid()).environ()["HF_TOKEN"] == TOKEN
+    assert "HF_TOKEN" not in psutil.Process(context.scout.pid()).environ(), "only those that ask the hub have it"
     window.show_page("settings")
     card.remove.click()
     told(qtbot, card, "No token")

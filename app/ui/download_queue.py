@@ -53,7 +53,7 @@ class DownloadQueue(QObject):
             return Notice("bad", f"{job.title}: {job.error.title}", job.error, ((again, job.retry),))
         if job.state != DONE:
             return None
-        return Notice("good", self.tr("Done: {0}").format(job.title), None, tuple(self.actions(job)))
+        return Notice("good", self.tr("Done: {0}").format(job.title), None, tuple(self.actions(job)[:2]))
 
     def actions(self, job: Job) -> list[Action]:
         """What can be done with what a finished download has brought."""

@@ -57,6 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--tokenizer-check", action="store_true", help="a folder's tokenizer against the engine's, on hard texts"
     )
     inspect.add_argument("--pre-tokenizer", metavar="NAME", help="as for convert")
+    inspect.add_argument("--tokens", metavar="TEXT", help="the tokens of a text")
+    inspect.add_argument("--prompt", metavar="TEXT", help="the prompt that the chat template makes of a question")
+    inspect.add_argument("--against", metavar="B", help="what another model differs in, tensor by tensor")
+    inspect.add_argument("--threads", type=_natural, default=0, metavar="N", help="for --against; 0: all cores")
 
     convert = add("convert", "a model folder or a GGUF file to GGUF", commands.convert)
     convert.add_argument("source", metavar="SRC", help="a folder, a GGUF file, or hf://organization/name[@revision]")
@@ -74,8 +78,13 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--leave-output", action="store_true", help="keep output.weight as it is")
     convert.add_argument("--allow-requantize", action="store_true", help="quantize again what is quantized already")
     convert.add_argument(
-        "--override-kv", action="append", default=[], metavar="KEY=TYPE:VALUE", help="metadata; int, float, bool or str"
+        "--override-kv",
+        action="append",
+        default=[],
+        metavar="KEY=TYPE:VALUE",
+        help="metadata; int, float, bool, str, or a type of the format; [TYPE] for a list",
     )
+    convert.add_argument("--remove-kv", action="append", default=[], metavar="KEY", help="metadata to leave out")
     convert.add_argument("--prune-layers", default="", metavar="L[,L-M...]", help="leave these layers out")
     convert.add_argument("--split-size", default="", metavar="SIZE", help="files of at most this size, as 2GiB or 500M")
     convert.add_argument("--keep-split", action="store_true", help="files as the source has them")

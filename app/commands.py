@@ -31,6 +31,10 @@ def demo(options: argparse.Namespace) -> Result:
 def inspect(options: argparse.Namespace) -> Result:
     import converter
 
+    if options.against is not None:
+        from app import inspect_commands
+
+        return inspect_commands.against(options)
     with converter.open_model(options.path) as model:
         info = model.info
     rows = [
@@ -53,6 +57,12 @@ def inspect(options: argparse.Namespace) -> Result:
         check = tokenizer_check.check_folder(options.path, options.pre_tokenizer)
         data["tokenizer_check"] = msgspec.to_builtins(check)
         rows.append(("tokenizers", tokenizer_check.whole(check)))
+    if options.tokens is not None or options.prompt is not None:
+        from app import inspect_commands
+
+        more, told = inspect_commands.answers(info, options.tokens, options.prompt)
+        data |= more
+        rows += told
     width = max(len(name) for name, _ in rows)
     return Result(data, "\n".join(f"{name.ljust(width)}  {text}" for name, text in rows))
 
@@ -80,6 +90,7 @@ def convert(options: argparse.Namespace) -> Result:
         overwrite=options.overwrite,
         allow_requantize=options.allow_requantize,
         override_kv=tuple(options.override_kv),
+        remove_kv=tuple(options.remove_kv),
         prune_layers=parse_layers(options.prune_layers),
         keep_split=options.keep_split,
         split_size=parse_size(options.split_size) if options.split_size else 0,
@@ -96,7 +107,7 @@ def convert(options: argparse.Namespace) -> Result:
     progress = console.Progress()
 
     def show(event: object) -> None:
-        _tell_kernels(progress, event)
+        tell_kernels(progress, event)
         if isinstance(event, Planned):
             for warning in event.plan.warnings:
                 print(f"quench: {warning}", file=sys.stderr)
@@ -138,7 +149,7 @@ def _plan_conversion(spec: ConversionSpec) -> Result:
     return Result({**tables.plan_data(plan), "download": msgspec.to_builtins(wanted)}, text)
 
 
-def _tell_kernels(progress: console.Progress, event: object) -> None:
+def tell_kernels(progress: console.Progress, event: object) -> None:
     """Say in a line of its own which kernels were just found to be wrong here."""
     from app.protocol import KernelsChecked
 
@@ -174,7 +185,7 @@ def quality(options: argparse.Namespace) -> Result:
     progress = console.Progress()
 
     def show(event: object) -> None:
-        _tell_kernels(progress, event)
+        tell_kernels(progress, event)
         if isinstance(event, Status):
             progress.update(event.label, event.done, event.total, event.seconds_left)
         elif isinstance(event, QualityUpdate):
@@ -184,17 +195,17 @@ def quality(options: argparse.Namespace) -> Result:
 
     texts = tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else tuple(BUNDLED)
     command = MeasureQuality(
-        reference=_absolute(options.reference),
-        candidates=tuple(_absolute(path) for path in options.candidates),
+        reference=absolute(options.reference),
+        candidates=tuple(absolute(path) for path in options.candidates),
         texts=texts,
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
         tasks=options.tasks,
         threads=options.threads,
-        report=_absolute(options.report) if options.report else None,
+        report=absolute(options.report) if options.report else None,
     )
-    result = _finished(run_job("measure", command, show), QualityResult)
+    result = finished(run_job("measure", command, show), QualityResult)
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
 
@@ -203,7 +214,7 @@ def _text(name: str) -> str:
     """A bundled text by its name, else a file."""
     from app.quality.texts import BUNDLED, CALIBRATION
 
-    return name if name in BUNDLED or name in CALIBRATION else _absolute(name)
+    return name if name in BUNDLED or name in CALIBRATION else absolute(name)
 
 
 def imatrix(options: argparse.Namespace) -> Result:
@@ -228,10 +239,10 @@ def _read_imatrix(options: argparse.Namespace) -> Result:
     from app import imatrix_files
 
     if options.show is not None:
-        found = imatrix_files.describe(Path(_absolute(options.show)))
+        found = imatrix_files.describe(Path(absolute(options.show)))
     else:
-        output = _absolute(options.output)
-        inputs = [Path(_absolute(part.strip())) for part in options.merge.split(",")]
+        output = absolute(options.output)
+        inputs = [Path(absolute(part.strip())) for part in options.merge.split(",")]
         found = imatrix_files.merge(inputs, Path(output), _imatrix_form(output, options.format), options.context or 512)
     data: dict[str, Any] = msgspec.to_builtins(found)
     if found.checkpoint is None:
@@ -251,9 +262,9 @@ def _measure_imatrix(options: argparse.Namespace) -> Result:
             progress.update(event.label, event.done, event.total, event.seconds_left)
 
     texts = tuple(_text(part.strip()) for given in options.text for part in given.split(","))
-    output = _absolute(options.output)
+    output = absolute(options.output)
     command = MeasureImatrix(
-        model=_absolute(options.model),
+        model=absolute(options.model),
         texts=texts or tuple(CALIBRATION),
         output=output,
         format=_imatrix_form(output, options.format),
@@ -264,7 +275,7 @@ def _measure_imatrix(options: argparse.Namespace) -> Result:
         threads=options.threads,
         minutes=options.minutes,
     )
-    result = _finished(run_job("measure", command, show), ImatrixResult)
+    result = finished(run_job("measure", command, show), ImatrixResult)
     progress.clear()
     data: dict[str, Any] = msgspec.to_builtins(result)
     data.pop("message", None)
@@ -282,14 +293,14 @@ def bench(options: argparse.Namespace) -> Result:
             progress.update(event.label, event.done, event.total, event.seconds_left)
 
     command = MeasureBench(
-        models=tuple(_absolute(path) for path in options.models),
+        models=tuple(absolute(path) for path in options.models),
         prompt=options.prompt,
         generate=options.generate,
         depths=options.depth,
         threads=options.threads,
         repeat=options.repeat,
     )
-    result = _finished(run_job("measure", command, show), BenchResult)
+    result = finished(run_job("measure", command, show), BenchResult)
     progress.clear()
     data: dict[str, Any] = msgspec.to_builtins(result)
     data.pop("message", None)
@@ -306,7 +317,7 @@ def chat(options: argparse.Namespace) -> Result:
     load = LoadOptions(
         context=options.context, threads=options.threads, kv_type=options.kv, gpu_layers=options.gpu_layers
     )
-    with ChatSession(_absolute(options.model), load, lambda part: progress.update("loading", part, 1.0)) as session:
+    with ChatSession(absolute(options.model), load, lambda part: progress.update("loading", part, 1.0)) as session:
         progress.clear()
         sampling = _sampling(options, session.loaded.defaults)
         history = [ChatMessage("system", options.system)] if options.system else []
@@ -383,7 +394,7 @@ def compare(options: argparse.Namespace) -> Result:
     _check_prompt(options.prompt)
     progress = console.Progress()
     (columns,) = comparison.compare(
-        [_absolute(path) for path in (options.reference, *options.models)],
+        [absolute(path) for path in (options.reference, *options.models)],
         [options.prompt],
         max_tokens=options.max_tokens,
         context=options.context,
@@ -405,7 +416,7 @@ def library(options: argparse.Namespace) -> Result:
     from app import library, paths, settings
     from app.store import Store
 
-    chosen = [_absolute(path) for path in options.paths]
+    chosen = [absolute(path) for path in options.paths]
     if options.action in ("add", "remove") and not chosen:
         usage = f"quench library {options.action} PATH"
         raise QuenchError("usage", "Which model?", "No path was given.", usage, exit_status=2)
@@ -524,7 +535,7 @@ def _engine_base_library() -> str | None:
     return next((str(folder / name) for name in names if (folder / name).exists()), None)
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     _check_name(path)
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps links as they are
 
@@ -542,7 +553,7 @@ def _check_name(path: str) -> None:
         ) from error
 
 
-def _finished(event: Any, kind: type[Any]) -> Any:
+def finished(event: Any, kind: type[Any]) -> Any:
     """The result of a job; a job that was cancelled is an interruption."""
     if not isinstance(event, kind):
         raise Cancelled

@@ -22,6 +22,17 @@ from app.hub.messages import (
     Repository,
     TokenState,
 )
+from app.inspect_messages import (
+    MetadataRead,
+    ReadMetadata,
+    ReadValue,
+    RenderTemplate,
+    SplitText,
+    TemplateRendered,
+    TextSplit,
+    ValueRead,
+)
+from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
     ConversionSpec,
@@ -149,6 +160,15 @@ class TryModel(msgspec.Struct, frozen=True, tag_field="message", tag="try_model"
     path: str
     texts: tuple[str, ...] = ()
     vocabulary_only: bool = False
+
+
+class CompareModels(msgspec.Struct, frozen=True, tag_field="message", tag="compare_models"):
+    """Compare two models tensor by tensor (worker ``compare``): :class:`Compared` and :class:`Progress` ..., then
+    :class:`ComparisonDone`. ``threads`` 0: all cores."""
+
+    first: str
+    second: str
+    threads: int = 0
 
 
 class RunSelftest(msgspec.Struct, frozen=True, tag_field="message", tag="run_selftest"):
@@ -843,6 +863,11 @@ Command = (
     | Scan
     | ReadImatrix
     | CheckKernels
+    | CompareModels
+    | ReadMetadata
+    | ReadValue
+    | SplitText
+    | RenderTemplate
     | RunSelftest
     | Load
     | Generate
@@ -895,6 +920,12 @@ Event = (
     | ConversionResult
     | Tokenized
     | ModelTried
+    | Compared
+    | ComparisonDone
+    | MetadataRead
+    | ValueRead
+    | TextSplit
+    | TemplateRendered
     | DownloadStarted
     | DownloadProgress
     | DownloadResult
@@ -908,6 +939,7 @@ Event = (
 TERMINAL = (
     ConversionResult,
     ModelTried,
+    ComparisonDone,
     QualityResult,
     BenchResult,
     ImatrixResult,

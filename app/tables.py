@@ -11,6 +11,18 @@ import msgspec
 
 from app import console
 from app.protocol import BenchResult, Experts, ImatrixDescription, ImatrixResult, ImatrixStatistics, QualityResult
+from converter.difference import (
+    DIFFERENT,
+    ONLY_FIRST,
+    ONLY_SECOND,
+    SAME,
+    SAME_VALUES,
+    SHAPE,
+    ComparisonDone,
+    MetadataDifference,
+    MetadataValue,
+    TensorDifference,
+)
 from converter.spec import Plan
 
 
@@ -202,3 +214,67 @@ def kernel_bench(rows: Sequence[dict[str, Any]]) -> str:
         for row in rows
     ]
     return console.table(("kernel", "data", "backend", "Mweights/s", "GB/s", "against llama.cpp"), lines)
+
+
+def comparison_data(
+    done: ComparisonDone, metadata: Sequence[MetadataDifference], tensors: Sequence[TensorDifference]
+) -> dict[str, Any]:
+    """The ``quench inspect A --against B --json`` object."""
+    data: dict[str, Any] = msgspec.to_builtins(done)
+    data.pop("message")
+    return data | {"metadata": msgspec.to_builtins(list(metadata)), "tensors": msgspec.to_builtins(list(tensors))}
+
+
+def comparison(
+    done: ComparisonDone, metadata: Sequence[MetadataDifference], tensors: Sequence[TensorDifference]
+) -> str:
+    """What two models differ in: keys, then tensors that are not the same, then how many are."""
+    lines = [
+        f"{entry.change:8} {entry.key}: {metadata_value(entry.first)} -> {metadata_value(entry.second)}"
+        + (f" (from item {entry.at:,} on)" if entry.at >= 0 else "")
+        for entry in metadata
+    ]
+    rows = [
+        (
+            entry.name,
+            _sides(entry.first_type, entry.second_type),
+            significant(entry.rmse, 4) if entry.change == DIFFERENT else "",
+            significant(entry.largest, 4) if entry.change == DIFFERENT else "",
+            f"{entry.relative:.3%}" if entry.change == DIFFERENT and entry.relative is not None else "",
+            _change(entry),
+        )
+        for entry in tensors
+        if entry.change not in (SAME, SAME_VALUES)
+    ]
+    if rows:
+        header = ("tensor", "type", "RMSE", "largest", "relative", "")
+        lines += ["", console.table(header, rows)] if lines else [console.table(header, rows)]
+    counts = {change: sum(entry.change == change for entry in tensors) for change in (SAME, SAME_VALUES)}
+    lines.append(
+        f"{_count(done.tensors, 'tensor', 'tensors')}: {counts[SAME]:,} with the same bytes, {counts[SAME_VALUES]:,} "
+        f"with the same values in other bytes; {_count(done.keys_same, 'metadata key', 'metadata keys')} the same"
+    )
+    return "\n".join([*lines, *done.notes])
+
+
+def metadata_value(value: MetadataValue | None) -> str:
+    """A value in one line: text quoted, a long array as its length."""
+    if value is None:
+        return "nothing"
+    if value.type.startswith("ARRAY"):
+        return f"{value.items:,} x {value.type.removeprefix('ARRAY ')}"
+    return f"{value.value!r} ({value.type})"
+
+
+def _sides(first: str, second: str) -> str:
+    return first if first == second else " -> ".join(side for side in (first, second) if side)
+
+
+def _change(entry: TensorDifference) -> str:
+    if entry.change == SHAPE:
+        return f"shape {list(entry.first_shape)} -> {list(entry.second_shape)}"
+    if entry.change in (ONLY_FIRST, ONLY_SECOND):
+        return "only in the first" if entry.change == ONLY_FIRST else "only in the second"
+    if entry.not_finite:
+        return f"{entry.not_finite:,} not finite"
+    return entry.note

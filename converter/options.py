@@ -7,13 +7,16 @@ itself) sees an ordinary source. What each option does is what llama.cpp's ``lla
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any, NoReturn
 
 from converter.imatrix import Imatrix
 from converter.sources.base import MetaEntry, RecipeHints, SourceModel, SourceTensor
+from converter.sources.gguf_header import MAX_KEY_BYTES
 from converter.spec import ConversionSpec, QuenchError
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
@@ -22,6 +25,8 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KB": 10**3, "MB": 10**6, "
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 _LARGEST_LAYER = 1 << 16
+_LARGEST_FLOAT = 3.4028234663852886e38
+"""The largest FLOAT32."""
 _CONTAINER_KEYS = frozenset({"general.alignment"})
 
 
@@ -33,9 +38,12 @@ def _misread(code: str, title: str, detail: str, hint: str) -> NoReturn:
 
 
 def parse_override(text: str) -> MetaEntry:
-    """``KEY=TYPE:VALUE`` (TYPE int, float, bool or str) as an entry of the type that llama-quantize gives it.
+    """``KEY=TYPE:VALUE`` as an entry.
 
-    Whole numbers become UINT32 without their sign, as there. Raises ``QuenchError`` ``bad_override``.
+    TYPE ``int``, ``float``, ``bool`` or ``str`` gives the type that llama-quantize gives it: whole numbers become
+    UINT32 without their sign, as there. A type of the format itself (``uint8`` to ``int64``, ``float32``, ``float64``,
+    ``string``) gives just that, and ``[TYPE]`` an array of it, whose VALUE is a JSON list. Raises ``QuenchError``
+    ``bad_override``.
     """
     key, equals, rest = text.partition("=")
     kind, colon, value = rest.partition(":")
@@ -46,10 +54,15 @@ def parse_override(text: str) -> MetaEntry:
     if key in _CONTAINER_KEYS or key.startswith("split."):
         _misread("bad_override", "This key belongs to the file itself.", f"{key} follows from the file's layout.",
                  "Choose another key.")  # fmt: skip
+    if len(key.encode("utf-8", "replace")) > MAX_KEY_BYTES or not key.isprintable():
+        _misread("bad_override", "This is no name of a key.", repr(key[:80]), "Choose a shorter, printable name.")
+    kind = kind.strip()
     try:
-        return MetaEntry(key, *_VALUES[kind.strip()](value))
+        if kind.startswith("[") and kind.endswith("]"):
+            return MetaEntry(key, *_list(kind[1:-1].strip(), value))
+        return MetaEntry(key, *_VALUES[kind](value))
     except (KeyError, ValueError) as error:
-        reason = f"{kind!r} is none of int, float, bool, str" if isinstance(error, KeyError) else str(error)
+        reason = f"{kind!r} is none of {', '.join(_VALUES)}" if isinstance(error, KeyError) else str(error)
         _misread("bad_override", "This value cannot be stored.", f"{text}: {reason}.", "KEY=TYPE:VALUE")
 
 
@@ -66,12 +79,71 @@ def _truth(text: str) -> tuple[Any, str]:
     return text == "true", "BOOL"
 
 
+def _bounded(kind: str) -> Callable[[str], tuple[Any, str]]:
+    """Whole numbers of one type of the format."""
+    bits = int(kind.lstrip("UINT"))
+    low, high = (0, (1 << bits) - 1) if kind.startswith("U") else (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+
+    def parse(text: str) -> tuple[Any, str]:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(f"{kind} holds {low} to {high}")
+        return value, kind
+
+    return parse
+
+
+def _real(kind: str) -> Callable[[str], tuple[Any, str]]:
+    def parse(text: str) -> tuple[Any, str]:
+        value = float(text)
+        if kind == "FLOAT32" and isfinite(value) and abs(value) > _LARGEST_FLOAT:
+            raise ValueError(f"{kind} holds numbers up to {_LARGEST_FLOAT:.7g}")
+        return value, kind
+
+    return parse
+
+
+def _text(text: str) -> tuple[Any, str]:
+    return text, "STRING"
+
+
 _VALUES: dict[str, Callable[[str], tuple[Any, str]]] = {
     "int": _whole,
-    "float": lambda text: (float(text), "FLOAT32"),
+    "float": _real("FLOAT32"),
     "bool": _truth,
-    "str": lambda text: (text, "STRING"),
+    "str": _text,
+    "string": _text,
+    **{
+        kind.lower(): _bounded(kind)
+        for kind in ("UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "UINT64", "INT64")
+    },
+    "float32": _real("FLOAT32"),
+    "float64": _real("FLOAT64"),
 }
+_JSON_KINDS: dict[str, tuple[type, ...]] = {
+    "STRING": (str,),
+    "BOOL": (bool,),
+    "FLOAT32": (int, float),
+    "FLOAT64": (int, float),
+}
+
+
+def _list(kind: str, text: str) -> tuple[Any, str, str]:
+    """A JSON list whose items are all of one type; none of another is taken for it."""
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"it is no JSON list ({error})") from error
+    if not isinstance(items, list):
+        raise ValueError("it is no JSON list")
+    item_type = _VALUES[kind]("true" if kind == "bool" else "0")[1]
+    for number, item in enumerate(items):
+        wanted = _JSON_KINDS.get(item_type, (int,))
+        if not isinstance(item, wanted) or (isinstance(item, bool) and item_type != "BOOL"):
+            raise ValueError(f"item {number} is no {kind}")
+        if item_type not in ("STRING", "BOOL"):
+            _VALUES[kind](str(item))
+    return items, "ARRAY", item_type
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -122,7 +194,8 @@ def applied(model: SourceModel, spec: ConversionSpec) -> SourceModel:
     """
     overrides = [parse_override(text) for text in spec.override_kv]
     pruning = _pruning(model, spec.prune_layers)
-    if not overrides and pruning is None:
+    removed = _removed(model, spec.remove_kv)
+    if not overrides and not removed and pruning is None:
         return model
     tensors = model.tensors if pruning is None else _pruned(model.tensors, pruning)
     hints = _hinted(model.hparams, overrides)
@@ -131,9 +204,22 @@ def applied(model: SourceModel, spec: ConversionSpec) -> SourceModel:
         entries = model.metadata
         if pruning is not None:
             entries = _fewer_layers(entries, model.hparams, pruning)
-        return overridden(entries, overrides)
+        return overridden([entry for entry in entries if entry.key not in removed], overrides)
 
     return replace(model, tensors=tensors, hparams=hints, build_metadata=metadata)
+
+
+def _removed(model: SourceModel, keys: Sequence[str]) -> frozenset[str]:
+    """``keys``, if the source has each of them and can do without it."""
+    present = {entry.key for entry in model.metadata} | set(model.info.metadata) if keys else set()
+    for key in keys:
+        if key == "general.architecture" or key in _CONTAINER_KEYS or key.startswith("split."):
+            _misread("bad_override", "This key cannot be taken out.", f"{key} belongs to every file, or to its layout.",
+                     "Leave it in.")  # fmt: skip
+        if key not in present:
+            _misread("bad_override", "There is no such key to take out.", f"{key[:200]!r}",
+                     "quench inspect shows the keys of a model.")  # fmt: skip
+    return frozenset(keys)
 
 
 def overridden(entries: Sequence[MetaEntry], overrides: Sequence[MetaEntry]) -> list[MetaEntry]:

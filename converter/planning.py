@@ -314,7 +314,7 @@ def _target(model: SourceModel, recipe: recipes.Recipe, path: Path, shared: _Sha
         file_type = recipes.MXFP4_FILE_TYPE  # experts stay as they are stored
     if file_type is not None:
         own.append(MetaEntry("general.file_type", file_type, "UINT32"))
-    own = options.overridden(own, shared.own)
+    own = options.overridden([entry for entry in own if entry.key not in shared.spec.remove_kv], shared.own)
     tensors = [(t.name, t.shape, kind) for t, (kind, _) in zip(model.tensors, choices, strict=True)]
     packed = (shared.packed, writer.pack_metadata(own))
     contents = splitting.Contents(packed, shared.keys + len(own), tensors, shared.alignment)

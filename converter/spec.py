@@ -101,8 +101,9 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``output`` is a file for one type and a folder for several. ``tensor_types`` are ``(regular expression, type)``
     rules, the first match wins. ``lora`` are folders of adapters, merged in this order. ``threads`` 0 means all cores;
     ``memory_mib`` 0 means the default cap. ``resume`` goes on where an interrupted run of the same conversion ended, if
-    there was one. ``override_kv`` are ``KEY=TYPE:VALUE`` texts, ``prune_layers`` numbers of layers to leave out,
-    ``split_size`` the most bytes of tensors in one file (0: one file), ``keep_split`` the source's own division.
+    there was one. ``override_kv`` are ``KEY=TYPE:VALUE`` texts (:func:`converter.options.parse_override`),
+    ``remove_kv`` keys to leave out, ``prune_layers`` numbers of layers to leave out, ``split_size`` the most bytes of
+    tensors in one file (0: one file), ``keep_split`` the source's own division.
     ``check``: a sample of what was written is compared with the source before it is done. ``pre_tokenizer`` is the
     engine's name for how text is split, for a source whose way is not recognised; the output says that it was chosen.
     """
@@ -129,6 +130,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     split_size: int = 0
     check: bool = True
     pre_tokenizer: str | None = None
+    remove_kv: tuple[str, ...] = ()
 
 
 class PlannedTensor(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tokenizers import Tokenizer
 
 from converter import journal
 from tests.converter.folders import join, safetensors
@@ -54,6 +55,52 @@ def test_inspect_tells_what_a_quantized_folder_lost(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "note" in done.stdout and "bitsandbytes 4-bit: what that rounding lost stays lost" in done.stdout
     assert "42 x bitsandbytes 4-bit" in done.stdout
+
+
+def test_inspect_compares_two_models_tensor_by_tensor(pocket_gguf: Pocket) -> None:
+    a, b = pocket_gguf("F16"), pocket_gguf("Q8_0")
+    data = quench_json("inspect", a, "--against", b)
+    assert set(data) == {"first", "second", "keys_same", "tensors", "bytes", "seconds", "notes", "metadata"}
+    assert (data["first"], data["second"]) == (str(a), str(b))
+    changed = {entry["key"]: entry for entry in data["metadata"]}
+    assert changed["general.file_type"]["first"] == {"type": "UINT32", "items": 1, "value": 1}
+    tensors = {entry["name"]: entry for entry in data["tensors"]}
+    assert len(tensors) == 56
+    assert tensors["output_norm.weight"]["change"] == "same"
+    told = tensors["blk.0.attn_q.weight"]
+    assert (told["first_type"], told["second_type"], told["change"]) == ("F16", "Q8_0", "different")
+    assert 0 < told["relative"] < 0.01
+    shown = quench("inspect", a, "--against", b).stdout
+    assert "blk.0.attn_q.weight" in shown and "F16 -> Q8_0" in shown and "56 tensors: 13 with the same bytes" in shown
+
+
+def test_inspect_splits_a_text_and_renders_a_prompt(pocket: Path, pocket_gguf: Pocket) -> None:
+    library = Tokenizer.from_file(str(pocket / "tokenizer.json"))
+    for path in (pocket, pocket_gguf("Q8_0")):
+        data = quench_json("inspect", path, "--tokens", "Hé <|im_end|>", "--prompt", "Why?")
+        assert [token["id"] for token in data["tokens"]] == library.encode("Hé <|im_end|>").ids
+        assert b"".join(bytes.fromhex(token["bytes"]) for token in data["tokens"]).decode() == "Hé <|im_end|>"
+        prompt = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+        assert data["prompt"]["text"] == prompt
+        assert data["prompt"]["tokens"] == len(library.encode(prompt).ids)
+        assert data["prompt"]["special"] == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+        assert data["kind"] in ("hf", "gguf")
+    shown = quench("inspect", pocket, "--tokens", "Hé").stdout
+    assert "tokens" in shown and "'H'" in shown
+
+
+def test_inspect_refuses_a_template_without_an_end(pocket: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "endless"
+    shutil.copytree(pocket, folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert quench_error(3, "inspect", folder, "--prompt", "Why?")["code"] == "template_limit"
+
+
+def test_inspect_refuses_what_cannot_be_compared(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    assert quench_error(3, "inspect", pocket_gguf("Q8_0"), "--against", tmp_path / "no.gguf")["code"] == "not_found"
+    assert quench_error(2, "inspect", pocket_gguf("Q8_0"), "--against", "x", "--tokenizer-check")["code"] == "usage"
 
 
 def test_inspect_tells_what_a_folder_is(pocket: Path) -> None:

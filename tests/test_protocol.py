@@ -28,7 +28,7 @@ def example(kind: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         hints = typing.get_type_hints(kind)
         return kind(**{field.name: example(hints[field.name]) for field in msgspec.structs.fields(kind)})
-    return {str: "a\nb\u2028ü\x00", int: 1 << 45, float: 1.5, bool: True, typing.Any: "x"}[kind]
+    return {str: "a\nb\u2028ü\x00", bytes: b"\xff\0\n", int: 1 << 45, float: 1.5, bool: True, typing.Any: "x"}[kind]
 
 
 @pytest.mark.parametrize("kind", COMMANDS, ids=lambda kind: kind.__name__)

@@ -24,7 +24,7 @@ from PySide6.QtWidgets import (
 from app.protocol import ImatrixDescription, ImatrixStatistics
 from app.ui import format as fmt
 from app.ui.context import Context
-from app.ui.inspect import SORT_ROLE, FilteredTable, Table
+from app.ui.filtered_table import SORT_ROLE, FilteredTable, Table
 from app.ui.theme import Theme, set_role
 from app.ui.two_line_table import TableHead
 from app.ui.widgets import ElidedLabel, ErrorCard, button, label

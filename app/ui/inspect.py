@@ -1,21 +1,19 @@
-"""What is inside a model: facts, metadata, every tensor, the chat template. Read by the scout, shown as plain text."""
+"""What is inside a model: facts, metadata, tensors, tokenizer, chat template, and what another model differs in.
+
+Headers are read by the scout; everything else by workers that live as long as this window.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, QSortFilterProxyModel, Qt
+from PySide6.QtCore import Qt
 from PySide6.QtWidgets import (
     QDialog,
     QFormLayout,
     QHBoxLayout,
-    QHeaderView,
-    QLineEdit,
-    QPlainTextEdit,
     QScrollArea,
     QStackedLayout,
-    QTableView,
     QTabWidget,
     QVBoxLayout,
     QWidget,
@@ -24,96 +22,15 @@ from PySide6.QtWidgets import (
 from app import library
 from app.ui import format as fmt
 from app.ui.context import Context
+from app.ui.filtered_table import FilteredTable, Table
+from app.ui.inspect_compare import CompareTab
+from app.ui.inspect_metadata import MetadataTab
+from app.ui.inspect_reader import Reader
+from app.ui.inspect_template import TemplateTab
+from app.ui.inspect_tokens import TokensTab
 from app.ui.theme import set_role
 from app.ui.widgets import ElidedLabel, ErrorCard, TypeBadge, button, label
 from converter.spec import ModelInfo, QuenchError
-
-_Index = QModelIndex | QPersistentModelIndex
-SORT_ROLE = int(Qt.ItemDataRole.UserRole)
-
-
-class Table(QAbstractTableModel):
-    """A fixed table. ``cells`` are (text, sort key) pairs; ``numbers`` are the columns with figures."""
-
-    def __init__(
-        self, headers: list[str], cells: list[list[tuple[str, Any]]], numbers: set[int], parent: QObject
-    ) -> None:
-        super().__init__(parent)
-        self._headers, self._cells, self._numbers = headers, cells, numbers
-
-    def rowCount(self, parent: _Index | None = None) -> int:
-        return 0 if parent is not None and parent.isValid() else len(self._cells)
-
-    def columnCount(self, parent: _Index | None = None) -> int:
-        return len(self._headers)
-
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
-            return self._headers[section]
-        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.TextAlignmentRole:
-            return self._alignment(section)
-        return None
-
-    def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        text, key = self._cells[index.row()][index.column()]
-        if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
-            return text
-        if role == SORT_ROLE:
-            return key
-        if role == Qt.ItemDataRole.TextAlignmentRole:
-            return self._alignment(index.column())
-        return None
-
-    def _alignment(self, column: int) -> int:
-        side = Qt.AlignmentFlag.AlignRight if column in self._numbers else Qt.AlignmentFlag.AlignLeft
-        return int(side | Qt.AlignmentFlag.AlignVCenter)
-
-
-class FilteredTable(QWidget):
-    """A table with a field that filters its first column."""
-
-    def __init__(self, model: Table, name: str, mono: Any, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self.proxy = QSortFilterProxyModel(self)
-        self.proxy.setSourceModel(model)
-        self.proxy.setSortRole(SORT_ROLE)
-        self.proxy.setFilterKeyColumn(0)
-        self.proxy.setFilterCaseSensitivity(Qt.CaseSensitivity.CaseInsensitive)
-        self.view = QTableView()
-        self.view.setModel(self.proxy)
-        self.view.setAccessibleName(name)
-        self.view.setFont(mono)
-        self.view.setShowGrid(False)
-        self.view.setSelectionBehavior(QTableView.SelectionBehavior.SelectRows)
-        self.view.setEditTriggers(QTableView.EditTrigger.NoEditTriggers)
-        self.view.setTabKeyNavigation(False)
-        self.view.setWordWrap(False)
-        self.view.verticalHeader().hide()
-        self.view.verticalHeader().setDefaultSectionSize(28)
-        header = self.view.horizontalHeader()
-        header.setHighlightSections(False)
-        header.setStretchLastSection(False)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
-        self.view.setSortingEnabled(True)
-        header.setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
-        self.proxy.sort(-1)
-        search = QLineEdit()
-        search.setPlaceholderText(self.tr("Filter by name"))
-        search.setAccessibleName(self.tr("Filter {0}").format(name))
-        search.setClearButtonEnabled(True)
-        search.textChanged.connect(self.proxy.setFilterFixedString)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 12, 0, 0)
-        layout.setSpacing(8)
-        layout.addWidget(search)
-        layout.addWidget(self.view, 1)
-
-    def set_widths(self, stretch: int) -> None:
-        """Columns as wide as their contents; ``stretch`` takes the rest."""
-        header = self.view.horizontalHeader()
-        for column in range(self.proxy.columnCount()):
-            mode = QHeaderView.ResizeMode.Stretch if column == stretch else QHeaderView.ResizeMode.ResizeToContents
-            header.setSectionResizeMode(column, mode)
 
 
 class InspectDialog(QDialog):
@@ -125,9 +42,11 @@ class InspectDialog(QDialog):
         self._path = path
         self._request = 0
         self.info: ModelInfo | None = None
+        self.reader = Reader(context, self)
+        self.compare: CompareTab | None = None
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setWindowTitle(self.tr("Inspect"))
-        self.resize(880, 640)
+        self.resize(1040, 720)
         self._title = ElidedLabel(path)
         set_role(self._title, "title")
         self._badge = TypeBadge("", context.theme)
@@ -139,6 +58,7 @@ class InspectDialog(QDialog):
         set_role(self._place, "small")
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
+        self.tabs.setAccessibleName(self.tr("Parts of the model"))
         self.tabs.tabBar().setAccessibleName(self.tr("Parts of the model"))
         self.tabs.tabBar().setDrawBase(False)
         self.error = ErrorCard()
@@ -167,7 +87,13 @@ class InspectDialog(QDialog):
 
     def done(self, result: int) -> None:
         self._context.scout.forget(self._request)
+        self._leave()
         super().done(result)
+
+    def _leave(self) -> None:
+        self.reader.close()
+        if self.compare is not None:
+            self.compare.close_worker()
 
     def _ask(self) -> None:
         self._stack.setCurrentIndex(0)
@@ -185,10 +111,16 @@ class InspectDialog(QDialog):
         self._badge.set_type(kind)
         self.tabs.clear()
         self.tabs.addTab(self._facts(answer), self.tr("Overview"))
-        self.tabs.addTab(self._metadata(answer), self.tr("Metadata"))
+        self.metadata = MetadataTab(self._context, self.reader, answer)
+        self.metadata.copied.connect(self._context.library.add)
+        self.tabs.addTab(self.metadata, self.tr("Metadata"))
         self.tabs.addTab(self._tensors(answer), self.tr("Tensors ({0})").format(fmt.number(len(answer.tensors))))
-        if answer.chat_template:
-            self.tabs.addTab(self._template(answer.chat_template), self.tr("Chat template"))
+        self.tokens = TokensTab(self._context, self.reader, answer)
+        self.tabs.addTab(self.tokens, self.tr("Tokenizer"))
+        self.template = TemplateTab(self._context, self.reader, answer)
+        self.tabs.addTab(self.template, self.tr("Chat template"))
+        self.compare = CompareTab(self._context, answer)
+        self.tabs.addTab(self.compare, self.tr("Compare"))
         self._stack.setCurrentIndex(1)
         self.tabs.tabBar().setFocus()
 
@@ -230,15 +162,6 @@ class InspectDialog(QDialog):
         area.setWidget(inside)
         return area
 
-    def _metadata(self, info: ModelInfo) -> QWidget:
-        # Seven figures are what a 32-bit number of the file has: 0.9, not 0.8999999761581421.
-        plain = {k: f"{v:.7g}" if isinstance(v, float) else str(v) for k, v in info.metadata.items()}
-        cells = [[(key, key), (value, value)] for key, value in plain.items()]
-        table = Table([self.tr("Key"), self.tr("Value")], cells, set(), self)
-        made = FilteredTable(table, self.tr("Metadata"), self._context.theme.mono(12))
-        made.set_widths(1)
-        return made
-
     def _tensors(self, info: ModelInfo) -> QWidget:
         cells = [
             [
@@ -253,14 +176,3 @@ class InspectDialog(QDialog):
         made = FilteredTable(Table(headers, cells, {1, 3}, self), self.tr("Tensors"), self._context.theme.mono(12))
         made.set_widths(0)
         return made
-
-    def _template(self, text: str) -> QWidget:
-        shown = QPlainTextEdit(text)
-        shown.setReadOnly(True)
-        shown.setFont(self._context.theme.mono(12))
-        shown.setAccessibleName(self.tr("Chat template"))
-        holder = QWidget()
-        column = QVBoxLayout(holder)
-        column.setContentsMargins(0, 12, 0, 0)
-        column.addWidget(shown)
-        return holder

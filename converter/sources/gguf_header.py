@@ -96,10 +96,18 @@ class Header:
             ]
         return self.value(key)
 
-    def _array(self, entry: HeaderValue, count: int) -> list[Any]:
+    def items(self, key: str, start: int, count: int) -> list[Any]:
+        """At most ``count`` items of an array from ``start`` on; the others are not built."""
+        entry = self.values[key]
+        count = max(0, min(count, entry.count - start))
+        return self._array(entry, count, start) if count else []
+
+    def _array(self, entry: HeaderValue, count: int, first: int = 0) -> list[Any]:
         if entry.item_type == STRING:
             result = []
             position = entry.start
+            for _ in range(first):
+                position += 8 + _U64.unpack_from(self.data, position)[0]
             for _ in range(count):
                 length = _U64.unpack_from(self.data, position)[0]
                 position += 8
@@ -109,7 +117,7 @@ class Header:
         assert entry.item_type is not None
         code = VALUE_TYPES[entry.item_type][1]
         dtype = np.dtype("?" if code == "?" else "<" + code)
-        values: list[Any] = np.frombuffer(self.data, dtype, count, entry.start).tolist()
+        values: list[Any] = np.frombuffer(self.data, dtype, count, entry.start + first * dtype.itemsize).tolist()
         return values
 
 

@@ -40,14 +40,14 @@ if TYPE_CHECKING:
 
 _SPECIALS = 8
 """How many special tokens are tried inside a text."""
-_JSON_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
+JSON_FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
 
 
 def source_tokens(folder: Path) -> list[tuple[str, list[int]]]:
     """Hard texts and the numbers that the folder's tokenizer gives their tokens, without those that it puts in front
     and behind; special tokens in a text count as such. Raises ``QuenchError`` where the tokenizer cannot be run."""
     files = TokenizerFiles(folder)
-    tokenizer = _tokenizer(files)
+    tokenizer = folder_tokenizer(files)
     added = [token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items()) if token.special]
     step = max(1, len(added) // _SPECIALS)
     composed = [normalize("NFC", text) for text in HARD_TEXTS]
@@ -56,8 +56,9 @@ def source_tokens(folder: Path) -> list[tuple[str, list[int]]]:
     return list(zip(texts, encode(tokenizer, texts), strict=True))
 
 
-def _tokenizer(files: TokenizerFiles) -> Tokenizer:
-    if any(files.has(name) for name in _JSON_FILES):
+def folder_tokenizer(files: TokenizerFiles) -> Tokenizer:
+    """The folder's tokenizer in the tokenizers library. Raises ``QuenchError`` where there is none that it can run."""
+    if any(files.has(name) for name in JSON_FILES):
         return load_tokenizer(files, MAX_NUMBER)
     if files.has(tekken.FILE):
         return _made(tekken.tokenizer_json(files))

@@ -43,7 +43,7 @@ class SpecialTokens:
         self._n_vocab = n_vocab
         self._names = list(NAMES)
         # A working copy: the post-processor may fill in names that the file leaves open.
-        self._contents = {name: _content(files.config.get(f"{name}_token")) for name in NAMES}
+        self._contents = {name: token_text(files.config.get(f"{name}_token")) for name in NAMES}
         if files.has("tokenizer.json"):
             for name, stand_in in (("bos", "cls"), ("eos", "sep")):
                 self._contents[name] = self._contents[name] or self._contents[stand_in]
@@ -246,7 +246,7 @@ def _template_files(files: TokenizerFiles) -> str | list[dict[str, str]] | None:
     return [{"name": name, "template": text} for name, text in {"default": main, **named}.items()]
 
 
-def _content(entry: Any) -> str | None:
+def token_text(entry: Any) -> str | None:
     """A special token's text; it is written as a string or as an object."""
     if isinstance(entry, dict):
         entry = entry.get("content")

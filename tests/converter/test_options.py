@@ -128,12 +128,64 @@ def test_a_folder_takes_overrides_too(pocket: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "key", "key=int", "=int:1", "key=int:x", "key=int:4294967296", "key=bool:yes", "key=float:", "key=list:1",
-     "split.no=int:1", "general.alignment=int:64"],
+     "split.no=int:1", "general.alignment=int:64", "key=uint8:256", "key=int8:-129", "key=uint64:-1", "key=uint16:1.5",
+     "key=float32:1e39", "key=[int32]:1",
+     "key=[int32]:{}", "key=[int32]:[1,true]", "key=[uint8]:[1,256]",
+     "key=[string]:[1]", "key=[bool]:[0]", "key=[list]:[]", "key=[]:[]", "key=[float32]:[\"1\"]",
+     "key=[int32]:" + "[" * 9999,
+     "k" * 70000 + "=int:1", "a\nb=int:1"],
 )  # fmt: skip
 def test_overrides_that_cannot_be_read_are_refused(text: str) -> None:
     with pytest.raises(QuenchError) as caught:
         parse_override(text)
     assert (caught.value.code, caught.value.exit_status) == ("bad_override", 2)
+
+
+EXACT = {
+    "quench.a": ("uint8:255", "UINT8", 255),
+    "quench.b": ("int8:-128", "INT8", -128),
+    "quench.c": ("int16:-32768", "INT16", -32768),
+    "quench.d": ("uint64:18446744073709551615", "UINT64", 2**64 - 1),
+    "quench.e": ("int64:-9223372036854775808", "INT64", -(2**63)),
+    "quench.f": ("float64:0.1", "FLOAT64", 0.1),
+    "quench.g": ("string:a:b=c", "STRING", "a:b=c"),
+    "quench.h": ('[string]:["ä", ""]', "ARRAY", ["ä", ""]),
+    "quench.i": ("[int32]:[-1, 2]", "ARRAY", [-1, 2]),
+    "quench.j": ("[float64]:[1, 0.1]", "ARRAY", [1.0, 0.1]),
+    "quench.k": ("[bool]:[true, false]", "ARRAY", [True, False]),
+}
+
+
+def test_an_edited_copy_has_other_metadata_and_the_same_tensors(
+    pocket_gguf: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Another reader finds every type and value that was asked for, nothing else changed, and the source as it was."""
+    source, mine = pocket_gguf("Q4_K_M"), tmp_path / "mine.gguf"
+    before = source.read_bytes()
+    gone = ("tokenizer.ggml.add_bos_token", "general.file_type")
+    ours(source, mine, "copy", override_kv=tuple(f"{k}={text}" for k, (text, _, _) in EXACT.items()), remove_kv=gone)
+    expected = {key: value for key, value in metadata_of(source).items() if key not in gone}
+    assert metadata_of(mine) == expected | {key: (kind, value) for key, (_, kind, value) in EXACT.items()}
+    assert tensors_of(mine) == tensors_of(source)
+    assert source.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [mine]
+
+
+@pytest.mark.parametrize("key", ["general.architecture", "general.alignment", "split.count", "no.such.key", ""])
+def test_keys_that_cannot_go_are_refused(full: Path, tmp_path: Path, key: str) -> None:
+    assert refused(ConversionSpec(str(full), str(tmp_path / "o.gguf"), ("copy",), remove_kv=(key,))) == (
+        "bad_override",
+        2,
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_copy_does_not_go_over_its_source(pocket_gguf: Callable[[str], Path], tmp_path: Path) -> None:
+    source = str(shutil.copy(pocket_gguf("Q8_0"), tmp_path / "s.gguf"))
+    before = Path(source).read_bytes()
+    for overwrite in (False, True):
+        refused(ConversionSpec(source, source, ("copy",), override_kv=("a=int:1",), overwrite=overwrite))
+    assert Path(source).read_bytes() == before
 
 
 # ---- layers ----

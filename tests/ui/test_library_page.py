@@ -289,7 +289,7 @@ def test_inspect_shows_facts_tensors_and_template(qtbot: QtBot, page: LibraryPag
     dialog = page.inspect()
     qtbot.waitUntil(lambda: dialog.info is not None)
     titles = [dialog.tabs.tabText(number) for number in range(dialog.tabs.count())]
-    assert titles == ["Overview", "Metadata", "Tensors (56)", "Chat template"]
+    assert titles == ["Overview", "Metadata", "Tensors (56)", "Tokenizer", "Chat template", "Compare"]
     words = [label.text() for label in dialog.findChildren(QLabel)]
     assert "5.2 M (5,246,208)" in words
     dialog.close()

@@ -75,11 +75,11 @@ def moved(state: str, to: str) -> str:
 
 def can_resume(command: Any) -> bool:
     """Whether the work can go on from what an interrupted run has left."""
-    return isinstance(command, protocol.Convert | protocol.MeasureImatrix | protocol.Download)
+    return isinstance(command, protocol.Convert | protocol.MeasureImatrix | protocol.Download | protocol.VerifyModels)
 
 
 def resuming(command: Any) -> Any:
-    """The same command, told to go on where an interrupted run ended (a download always does)."""
+    """The same command, told to go on where an interrupted run ended (a download and a verification always do)."""
     if isinstance(command, protocol.Convert):
         return protocol.Convert(msgspec.structs.replace(command.spec, resume=True))
     if isinstance(command, protocol.MeasureImatrix):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from converter.sources.base import MetaEntry, RecipeHints, SourceModel
 from converter.sources.files import ByteFile
@@ -14,10 +16,14 @@ from converter.sources.tensors import FileTensor
 from converter.spec import ModelInfo, QuenchError, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from converter.sources.base import SourceTensor
+    from converter.sources.gguf_header import KnownLists
+
+SHORT_TEXT = 200
+"""Characters of a metadata value that still fits on a line."""
 
 # These belong to an output, not to its source.
 _OWN_KEYS = frozenset({"general.file_type", "general.quantization_version", "general.alignment"})
@@ -32,16 +38,13 @@ def open_gguf(path: Path) -> SourceModel:
     ``QuenchError`` for anything that does not add up.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(closing(ByteFile(path)))
-        parts = Parts([file], [read_header(file)], "")
-        if _number(parts.headers[0], "split.count") > 1:
-            parts = read_parts(file, parts.headers[0], stack)
+        parts = _open_parts(path, stack)
         tensors: list[SourceTensor] = [
             FileTensor(file, t.offset, name=t.name, source_name=t.name, shape=t.shape, stored=t.type)
             for file, header in zip(parts.files, parts.headers, strict=True)
             for t in header.tensors
         ]
-        info = _info(parts)
+        info = _info(parts, parts.headers[0].values)
         first = parts.headers[0]
         hints = RecipeHints(
             architecture=info.architecture,
@@ -54,6 +57,42 @@ def open_gguf(path: Path) -> SourceModel:
     return SourceModel(
         info, tensors, hints, lambda: _metadata(first), closed.close, parts.files, incomplete=parts.missing
     )
+
+
+@contextmanager
+def glance(path: Path, known: KnownLists | None = None) -> Iterator[tuple[ModelInfo, Parts]]:
+    """What :func:`open_gguf` says of a file, without long metadata, and its parts, open and checked like there.
+
+    For looking at thousands of files: no object for each tensor to read from is made, and no array becomes numbers.
+    """
+    with ExitStack() as stack:
+        parts = _open_parts(path, stack, known)
+        values = parts.headers[0].values.items()
+        # A character has at most four bytes.
+        short = [
+            key
+            for key, value in values
+            if value.item_type is None and (value.type != STRING or value.stop - value.start <= 4 * SHORT_TEXT)
+        ]
+        yield _info(parts, short), parts
+
+
+def short_info(info: ModelInfo) -> ModelInfo:
+    """``info`` without its tensors, its template and metadata values longer than a line."""
+    metadata = {key: value for key, value in info.metadata.items() if _is_short(value)}
+    return msgspec.structs.replace(info, tensors=(), metadata=metadata, chat_template=None)
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= SHORT_TEXT)
+
+
+def _open_parts(path: Path, stack: ExitStack, known: KnownLists | None = None) -> Parts:
+    file = stack.enter_context(closing(ByteFile(path)))
+    parts = Parts([file], [read_header(file, known)], "")
+    if _number(parts.headers[0], "split.count") > 1:
+        parts = read_parts(file, parts.headers[0], stack, known)
+    return parts
 
 
 def base_name(path: Path) -> str:
@@ -75,7 +114,7 @@ def _metadata(header: Header) -> list[MetaEntry]:
     ]
 
 
-def _info(parts: Parts) -> ModelInfo:
+def _info(parts: Parts, keys: Iterable[str]) -> ModelInfo:
     path, header = parts.files[0].path, parts.headers[0]
     architecture = _string(header, "general.architecture")
     if not architecture:
@@ -116,7 +155,7 @@ def _info(parts: Parts) -> ModelInfo:
         types=count_types(tensors),
         bytes=sum(file.size for file in parts.files),
         tensors=tensors,
-        metadata={key: header.preview(key) for key in header.values},
+        metadata={key: header.preview(key) for key in keys},
         problems=tuple(_problems(header, architecture, tensors, parts.missing)),
         chat_template=template or None,
         tied_embeddings="token_embd.weight" in names and "output.weight" not in names,

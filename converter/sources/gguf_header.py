@@ -8,9 +8,12 @@ file that passes here does not abort there.
 from __future__ import annotations
 
 import struct
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
 import numpy as np
 
 from converter.sources.types import BY_ID
@@ -24,6 +27,8 @@ MAX_TENSORS = 1 << 20
 MAX_KEY_BYTES = 1 << 16
 MAX_STRING_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 30
+FIRST_BYTES = 192 << 10
+"""Read in one go: the whole header of a small model."""
 MAX_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
@@ -39,10 +44,10 @@ VALUE_TYPES = {
 _SIZES = {number: struct.calcsize("<" + code) for number, (_, code) in VALUE_TYPES.items() if code}
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
+_LAYOUTS = {n_dims: struct.Struct(f"<{n_dims}QIQ") for n_dims in range(1, MAX_DIMENSIONS + 1)}
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderValue:
+class HeaderValue(msgspec.Struct, frozen=True, gc=False):
     """One key: ``count`` items (1 unless an array) whose bytes are ``data[start:stop]`` of the header."""
 
     key: str
@@ -53,8 +58,7 @@ class HeaderValue:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderTensor:
+class HeaderTensor(msgspec.Struct, frozen=True, gc=False):
     """``shape`` is row-major (the file lists it the other way round); ``offset`` counts from the start of the file."""
 
     name: str
@@ -66,13 +70,14 @@ class HeaderTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header. ``data`` holds its bytes."""
+    """A checked header. ``data`` holds its bytes, of which the first ``length`` are it and its padding."""
 
     version: int
     alignment: int
     data: bytearray
     values: dict[str, HeaderValue]
     tensors: list[HeaderTensor]
+    length: int
 
     def value(self, key: str) -> Any:
         """The value of ``key`` as Python objects, or None. Text that is no UTF-8 comes as bytes."""
@@ -121,10 +126,47 @@ class Header:
         return values
 
 
-def read_header(file: ByteFile) -> Header:
+class KnownLists:
+    """Long lists of strings (vocabularies, merges) that were walked before, for reading many files in one go.
+
+    Files of one family carry the same megabytes of them, and equal bytes are compared a hundred times faster than their
+    strings are walked. At most ``limit`` bytes are kept, those that were of use last. Any thread may use it.
+    """
+
+    SHORTEST = 256
+    HEAD = 64
+
+    def __init__(self, limit: int = 64 << 20) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._lists: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
+
+    def find(self, count: int, head: bytes) -> bytes | None:
+        """A list of ``count`` strings that begins with these bytes, if one was kept."""
+        key = (count, head[: self.HEAD])
+        with self._lock:
+            found = self._lists.get(key)
+            if found is not None:
+                self._lists.move_to_end(key)
+        return found
+
+    def keep(self, count: int, data: bytes) -> None:
+        """``data`` is exactly ``count`` sound strings with their lengths."""
+        if len(data) > self._limit:
+            return
+        key = (count, data[: self.HEAD])
+        with self._lock:
+            self._bytes += len(data) - len(self._lists.pop(key, b""))
+            self._lists[key] = data
+            while self._bytes > self._limit:
+                self._bytes -= len(self._lists.popitem(last=False)[1])
+
+
+def read_header(file: ByteFile, known: KnownLists | None = None) -> Header:
     """Reads and checks everything before the weights; ``QuenchError`` ``bad_header``, ``truncated`` or
-    ``unsupported_version``."""
-    return _Reader(file).header()
+    ``unsupported_version``. ``known`` makes it faster where many files share their vocabulary."""
+    return _Reader(file, known).header()
 
 
 def _text(data: bytes) -> str | bytes:
@@ -137,8 +179,9 @@ def _text(data: bytes) -> str | bytes:
 class _Reader:
     """A cursor over the file's beginning, which it fetches in growing pieces."""
 
-    def __init__(self, file: ByteFile) -> None:
+    def __init__(self, file: ByteFile, known: KnownLists | None = None) -> None:
         self.file = file
+        self.known = known
         self.data = bytearray()
         self.position = 0
 
@@ -158,9 +201,10 @@ class _Reader:
                 self._bad(f"the key {value.key} is there twice")
             values[value.key] = value
         alignment = self._alignment(values)
-        stubs = [self._tensor(alignment) for _ in range(n_tensors)]
+        stubs = self._stubs(n_tensors, alignment)
         data_start = -(-self.position // alignment) * alignment
-        return Header(version, alignment, self.data, values, self._placed(stubs, data_start, alignment))
+        tensors = self._placed(stubs, data_start, alignment)
+        return Header(version, alignment, self.data, values, tensors, min(data_start, self.file.size))
 
     def _version(self) -> int:
         if self.file.size < 24:
@@ -177,10 +221,17 @@ class _Reader:
         self._bad(f"it is version {version}; 2 and 3 can be read", code="unsupported_version")
 
     def _value(self) -> HeaderValue:
-        key = self._string(MAX_KEY_BYTES, "a key").decode("utf-8", "replace")
+        self._need(12)
+        length = _U64.unpack_from(self.data, self.position)[0]
+        if length > MAX_KEY_BYTES:
+            self._bad(f"a key has {length} bytes; at most {MAX_KEY_BYTES} are read")
+        self._need(12 + length)
+        end = self.position + 8 + length
+        key = self.data[self.position + 8 : end].decode("utf-8", "replace")
         if not key or "\0" in key or "�" in key:
             self._bad(f"it has the key {key[:40]!r}")
-        kind = self._u32()
+        kind = _U32.unpack_from(self.data, end)[0]
+        self.position = end + 4
         item: int | None = None
         count = 1
         if kind == ARRAY:
@@ -193,7 +244,7 @@ class _Reader:
         plain = kind if item is None else item
         if plain == STRING:
             if item is None:
-                self._string(MAX_STRING_BYTES, key)
+                self._skip_string(key)
                 start += 8
             else:
                 self._skip_strings(count, key)
@@ -213,7 +264,11 @@ class _Reader:
     def _skip_strings(self, count: int, key: str) -> None:
         if count > self.file.size // 8:
             self._bad(f"{key} claims {count} strings")
-        data, position, unpack = self.data, self.position, _U64.unpack_from
+        known = self.known if count >= KnownLists.SHORTEST else None
+        if known is not None and self._skip_known(count, known):
+            return
+        data, begin, unpack = self.data, self.position, _U64.unpack_from
+        position = begin
         for _ in range(count):
             if position + 8 > len(data):
                 self.position = position
@@ -226,6 +281,20 @@ class _Reader:
                 self.position = position - length
                 self._need(length)
         self.position = position
+        if known is not None:
+            known.keep(count, bytes(data[begin:position]))
+
+    def _skip_known(self, count: int, known: KnownLists) -> bool:
+        left = self.file.size - self.position
+        self._need(min(left, 8 * count))
+        same = known.find(count, bytes(self.data[self.position : self.position + KnownLists.HEAD]))
+        if same is None or len(same) > left:
+            return False
+        self._need(len(same))
+        if not self.data.startswith(same, self.position):
+            return False
+        self.position += len(same)
+        return True
 
     def _alignment(self, values: dict[str, HeaderValue]) -> int:
         entry = values.get("general.alignment")
@@ -238,33 +307,47 @@ class _Reader:
             self._bad(f"general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}")
         return alignment
 
-    def _tensor(self, alignment: int) -> tuple[str, tuple[int, ...], int, int, int]:
-        """Name, row-major shape, type id, offset from the data's start, bytes."""
-        raw = self._string(MAX_NAME_BYTES, "a tensor's name")
-        name = raw.decode("utf-8", "replace")
-        if not name or not name.isprintable() or "�" in name:
-            self._bad(f"it has a tensor with the name {name!r}")
-        n_dims = self._u32()
-        if not 1 <= n_dims <= MAX_DIMENSIONS:
-            self._bad(f"{name} has {n_dims} dimensions")
-        dims = [self._u64() for _ in range(n_dims)]
-        type_id, offset = self._u32(), self._u64()
-        kind = BY_ID.get(type_id)
-        if kind is None:
-            self._bad(f"{name} has the unknown type {type_id}", code="unsupported_type")
-        if min(dims) == 0:
-            self._bad(f"{name} has no elements")
-        elements = 1
-        for dim in dims:
-            elements *= dim
-            if elements >= 1 << 62:
-                self._bad(f"{name} claims more elements than can be counted")
-        if dims[0] % kind.block:
-            self._bad(f"{name} has rows of {dims[0]} weights, which are no whole blocks of {kind.name}")
-        n_bytes = elements // kind.block * kind.bytes
-        if offset % alignment:
-            self._bad(f"{name} lies at {offset}, which is not a multiple of {alignment}")
-        return name, tuple(reversed(dims)), type_id, offset, n_bytes
+    def _stubs(self, count: int, alignment: int) -> list[tuple[str, tuple[int, ...], int, int, int]]:
+        """Of each tensor: name, row-major shape, type id, offset from the data's start, bytes."""
+        stubs = []
+        # Written out rather than in small steps: a header has hundreds of these, a scan thousands of headers.
+        data, position, number = self.data, self.position, _U64.unpack_from
+        for _ in range(count):
+            if position + 12 > len(data):
+                self._fetch(position + 12)
+            length = number(data, position)[0]
+            if length > MAX_NAME_BYTES:
+                self._bad(f"a tensor's name has {length} bytes; at most {MAX_NAME_BYTES} are read")
+            end = position + 12 + length
+            if end > len(data):
+                self._fetch(end)
+            name = data[position + 8 : end - 4].decode("utf-8", "replace")
+            if not name or not name.isprintable() or "�" in name:
+                self._bad(f"it has a tensor with the name {name!r}")
+            layout = _LAYOUTS.get(_U32.unpack_from(data, end - 4)[0])
+            if layout is None:
+                self._bad(f"{name} has {_U32.unpack_from(data, end - 4)[0]} dimensions")
+            position = end + layout.size
+            if position > len(data):
+                self._fetch(position)
+            *dims, type_id, offset = layout.unpack_from(data, end)
+            kind = BY_ID.get(type_id)
+            if kind is None:
+                self._bad(f"{name} has the unknown type {type_id}", code="unsupported_type")
+            if 0 in dims:
+                self._bad(f"{name} has no elements")
+            elements = 1
+            for dim in dims:
+                elements *= dim
+                if elements >= 1 << 62:
+                    self._bad(f"{name} claims more elements than can be counted")
+            if dims[0] % kind.block:
+                self._bad(f"{name} has rows of {dims[0]} weights, which are no whole blocks of {kind.name}")
+            if offset % alignment:
+                self._bad(f"{name} lies at {offset}, which is not a multiple of {alignment}")
+            stubs.append((name, tuple(dims[::-1]), type_id, offset, elements // kind.block * kind.bytes))
+        self.position = position
+        return stubs
 
     def _placed(
         self, stubs: list[tuple[str, tuple[int, ...], int, int, int]], data_start: int, alignment: int
@@ -297,25 +380,26 @@ class _Reader:
         self.position += 8
         return int(_U64.unpack_from(self.data, self.position - 8)[0])
 
-    def _string(self, limit: int, what: str) -> bytes:
+    def _skip_string(self, what: str) -> None:
         length = self._u64()
-        if length > limit:
-            self._bad(f"{what} has {length} bytes; at most {limit} are read")
+        if length > MAX_STRING_BYTES:
+            self._bad(f"{what} has {length} bytes; at most {MAX_STRING_BYTES} are read")
         self._need(length)
         self.position += length
-        return bytes(self.data[self.position - length : self.position])
 
     def _need(self, count: int) -> None:
         """Makes sure that ``count`` bytes from the cursor on are in memory."""
-        end = self.position + count
+        if self.position + count > len(self.data):
+            self._fetch(self.position + count)
+
+    def _fetch(self, end: int) -> None:
+        """Makes sure that the first ``end`` bytes are in memory."""
         have = len(self.data)
-        if end <= have:
-            return
         if end > self.file.size:
             self._bad(f"its header needs {end} bytes, but the file has {self.file.size}", code="truncated")
         if end > MAX_HEADER_BYTES:
             self._bad(f"its header has more than {MAX_HEADER_BYTES} bytes")
-        target = min(self.file.size, max(end, 2 * have, 1 << 16))
+        target = min(self.file.size, max(end, 2 * have, FIRST_BYTES))
         self.data += self.file.read(have, target - have)
 
     def _bad(self, reason: str, *, code: str = "bad_header") -> NoReturn:

@@ -146,9 +146,9 @@ class Transfer:
 
     @property
     def doing(self) -> str:
-        """The trouble of a file that has some, else the name of the largest file that moves."""
+        """The trouble of a file that has some, in a sentence, else the name of the largest file that moves."""
         moving = [file for file in self.files if file.state in ("fetching", "checking", "retrying", "waiting")]
-        troubled = next((file.note for file in moving if file.note), "")
+        troubled = next((file.note.partition(". ")[0] for file in moving if file.note), "")
         return troubled or next((file.path for file in moving if file.state != "waiting"), "")
 
 

@@ -194,7 +194,7 @@ class GroupView(QTreeView):
         header.setStretchLastSection(False)
         header.setMinimumSectionSize(56)
         header.setSectionsMovable(False)
-        for column, width in {TYPE: 100, SIZE: 84, NEEDS: 92, FITS: 96}.items():
+        for column, width in {TYPE: 96, SIZE: 84, NEEDS: 88, FITS: 112}.items():
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
             self.setColumnWidth(column, width)
         header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)

@@ -33,6 +33,11 @@ MOVES: dict[str, frozenset[str]] = {
 }
 """The state machine: what may follow what. A failed job that kept something may go on, or be given up."""
 
+LANES = {"download": "network"}
+"""The lane of each kind of job; every other kind computes, in the lane ``machine``."""
+AT_ONCE = {"machine": 1, "network": 2}
+"""Jobs of a lane that run at a time: two that compute would only take the cores from each other."""
+
 _BAD_NAME = set('/\\:*?"<>|')
 _FILE = "job.json"
 _CLOCK_SECONDS = 5.0
@@ -54,6 +59,11 @@ class Record(msgspec.Struct, frozen=True):
     state: str = QUEUED
     outputs: tuple[str, ...] = ()
     place: float = 0.0
+
+
+def lane(kind: str) -> str:
+    """Which queue a kind of job waits in."""
+    return LANES.get(kind, "machine")
 
 
 def moved(state: str, to: str) -> str:

@@ -20,6 +20,7 @@ from app.hub.messages import (
     Query,
     RemoteFile,
     Repository,
+    TokenState,
 )
 from app.inspect_messages import (
     MetadataRead,
@@ -354,6 +355,31 @@ class InspectRemote(msgspec.Struct, frozen=True, tag_field="message", tag="inspe
     repo: str
     revision: str
     files: tuple[RemoteFile, ...]
+
+
+class AskToken(msgspec.Struct, frozen=True, tag_field="message", tag="ask_token"):
+    """Where the hub's token comes from (worker ``hub``); answered by :class:`TokenTold`, never with the token."""
+
+    request: int
+
+
+class KeepToken(msgspec.Struct, frozen=True, tag_field="message", tag="keep_token"):
+    """Keep a token in the system's keyring, or forget it (worker ``hub``); answered by :class:`TokenTold`.
+
+    The one message that holds a secret: it goes over the worker's input, is written nowhere, and does not print it.
+    """
+
+    request: int
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"KeepToken(request={self.request})"
+
+
+class LimitRate(msgspec.Struct, frozen=True, tag_field="message", tag="limit_rate"):
+    """From now on a running download (worker ``download``) takes so many bytes a second, 0 for no limit."""
+
+    limit: int
 
 
 # ---- events (up) -----------------------------------------------------------------------------------------------
@@ -857,6 +883,13 @@ class DownloadPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="dow
     plan: DownloadPlan
 
 
+class TokenTold(msgspec.Struct, frozen=True, tag_field="message", tag="token_told"):
+    """Answer to :class:`AskToken` and :class:`KeepToken`."""
+
+    request: int
+    state: TokenState
+
+
 Command = (
     Cancel
     | Pause
@@ -887,6 +920,9 @@ Command = (
     | ReadCard
     | PlanDownload
     | InspectRemote
+    | AskToken
+    | KeepToken
+    | LimitRate
 )
 
 Event = (
@@ -936,6 +972,7 @@ Event = (
     | LookedUp
     | CardRead
     | DownloadPlanned
+    | TokenTold
 )
 
 TERMINAL = (

@@ -31,7 +31,7 @@ from app import hardware
 from app.local import places
 from app.ui import format as fmt
 from app.ui.context import Context
-from app.ui.first_start import FindDialog, FirstStartCard, PocketStart
+from app.ui.first_start import FirstStartCard, PocketStart
 from app.ui.inspect import InspectDialog
 from app.ui.library_disk import DiskPanel
 from app.ui.library_filler import Filler, Filling
@@ -146,7 +146,7 @@ class LibraryPage(QWidget):
             self.add(path)
 
     def find(self) -> None:
-        FindDialog(self).show()
+        self._context.navigate.emit("find", {})
 
     def selected(self) -> list[Row]:
         """The selected models; a group stands for all of its models."""

@@ -22,7 +22,7 @@ from app import hardware, library, paths
 from app.local.disk import Removal
 from app.local.entry import BROKEN, Listed
 from app.ui.context import Context
-from app.ui.first_start import FindDialog, pocket_file
+from app.ui.first_start import pocket_file
 from app.ui.job_center import RUNNING
 from app.ui.library import LibraryPage
 from app.ui.library_keeper import question
@@ -503,12 +503,9 @@ def test_the_card_can_be_put_away(qtbot: QtBot, page: LibraryPage, context: Cont
     assert context.settings.first_start is False
 
 
-def test_find_a_model_is_honest(qtbot: QtBot, page: LibraryPage) -> None:
+def test_find_models_opens_the_search(page: LibraryPage, asked: list[tuple[str, dict]]) -> None:
     page.find()
-    (dialog,) = page.findChildren(FindDialog)
-    words = " ".join(label.text() for label in dialog.findChildren(QLabel))
-    assert "not in this version" in words
-    dialog.close()
+    assert asked == [("find", {})]
 
 
 def test_without_models_the_page_says_what_to_do(page: LibraryPage) -> None:

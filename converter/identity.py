@@ -1,8 +1,9 @@
 """What a model is, whatever its files are called and wherever they lie: two short ids made from a few kilobytes.
 
 *Content* tells one file from another. It is SHA-256 over, for every file of the model in order: its length, its
-beginning (the whole header of a GGUF file, the first 64 KiB of any other weight file), and four windows of 4 KiB
-spread evenly over the rest, the last one at its very end; for a folder its ``config.json`` comes first. Equal files
+beginning (the whole header of a GGUF file, in which a list of 256 strings or more stands as its own SHA-256; the first
+64 KiB of any other weight file), and four windows of 4 KiB spread evenly over the rest, the last one at its very end;
+for a folder its ``config.json`` comes first. Equal files
 have equal ids. Files with equal ids are equal in all that was looked at, which two different models never are in
 practice, since the windows fall into different weights; a single flipped byte between the windows is not seen. Whoever
 must know compares whole files.
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
 
-    from converter.sources.gguf_header import KnownLists
+    from converter.sources.gguf_header import Header, KnownParts
     from converter.sources.gguf_parts import Parts
 
 WINDOWS, WINDOW_BYTES = 4, 4096
@@ -48,7 +49,7 @@ class Glance(msgspec.Struct, frozen=True):
     files: tuple[str, ...]
 
 
-def glance(path: str | os.PathLike[str], known: KnownLists | None = None) -> Glance:
+def glance(path: str | os.PathLike[str], known: KnownParts | None = None) -> Glance:
     """Describe a model from its headers, as :func:`converter.open_model` does, and tell what it is.
 
     The description says what that of ``open_model`` says, without its tensors, its template and metadata longer than a
@@ -57,7 +58,7 @@ def glance(path: str | os.PathLike[str], known: KnownLists | None = None) -> Gla
     from converter.sources.gguf import glance as glance_gguf
     from converter.sources.gguf import short_info
 
-    target = Path(path)
+    target = path if isinstance(path, Path) else Path(path)
     if target.suffix.lower() == ".gguf" and target.is_file():
         with glance_gguf(target, known) as (info, parts):
             files = tuple(str(file.path) for file in parts.files)
@@ -83,8 +84,19 @@ def content_id(path: str | os.PathLike[str]) -> str:
 def _content_of_parts(parts: Parts) -> str:
     digest = _new("content")
     for file, header in zip(parts.files, parts.headers, strict=True):
-        _add_file(digest, file, memoryview(header.data)[: header.length], header.length)
+        _add_file(digest, file, _digested(header), header.length)
     return digest.hexdigest()[:_ID_DIGITS]
+
+
+def _digested(header: Header) -> bytes:
+    """The header with each long list of strings as its digest: files of a family share megabytes of them."""
+    data = memoryview(header.data)
+    pieces: list[bytes] = []
+    done = 0
+    for start, stop, digest in header.lists:
+        pieces += [bytes(data[done:start]), digest or hashlib.sha256(data[start:stop]).digest()]
+        done = stop
+    return b"".join([*pieces, bytes(data[done : header.length])])
 
 
 def _content_of_folder(folder: Path, files: Sequence[ByteFile]) -> str:
@@ -94,11 +106,11 @@ def _content_of_folder(folder: Path, files: Sequence[ByteFile]) -> str:
         digest.update(read_bounded(config, CONFIG_LIMIT))
     for file in files:
         head = file.read(0, min(file.size, HEAD_BYTES))
-        _add_file(digest, file, memoryview(head), len(head))
+        _add_file(digest, file, head, len(head))
     return digest.hexdigest()[:_ID_DIGITS]
 
 
-def _add_file(digest: hashlib._Hash, file: ByteFile, head: memoryview, begin: int) -> None:
+def _add_file(digest: hashlib._Hash, file: ByteFile, head: bytes, begin: int) -> None:
     digest.update(struct.pack("<QQ", file.size, len(head)))
     digest.update(head)
     left = file.size - begin

@@ -26,10 +26,10 @@ class Lister:
     from start to start in ``cache``."""
 
     def __init__(self, cache: HeaderCache | None = None) -> None:
-        from converter.sources.gguf_header import KnownLists
+        from converter.sources.gguf_header import KnownParts
 
         self._cache = cache
-        self._known = KnownLists()
+        self._known = KnownParts()
         self._memory: dict[str, tuple[str, Listed]] = {}
         self.read = 0
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,11 +18,11 @@ from converter.sources.tensors import FileTensor
 from converter.spec import ModelInfo, QuenchError, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from converter.sources.base import SourceTensor
-    from converter.sources.gguf_header import KnownLists
+    from converter.sources.gguf_header import HeaderTensor, KnownParts
 
 SHORT_TEXT = 200
 """Characters of a metadata value that still fits on a line."""
@@ -60,7 +62,7 @@ def open_gguf(path: Path) -> SourceModel:
 
 
 @contextmanager
-def glance(path: Path, known: KnownLists | None = None) -> Iterator[tuple[ModelInfo, Parts]]:
+def glance(path: Path, known: KnownParts | None = None) -> Iterator[tuple[ModelInfo, Parts]]:
     """What :func:`open_gguf` says of a file, without long metadata, and its parts, open and checked like there.
 
     For looking at thousands of files: no object for each tensor to read from is made, and no array becomes numbers.
@@ -74,7 +76,7 @@ def glance(path: Path, known: KnownLists | None = None) -> Iterator[tuple[ModelI
             for key, value in values
             if value.item_type is None and (value.type != STRING or value.stop - value.start <= 4 * SHORT_TEXT)
         ]
-        yield _info(parts, short), parts
+        yield _info(parts, short, with_tensors=False), parts
 
 
 def short_info(info: ModelInfo) -> ModelInfo:
@@ -87,7 +89,7 @@ def _is_short(value: Any) -> bool:
     return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= SHORT_TEXT)
 
 
-def _open_parts(path: Path, stack: ExitStack, known: KnownLists | None = None) -> Parts:
+def _open_parts(path: Path, stack: ExitStack, known: KnownParts | None = None) -> Parts:
     file = stack.enter_context(closing(ByteFile(path)))
     parts = Parts([file], [read_header(file, known)], "")
     if _number(parts.headers[0], "split.count") > 1:
@@ -114,7 +116,7 @@ def _metadata(header: Header) -> list[MetaEntry]:
     ]
 
 
-def _info(parts: Parts, keys: Iterable[str]) -> ModelInfo:
+def _info(parts: Parts, keys: Iterable[str], *, with_tensors: bool = True) -> ModelInfo:
     path, header = parts.files[0].path, parts.headers[0]
     architecture = _string(header, "general.architecture")
     if not architecture:
@@ -124,7 +126,8 @@ def _info(parts: Parts, keys: Iterable[str]) -> ModelInfo:
             f"{path.name} has no general.architecture.",
             "It may be a data file of another program; choose a model.",
         )
-    tensors = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for each in parts.headers for t in each.tensors)
+    found = [tensor for each in parts.headers for tensor in each.tensors]
+    tensors = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for t in found) if with_tensors else ()
 
     def number(key: str) -> int:
         return _number(header, f"{architecture}.{key}")
@@ -134,13 +137,13 @@ def _info(parts: Parts, keys: Iterable[str]) -> ModelInfo:
     head_size = embedding // heads if heads else 0
     tokens = header.values.get("tokenizer.ggml.tokens")
     template = _string(header, "tokenizer.chat_template")
-    names = {t.name for t in tensors}
+    names = {t.name for t in found}
     return ModelInfo(
         path=str(path),
         kind="gguf",
         name=base_name(path),
         architecture=architecture,
-        parameters=sum(_elements(t.shape) for t in tensors),
+        parameters=sum(prod(t.shape) for t in found),
         layers=number("block_count"),
         context_length=number("context_length"),
         embedding_length=embedding,
@@ -152,27 +155,25 @@ def _info(parts: Parts, keys: Iterable[str]) -> ModelInfo:
         vocabulary=tokens.count if tokens is not None and tokens.type == ARRAY else number("vocab_size"),
         tokenizer=_string(header, "tokenizer.ggml.model"),
         pre_tokenizer=_string(header, "tokenizer.ggml.pre"),
-        types=count_types(tensors),
+        types=count_types(found),
         bytes=sum(file.size for file in parts.files),
         tensors=tensors,
         metadata={key: header.preview(key) for key in keys},
-        problems=tuple(_problems(header, architecture, tensors, parts.missing)),
+        problems=tuple(_problems(header, architecture, bool(found), parts.missing)),
         chat_template=template or None,
         tied_embeddings="token_embd.weight" in names and "output.weight" not in names,
     )
 
 
-def count_types(tensors: Sequence[TensorInfo]) -> dict[str, int]:
+def count_types(tensors: Iterable[TensorInfo | HeaderTensor]) -> dict[str, int]:
     """How many tensors there are of each type, the most frequent first."""
-    counts: dict[str, int] = {}
-    for tensor in tensors:
-        counts[tensor.type] = counts.get(tensor.type, 0) + 1
+    counts = Counter(tensor.type for tensor in tensors)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _problems(header: Header, architecture: str, tensors: Sequence[TensorInfo], missing: str) -> list[str]:
+def _problems(header: Header, architecture: str, has_tensors: bool, missing: str) -> list[str]:
     problems = []
-    if not tensors:
+    if not has_tensors:
         problems.append("The file has no weights, only metadata.")
     if missing:
         problems.append(missing)
@@ -180,7 +181,7 @@ def _problems(header: Header, architecture: str, tensors: Sequence[TensorInfo], 
         problems.append(f"The file says that it is no model but: {_string(header, 'general.type')}.")
     if "tokenizer.ggml.tokens" not in header.values:
         problems.append("The file has no vocabulary, so that it cannot be chatted with.")
-    if tensors and not _number(header, f"{architecture}.block_count"):
+    if has_tensors and not _number(header, f"{architecture}.block_count"):
         problems.append(f"{architecture}.block_count is missing.")
     return problems
 
@@ -214,10 +215,3 @@ def _first(header: Header, key: str) -> int:
         return _number(header, key)
     value = next(iter(header.value(key)), 0)
     return max(0, int(value)) if isinstance(value, int) else 0
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    elements = 1
-    for dim in shape:
-        elements *= dim
-    return elements

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
@@ -27,7 +28,7 @@ MAX_TENSORS = 1 << 20
 MAX_KEY_BYTES = 1 << 16
 MAX_STRING_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 30
-FIRST_BYTES = 192 << 10
+FIRST_BYTES = 96 << 10
 """Read in one go: the whole header of a small model."""
 MAX_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
@@ -70,7 +71,8 @@ class HeaderTensor(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header. ``data`` holds its bytes, of which the first ``length`` are it and its padding."""
+    """A checked header. ``data`` holds its bytes, of which the first ``length`` are it and its padding; ``lists`` are
+    the long lists of strings in it, in their order."""
 
     version: int
     alignment: int
@@ -78,6 +80,7 @@ class Header:
     values: dict[str, HeaderValue]
     tensors: list[HeaderTensor]
     length: int
+    lists: list[LongList]
 
     def value(self, key: str) -> Any:
         """The value of ``key`` as Python objects, or None. Text that is no UTF-8 comes as bytes."""
@@ -126,11 +129,25 @@ class Header:
         return values
 
 
-class KnownLists:
-    """Long lists of strings (vocabularies, merges) that were walked before, for reading many files in one go.
+class LongList(NamedTuple):
+    """Where a long list of strings lies in the header, and its SHA-256 if that is known."""
 
-    Files of one family carry the same megabytes of them, and equal bytes are compared a hundred times faster than their
-    strings are walked. At most ``limit`` bytes are kept, those that were of use last. Any thread may use it.
+    start: int
+    stop: int
+    digest: bytes = b""
+
+
+_Stub = tuple[str, tuple[int, ...], int, int, int]
+"""Of a tensor: name, row-major shape, type id, offset from the data's start, bytes."""
+
+
+class KnownParts:
+    """Long lists of strings (vocabularies, merges) and tables of tensors that were checked before, for reading many
+    files in one go.
+
+    Files of one family carry the same megabytes of strings, files of one shape and recipe the same table, and equal
+    bytes are compared a hundred times faster than they are walked. At most ``limit`` bytes are kept, those that were
+    of use last. Any thread may use it.
     """
 
     SHORTEST = 256
@@ -140,32 +157,33 @@ class KnownLists:
         self._limit = limit
         self._bytes = 0
         self._lock = threading.Lock()
-        self._lists: OrderedDict[tuple[int, bytes], bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, bytes], tuple[bytes, Any]] = OrderedDict()
 
-    def find(self, count: int, head: bytes) -> bytes | None:
-        """A list of ``count`` strings that begins with these bytes, if one was kept."""
-        key = (count, head[: self.HEAD])
+    def find(self, count: int, data: bytearray, start: int) -> tuple[bytes, Any] | None:
+        """What was kept of ``count`` items that begin like ``data`` at ``start``: all their bytes, and what is known
+        of them. The caller compares the bytes."""
+        key = (count, bytes(data[start : start + self.HEAD]))
         with self._lock:
-            found = self._lists.get(key)
+            found = self._kept.get(key)
             if found is not None:
-                self._lists.move_to_end(key)
+                self._kept.move_to_end(key)
         return found
 
-    def keep(self, count: int, data: bytes) -> None:
-        """``data`` is exactly ``count`` sound strings with their lengths."""
+    def keep(self, count: int, data: bytes, facts: Any) -> None:
+        """``data`` is exactly ``count`` sound items."""
         if len(data) > self._limit:
             return
         key = (count, data[: self.HEAD])
         with self._lock:
-            self._bytes += len(data) - len(self._lists.pop(key, b""))
-            self._lists[key] = data
+            self._bytes += len(data) - len(self._kept.pop(key, (b"", None))[0])
+            self._kept[key] = data, facts
             while self._bytes > self._limit:
-                self._bytes -= len(self._lists.popitem(last=False)[1])
+                self._bytes -= len(self._kept.popitem(last=False)[1][0])
 
 
-def read_header(file: ByteFile, known: KnownLists | None = None) -> Header:
+def read_header(file: ByteFile, known: KnownParts | None = None) -> Header:
     """Reads and checks everything before the weights; ``QuenchError`` ``bad_header``, ``truncated`` or
-    ``unsupported_version``. ``known`` makes it faster where many files share their vocabulary."""
+    ``unsupported_version``. ``known`` makes it faster where many files share their vocabulary or their shape."""
     return _Reader(file, known).header()
 
 
@@ -179,11 +197,12 @@ def _text(data: bytes) -> str | bytes:
 class _Reader:
     """A cursor over the file's beginning, which it fetches in growing pieces."""
 
-    def __init__(self, file: ByteFile, known: KnownLists | None = None) -> None:
+    def __init__(self, file: ByteFile, known: KnownParts | None = None) -> None:
         self.file = file
         self.known = known
         self.data = bytearray()
         self.position = 0
+        self.lists: list[LongList] = []
 
     def header(self) -> Header:
         version = self._version()
@@ -194,17 +213,12 @@ class _Reader:
             self._bad(f"it claims {n_values} metadata keys in {self.file.size} bytes")
         if n_tensors > min(MAX_TENSORS, left // 33):
             self._bad(f"it claims {n_tensors} tensors in {self.file.size} bytes")
-        values: dict[str, HeaderValue] = {}
-        for _ in range(n_values):
-            value = self._value()
-            if value.key in values:
-                self._bad(f"the key {value.key} is there twice")
-            values[value.key] = value
+        values = self._values(n_values)
         alignment = self._alignment(values)
         stubs = self._stubs(n_tensors, alignment)
         data_start = -(-self.position // alignment) * alignment
         tensors = self._placed(stubs, data_start, alignment)
-        return Header(version, alignment, self.data, values, tensors, min(data_start, self.file.size))
+        return Header(version, alignment, self.data, values, tensors, min(data_start, self.file.size), self.lists)
 
     def _version(self) -> int:
         if self.file.size < 24:
@@ -220,18 +234,34 @@ class _Reader:
             self._bad("it was written for big-endian machines", code="unsupported_version")
         self._bad(f"it is version {version}; 2 and 3 can be read", code="unsupported_version")
 
-    def _value(self) -> HeaderValue:
-        self._need(12)
-        length = _U64.unpack_from(self.data, self.position)[0]
-        if length > MAX_KEY_BYTES:
-            self._bad(f"a key has {length} bytes; at most {MAX_KEY_BYTES} are read")
-        self._need(12 + length)
-        end = self.position + 8 + length
-        key = self.data[self.position + 8 : end].decode("utf-8", "replace")
-        if not key or "\0" in key or "�" in key:
-            self._bad(f"it has the key {key[:40]!r}")
-        kind = _U32.unpack_from(self.data, end)[0]
-        self.position = end + 4
+    def _values(self, count: int) -> dict[str, HeaderValue]:
+        values: dict[str, HeaderValue] = {}
+        for _ in range(count):
+            position = self.position
+            if position + 12 > len(self.data):
+                self._fetch(position + 12)
+            length = _U64.unpack_from(self.data, position)[0]
+            if length > MAX_KEY_BYTES:
+                self._bad(f"a key has {length} bytes; at most {MAX_KEY_BYTES} are read")
+            start = position + 12 + length
+            if start > len(self.data):
+                self._fetch(start)
+            key = self.data[position + 8 : start - 4].decode("utf-8", "replace")
+            if not key or "\0" in key or "�" in key:
+                self._bad(f"it has the key {key[:40]!r}")
+            if key in values:
+                self._bad(f"the key {key} is there twice")
+            kind = _U32.unpack_from(self.data, start - 4)[0]
+            size = _SIZES.get(kind, 0)
+            if size and kind != BOOL and start + size <= len(self.data):  # most are plain numbers
+                self.position = start + size
+                values[key] = HeaderValue(key, kind, None, 1, start, start + size)
+            else:
+                self.position = start
+                values[key] = self._value(key, kind)
+        return values
+
+    def _value(self, key: str, kind: int) -> HeaderValue:
         item: int | None = None
         count = 1
         if kind == ARRAY:
@@ -264,11 +294,11 @@ class _Reader:
     def _skip_strings(self, count: int, key: str) -> None:
         if count > self.file.size // 8:
             self._bad(f"{key} claims {count} strings")
-        known = self.known if count >= KnownLists.SHORTEST else None
-        if known is not None and self._skip_known(count, known):
+        long = count >= KnownParts.SHORTEST
+        begin = self.position
+        if long and self._skip_known(count):
             return
-        data, begin, unpack = self.data, self.position, _U64.unpack_from
-        position = begin
+        data, position, unpack = self.data, begin, _U64.unpack_from
         for _ in range(count):
             if position + 8 > len(data):
                 self.position = position
@@ -281,19 +311,29 @@ class _Reader:
                 self.position = position - length
                 self._need(length)
         self.position = position
-        if known is not None:
-            known.keep(count, bytes(data[begin:position]))
+        if not long:
+            return
+        digest = b""
+        if self.known is not None:
+            strings = bytes(data[begin:position])
+            digest = sha256(strings).digest()
+            self.known.keep(count, strings, digest)
+        self.lists.append(LongList(begin, position, digest))
 
-    def _skip_known(self, count: int, known: KnownLists) -> bool:
-        left = self.file.size - self.position
+    def _skip_known(self, count: int) -> bool:
+        if self.known is None:
+            return False
+        begin, left = self.position, self.file.size - self.position
         self._need(min(left, 8 * count))
-        same = known.find(count, bytes(self.data[self.position : self.position + KnownLists.HEAD]))
-        if same is None or len(same) > left:
+        found = self.known.find(count, self.data, begin)
+        if found is None or len(found[0]) > left:
             return False
-        self._need(len(same))
-        if not self.data.startswith(same, self.position):
+        strings, digest = found
+        self._need(len(strings))
+        if not self.data.startswith(strings, begin):
             return False
-        self.position += len(same)
+        self.position += len(strings)
+        self.lists.append(LongList(begin, self.position, digest))
         return True
 
     def _alignment(self, values: dict[str, HeaderValue]) -> int:
@@ -307,8 +347,21 @@ class _Reader:
             self._bad(f"general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}")
         return alignment
 
-    def _stubs(self, count: int, alignment: int) -> list[tuple[str, tuple[int, ...], int, int, int]]:
-        """Of each tensor: name, row-major shape, type id, offset from the data's start, bytes."""
+    def _stubs(self, count: int, alignment: int) -> list[_Stub]:
+        if self.known is None or not count:
+            return self._walked(count, alignment)
+        begin = self.position
+        found = self.known.find(-count, self.data, begin)
+        if found is not None and self.data.startswith(found[0], begin):
+            stubs, aligned = found[1]
+            if aligned == alignment:
+                self.position += len(found[0])
+                return list(stubs)
+        walked = self._walked(count, alignment)
+        self.known.keep(-count, bytes(self.data[begin : self.position]), (tuple(walked), alignment))
+        return walked
+
+    def _walked(self, count: int, alignment: int) -> list[_Stub]:
         stubs = []
         # Written out rather than in small steps: a header has hundreds of these, a scan thousands of headers.
         data, position, number = self.data, self.position, _U64.unpack_from
@@ -349,16 +402,14 @@ class _Reader:
         self.position = position
         return stubs
 
-    def _placed(
-        self, stubs: list[tuple[str, tuple[int, ...], int, int, int]], data_start: int, alignment: int
-    ) -> list[HeaderTensor]:
-        names: set[str] = set()
+    def _placed(self, stubs: list[_Stub], data_start: int, alignment: int) -> list[HeaderTensor]:
+        names = {name for name, *_ in stubs}
+        if len(names) < len(stubs):
+            twice = next(name for name, count in Counter(stub[0] for stub in stubs).items() if count > 1)
+            self._bad(f"the tensor {twice} is there twice")
         expected = 0
         tensors = []
         for name, shape, type_id, offset, n_bytes in stubs:
-            if name in names:
-                self._bad(f"the tensor {name} is there twice")
-            names.add(name)
             # The engine insists on this order too; it also rules out overlap.
             if offset != expected:
                 self._bad(f"{name} lies at {offset}, but the tensors before it end at {expected}")

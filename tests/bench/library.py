@@ -7,6 +7,7 @@ are told apart by their last bytes; they lie in folders of a hundred. ``seconds`
 the list (the worker's start included), ``cpu_seconds`` those of the processor in the worker, which other programs on
 the machine disturb less. ``longest_block`` is the longest time in which the window's event loop did nothing else,
 ``longest_work`` the processor time of the longest such stretch. ``again`` is the second start, when headers are known.
+The check of the kernels, which runs once after an update, is done before.
 """
 
 from __future__ import annotations
@@ -113,6 +114,9 @@ def main() -> None:
         if not folder.exists():
             folder.mkdir(parents=True)
             make_files(folder, options.files, options.families)
+        from app import kernel_check
+
+        kernel_check.check()  # once after an update, in processes of its own
         result = {"first": measure(folder), "again": measure(folder)}
     print(json.dumps(result, indent=2))
 

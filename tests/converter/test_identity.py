@@ -15,7 +15,7 @@ import pytest
 
 import converter
 from converter.identity import Glance, content_id, glance
-from converter.sources.gguf_header import KnownLists
+from converter.sources.gguf_header import KnownParts
 from converter.spec import ModelInfo, QuenchError
 from tests.converter.gguf_files import GgufFile, number_key, string_key, tensor, text, u32, u64
 
@@ -36,7 +36,7 @@ def opened(path: Path) -> ModelInfo:
 
 @pytest.mark.parametrize("type_name", ["F16", "Q8_0", "Q4_K_M", "Q2_K"])
 def test_a_glance_says_what_opening_says(pocket_gguf: Gguf, type_name: str) -> None:
-    known = KnownLists()
+    known = KnownParts()
     for _ in range(2):  # the second time with the vocabulary known
         assert glance(pocket_gguf(type_name), known).info == opened(pocket_gguf(type_name))
 
@@ -65,7 +65,7 @@ def damaged(seed: int) -> bytes:
 
 
 def test_a_glance_refuses_what_opening_refuses(tmp_path: Path) -> None:
-    known = KnownLists()
+    known = KnownParts()
     file = tmp_path / "x.gguf"
     outcomes = set()
     for seed in range(400):
@@ -82,15 +82,34 @@ def test_a_glance_refuses_what_opening_refuses(tmp_path: Path) -> None:
     assert {"good", "bad_header", "truncated", "not_gguf"} <= outcomes
 
 
-def test_the_lists_that_are_kept_are_bounded() -> None:
-    known = KnownLists(limit=10_000)
+def test_what_is_kept_is_bounded() -> None:
+    known = KnownParts(limit=10_000)
+
+    def found(number: int) -> bool:
+        return known.find(300, bytearray(b"before" + number.to_bytes(64, "little") + b"more"), 6) is not None
+
     for number in range(100):
-        known.keep(300, number.to_bytes(64, "little") + bytes(2000))
-        assert known.find(300, number.to_bytes(64, "little") + b"more") is not None
-    kept = [n for n in range(100) if known.find(300, n.to_bytes(64, "little"))]
-    assert kept == [96, 97, 98, 99]
-    known.keep(300, bytes(20_000))
-    assert known.find(300, bytes(64)) is None
+        known.keep(300, number.to_bytes(64, "little") + bytes(2000), number)
+        assert found(number)
+    assert [number for number in range(100) if found(number)] == [96, 97, 98, 99]
+    known.keep(300, bytes(20_000), None)
+    assert not found(0)
+
+
+def test_what_is_known_changes_no_answer(pocket_gguf: Gguf, tmp_path: Path) -> None:
+    """Files of one shape and vocabulary in turn, one of which lies about its tensors behind the same beginning."""
+    paths = [pocket_gguf(name) for name in ("Q4_K_M", "Q8_0", "Q4_K_M", "BF16", "Q8_0")]
+    known = KnownParts()
+    assert [glance(path, known) for path in paths] == [glance(path) for path in paths]
+    data = bytearray(paths[0].read_bytes())
+    name = data.rindex(b"output_norm.weight")
+    data[name + len("output_norm.weight") + 4] ^= 1  # the low byte of its only dimension
+    lying = tmp_path / "lying.gguf"
+    lying.write_bytes(data)
+    for each in (known, None):
+        with pytest.raises(QuenchError) as caught:
+            glance(lying, each)
+        assert caught.value.code in ("bad_header", "truncated")
 
 
 def test_the_content_follows_the_bytes_not_the_name(pocket_gguf: Gguf, tmp_path: Path) -> None:

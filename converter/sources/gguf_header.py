@@ -42,7 +42,8 @@ VALUE_TYPES = {
     6: ("FLOAT32", "f"), 7: ("BOOL", "?"), 8: ("STRING", ""), 9: ("ARRAY", ""), 10: ("UINT64", "Q"),
     11: ("INT64", "q"), 12: ("FLOAT64", "d"),
 }  # fmt: skip
-_SIZES = {number: struct.calcsize("<" + code) for number, (_, code) in VALUE_TYPES.items() if code}
+_SCALARS = {number: struct.Struct("<" + code) for number, (_, code) in VALUE_TYPES.items() if code}
+_SIZES = {number: scalar.size for number, scalar in _SCALARS.items()}
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 _LAYOUTS = {n_dims: struct.Struct(f"<{n_dims}QIQ") for n_dims in range(1, MAX_DIMENSIONS + 1)}
@@ -91,7 +92,7 @@ class Header:
             return self._array(entry, entry.count)
         if entry.type == STRING:
             return _text(bytes(self.data[entry.start : entry.stop]))
-        return struct.unpack_from("<" + VALUE_TYPES[entry.type][1], self.data, entry.start)[0]
+        return _SCALARS[entry.type].unpack_from(self.data, entry.start)[0]
 
     def preview(self, key: str, items: int = 8, length: int = 2000) -> Any:
         """As :meth:`value`, but a long array gives a short list and a string is cut at ``length`` characters."""

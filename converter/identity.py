@@ -1,6 +1,6 @@
 """What a model is, whatever its files are called and wherever they lie: two short ids made from a few kilobytes.
 
-*Content* tells one file from another. It is SHA-256 over, for every file of the model in order: its length, its
+*Content* tells one file from another. It is BLAKE2b over, for every file of the model in order: its length, its
 beginning (the whole header of a GGUF file, in which a list of 256 strings or more stands as its own SHA-256; the first
 64 KiB of any other weight file), and four windows of 4 KiB spread evenly over the rest, the last one at its very end;
 for a folder its ``config.json`` comes first. Equal files
@@ -85,7 +85,7 @@ def _content_of_parts(parts: Parts) -> str:
     digest = _new("content")
     for file, header in zip(parts.files, parts.headers, strict=True):
         _add_file(digest, file, _digested(header), header.length)
-    return digest.hexdigest()[:_ID_DIGITS]
+    return digest.hexdigest()
 
 
 def _digested(header: Header) -> bytes:
@@ -107,10 +107,10 @@ def _content_of_folder(folder: Path, files: Sequence[ByteFile]) -> str:
     for file in files:
         head = file.read(0, min(file.size, HEAD_BYTES))
         _add_file(digest, file, head, len(head))
-    return digest.hexdigest()[:_ID_DIGITS]
+    return digest.hexdigest()
 
 
-def _add_file(digest: hashlib._Hash, file: ByteFile, head: bytes, begin: int) -> None:
+def _add_file(digest: hashlib.blake2b, file: ByteFile, head: bytes, begin: int) -> None:
     digest.update(struct.pack("<QQ", file.size, len(head)))
     digest.update(head)
     left = file.size - begin
@@ -153,11 +153,12 @@ def _family(info: ModelInfo, norms: Iterable[tuple[str, bytes]]) -> str:
         digest.update(name.encode() + struct.pack("<Q", len(weights)))
         digest.update(weights)
         count += 1
-    return digest.hexdigest()[:_ID_DIGITS] if count else ""
+    return digest.hexdigest() if count else ""
 
 
-def _new(kind: str) -> hashlib._Hash:
-    return hashlib.sha256(f"quench {kind} 1\0".encode())
+def _new(kind: str) -> hashlib.blake2b:
+    # Twice as fast as SHA-256 where the processor has no instructions for that, and no slower elsewhere.
+    return hashlib.blake2b(digest_size=_ID_DIGITS // 2, person=f"quench {kind} 1".encode())
 
 
 __all__ = ["Glance", "content_id", "glance"]

@@ -240,7 +240,8 @@ class LibraryPage(QWidget):
             self.refresh()
             return
         room = Room(context.settings, hardware.memory_available(), self.tr)
-        self._filler.start(models, measured(context.store), room, self.table.view_of())
+        last = not context.library.scanning
+        self._filler.start(models, measured(context.store), room, self.table.view_of(), last=last)
 
     def _show_rows(self, filling: Filling) -> None:
         context = self._context

@@ -31,6 +31,7 @@ class Filling:
 
 class Filler(QObject):
     """``start`` asks for a filling, ``filled`` carries it; of several that are asked for meanwhile the last counts.
+    ``last`` says that no newer one is to be expected soon: it is not put off.
 
     The thread is given plain data and gives plain data back: it knows no widget and no store.
     """
@@ -44,12 +45,16 @@ class Filler(QObject):
         self._next: _Work | None = None
         self._begun = 0.0
         self._resume = 0.0
+        self._last = False
         self._closed = False
         self._timer = QTimer(self, interval=POLL_MS)
         self._timer.timeout.connect(self._look)
 
-    def start(self, models: list[Listed], measurements: _Measured, room: Room, view: _View) -> None:
+    def start(
+        self, models: list[Listed], measurements: _Measured, room: Room, view: _View, *, last: bool = True
+    ) -> None:
         self._next = (models, measurements, room, view)
+        self._last = last
         if not self._closed:
             self._timer.start()
 
@@ -66,7 +71,7 @@ class Filler(QObject):
             filling, self._future = self._future.result(), None
             self._resume = now + PAUSE * (now - self._begun)
             self.filled.emit(filling)
-        elif self._future is None and self._next is not None and now >= self._resume:
+        elif self._future is None and self._next is not None and (self._last or now >= self._resume):
             work, self._next = self._next, None
             self._begun = now
             self._pool = self._pool or ThreadPoolExecutor(1, "library")

@@ -158,7 +158,9 @@ class LibraryModel(QObject):
             known = set(self._context.store.known_models())
             for path in [p for p in self._listed if p not in self._seen and p not in known]:
                 del self._listed[path]
-        self._soon()
+        self._sorted = None
+        if not self._closed:
+            self._timer.start(COALESCE_MS)  # the pauses of a scan are over
         if self._again:
             self._again = False
             self.rescan()

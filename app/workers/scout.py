@@ -9,6 +9,7 @@ A bad file costs its own question a ``Failed``; only a crash of the process cost
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -44,10 +45,13 @@ BATCH_SECONDS = 0.05
 BATCH_BYTES = 128 << 10
 """A message of a scan goes after so long, or when it is about so large: it must be a moment's work to take."""
 _ENTRY_BYTES = 2048
+_RARELY = 100_000, 20, 100
+"""A library of thousands is a million objects without a circle among them: the collector need not go through them."""
 
 
 def serve(connection: Connection) -> None:
     """Answer Inspect, MakePlan, ReadImatrix and Scan until the parent leaves."""
+    gc.set_threshold(*_RARELY)
     scan: Scanning | None = None
     try:
         while not connection.cancelled.is_set():

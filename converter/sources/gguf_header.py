@@ -142,6 +142,17 @@ _Stub = tuple[str, tuple[int, ...], int, int, int]
 """Of a tensor: name, row-major shape, type id, offset from the data's start, bytes."""
 
 
+class _Table(NamedTuple):
+    """A checked table of tensors; ``placed`` are its tensors by where the data begins."""
+
+    alignment: int
+    stubs: list[_Stub]
+    placed: dict[int, list[HeaderTensor]]
+
+
+_PLACES = 64
+
+
 class KnownParts:
     """Long lists of strings (vocabularies, merges) and tables of tensors that were checked before, for reading many
     files in one go.
@@ -216,9 +227,7 @@ class _Reader:
             self._bad(f"it claims {n_tensors} tensors in {self.file.size} bytes")
         values = self._values(n_values)
         alignment = self._alignment(values)
-        stubs = self._stubs(n_tensors, alignment)
-        data_start = -(-self.position // alignment) * alignment
-        tensors = self._placed(stubs, data_start, alignment)
+        tensors, data_start = self._tensors(n_tensors, alignment)
         return Header(version, alignment, self.data, values, tensors, min(data_start, self.file.size), self.lists)
 
     def _version(self) -> int:
@@ -348,19 +357,31 @@ class _Reader:
             self._bad(f"general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}")
         return alignment
 
-    def _stubs(self, count: int, alignment: int) -> list[_Stub]:
-        if self.known is None or not count:
-            return self._walked(count, alignment)
+    def _tensors(self, count: int, alignment: int) -> tuple[list[HeaderTensor], int]:
+        """The table of tensors, and where the data begins."""
         begin = self.position
-        found = self.known.find(-count, self.data, begin)
-        if found is not None and self.data.startswith(found[0], begin):
-            stubs, aligned = found[1]
-            if aligned == alignment:
-                self.position += len(found[0])
-                return list(stubs)
-        walked = self._walked(count, alignment)
-        self.known.keep(-count, bytes(self.data[begin : self.position]), (tuple(walked), alignment))
-        return walked
+        table = self._known_table(count, alignment)
+        stubs = self._walked(count, alignment) if table is None else table.stubs
+        data_start = -(-self.position // alignment) * alignment
+        if self.known is None or not count:
+            return self._placed(stubs, data_start, alignment), data_start
+        if table is None:
+            table = _Table(alignment, stubs, {})
+            self.known.keep(-count, bytes(self.data[begin : self.position]), table)
+        placed = table.placed.get(data_start)
+        if placed is None or placed[-1].offset + placed[-1].n_bytes > self.file.size:
+            placed = self._placed(stubs, data_start, alignment)
+            if len(table.placed) < _PLACES:
+                table.placed[data_start] = placed
+        return placed, data_start
+
+    def _known_table(self, count: int, alignment: int) -> _Table | None:
+        found = self.known.find(-count, self.data, self.position) if self.known is not None and count else None
+        if found is None or found[1].alignment != alignment or not self.data.startswith(found[0], self.position):
+            return None
+        self.position += len(found[0])
+        table: _Table = found[1]
+        return table
 
     def _walked(self, count: int, alignment: int) -> list[_Stub]:
         stubs = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import QEvent, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QSignalBlocker, QSize, Qt, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
 from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QPlainTextEdit, QSizePolicy, QVBoxLayout, QWidget
 
@@ -98,8 +98,9 @@ class _Field(QPlainTextEdit):
 
 class Composer(QFrame):
     """``sent(text)`` with the files in front of the words; ``stopped`` when Stop was pressed; ``edit_left`` when an
-    edit was given up."""
+    edit was given up; ``changed(files)`` when the words, or the files too, are others than before."""
 
+    changed = Signal(bool)
     sent = Signal(str)
     stopped = Signal()
     edit_left = Signal()
@@ -114,7 +115,7 @@ class Composer(QFrame):
         self.field.setAccessibleName(self.tr("Message"))
         self.field.submitted.connect(self._submit)
         self.field.files.connect(self.attach_all)
-        self.field.textChanged.connect(self._refresh)
+        self.field.textChanged.connect(self._text_changed)
         self.attach_button = icon_button(context.theme, "attach", self.tr("Attach a text file"), self._ask_file)
         self.send_button = button(self.tr("Send"), self._submit, "primary")
         context.theme.set_icon(self.send_button, "send", "on_accent")
@@ -150,7 +151,9 @@ class Composer(QFrame):
         banner = QWidget()
         row = QHBoxLayout(banner)
         row.setContentsMargins(12, 0, 8, 0)
-        row.addWidget(label(self.tr("Editing a question: sending it replaces what came after."), "small"), 1)
+        row.addWidget(
+            label(self.tr("Editing a question: sending it begins a branch, the earlier one stays."), "small"), 1
+        )
         row.addWidget(button(self.tr("Cancel edit"), self.leave_edit, "link"))
         banner.hide()
         return banner
@@ -172,7 +175,8 @@ class Composer(QFrame):
         self._refresh()
 
     def begin_edit(self, text: str) -> None:
-        """Put an earlier question into the field."""
+        """Put an earlier question into the field; the files of a draft wait until the edit is over."""
+        self.restore("")
         self._banner.show()
         self.set_text(text)
         self.field.setFocus()
@@ -184,14 +188,19 @@ class Composer(QFrame):
         """Give the edit up."""
         if self.editing():
             self._banner.hide()
-            self.field.clear()
             self.edit_left.emit()
 
-    def clear(self) -> None:
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """The files (name, content) that go with the question."""
+        return tuple(self._files)
+
+    def restore(self, text: str, files: tuple[tuple[str, str], ...] = ()) -> None:
+        """Take up a draft; no ``changed`` comes for it."""
         self._banner.hide()
-        self.field.clear()
-        self._files.clear()
-        self._show_chips()
+        self._files = list(files)
+        with QSignalBlocker(self):
+            self.set_text(text)
+            self._show_chips()
 
     def attach(self, path: str) -> None:
         """Take a text file with the next question; one that is none, or too long, is refused with a reason."""
@@ -214,6 +223,7 @@ class Composer(QFrame):
             return
         self._files.append((Path(path).name, content))
         self._show_chips()
+        self.changed.emit(True)
         self.field.setFocus()
 
     def attach_all(self, paths: list[str]) -> None:
@@ -254,6 +264,11 @@ class Composer(QFrame):
     def _drop(self, position: int) -> None:
         del self._files[position]
         self._show_chips()
+        self.changed.emit(True)
+
+    def _text_changed(self) -> None:
+        self._refresh()
+        self.changed.emit(False)
 
     def _refresh(self) -> None:
         self.send_button.setEnabled(not self._busy and bool(self.text().strip() or self._files))

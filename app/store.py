@@ -75,6 +75,10 @@ MIGRATIONS: tuple[str, ...] = (
 )
 
 
+KEPT_DELETED = 7 * 24 * 3600.0
+"""Seconds for which deleted conversations and messages are still in the file."""
+
+
 class Conversation(msgspec.Struct, frozen=True):
     """A conversation's row. Times are seconds since 1970."""
 
@@ -158,6 +162,7 @@ class Store:
             self._database.execute("PRAGMA foreign_keys = ON")
             self._migrate()
             self._gather()
+            self._tidy()
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise unusable(path, error) from error
@@ -201,6 +206,13 @@ class Store:
         with self._transaction() as database:
             database.execute(f"UPDATE messages SET content = {_CONTENT} WHERE id IN (SELECT message_id FROM pieces)")
             database.execute("DELETE FROM pieces")
+
+    def _tidy(self) -> None:
+        """Forget what was deleted long ago. Nothing is written where there is no such thing."""
+        before = time.time() - KEPT_DELETED
+        found = "SELECT 1 FROM {0} WHERE deleted > 0 AND deleted < ? LIMIT 1"
+        if any(self._database.execute(found.format(t), (before,)).fetchone() for t in ("conversations", "messages")):
+            self.purge(before)
 
     # ---- models ------------------------------------------------------------------------------------------------
 
@@ -436,6 +448,7 @@ class Store:
                     (message_id,),
                 )
             database.execute("DELETE FROM messages WHERE id = ?", (message_id,))
+            database.execute("DELETE FROM drafts WHERE message_id = ?", (message_id,))
 
     def search(self, words: str, limit: int = 100) -> list[Hit]:
         """The newest messages, of any branch, that have all the words (or words that begin so)."""

@@ -110,7 +110,7 @@ class Transcript(QTextBrowser):
         same = 0
         while same < min(len(entries), len(self._messages)) and _is_shown(self._messages[same], entries[same]):
             same += 1
-        if same == 0:
+        if not self._messages or not entries:
             self.set_messages(entries)
             return
         value = self.verticalScrollBar().value()

@@ -202,6 +202,17 @@ class Stop(msgspec.Struct, frozen=True, tag_field="message", tag="stop"):
     request: int
 
 
+class Count(msgspec.Struct, frozen=True, tag_field="message", tag="count"):
+    """Count tokens (worker ``chat``); answered by :class:`Counted`, or ``context_full`` where the length says it.
+
+    ``text`` is counted by itself, ``messages`` as the prompt that they make.
+    """
+
+    request: int
+    messages: tuple[ChatMessage, ...]
+    text: str
+
+
 class Score(msgspec.Struct, frozen=True, tag_field="message", tag="score"):
     """Teacher-force ``answer`` after ``messages`` (worker ``chat``); answered by :class:`Scored`.
 
@@ -502,6 +513,15 @@ class Replied(msgspec.Struct, frozen=True, tag_field="message", tag="replied"):
     prompt_per_second: float
     context_used: int
     memory: Memory
+
+
+class Counted(msgspec.Struct, frozen=True, tag_field="message", tag="counted"):
+    """Tokens of a text, of the prompt, and what fits into the context."""
+
+    request: int
+    tokens: int
+    prompt_tokens: int
+    context: int
 
 
 class Alternative(msgspec.Struct, frozen=True):
@@ -840,6 +860,7 @@ Command = (
     | Generate
     | Stop
     | Score
+    | Count
     | TryModel
     | MeasureQuality
     | MeasureBench
@@ -872,6 +893,7 @@ Event = (
     | Tokens
     | Replied
     | Scored
+    | Counted
     | QualityUpdate
     | QualityResult
     | BenchUpdate

@@ -13,6 +13,7 @@ from app.ui.chat_frame import NARROW, WIDE, ChatFrame
 from app.ui.chat_inspector import Inspector
 from app.ui.context import Context
 from app.ui.conversation_list import ConversationList
+from app.ui.drafts import Drafts
 from app.ui.engines import LOADING, STARTING, Engine
 from app.ui.markdown import highlight, split
 from app.ui.reply import Reply, note_of, prompt_of, stats_of, unfinished
@@ -25,9 +26,6 @@ from converter.spec import QuenchError
 OWNER = "chat"
 TITLE = 60
 WARM_MS = 700
-LONG_DRAFT = 1 << 16
-"""Characters up to which a draft is kept with every key; a longer one in the next pause."""
-PAUSE_MS = 400
 
 
 class ChatPage(QWidget):
@@ -42,7 +40,6 @@ class ChatPage(QWidget):
         self._store = context.store
         self._engine: Engine | None = None
         self._reply: Reply | None = None
-        self._editing: int | None = None
         self._sides: dict[str, bool | None] = {"left": None, "right": None}
         self.setAcceptDrops(True)
         self._undo = UndoStack(context.notify)
@@ -53,6 +50,8 @@ class ChatPage(QWidget):
         self.pocket, self.progress, self.error = frame.pocket, frame.progress, frame.error
         self.suggestions = frame.suggestions
         self._thread = Thread(self._store, self.transcript, self._undo, self._model_name, self)
+        system = self.inspector.system.toPlainText
+        self._drafts = Drafts(self._store, self.composer, self._thread, context.notify, system)
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
         self.splitter.setObjectName("main")
         self.splitter.setChildrenCollapsible(False)
@@ -64,10 +63,8 @@ class ChatPage(QWidget):
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.splitter)
-        self._system_timer = QTimer(self, singleShot=True, interval=PAUSE_MS)
+        self._system_timer = QTimer(self, singleShot=True, interval=400)
         self._system_timer.timeout.connect(self._save_system)
-        self._draft_timer = QTimer(self, singleShot=True, interval=PAUSE_MS)
-        self._draft_timer.timeout.connect(self._keep_draft)
         self._connect()
         self.inspector.set_model(context.settings.last_model or None)
         # The first coloured code block would pay for loading the highlighter in the middle of an answer.
@@ -88,8 +85,6 @@ class ChatPage(QWidget):
         self.transcript.action.connect(self._act)
         self.composer.sent.connect(self.send)
         self.composer.stopped.connect(self.stop)
-        self.composer.edit_left.connect(self._edit_left)
-        self.composer.changed.connect(self._draft_changed)
         QShortcut(QKeySequence.StandardKey.Undo, self.transcript, self._undo.undo,
                   context=Qt.ShortcutContext.WidgetShortcut)  # fmt: skip
         self.inspector.model_picked.connect(self._model_picked)
@@ -138,7 +133,7 @@ class ChatPage(QWidget):
         """The window goes: what was shown is saved."""
         self._system_timer.stop()
         self._save_system()
-        self._keep_draft()
+        self._drafts.keep()
         self._give_up()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
@@ -218,6 +213,7 @@ class ChatPage(QWidget):
         engine.loading.disconnect(self._show_loading)
         engine.failed.disconnect(self._engine_failed)
         self.inspector.follow(None)
+        self._drafts.follow(None)
         self._context.engines.release(engine.path, OWNER)
 
     def _cancel_loading(self) -> None:
@@ -238,6 +234,7 @@ class ChatPage(QWidget):
         if loading and self.progress.isHidden():
             self._show_loading(0.0)
         self.progress.setVisible(loading)
+        self._drafts.follow(engine)
 
     def _show_loading(self, fraction: float) -> None:
         name = self._model_name(self._engine.path) if self._engine is not None else ""
@@ -268,7 +265,7 @@ class ChatPage(QWidget):
         self._thread.open(None)
         self.list.select(None)
         self.inspector.set_system("")
-        self._show_draft()
+        self._drafts.show()
         self._show_title()
         self._show_stack()
         self.composer.field.setFocus()
@@ -284,7 +281,7 @@ class ChatPage(QWidget):
         if row.model_path and (engine is None or engine.path != row.model_path) and self._reply is None:
             self._drop_engine()
             self.inspector.set_model(row.model_path)
-        self._show_draft()
+        self._drafts.show()
         self._show_stack()
         self._show_title()
 
@@ -297,8 +294,7 @@ class ChatPage(QWidget):
     def _leave(self) -> None:
         """Another conversation comes: what was written in this one is kept."""
         self._save_system()
-        self._keep_draft()
-        self._editing = None
+        self._drafts.leave()
         self.error.clear()
 
     def conversation(self) -> int | None:
@@ -330,40 +326,6 @@ class ChatPage(QWidget):
         if text != row.system:
             self._store.set_model(self._thread.conversation, row.model_path, text)
 
-    # ---- drafts ------------------------------------------------------------------------------------------------
-
-    def _draft_changed(self, files: bool) -> None:
-        if files or len(self.composer.text()) <= LONG_DRAFT:
-            self._keep_draft(files=files)
-        else:
-            self._draft_timer.start()
-
-    def _keep_draft(self, *, files: bool = False) -> None:
-        """What is in the field, for the next time; the text of an edit belongs to the message."""
-        self._draft_timer.stop()
-        kept = self.composer.files() if files else None
-        self._store.keep_draft(self._thread.conversation, self.composer.text(), kept, self._editing or 0)
-
-    def _forget_draft(self) -> None:
-        self._draft_timer.stop()
-        self._store.keep_draft(self._thread.conversation, "", (), self._editing or 0)
-
-    def _show_draft(self) -> None:
-        draft = self._store.draft(self._thread.conversation)
-        self.composer.restore(draft.content, draft.files)
-
-    def _begin_edit(self, message: int) -> None:
-        draft = self._store.draft(self._thread.conversation, message)
-        self._keep_draft()
-        self._editing = message
-        self.composer.begin_edit(draft.content or self.transcript.text_of(message))
-
-    def _edit_left(self) -> None:
-        """The edit was given up: back to what was written before it."""
-        self._forget_draft()
-        self._editing = None
-        self._show_draft()
-
     # ---- asking ------------------------------------------------------------------------------------------------
 
     def send(self, text: str) -> None:
@@ -377,18 +339,18 @@ class ChatPage(QWidget):
             self._focus_picker()
             return
         system = self.inspector.system.toPlainText()
-        self._forget_draft()
+        self._drafts.forget()
         if self._thread.conversation is None:
             title = " ".join(_words(text).split())[:TITLE] or self.tr("New chat")
             self._thread.conversation = self._store.create_conversation(title, path, system).id
         else:
             self._store.set_model(self._thread.conversation, path, system)
-        if self._editing is not None:
-            message = self._store.add_alternative(self._editing, "user", text)
-            self._editing = None
+        if self._drafts.editing is not None:
+            message = self._store.add_alternative(self._drafts.editing, "user", text)
+            self._drafts.editing = None
         else:
             message = self._store.add_message(self._thread.conversation, "user", text)
-        self._show_draft()
+        self._drafts.show()
         self._thread.add(message)
         self._show_title()
         self._show_stack()
@@ -502,7 +464,7 @@ class ChatPage(QWidget):
         elif name == CONTINUE:
             self.go_on(message)
         elif name == EDIT:
-            self._begin_edit(message)
+            self._drafts.edit(message, self.transcript.text_of(message))
 
     # ---- side panels -------------------------------------------------------------------------------------------
 

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from PySide6.QtCore import QEvent, QSignalBlocker, QSize, Qt, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
 from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QPlainTextEdit, QSizePolicy, QVBoxLayout, QWidget
 
 from app.ui import format as fmt
+from app.ui.attachments import fenced, read_text
 from app.ui.context import Context
 from app.ui.theme import set_role
 from app.ui.widgets import button, drop_paths, icon_button, label
 from converter.spec import QuenchError
 
-MAX_FILE = 1 << 20
 MAX_LINES = 8
 
 
-def fenced(name: str, content: str) -> str:
-    """A file as part of a question: a code block with a fence that its content cannot close."""
-    fence = "```"
-    while fence in content:
-        fence += "`"
-    kind = Path(name).suffix.lstrip(".") or "text"
-    body = content if content.endswith("\n") else content + "\n"
-    return f"{fence}{kind} {name}\n{body}{fence}\n"
+class File(NamedTuple):
+    """A file that goes with the question. ``tokens``: ``None`` until the engine has counted it."""
+
+    name: str
+    content: str
+    tokens: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.content
 
 
 class _Field(QPlainTextEdit):
@@ -109,7 +112,7 @@ class Composer(QFrame):
         super().__init__(parent)
         self._context = context
         self._busy = False
-        self._files: list[tuple[str, str]] = []
+        self._files: list[File] = []
         set_role(self, "card")
         self.field = _Field(context)
         self.field.setAccessibleName(self.tr("Message"))
@@ -192,12 +195,31 @@ class Composer(QFrame):
 
     def files(self) -> tuple[tuple[str, str], ...]:
         """The files (name, content) that go with the question."""
-        return tuple(self._files)
+        return tuple(file.key for file in self._files)
+
+    def uncounted(self) -> list[tuple[str, str]]:
+        """Those whose tokens are not known."""
+        return [file.key for file in self._files if file.tokens is None]
+
+    def set_tokens(self, key: tuple[str, str] | None, tokens: int | None) -> None:
+        """What the engine has counted for a file; for all of them with ``None``."""
+        self._files = [file._replace(tokens=tokens) if key in (None, file.key) else file for file in self._files]
+        self._show_chips()
+
+    def drop(self, key: tuple[str, str]) -> None:
+        """Take a file away again."""
+        if key in self.files():
+            self._drop(self.files().index(key))
+
+    def question(self, last: tuple[str, str] | None = None) -> str:
+        """The files and the words, as they are sent; with ``last`` of the files only those counted, and this one."""
+        files = [file for file in self._files if last is None or file.tokens is not None or file.key == last]
+        return "\n".join([*(fenced(file.name, file.content) for file in files), self.text().strip()]).strip()
 
     def restore(self, text: str, files: tuple[tuple[str, str], ...] = ()) -> None:
         """Take up a draft; no ``changed`` comes for it."""
         self._banner.hide()
-        self._files = list(files)
+        self._files = [File(name, content) for name, content in files]
         with QSignalBlocker(self):
             self.set_text(text)
             self._show_chips()
@@ -205,23 +227,11 @@ class Composer(QFrame):
     def attach(self, path: str) -> None:
         """Take a text file with the next question; one that is none, or too long, is refused with a reason."""
         try:
-            size = Path(path).stat().st_size
-            if not Path(path).is_file():
-                raise self._refusal(path, self.tr("It is no file."))  # a pipe would never come to its end
-            if size > MAX_FILE:
-                raise self._refusal(path, self.tr("It has {0}; at most {1} can go into a question.").format(
-                    fmt.size(size), fmt.size(MAX_FILE)))  # fmt: skip
-            content = Path(path).read_bytes().decode("utf-8")
-        except OSError as error:
-            self._context.notify.error(self._refusal(path, error.strerror or str(error)))
-            return
-        except UnicodeDecodeError:
-            self._context.notify.error(self._refusal(path, self.tr("It is not a UTF-8 text.")))
-            return
+            content = read_text(path, self.tr)
         except QuenchError as error:
             self._context.notify.error(error)
             return
-        self._files.append((Path(path).name, content))
+        self._files.append(File(Path(path).name, content))
         self._show_chips()
         self.changed.emit(True)
         self.field.setFocus()
@@ -232,15 +242,10 @@ class Composer(QFrame):
 
     # ---- inside
 
-    def _refusal(self, path: str, why: str) -> QuenchError:
-        title = self.tr("{0} cannot be attached.").format(Path(path).name)
-        return QuenchError("bad_attachment", title, why, self.tr("Attach a text file, or paste the part you need."))
-
     def _submit(self) -> None:
-        words = self.text().strip()
-        if self._busy or not (words or self._files):
+        if self._busy or not self.question():
             return
-        self.sent.emit("\n".join([*(fenced(name, content) for name, content in self._files), words]).strip())
+        self.sent.emit(self.question())
 
     def _ask_file(self) -> None:
         chosen, _ = QFileDialog.getOpenFileNames(self, self.tr("Attach text files"))
@@ -251,10 +256,11 @@ class Composer(QFrame):
             item = self._chip_row.takeAt(0)
             if item.widget() is not None:
                 item.widget().deleteLater()
-        for position, (name, content) in enumerate(self._files):
-            text = self.tr("{0} · {1}  ✕").format(name, fmt.size(len(content.encode())))
-            chip = button(text, lambda position=position: self._drop(position), "quiet")
-            chip.setToolTip(self.tr("Remove {0}").format(name))
+        for position, file in enumerate(self._files):
+            size = fmt.size(len(file.content.encode()))
+            length = size if file.tokens is None else self.tr("{0} tokens").format(fmt.number(file.tokens))
+            chip = button(f"{file.name} · {length}  ✕", lambda position=position: self._drop(position), "quiet")
+            chip.setToolTip(self.tr("Remove {0}").format(file.name))
             chip.setAccessibleName(chip.toolTip())
             self._chip_row.addWidget(chip)
         self._chip_row.addStretch(1)

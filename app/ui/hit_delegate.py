@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6.QtCore import QRectF, QSize, Qt
-from PySide6.QtGui import QColor, QPainter, QTextCharFormat, QTextLayout, QTextOption
+from PySide6.QtGui import QColor, QFont, QIcon, QPainter, QTextCharFormat, QTextLayout, QTextOption
 from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
 from app.store import Hit
@@ -13,6 +13,8 @@ from app.ui.theme import Theme
 
 HIT = Qt.ItemDataRole.UserRole + 1
 LINES = 2
+LEAD = 20
+"""Characters before the first hit: it stands in the first line."""
 SIDE = 8
 
 
@@ -35,7 +37,7 @@ class HitDelegate(QStyledItemDelegate):
             super().paint(painter, option, index)
             return
         self.initStyleOption(option, index)
-        title, option.text = option.text, ""
+        title, option.text, option.icon = option.text, "", QIcon()
         style = option.widget.style()
         style.drawControl(QStyle.ControlElement.CE_ItemViewItem, option, painter, option.widget)
         tokens = self._theme.tokens
@@ -58,16 +60,17 @@ class HitDelegate(QStyledItemDelegate):
 
     def _layout(self, hit: Hit, option: QStyleOptionViewItem, width: float) -> QTextLayout:
         text, formats = "", []
-        for part, found in hit.parts:
+        for part, found in _from_hit(hit):
             if found:
                 mark = QTextLayout.FormatRange()
                 mark.start, mark.length = len(text), len(part)
                 form = QTextCharFormat()
                 form.setBackground(QColor(self._theme.tokens.accent_soft))
+                form.setFontWeight(QFont.Weight.DemiBold)  # on the selected row the background is the same
                 form.setForeground(QColor(self._theme.tokens.text))
                 mark.format = form
                 formats.append(mark)
-            text += part.replace("\n", " ")
+            text += part
         layout = QTextLayout(text, option.font)
         layout.setTextOption(QTextOption(Qt.AlignmentFlag.AlignLeft))
         layout.setFormats(formats)
@@ -80,3 +83,11 @@ class HitDelegate(QStyledItemDelegate):
             made.setPosition(QRectF(0, line * option.fontMetrics.lineSpacing(), 0, 0).topLeft())
         layout.endLayout()
         return layout
+
+
+def _from_hit(hit: Hit) -> list[tuple[str, bool]]:
+    """The parts on one line, without Markdown's marks, from a little before the first hit."""
+    parts = [(part.replace("**", "").replace("\n", " "), found) for part, found in hit.parts]
+    if parts and not parts[0][1] and len(parts[0][0]) > LEAD:
+        parts[0] = ("…" + parts[0][0][-LEAD:], False)
+    return parts

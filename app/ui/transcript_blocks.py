@@ -78,9 +78,9 @@ def note_block(message: Message, tr: Translate, *, last: bool) -> Block | None:
     at, count = message.place
     if count > 1:
         before, after = f"quench:previous/{message.key}/0", f"quench:next/{message.key}/0"
-        runs.append(Run("‹", bold=True, link=before) if at > 1 else Run("‹", role="muted"))
-        runs.append(Run(f"\u2002{at:n} / {count:n}\u2002", role="muted"))
-        runs.append(Run("›", bold=True, link=after) if at < count else Run("›", role="muted"))
+        runs.append(Run("‹\u2002", bold=True, link=before) if at > 1 else Run("‹\u2002", role="muted"))
+        runs.append(Run(f"{at:n} / {count:n}", role="muted"))
+        runs.append(Run("\u2002›", bold=True, link=after) if at < count else Run("\u2002›", role="muted"))
     parts = [message.note] if message.note else []
     if len(message.text) > MAX_SHOWN:
         parts.append(tr("{0} more characters are not shown").format(f"{len(message.text) - MAX_SHOWN:n}"))

@@ -59,7 +59,7 @@ def click_link(page: ChatPage, text: str) -> None:
         pieces = block.begin()
         while not pieces.atEnd():
             form = pieces.fragment().charFormat()
-            if form.isAnchor() and pieces.fragment().text() == text:
+            if form.isAnchor() and pieces.fragment().text().strip() == text:
                 transcript.anchorClicked.emit(QUrl(form.anchorHref()))
                 return
             pieces += 1

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, NoReturn
 
 import msgspec
@@ -177,7 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
     download.add_argument("--limit-rate", type=_rate, default=0, metavar="SIZE", help="bytes a second, as 2MiB")
     download.add_argument("--dry-run", action="store_true", help="list files and bytes, fetch nothing")
 
-    library = add("library", "the local models", commands.library)
+    library = add("library", "the local models", _late("library", "app.library_commands"))
     library.add_argument("action", choices=("list", "add", "remove", "verify"))
     library.add_argument("paths", nargs="*", metavar="PATH")
 
@@ -187,13 +188,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _late(name: str) -> Callable[[argparse.Namespace], Any]:
-    """A command of :mod:`app.hub_commands`, which is loaded when it runs."""
+def _late(name: str, module: str = "app.hub_commands") -> Callable[[argparse.Namespace], Any]:
+    """A command of a module that is loaded when it runs."""
 
     def run(options: argparse.Namespace) -> Any:
-        from app import hub_commands
-
-        return getattr(hub_commands, name)(options)
+        return getattr(import_module(module), name)(options)
 
     return run
 

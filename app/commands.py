@@ -412,54 +412,6 @@ def compare(options: argparse.Namespace) -> Result:
     return Result({"columns": msgspec.to_builtins(columns)}, "\n\n".join(parts))
 
 
-def library(options: argparse.Namespace) -> Result:
-    from app import library, paths, settings
-    from app.store import Store
-
-    chosen = [absolute(path) for path in options.paths]
-    if options.action in ("add", "remove") and not chosen:
-        usage = f"quench library {options.action} PATH"
-        raise QuenchError("usage", "Which model?", "No path was given.", usage, exit_status=2)
-    store = Store(paths.database())
-    try:
-        for path in chosen:
-            if options.action == "add":
-                _check_usable(path)
-                store.add_model(path)
-            elif options.action == "remove":
-                store.remove_model(path)
-        looked_at = [*library.default_folders(), *settings.load().folders, *store.known_models()]
-    finally:
-        store.close()
-    if options.action == "verify" and chosen:
-        looked_at = chosen
-    # "verify" reads every header again, which is what a listing does too; a broken file has its reason in "problems".
-    models: list[dict[str, Any]] = [
-        {
-            "path": info.path,
-            "base": library.base_name(info),
-            "type": library.type_label(info),
-            "bytes": info.bytes,
-            "architecture": info.architecture,
-            "problems": list(info.problems),
-        }
-        for info in map(library.describe, library.candidates(looked_at))
-    ]
-    rows = [
-        (item["path"], item["type"], console.size(item["bytes"]), item["architecture"], "; ".join(item["problems"]))
-        for item in sorted(models, key=lambda item: item["path"])
-    ]
-    return Result({"models": models}, console.table(("model", "type", "size", "architecture", "problems"), rows))
-
-
-def _check_usable(path: str) -> None:
-    """Refuse to add what is no model, with the reader's own reason."""
-    import converter
-
-    with converter.open_model(path):
-        return
-
-
 def kernels(options: argparse.Namespace) -> Result:
     import kernels
     from converter.encode import unusable
@@ -536,6 +488,7 @@ def _engine_base_library() -> str | None:
 
 
 def absolute(path: str) -> str:
+    """A path from the command line; ``QuenchError`` for a name that is no UTF-8."""
     _check_name(path)
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - keeps links as they are
 

@@ -33,6 +33,11 @@ MOVES: dict[str, frozenset[str]] = {
 }
 """The state machine: what may follow what. A failed job that kept something may go on, or be given up."""
 
+LANES = {"download": "network"}
+"""The lane of each kind of job; every other kind computes, in the lane ``machine``."""
+AT_ONCE = {"machine": 1, "network": 2}
+"""Jobs of a lane that run at a time: two that compute would only take the cores from each other."""
+
 _BAD_NAME = set('/\\:*?"<>|')
 _FILE = "job.json"
 _CLOCK_SECONDS = 5.0
@@ -56,6 +61,11 @@ class Record(msgspec.Struct, frozen=True):
     place: float = 0.0
 
 
+def lane(kind: str) -> str:
+    """Which queue a kind of job waits in."""
+    return LANES.get(kind, "machine")
+
+
 def moved(state: str, to: str) -> str:
     """``to``, if a job in ``state`` may become that; ``ValueError`` if not."""
     if to not in MOVES[state]:
@@ -65,11 +75,11 @@ def moved(state: str, to: str) -> str:
 
 def can_resume(command: Any) -> bool:
     """Whether the work can go on from what an interrupted run has left."""
-    return isinstance(command, protocol.Convert | protocol.MeasureImatrix | protocol.Download)
+    return isinstance(command, protocol.Convert | protocol.MeasureImatrix | protocol.Download | protocol.VerifyModels)
 
 
 def resuming(command: Any) -> Any:
-    """The same command, told to go on where an interrupted run ended (a download always does)."""
+    """The same command, told to go on where an interrupted run ended (a download and a verification always do)."""
     if isinstance(command, protocol.Convert):
         return protocol.Convert(msgspec.structs.replace(command.spec, resume=True))
     if isinstance(command, protocol.MeasureImatrix):

@@ -22,7 +22,7 @@ def keep_quality(store: Store, result: QualityResult, report: str = "") -> None:
             "seconds": result.seconds,
             "report": report,
         }
-        store.add_measurement(figures.path, "quality", payload)
+        store.add_measurement(figures.path, "quality", payload, figures.content)
 
 
 def keep_bench(store: Store, result: BenchResult) -> None:
@@ -30,4 +30,4 @@ def keep_bench(store: Store, result: BenchResult) -> None:
     for model in result.models:
         payload: dict[str, Any] = msgspec.to_builtins(model)
         payload |= {"cpu": result.cpu, "seconds": result.seconds, "automatic": result.automatic}
-        store.add_measurement(model.path, "bench", payload)
+        store.add_measurement(model.path, "bench", payload, model.content)

@@ -20,6 +20,7 @@ from app.hub.messages import (
     Query,
     RemoteFile,
     Repository,
+    TokenState,
 )
 from app.inspect_messages import (
     MetadataRead,
@@ -31,6 +32,9 @@ from app.inspect_messages import (
     TextSplit,
     ValueRead,
 )
+from app.local.entry import Listed
+from app.local.places import Place
+from app.local.verify import VerifiedFile
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
@@ -129,10 +133,23 @@ class MakePlan(msgspec.Struct, frozen=True, tag_field="message", tag="plan"):
 
 
 class Scan(msgspec.Struct, frozen=True, tag_field="message", tag="scan"):
-    """Scan folders for models (worker ``scout``); many :class:`Found`, then :class:`ScanDone`."""
+    """Look into places for models (worker ``scout``); many :class:`Found`, then :class:`ScanDone`.
+
+    With ``watch`` what changes afterwards is told by further :class:`Found` and :class:`Gone` of the same request,
+    until another Scan.
+    """
 
     request: int
-    folders: tuple[str, ...]
+    places: tuple[Place, ...]
+    watch: bool = False
+
+
+class VerifyModels(msgspec.Struct, frozen=True, tag_field="message", tag="verify_models"):
+    """Read every model of some places whole and compare it with what it should be (worker ``verify``); answered by
+    :class:`Status` and :class:`VerifyResult`. What was found good after ``since`` (s since 1970) is not read again."""
+
+    places: tuple[Place, ...]
+    since: float = 0.0
 
 
 class ReadImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="read_imatrix"):
@@ -351,6 +368,31 @@ class InspectRemote(msgspec.Struct, frozen=True, tag_field="message", tag="inspe
     files: tuple[RemoteFile, ...]
 
 
+class AskToken(msgspec.Struct, frozen=True, tag_field="message", tag="ask_token"):
+    """Where the hub's token comes from (worker ``hub``); answered by :class:`TokenTold`, never with the token."""
+
+    request: int
+
+
+class KeepToken(msgspec.Struct, frozen=True, tag_field="message", tag="keep_token"):
+    """Keep a token in the system's keyring, or forget it (worker ``hub``); answered by :class:`TokenTold`.
+
+    The one message that holds a secret: it goes over the worker's input, is written nowhere, and does not print it.
+    """
+
+    request: int
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"KeepToken(request={self.request})"
+
+
+class LimitRate(msgspec.Struct, frozen=True, tag_field="message", tag="limit_rate"):
+    """From now on a running download (worker ``download``) takes so many bytes a second, 0 for no limit."""
+
+    limit: int
+
+
 # ---- events (up) -----------------------------------------------------------------------------------------------
 
 
@@ -408,10 +450,17 @@ class PlanMade(msgspec.Struct, frozen=True, tag_field="message", tag="plan_made"
 
 
 class Found(msgspec.Struct, frozen=True, tag_field="message", tag="found"):
-    """One model seen by a scan; a broken one has ``problems``. ``tensors`` and long metadata are left out."""
+    """Models seen by a scan, or changed since; broken ones have ``problems``."""
 
     request: int
-    info: ModelInfo
+    models: tuple[Listed, ...]
+
+
+class Gone(msgspec.Struct, frozen=True, tag_field="message", tag="gone"):
+    """Models that are no longer where they were when a scan saw them."""
+
+    request: int
+    paths: tuple[str, ...]
 
 
 class ScanDone(msgspec.Struct, frozen=True, tag_field="message", tag="scan_done"):
@@ -421,6 +470,14 @@ class ScanDone(msgspec.Struct, frozen=True, tag_field="message", tag="scan_done"
 
 NO_KERNELS = frozenset({"no_trusted_kernels", "no_kernels", "unknown_backend"})
 """Codes of errors that leave no kernel to compute with."""
+
+
+class VerifyResult(msgspec.Struct, frozen=True, tag_field="message", tag="verify_result"):
+    """The end of a verification: every file that was looked at, ``bytes`` of them together."""
+
+    files: tuple[VerifiedFile, ...]
+    bytes: int
+    seconds: float
 
 
 class KernelCheck(msgspec.Struct, frozen=True):
@@ -582,7 +639,8 @@ class CandidateQuality(msgspec.Struct, frozen=True):
 
     ``ln_ratio`` is ln(PPL candidate / PPL reference); ``top1`` a fraction 0..1; ``rms_dp`` the root mean square change
     of the right token's probability; ``histogram`` counts of log10(KLD) in ``HISTOGRAM_EDGES``; ``by_position`` the
-    mean KLD in eight equal parts of the scored half of the window; ``verdict`` pass, review or fail.
+    mean KLD in eight equal parts of the scored half of the window; ``verdict`` pass, review or fail; ``content`` the
+    id of what was measured (:mod:`converter.identity`), in the final result.
     """
 
     path: str
@@ -601,6 +659,7 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     reason: str
     histogram: tuple[int, ...] = ()
     by_position: tuple[float, ...] = ()
+    content: str = ""
 
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))
@@ -674,6 +733,8 @@ class Roofline(msgspec.Struct, frozen=True):
 
 
 class ModelBench(msgspec.Struct, frozen=True):
+    """``content`` as in :class:`CandidateQuality`."""
+
     path: str
     load_cold: float | None
     load_warm: float
@@ -682,6 +743,7 @@ class ModelBench(msgspec.Struct, frozen=True):
     generate: tuple[SpeedPoint, ...]
     memory: BenchMemory
     roofline: Roofline
+    content: str = ""
 
 
 class BenchUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="bench_update"):
@@ -841,6 +903,13 @@ class DownloadPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="dow
     plan: DownloadPlan
 
 
+class TokenTold(msgspec.Struct, frozen=True, tag_field="message", tag="token_told"):
+    """Answer to :class:`AskToken` and :class:`KeepToken`."""
+
+    request: int
+    state: TokenState
+
+
 Command = (
     Cancel
     | Pause
@@ -848,6 +917,7 @@ Command = (
     | Inspect
     | MakePlan
     | Scan
+    | VerifyModels
     | ReadImatrix
     | CheckKernels
     | CompareModels
@@ -871,6 +941,9 @@ Command = (
     | ReadCard
     | PlanDownload
     | InspectRemote
+    | AskToken
+    | KeepToken
+    | LimitRate
 )
 
 Event = (
@@ -882,6 +955,8 @@ Event = (
     | Inspected
     | PlanMade
     | Found
+    | Gone
+    | VerifyResult
     | ScanDone
     | ImatrixRead
     | KernelsChecked
@@ -919,6 +994,7 @@ Event = (
     | LookedUp
     | CardRead
     | DownloadPlanned
+    | TokenTold
 )
 
 TERMINAL = (
@@ -928,6 +1004,7 @@ TERMINAL = (
     QualityResult,
     BenchResult,
     ImatrixResult,
+    VerifyResult,
     KernelsTested,
     DownloadResult,
     Cancelled,

@@ -71,6 +71,7 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX measurements_by_model ON measurements(model_path, kind, created);
     """,
+    "ALTER TABLE measurements ADD COLUMN content TEXT NOT NULL DEFAULT '';",
     _TREE,
 )
 
@@ -137,13 +138,18 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """One result of the lab: ``kind`` is ``quality`` or ``bench``, ``payload`` its JSON object."""
+    """One result of the lab: ``kind`` is ``quality`` or ``bench``, ``payload`` its JSON object.
+
+    ``content`` is the id of what was measured, wherever that lies now (:mod:`converter.identity`); empty for a result
+    of an earlier version.
+    """
 
     id: int
     model_path: str
     kind: str
     payload: dict[str, Any]
     created: float
+    content: str = ""
 
 
 class Store:
@@ -505,22 +511,22 @@ class Store:
 
     # ---- measurements ------------------------------------------------------------------------------------------
 
-    def add_measurement(self, model_path: str, kind: str, payload: dict[str, Any]) -> int:
+    def add_measurement(self, model_path: str, kind: str, payload: dict[str, Any], content: str = "") -> int:
         """Keep one result and return its id."""
         cursor = self._database.execute(
-            "INSERT INTO measurements(model_path, kind, payload, created) VALUES (?, ?, ?, ?)",
-            (model_path, kind, msgspec.json.encode(payload).decode(), time.time()),
+            "INSERT INTO measurements(model_path, kind, payload, created, content) VALUES (?, ?, ?, ?, ?)",
+            (model_path, kind, msgspec.json.encode(payload).decode(), time.time(), content),
         )
         return int(cursor.lastrowid or 0)
 
     def measurements(self, model_path: str | None = None, kind: str | None = None) -> list[Measurement]:
         """Results, newest first, of one model or all, of one kind or all."""
         rows = self._database.execute(
-            "SELECT id, model_path, kind, payload, created FROM measurements"
+            "SELECT id, model_path, kind, payload, created, content FROM measurements"
             " WHERE (?1 IS NULL OR model_path = ?1) AND (?2 IS NULL OR kind = ?2) ORDER BY created DESC, id DESC",
             (model_path, kind),
         )
-        return [Measurement(r[0], r[1], r[2], msgspec.json.decode(r[3]), r[4]) for r in rows]
+        return [Measurement(r[0], r[1], r[2], msgspec.json.decode(r[3]), r[4], r[5]) for r in rows]
 
     def latest(self, model_path: str, kind: str) -> Measurement | None:
         """The newest result of one kind, or ``None``."""

@@ -49,6 +49,11 @@ def quench_home(
     monkeypatch.setenv("QUENCH_HOME", str(home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(home.parent / "hf-home"))
+    # No test meets the models that other programs have on this machine.
+    monkeypatch.setenv("HOME", str(home.parent / "user"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(home.parent / "user" / "ollama"))
+    for name in ("XDG_DATA_HOME", "LOCALAPPDATA", "APPDATA", "USERPROFILE"):
+        monkeypatch.delenv(name, raising=False)
     yield home
 
 

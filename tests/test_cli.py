@@ -318,13 +318,41 @@ def test_the_library_keeps_what_was_added(pocket_gguf: Pocket, tmp_path: Path) -
     copy = tmp_path / "mödel.gguf"
     shutil.copy(pocket_gguf("Q2_K"), copy)
     added = quench_json("library", "add", copy)
-    assert [model["path"] for model in added["models"]] == [str(copy)]
-    assert added["models"][0]["type"] == "Q2_K"
+    (listed,) = added_by_hand(added)
+    assert (listed["path"], listed["type"], listed["base"]) == (str(copy), "Q2_K", "Pocket")
+    assert quench_json("library", "verify")["bytes"] > copy.stat().st_size
+    status = copy.stat()
+    with copy.open("r+b") as file:  # one bit of the weights; the date stays
+        file.seek(status.st_size // 2)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    done = quench("library", "verify", "--json")
+    assert done.returncode == 3
+    (listed,) = added_by_hand(json.loads(done.stdout))
+    assert "date has not" in listed["problems"][0]
     copy.write_bytes(copy.read_bytes()[:1000])
-    (listed,) = quench_json("library", "verify")["models"]
+    (listed,) = added_by_hand(quench_json("library", "list"))
+    assert listed["state"] == "broken"
     assert listed["problems"]
-    assert quench_json("library", "remove", copy)["models"] == []
+    assert added_by_hand(quench_json("library", "remove", copy)) == []
     assert copy.exists()
+
+
+def added_by_hand(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models of a listing without the bundled one, which is always there."""
+    (pocket,) = [model for model in data["models"] if model["place"] == "bundled"]
+    assert pocket["base"] == "Pocket"
+    return [model for model in data["models"] if model["place"] != "bundled"]
+
+
+def test_the_bundled_model_stays_in_the_library_by_whatever_path(pocket: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(pocket, target_is_directory=True)
+    for path in (pocket, link, pocket / "model.safetensors"):
+        assert quench_error(3, "library", "remove", path)["code"] == "bundled"
+    assert added_by_hand(quench_json("library", "list")) == []
 
 
 @pytest.mark.parametrize(

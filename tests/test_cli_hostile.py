@@ -213,7 +213,7 @@ def test_a_home_that_cannot_be_used_is_said(tmp_path: Path) -> None:
     (home / "quench.db").rmdir()
     (home / "settings.json").mkdir()
     (home / "settings.json.bad").touch()
-    assert quench_json("--home", home, "library", "list")["models"] == []
+    assert [model["place"] for model in quench_json("--home", home, "library", "list")["models"]] == ["bundled"]
 
 
 # ---- streams and signals ---------------------------------------------------------------------------------------

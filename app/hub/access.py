@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from app.hub.messages import TokenState
 from app.library import hub_cache
 from app.settings import Settings
 from converter.spec import QuenchError
@@ -134,17 +135,6 @@ def apply(found: Access) -> None:
 
 
 # ---- the token -------------------------------------------------------------------------------------------------
-
-
-class TokenState(msgspec.Struct, frozen=True):
-    """Where the token comes from: ``environment``, ``keyring``, ``file`` (of ``hf auth login``), or empty for none.
-
-    ``keeps``: whether a new one would outlive this session; if not, ``why`` says what is missing.
-    """
-
-    source: str
-    keeps: bool
-    why: str = ""
 
 
 def token(found: Access) -> str | None:

@@ -110,5 +110,8 @@ def matching(files: Iterable[RemoteFile], patterns: Sequence[str]) -> list[Remot
     return [
         file
         for file in files
-        if any(fnmatchcase(file.path, p) or fnmatchcase(file.path.rpartition("/")[2], p) for p in patterns)
+        if any(
+            file.path == p or fnmatchcase(file.path, p) or fnmatchcase(file.path.rpartition("/")[2], p)
+            for p in patterns
+        )
     ]

@@ -63,7 +63,7 @@ class FileGroup(msgspec.Struct, frozen=True):
     ``kind`` is ``gguf``, ``safetensors``, ``pytorch`` or ``projector`` (mmproj); ``type`` such as ``Q4_K_M``, empty if
     the name says nothing. ``missing`` counts shards that the names promise and the repository lacks. ``fits`` and
     ``memory`` (weights, cache for 8k tokens, compute) are empty if shards are missing, and ``estimated`` if there is no
-    config to compute them from.
+    config to compute them from; ``cache`` and ``compute`` are parts of it, 0 in an estimate.
     """
 
     kind: str
@@ -75,6 +75,8 @@ class FileGroup(msgspec.Struct, frozen=True):
     fits: str = ""
     memory: int = 0
     estimated: bool = False
+    cache: int = 0
+    compute: int = 0
 
 
 class Repository(msgspec.Struct, frozen=True):
@@ -169,3 +171,14 @@ class FinishedFile(msgspec.Struct, frozen=True):
     bytes: int
     sha256: str
     state: str
+
+
+class TokenState(msgspec.Struct, frozen=True):
+    """Where the token comes from: ``environment``, ``keyring``, ``file`` (of ``hf auth login``), or empty for none.
+
+    ``keeps``: whether a new one would outlive this session; if not, ``why`` says what is missing.
+    """
+
+    source: str
+    keeps: bool
+    why: str = ""

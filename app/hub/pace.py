@@ -20,17 +20,24 @@ class Bucket:
     """
 
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate = max(LEAST_RATE, rate) if rate > 0 else 0
         self._clock = clock
         self._lock = threading.Lock()
         self._level = 0.0
         self._filled = clock()
+        self._rate = 0
+        self.set_rate(rate)
+
+    def set_rate(self, rate: int) -> None:
+        """Another limit from now on."""
+        with self._lock:
+            self._rate = max(LEAST_RATE, rate) if rate > 0 else 0
+            self._level, self._filled = 0.0, self._clock()
 
     def take(self, count: int) -> float:
         """Take ``count`` bytes, and say for how many seconds to wait before going on."""
-        if not self._rate:
-            return 0.0
         with self._lock:
+            if not self._rate:
+                return 0.0
             now = self._clock()
             self._level = min(self._rate / 4, self._level + (now - self._filled) * self._rate) - count
             self._filled = now

@@ -134,8 +134,10 @@ def _with_fit(group: FileGroup, config: dict[str, Any] | None, parameters: int) 
     if group.kind == "projector" or not group.bytes or group.missing:
         return group
     plan = fitting.from_config(config, group.bytes) if config is not None else None
-    level, memory = (plan.level, plan.total) if plan is not None else fitting.from_size(group.bytes, parameters)
-    return msgspec.structs.replace(group, fits=level, memory=memory, estimated=plan is None)
+    if plan is None:
+        level, memory = fitting.from_size(group.bytes, parameters)
+        return msgspec.structs.replace(group, fits=level, memory=memory, estimated=True)
+    return msgspec.structs.replace(group, fits=plan.level, memory=plan.total, cache=plan.kv, compute=plan.compute)
 
 
 def read_card(hub: Hub, repo: str, commit: str) -> tuple[str, bool]:

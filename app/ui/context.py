@@ -1,4 +1,4 @@
-"""What every page is given: settings, store, theme, jobs, engines, scout, library and the message board."""
+"""What every page is given: settings, store, theme, jobs, downloads, engines, scout, hub, library and message board."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from app import paths, settings
 from app.protocol import NO_KERNELS, KernelCheck
 from app.settings import Settings
 from app.store import Store
+from app.ui.download_queue import DownloadQueue
 from app.ui.engines import EnginePool
+from app.ui.hub_desk import HubDesk
 from app.ui.job_center import JobCenter
 from app.ui.library_model import LibraryModel
 from app.ui.notify import Notify
@@ -43,7 +45,9 @@ class Context(QObject):
         self.scout = Scout(self)
         self.engines = EnginePool(self)
         self.jobs = JobCenter(self)
+        self.hub = HubDesk(self, self)
         self.library = LibraryModel(self, self)
+        self.downloads = DownloadQueue(self, self)
         self.kernels: KernelCheck | None = None
         self._closed = False
 
@@ -110,9 +114,10 @@ class Context(QObject):
         self.closing.emit()
         self._closed = True
         self.scout.close()
+        self.hub.close()
         self.library.close()
         jobs = self.jobs.processes()
-        processes = [*jobs, *self.engines.processes(), *self.scout.processes()]
+        processes = [*jobs, *self.engines.processes(), *self.scout.processes(), *self.hub.processes()]
         for process in processes:
             process.stop(grace_ms, keep=process in jobs)
         for process in processes:

@@ -28,7 +28,7 @@ from app.ui.convert_imatrix import ImatrixCard
 from app.ui.convert_recipes import RecipeList
 from app.ui.convert_result import ResultPane
 from app.ui.convert_source import SourcePane, is_quantized
-from app.ui.library_table import FitWords, fit_words
+from app.ui.library_rows import FitWords, fit_words
 from app.ui.theme import set_role
 from app.ui.widgets import ErrorCard, button, drop_paths, label
 from converter.recipes import COPY, RECIPES

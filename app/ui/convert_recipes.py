@@ -19,7 +19,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.ui import format as fmt
-from app.ui.library_table import FitWords
+from app.ui.library_rows import FitWords
 from app.ui.widgets import badge_size, label, paint_badge
 from converter.recipes import COPY, RECIPES, Recipe
 from converter.spec import PlannedOutput

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import Qt, QUrl, Signal
-from PySide6.QtGui import QDesktopServices, QGuiApplication
-from PySide6.QtWidgets import QDialog, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from PySide6.QtCore import Qt, Signal
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
 import resources
 from app import paths
@@ -17,7 +16,6 @@ from app.ui.widgets import Card, ErrorCard, ProgressLine, button, icon_button, l
 from converter.spec import ConversionSpec, ModelInfo, QuenchError
 
 POCKET_TYPE = "Q8_0"
-HUB_URL = "https://huggingface.co/models?library=safetensors,gguf"
 
 
 def pocket_file() -> Path:
@@ -157,40 +155,3 @@ class FirstStartCard(Card):
         row.addStretch(1)
         self.body.addLayout(top)
         self.body.addLayout(row)
-
-
-class FindDialog(QDialog):
-    """How to get a model today: the hub's search is not in this version, its downloads are seen all the same."""
-
-    COMMAND = "hf download Qwen/Qwen3-0.6B"
-
-    def __init__(self, parent: QWidget) -> None:
-        super().__init__(parent)
-        self.setWindowTitle(self.tr("Find a model"))
-        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.setMinimumWidth(480)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(24, 24, 24, 16)
-        layout.setSpacing(12)
-        layout.addWidget(label(self.tr("Find a model"), "title"))
-        honest = self.tr("Searching the Hugging Face hub from here is not in this version. Until then:")
-        layout.addWidget(label(honest, "muted", wrap=True))
-        steps = (
-            self.tr("1. Look for a model on huggingface.co: a GGUF file to chat with, or a folder to convert."),
-            self.tr("2. Download it there in the browser, or with the command below."),
-            self.tr("3. Drop the file or folder on the Library. What the command downloads appears there by itself."),
-        )
-        for step in steps:
-            layout.addWidget(label(step, wrap=True))
-        command = label(self.COMMAND, "number")
-        command.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        layout.addWidget(command)
-        row = QHBoxLayout()
-        row.setSpacing(8)
-        visit = button(self.tr("Open huggingface.co"), lambda: QDesktopServices.openUrl(QUrl(HUB_URL)), "primary")
-        row.addWidget(visit)
-        row.addWidget(button(self.tr("Copy the command"), lambda: QGuiApplication.clipboard().setText(self.COMMAND)))
-        row.addStretch(1)
-        row.addWidget(button(self.tr("Close"), self.close, "quiet"))
-        layout.addSpacing(8)
-        layout.addLayout(row)

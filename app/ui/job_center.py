@@ -1,4 +1,4 @@
-"""Long work outside the window: conversions and measurements, one at a time, each in a worker of its own.
+"""Long work outside the window, each job in a worker of its own: what computes one at a time, downloads beside it.
 
 A job's arguments stand in a folder of its own (:mod:`app.jobs`) until it has ended, so that work cut off by a crash or
 by closing the window can go on at the next start.
@@ -14,7 +14,7 @@ from typing import Any
 
 from PySide6.QtCore import QObject, Signal
 
-from app import conversion, jobs, protocol
+from app import conversion, downloads, jobs, protocol
 from app.child import Verdict
 from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING
 from app.ui.process import WorkerProcess
@@ -29,6 +29,7 @@ class Job(QObject):
     ``result`` is the terminal event of a job that is ``done``, ``error`` the QuenchError of one that ``failed``;
     ``outputs`` are the files that a conversion said it would make. ``kept`` is how much of the work (0 to 1) can be
     gone on with after a pause or a failure, None if nothing. ``stopping`` is the state that it was asked to come to.
+    ``transfer`` is how the files of a download stand, None for other work.
     """
 
     event = Signal(object)  # type: ignore[assignment]  # hides QObject.event, which Qt calls past Python
@@ -57,6 +58,7 @@ class Job(QObject):
         self.kept: float | None = None
         self.stopping = ""
         self.place = time.time()
+        self.transfer = downloads.Transfer(command) if isinstance(command, protocol.Download) else None
         self._center = center
 
     def cancel(self) -> None:
@@ -101,14 +103,15 @@ class Job(QObject):
 
 
 class JobCenter(QObject):
-    """The queue. ``added`` carries the new job, ``resumed`` one queued again, ``finished`` one that came to rest.
+    """The queue. ``added`` carries the new job, ``resumed`` one queued again, ``started`` one whose worker runs now,
+    ``finished`` one that came to rest. ``changed`` comes when any job changed its state or progress.
 
-    ``changed`` comes when any job changed its state or progress.
-
-    ``jobs`` are all jobs of this window; those that wait run in the order of the list.
+    ``jobs`` are all jobs of this window; those that wait run in the order of the list, each in its lane
+    (:data:`app.jobs.AT_ONCE`).
     """
 
     added = Signal(object)
+    started = Signal(object)
     resumed = Signal(object)
     changed = Signal()
     finished = Signal(object)
@@ -119,7 +122,7 @@ class JobCenter(QObject):
         self._closing = False
 
     def submit(self, kind: str, title: str, command: Any, owner: str = "") -> Job:
-        """Queue work for the worker ``kind`` (``convert`` or ``measure``); it starts when its turn comes.
+        """Queue work for the worker ``kind`` (``convert``, ``measure`` or ``download``); it starts when its turn comes.
 
         ``owner`` names the pages that show its end (keys, a space between); on others the window posts a notice.
         """
@@ -135,9 +138,13 @@ class JobCenter(QObject):
         """Jobs that wait or run, in order."""
         return [job for job in self.jobs if job.is_active]
 
-    def queue(self) -> list[Job]:
-        """Jobs that wait, in the order in which they will run."""
-        return [job for job in self.jobs if job.state == QUEUED]
+    def running(self, kind: str) -> list[Job]:
+        """Jobs of a kind whose workers run."""
+        return [job for job in self.jobs if job.kind == kind and job.state == RUNNING]
+
+    def queue(self, lane: str) -> list[Job]:
+        """Jobs that wait in a lane, in the order in which they will run."""
+        return [job for job in self.jobs if job.state == QUEUED and jobs.lane(job.kind) == lane]
 
     def unfinished(self) -> list[jobs.Record]:
         """What earlier runs of the program left undone, in the order of their queue."""
@@ -155,7 +162,7 @@ class JobCenter(QObject):
 
     def drop(self, record: jobs.Record) -> None:
         """Forget left-over work, and remove its half-written files."""
-        _discard(record.command, record.outputs)
+        self._discard(record.command, record.outputs)
         jobs.forget(record.id)
 
     def clear_ended(self) -> None:
@@ -172,10 +179,16 @@ class JobCenter(QObject):
         return [job.process for job in self.jobs if job.process is not None]
 
     def _next(self) -> None:
-        if self._closing or any(job.state == RUNNING for job in self.jobs):
-            return
-        for job in self.queue()[:1]:
+        while not self._closing and (job := self._ready()) is not None:
             self._start(job)
+
+    def _ready(self) -> Job | None:
+        """The first job that waits in a lane with room."""
+        for lane, limit in jobs.AT_ONCE.items():
+            busy = sum(job.state == RUNNING and jobs.lane(job.kind) == lane for job in self.jobs)
+            if busy < limit and (waiting := self.queue(lane)):
+                return waiting[0]
+        return None
 
     def _note(self, job: Job) -> None:
         """Write the job's record. A full disk is for the job itself to report; without a record it can only not be
@@ -195,15 +208,18 @@ class JobCenter(QObject):
         process.finished.connect(lambda verdict: self._ended(job, verdict))
         process.start()
         process.send(job.command)
+        self.started.emit(job)
         job.changed.emit()
 
     def _heard(self, job: Job, message: object) -> None:
-        if isinstance(message, protocol.Progress | protocol.Status):
+        if job.transfer is not None:
+            job.transfer.take(message)
+        if isinstance(message, protocol.Progress | protocol.Status | protocol.DownloadProgress):
             job.progress = min(1.0, message.done / message.total) if message.total else 0.0
             job.seconds_left = message.seconds_left
-            job.label = message.label
-            job.memory = message.memory
-            job.rate = message.rate if isinstance(message, protocol.Progress) else None
+            job.label = job.transfer.doing if job.transfer is not None else message.label
+            job.memory = getattr(message, "memory", 0)
+            job.rate = getattr(message, "rate", None)
             job.event.emit(message)
             job.changed.emit()
             self.changed.emit()
@@ -224,13 +240,14 @@ class JobCenter(QObject):
             job.state, job.progress = jobs.moved(job.state, DONE), 1.0
             job.result = process.terminal if process is not None else None
         elif verdict.paused or (died and stopping == PAUSED):
-            job.state, job.kept = jobs.moved(job.state, PAUSED), conversion.kept_fraction(job.outputs)
+            job.state, job.kept = jobs.moved(job.state, PAUSED), kept_fraction(job.command, job.outputs)
         elif verdict.cancelled or verdict.error is None or (died and stopping == CANCELLED):
             job.state = jobs.moved(job.state, CANCELLED)
-            _discard(job.command, job.outputs)
+            self._discard(job.command, job.outputs)
         else:
             job.state, job.error = jobs.moved(job.state, FAILED), verdict.error
-            job.kept = conversion.tidy(job.outputs)
+            conversion.tidy(job.outputs)
+            job.kept = kept_fraction(job.command, job.outputs)
         if process is not None:
             process.deleteLater()
         if job.kept is not None:
@@ -256,7 +273,7 @@ class JobCenter(QObject):
             job.changed.emit()
         elif CANCELLED in jobs.MOVES[job.state]:
             job.state, job.kept, job.error = jobs.moved(job.state, CANCELLED), None, None
-            _discard(job.command, job.outputs)
+            self._discard(job.command, job.outputs)
             jobs.forget(job.id)
             self._tell(job)
 
@@ -276,7 +293,7 @@ class JobCenter(QObject):
         self.changed.emit()
 
     def _move(self, job: Job, by: int) -> None:
-        queue = self.queue()
+        queue = self.queue(jobs.lane(job.kind))
         other = queue.index(job) + by if job in queue else -1
         if not 0 <= other < len(queue):
             return
@@ -288,10 +305,21 @@ class JobCenter(QObject):
         self._note(neighbour)
         self.changed.emit()
 
-
-def _discard(command: Any, outputs: tuple[str, ...]) -> None:
-    """Remove what an interrupted job has left for another run."""
-    conversion.discard(outputs)
-    if isinstance(command, protocol.MeasureImatrix):
+    def _discard(self, command: Any, outputs: tuple[str, ...]) -> None:
+        """Remove what an interrupted job has left for another run."""
+        conversion.discard(outputs)
         with contextlib.suppress(OSError):
-            Path(command.output + ".checkpoint").unlink(missing_ok=True)
+            if isinstance(command, protocol.MeasureImatrix):
+                Path(command.output + ".checkpoint").unlink(missing_ok=True)
+            elif isinstance(command, protocol.Download):
+                wanted = [
+                    job.command for job in self.jobs if job.kind == "download" and job.state not in (DONE, CANCELLED)
+                ]
+                downloads.discard(command, [other for other in wanted if other is not command])
+
+
+def kept_fraction(command: Any, outputs: tuple[str, ...]) -> float | None:
+    """How much of interrupted work (0 to 1) another run can go on with; None if nothing."""
+    if isinstance(command, protocol.Download):
+        return downloads.kept_fraction(command)
+    return conversion.kept_fraction(outputs)

@@ -6,11 +6,11 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QProgressBar, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
-from app import conversion
-from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING, Record
+from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING, Record, lane
 from app.ui import format as fmt
 from app.ui.context import Context
-from app.ui.job_center import Job
+from app.ui.download_files import DownloadFiles
+from app.ui.job_center import Job, kept_fraction
 from app.ui.theme import set_role
 from app.ui.widgets import Card, ElidedLabel, EmptyState, button, details, icon_button, label
 
@@ -44,6 +44,9 @@ class _Row(Card):
         self._what = ElidedLabel("", Qt.TextElideMode.ElideRight)
         set_role(self._what, "small")
         self.body.addWidget(self._what)
+        self._files = DownloadFiles(job.transfer) if job.transfer is not None else None
+        if self._files is not None:
+            self.body.addWidget(self._files)
         self._reason = label("", "bad", wrap=True)
         self.body.addWidget(self._reason)
         self._resume = self._button(self.tr("Resume"), job.go_on, "primary")
@@ -69,6 +72,10 @@ class _Row(Card):
             shortcut = QShortcut(QKeySequence(keys), self, activated=lambda by=by: self._move(by))
             shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
         self.body.addLayout(row)
+        self._after = QVBoxLayout()
+        self._after.setSpacing(8)
+        self.body.addLayout(self._after)
+        self._context = context
         job.changed.connect(self.refresh)
         self.refresh()
 
@@ -84,7 +91,7 @@ class _Row(Card):
             facts.append(fmt.rate(job.rate))
         if job.seconds_left is not None:
             facts.append(self.tr("{0} left").format(fmt.seconds(job.seconds_left)))
-        text = " · ".join(fact for fact in facts if fact)
+        text = " · ".join(fact for fact in (facts if self._files is None else facts[1:]) if fact)
         self._what.setText(text)
         self._what.setVisible(job.state == RUNNING and bool(text) and not job.stopping)
         self._reason.setText(f"{job.error.title}\n{job.error.hint}".strip() if job.error else "")
@@ -96,6 +103,20 @@ class _Row(Card):
         self._cancel.setEnabled(job.stopping != CANCELLED)
         self._retry.setVisible(job.state == CANCELLED or (job.state == FAILED and not kept))
         self._copy.setVisible(job.error is not None)
+        if self._files is not None:
+            self._files.setVisible(job.state in (RUNNING, DONE) or kept)
+            self._files.refresh(running=job.state == RUNNING)
+        if job.state == DONE and not self._after.count():
+            self._show_after()
+
+    def _show_after(self) -> None:
+        """What can be done with what a download has brought."""
+        row = QHBoxLayout()
+        row.setSpacing(8)
+        for text, run in self._context.downloads.actions(self.job)[:2]:
+            row.addWidget(self._button(text, run))
+        row.addStretch(1)
+        self._after.addLayout(row)
 
     def show_place(self, place: int, count: int) -> None:
         """Its place among the jobs that wait; ``place`` -1 if it does not wait."""
@@ -145,7 +166,7 @@ class _Left(Card):
         self.record = record
         self.body.setContentsMargins(12, 12, 12, 12)
         self.body.setSpacing(6)
-        kept = conversion.kept_fraction(record.outputs)
+        kept = kept_fraction(record.command, record.outputs)
         self.body.addWidget(ElidedLabel(record.title))
         begun = self.tr("Interrupted") if kept is None else self.tr("Interrupted at {0}").format(fmt.percent(kept, 0))
         self.body.addWidget(label(begun if record.state != QUEUED else self.tr("Was waiting for its turn"), "small"))
@@ -199,7 +220,10 @@ class JobDrawer(QFrame):
         self._empty = EmptyState(
             "jobs",
             self.tr("No jobs"),
-            self.tr("Conversions and measurements run here, one after another. You can go on working meanwhile."),
+            self.tr(
+                "Conversions and measurements run here, one after another, downloads beside them. "
+                "You can go on working meanwhile."
+            ),
             theme=context.theme,
         )
         layout = QVBoxLayout(self)
@@ -229,8 +253,8 @@ class JobDrawer(QFrame):
         for entry in self.context.jobs.jobs:
             if entry.id not in self._rows:
                 self._rows[entry.id] = _Row(entry, self.context)
-        queue = self.context.jobs.queue()
         for row in self._rows.values():
+            queue = self.context.jobs.queue(lane(row.job.kind))
             row.show_place(queue.index(row.job) if row.job in queue else -1, len(queue))
         self._arrange()
         empty = not self._rows and not self._left

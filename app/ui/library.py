@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PySide6.QtCore import QDir, QFile, QItemSelectionModel, QModelIndex, QPoint, QStandardPaths, Qt, QTimer, QUrl
+from PySide6.QtCore import QItemSelectionModel, QModelIndex, QPoint, Qt, QTimer, QUrl
 from PySide6.QtGui import (
     QAction,
     QDesktopServices,
@@ -13,38 +13,40 @@ from PySide6.QtGui import (
     QDragLeaveEvent,
     QDropEvent,
     QGuiApplication,
-    QKeySequence,
     QShowEvent,
 )
 from PySide6.QtWidgets import (
-    QAbstractItemView,
     QFileDialog,
     QFrame,
     QHBoxLayout,
-    QHeaderView,
     QLineEdit,
     QMenu,
-    QMessageBox,
     QPushButton,
     QStackedLayout,
-    QToolButton,
-    QTreeView,
     QVBoxLayout,
     QWidget,
 )
 
-import resources
+from app import hardware
+from app.local import places
 from app.ui import format as fmt
 from app.ui.context import Context
-from app.ui.first_start import FindDialog, FirstStartCard, PocketStart
+from app.ui.first_start import FirstStartCard, PocketStart
 from app.ui.inspect import InspectDialog
-from app.ui.library_table import NAME, LibraryDelegate, LibraryTable, Row, make_rows
+from app.ui.library_disk import DiskPanel
+from app.ui.library_filler import Filler, Filling
+from app.ui.library_keeper import Keeper
+from app.ui.library_rows import Room, Row, make_rows, measured
+from app.ui.library_table import LibraryTable, arranged
+from app.ui.library_view import make_action, make_bar, make_view
 from app.ui.theme import set_role
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, drop_paths, icon_button, label
-from converter.spec import QuenchError
 
-WIDTHS = {1: 96, 2: 104, 3: 88, 4: 120, 5: 80, 6: 88}
 REFRESH_MS = 100
+AT_ONCE = 300
+"""Models whose rows are made between two events without anybody noticing."""
+LONG = 1000
+"""A list of more models has its groups closed at first."""
 
 
 class LibraryPage(QWidget):
@@ -58,6 +60,8 @@ class LibraryPage(QWidget):
         self._context = context
         self._wanted: str | None = None
         self._collapsed: set[str] = set()
+        self._opened: set[str] = set()
+        self._expanding = False
         self.setAcceptDrops(True)
         self.table = LibraryTable(context.theme, self)
         self.pocket = PocketStart(context)
@@ -66,7 +70,7 @@ class LibraryPage(QWidget):
         self.error = ErrorCard()
         self.scanning = ProgressLine()
         self.scanning.set_cancellable(False)
-        self.view = self._make_view()
+        self.view = make_view(context.theme, self.table)
         self.empty = EmptyState(
             "library",
             self.tr("No models yet"),
@@ -76,9 +80,14 @@ class LibraryPage(QWidget):
         )
         self.nothing = EmptyState("search", self.tr("Nothing matches the filter"), theme=context.theme)
         self._stack = QStackedLayout()
-        for part in (self.view, self.empty, self.nothing):
+        self.disk = DiskPanel(context.theme)
+        self.keeper = Keeper(context, self)
+        self.disk.delete_asked.connect(self.keeper.delete)
+        self.disk.verify_asked.connect(self.keeper.verify)
+        for part in (self.view, self.empty, self.nothing, self.disk):
             self._stack.addWidget(part)
-        self._make_actions()
+        self.actions_by_name = self._make_actions()
+        bar, self._bar_buttons = make_bar(self.actions_by_name)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(24, 20, 24, 12)
         layout.setSpacing(12)
@@ -87,7 +96,7 @@ class LibraryPage(QWidget):
         layout.addWidget(self.pocket)
         layout.addWidget(self.error)
         layout.addWidget(self.scanning)
-        layout.addLayout(self._make_bar())
+        layout.addLayout(bar)
         layout.addLayout(self._stack, 1)
         layout.addWidget(self._make_detail())
         self._drop = label(self.tr("Drop to add to the library"), "heading", parent=self)
@@ -97,7 +106,10 @@ class LibraryPage(QWidget):
         self._drop_frame.hide()
         self._drop.hide()
         self._soon = QTimer(self, singleShot=True, interval=REFRESH_MS)
-        self._soon.timeout.connect(self.refresh)
+        self._soon.timeout.connect(self._refresh_soon)
+        self._filler = Filler(self)
+        self._filler.filled.connect(self._show_rows)
+        context.closing.connect(self._filler.close)
         self._connect()
         self.refresh()
 
@@ -134,7 +146,7 @@ class LibraryPage(QWidget):
             self.add(path)
 
     def find(self) -> None:
-        FindDialog(self).show()
+        self._context.navigate.emit("find", {})
 
     def selected(self) -> list[Row]:
         """The selected models; a group stands for all of its models."""
@@ -196,42 +208,50 @@ class LibraryPage(QWidget):
         QGuiApplication.clipboard().setText("\n".join(row.info.path for row in self.selected()))
 
     def remove(self) -> None:
-        """Take the selection off the list; the files stay."""
+        """Take the selection off the list; the files stay, and so does the bundled model."""
         for row in self.selected():
             self._context.library.remove(row.info.path)
 
     def delete(self) -> None:
         """Move the selection to the wastebasket, after asking."""
-        rows = [row for row in self.selected() if not _is_bundled(row.info.path)]
-        if rows and self.confirm_delete(rows):
-            for row in rows:
-                self._trash(row)
+        self.keeper.delete([row.info.path for row in self.selected() if not places.holds_bundled(row.info.path)])
 
-    def confirm_delete(self, rows: list[Row]) -> bool:
-        """Ask before files go to the wastebasket."""
-        box = QMessageBox(self)
-        box.setIcon(QMessageBox.Icon.Question)
-        box.setWindowTitle(self.tr("Delete"))
-        box.setTextFormat(Qt.TextFormat.PlainText)
-        one, many = self.tr("Move {0} to the wastebasket?"), self.tr("Move {0} models to the wastebasket?")
-        box.setText(one.format(Path(rows[0].info.path).name) if len(rows) == 1 else many.format(len(rows)))
-        box.setInformativeText("\n".join(str(_on_disk(row.info.path)) for row in rows[:8]))
-        yes = box.addButton(self.tr("Move to the wastebasket"), QMessageBox.ButtonRole.DestructiveRole)
-        box.addButton(QMessageBox.StandardButton.Cancel)
-        box.exec()
-        return box.clickedButton() is yes
+    def show_disk(self, shown: bool) -> None:
+        """The disk use in place of the list, or the list again."""
+        self.disk_button.setChecked(shown)
+        if shown:
+            self.disk.show_models(self._context.library.models)
+        self._show_state()
 
     # ---- showing -----------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Fill the table from the library and the store; selection and open groups stay."""
         context = self._context
+        rows = make_rows(context.library.unsorted, context.store, context.settings, self.tr)
+        view = self.table.view_of()
+        self._show_rows(Filling(rows, arranged(rows, *view), view))
+
+    def _refresh_soon(self) -> None:
+        """As :meth:`refresh`; a long list is put together beside the window's own work."""
+        context = self._context
+        models = context.library.unsorted
+        if len(models) <= AT_ONCE:
+            self.refresh()
+            return
+        room = Room(context.settings, hardware.memory_available(), self.tr)
+        self._filler.start(models, measured(context.store), room, self.table.view_of())
+
+    def _show_rows(self, filling: Filling) -> None:
+        context = self._context
         chosen = [row.info.path for row in self.selected()] if self.view.selectionModel() else []
         place = self.view.verticalScrollBar().value()
-        self.table.set_rows(make_rows(context.library.entries, context.store, context.settings, self.tr))
+        self.table.show_arranged(filling.rows, filling.groups, filling.view)
         self._expand()
         self._select_again(chosen)
         self.view.verticalScrollBar().setValue(place)
+        if self.disk_button.isChecked():
+            self.disk.show_models(context.library.models)
         if self._wanted and self.select(self._wanted):
             self._wanted = None
         self._show_state()
@@ -267,7 +287,7 @@ class LibraryPage(QWidget):
             self.error.clear()
         elif library.error is not self.error.error:
             self.error.show_error(library.error, [(self.tr("Look again"), library.rescan)])
-        count, shown = len(library.entries), len(self.table.shown())
+        count, shown = len(library.unsorted), len(self.table.shown())
         one, many = self.tr("1 model"), self.tr("{0} models")
         self._count.setText("" if not count else one if count == 1 else many.format(count))
         self.first.setVisible(settings.first_start)
@@ -275,9 +295,14 @@ class LibraryPage(QWidget):
             part.setVisible(not settings.first_start)  # the card above has the same
         self.scanning.setVisible(library.scanning)
         self.scanning.set_progress(None, self.tr("Looking for models"))
-        self._stack.setCurrentWidget(self.view if shown else self.nothing if count else self.empty)
+        on_disk = self.disk_button.isChecked() and count > 0
+        self._stack.setCurrentWidget(
+            self.disk if on_disk else self.view if shown else self.nothing if count else self.empty
+        )
         for tool in self._bar_buttons.values():
-            tool.setVisible(count > 0)
+            tool.setVisible(count > 0 and not on_disk)
+        self.filter.setEnabled(not on_disk)
+        self.disk_button.setEnabled(count > 0)
         self._selection_changed()
 
     def _selection_changed(self) -> None:
@@ -293,15 +318,15 @@ class LibraryPage(QWidget):
             "inspect": len(usable) == 1,
             "show": len(rows) == 1,
             "path": len(rows) >= 1,
-            "remove": len(rows) >= 1,
-            "delete": any(not _is_bundled(row.info.path) for row in rows),
+            "remove": any(not places.is_bundled(row.info.path) for row in rows),
+            "delete": any(not places.holds_bundled(row.info.path) for row in rows),
         }
         for name, action in self.actions_by_name.items():
             action.setEnabled(allowed[name])
         self._show_detail(rows)
 
     def _show_detail(self, rows: list[Row]) -> None:
-        self._detail.setVisible(bool(rows))
+        self._detail.setVisible(bool(rows) and not self.disk_button.isChecked())
         if not rows:
             return
         row = rows[0]
@@ -314,20 +339,35 @@ class LibraryPage(QWidget):
         self._path.setText(fmt.path(row.info.path))
         if row.is_broken:
             self._facts.setText(row.info.problems[0])
-            set_role(self._facts, "bad")
+            set_role(self._facts, "warn" if row.is_partial else "bad")
             return
         set_role(self._facts, "muted")
         facts = [row.info.architecture, self.tr("{0} layers").format(row.info.layers)]
         facts.append(self.tr("trained for a context of {0} tokens").format(fmt.number(row.info.context_length)))
         if row.fit is not None:
             facts.append(row.fit.why.splitlines()[1])
+        if row.owner:
+            facts.insert(0, self.tr("In {0}'s folder").format(row.owner))
+        if row.copies:
+            facts.insert(0, self.tr("The same as {0}").format(fmt.path(row.copies[0])))
         self._facts.setText(" · ".join(fact for fact in facts if fact))
 
     def _expand(self) -> None:
-        for number in range(self.table.rowCount()):
+        """Groups are open unless closed by hand; in a long list they are closed unless opened by hand."""
+        is_long = len(self.table.shown()) > LONG
+        self._expanding = True
+        for number in self.table.group_lines():
             index = self.table.index(number, 0)
-            if self.table.rowCount(index):
-                self.view.setExpanded(index, str(index.data()).lower() not in self._collapsed)
+            name = str(index.data()).lower()
+            if name in self._opened if is_long else name not in self._collapsed:
+                self.view.setExpanded(index, True)
+        self._expanding = False
+
+    def _opened_or_closed(self, index: QModelIndex, is_open: bool) -> None:
+        if not self._expanding:
+            name = str(index.data()).lower()
+            (self._opened.add if is_open else self._opened.discard)(name)
+            (self._collapsed.discard if is_open else self._collapsed.add)(name)
 
     def _select_again(self, paths: list[str]) -> None:
         selection = self.view.selectionModel()
@@ -347,26 +387,6 @@ class LibraryPage(QWidget):
             return best, [rows[0]] if rows[0] is not best else []
         rows.sort(key=lambda row: -row.info.bytes)
         return (rows[0], rows[1:]) if rows else (None, [])
-
-    def _trash(self, row: Row) -> None:
-        place = _on_disk(row.info.path)
-        engine = self._context.engines.find(row.info.path)
-        for owner in list(engine.owners) if engine is not None else ():
-            self._context.engines.release(row.info.path, owner)
-        # Qt makes the wastebasket where there is none yet, but not the folder that it belongs into.
-        QDir().mkpath(QStandardPaths.writableLocation(QStandardPaths.StandardLocation.GenericDataLocation))
-        if not QFile(str(place)).moveToTrash():
-            self._context.notify.error(
-                QuenchError(
-                    "not_deleted",
-                    self.tr("The model could not be moved to the wastebasket."),
-                    str(place),
-                    self.tr("Its disk may have no wastebasket, or be write-protected. Delete it in your file manager."),
-                )
-            )
-            return
-        self._context.library.remove(row.info.path)
-        self._context.notify.info(self.tr("Moved to the wastebasket: {0}").format(place.name))
 
     def _dismiss(self) -> None:
         self._context.update_settings(first_start=False)
@@ -391,32 +411,7 @@ class LibraryPage(QWidget):
 
     # ---- parts -------------------------------------------------------------------------------------------------
 
-    def _make_view(self) -> QTreeView:
-        view = QTreeView()
-        view.setModel(self.table)
-        view.setItemDelegate(LibraryDelegate(self._context.theme, view))
-        view.setAccessibleName(self.tr("Models"))
-        view.setUniformRowHeights(True)
-        view.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        view.setAllColumnsShowFocus(True)
-        view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        view.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        view.setExpandsOnDoubleClick(False)
-        view.setIndentation(16)
-        view.setSortingEnabled(True)
-        view.sortByColumn(NAME, Qt.SortOrder.AscendingOrder)
-        header = view.header()
-        header.setStretchLastSection(False)
-        header.setSectionsMovable(False)
-        header.setMinimumSectionSize(72)
-        for column, width in WIDTHS.items():
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
-            view.setColumnWidth(column, width)
-        header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
-        return view
-
-    def _make_actions(self) -> None:
+    def _make_actions(self) -> dict[str, QAction]:
         table = (
             ("chat", self.tr("Chat"), self.chat, "chat", ""),
             ("convert", self.tr("Convert"), self.convert, "convert", ""),
@@ -429,17 +424,8 @@ class LibraryPage(QWidget):
             ("remove", self.tr("Remove from the list"), self.remove, "close", ""),
             ("delete", self.tr("Delete…"), self.delete, "trash", "Del"),
         )
-        self.actions_by_name: dict[str, QAction] = {}
-        for name, text, run, icon, keys in table:
-            action = QAction(text, self)
-            action.setIconText(f" {text.rstrip('…')}")  # tool buttons put the icon right against the text
-            self._context.theme.set_icon(action, icon)
-            action.triggered.connect(lambda checked=False, run=run: run())
-            if keys:
-                action.setShortcut(QKeySequence(keys))
-                action.setShortcutContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
-            self.view.addAction(action)
-            self.actions_by_name[name] = action
+        theme = self._context.theme
+        return {name: make_action((theme, icon), self.view, text, run, keys) for name, text, run, icon, keys in table}
 
     def _make_head(self) -> QHBoxLayout:
         self._count = label("", "muted")
@@ -463,25 +449,14 @@ class LibraryPage(QWidget):
         row.addWidget(self._count)
         row.addStretch(1)
         row.addWidget(self.filter, 2)
+        self.disk_button = button(self.tr("Disk use"))
+        self.disk_button.setCheckable(True)
+        self.disk_button.clicked.connect(self.show_disk)
+        row.addWidget(self.disk_button)
         row.addWidget(button(self.tr("Find models"), self.find))
         again = self.tr("Look for models again")
         row.addWidget(icon_button(self._context.theme, "retry", again, self._context.library.rescan))
         row.addWidget(add)
-        return row
-
-    def _make_bar(self) -> QHBoxLayout:
-        row = QHBoxLayout()
-        row.setSpacing(4)
-        self._bar_buttons: dict[str, QToolButton] = {}
-        for name in ("chat", "convert", "compare", "measure", "bench", "inspect", "delete"):
-            made = QToolButton()
-            made.setDefaultAction(self.actions_by_name[name])
-            made.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-            made.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-            made.setAccessibleName(self.actions_by_name[name].text())
-            self._bar_buttons[name] = made
-            row.addWidget(made)
-        row.addStretch(1)
         return row
 
     def _make_detail(self) -> QWidget:
@@ -509,23 +484,10 @@ class LibraryPage(QWidget):
         self.view.selectionModel().selectionChanged.connect(self._selection_changed)
         self.view.activated.connect(self._activated)
         self.view.customContextMenuRequested.connect(self._menu)
-        self.view.collapsed.connect(lambda index: self._collapsed.add(str(index.data()).lower()))
-        self.view.expanded.connect(lambda index: self._collapsed.discard(str(index.data()).lower()))
+        self.view.collapsed.connect(lambda index: self._opened_or_closed(index, False))
+        self.view.expanded.connect(lambda index: self._opened_or_closed(index, True))
 
     def _filter(self, text: str) -> None:
         self.table.set_filter(text)
         self._expand()
         self._show_state()
-
-
-def _is_bundled(path: str) -> bool:
-    return Path(path) == resources.path("pocket")
-
-
-def _on_disk(path: str) -> Path:
-    """What really goes when a model is deleted: for one in the Hugging Face cache the repository's whole folder."""
-    place = Path(path)
-    for parent in place.parents:
-        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            return parent.parent
-    return place

@@ -1,15 +1,17 @@
-"""The list of local models that all pages share: filled by scans, added to by hand, told about new files by jobs."""
+"""The list of local models that all pages share: filled by scans, added to by hand, kept up to date by watching."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
-import resources
 from app import library
+from app.local import places
+from app.local.entry import BROKEN, FileFact, Listed
 from converter.spec import ConversionResult, ModelInfo, QuenchError
 
 if TYPE_CHECKING:
@@ -17,12 +19,18 @@ if TYPE_CHECKING:
     from app.ui.job_center import Job
 
 COALESCE_MS = 50
+SLOWEST_MS = 2000
+SHARE = 10
+"""``changed`` is followed by a pause of this many times what those who hear it took: a long list stays usable."""
+RESTART_SECONDS = 30.0
+"""A reader that dies sooner than this after a scan is not started again by itself."""
 
 
 class LibraryModel(QObject):
     """``entries`` are short descriptions (no tensors), broken ones with ``problems``. ``changed`` at most 20 a second.
 
-    ``scanning`` is true while a scan runs, ``error`` says why the last one failed. Finished conversions add themselves.
+    ``scanning`` is true while a scan runs, ``error`` says why the last one failed. Finished conversions add themselves;
+    what changes on disk is seen within seconds.
     """
 
     changed = Signal()
@@ -30,15 +38,19 @@ class LibraryModel(QObject):
     def __init__(self, context: Context, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._context = context
-        self._entries: dict[str, ModelInfo] = {}
+        self._listed: dict[str, Listed] = {}
+        self._sorted: list[Listed] | None = None
+        self._names: dict[str, tuple[ModelInfo, str]] = {}
         self._seen: set[str] = set()
         self.scanning = False
         self.error: QuenchError | None = None
         self._again = False
         self._closed = False
+        self._scanned_at = 0.0
         self._timer = QTimer(self, singleShot=True, interval=COALESCE_MS)
-        self._timer.timeout.connect(self.changed)
+        self._timer.timeout.connect(self._tell)
         context.jobs.finished.connect(self._job_ended)
+        context.scout.unwatched.connect(self._unwatched)
 
     def close(self) -> None:
         """No more ``changed`` and no more scans (used at the end of the program)."""
@@ -46,13 +58,34 @@ class LibraryModel(QObject):
         self._timer.stop()
 
     @property
+    def unsorted(self) -> list[Listed]:
+        """Everything known, with where it lies.
+
+        Half-written files of a job of this window are left out: the job shows them itself.
+        """
+        busy = {f"{path}.part" for job in self._context.jobs.active() for path in job.outputs}
+        return [listed for listed in self._listed.values() if listed.path not in busy]
+
+    @property
+    def models(self) -> list[Listed]:
+        """As :attr:`unsorted`, by base name and then size, largest first."""
+        if self._sorted is None:
+            self._sorted = sorted(self.unsorted, key=lambda listed: (self._base(listed.info), -listed.info.bytes))
+        return list(self._sorted)
+
+    @property
     def entries(self) -> list[ModelInfo]:
-        """Everything known, by base name and then size, largest first."""
-        return sorted(self._entries.values(), key=lambda info: (library.base_name(info).lower(), -info.bytes))
+        """The descriptions of :attr:`models`."""
+        return [listed.info for listed in self.models]
 
     def entry(self, path: str) -> ModelInfo | None:
         """The entry of a path, or None."""
-        return self._entries.get(_key(path))
+        listed = self._listed.get(_key(path))
+        return listed.info if listed is not None else None
+
+    def listed(self, path: str) -> Listed | None:
+        """The entry of a path with where it lies, or None."""
+        return self._listed.get(_key(path))
 
     def usable(self, kinds: set[str] | None = None) -> list[ModelInfo]:
         """Entries without problems, of the given kinds."""
@@ -76,13 +109,26 @@ class LibraryModel(QObject):
         self._context.scout.inspect(key, lambda answer: self._described(key, answer))
 
     def remove(self, path: str) -> None:
-        """Take an entry off the list and forget it; the file is not touched."""
+        """Take an entry off the list and forget it; the file is not touched. The bundled model stays."""
+        if places.is_bundled(path):
+            return
         self._context.store.remove_model(_key(path))
-        if self._entries.pop(_key(path), None) is not None:
+        if self._listed.pop(_key(path), None) is not None:
             self._soon()
 
+    def mark_damaged(self, path: str, why: str) -> None:
+        """Say of a model that its bytes are not what they should be, until its file changes."""
+        listed = self._listed.get(path)
+        if listed is not None and not listed.info.problems:
+            info = msgspec.structs.replace(listed.info, problems=(why,))
+            self._put(msgspec.structs.replace(listed, info=info, state=BROKEN))
+
+    def where(self) -> tuple[places.Place, ...]:
+        """Everything that a scan looks into."""
+        return places.all_places(self._context.settings.folders, self._context.store.known_models())
+
     def rescan(self) -> None:
-        """Look into all folders again. Entries whose file has gone leave the list when the scan ends."""
+        """Look into all places again. Entries whose file has gone leave the list when the scan ends."""
         if self._closed:
             return
         if self.scanning:
@@ -90,14 +136,19 @@ class LibraryModel(QObject):
             return
         self.scanning, self.error = True, None
         self._seen = set()
-        folders = (*self._context.settings.folders, *library.default_folders(), str(resources.path("pocket")))
-        places = (*folders, *self._context.store.known_models())
-        self._context.scout.scan(places, self._found, self._scanned)
+        self._scanned_at = time.monotonic()
+        self._context.scout.scan(self.where(), self._found, self._gone, self._scanned)
         self._soon()
 
-    def _found(self, info: ModelInfo) -> None:
-        self._seen.add(info.path)
-        self._put(info)
+    def _found(self, models: tuple[Listed, ...]) -> None:
+        for listed in models:
+            self._seen.add(listed.path)
+            self._put(listed)
+
+    def _gone(self, paths: tuple[str, ...]) -> None:
+        for path in paths:
+            self._listed.pop(path, None)
+        self._soon()
 
     def _scanned(self, answer: int | QuenchError) -> None:
         self.scanning = False
@@ -105,23 +156,43 @@ class LibraryModel(QObject):
             self.error = answer
         else:
             known = set(self._context.store.known_models())
-            for path in [p for p in self._entries if p not in self._seen and p not in known]:
-                del self._entries[path]
+            for path in [p for p in self._listed if p not in self._seen and p not in known]:
+                del self._listed[path]
         self._soon()
         if self._again:
             self._again = False
             self.rescan()
 
-    def _described(self, path: str, answer: ModelInfo | QuenchError) -> None:
-        if isinstance(answer, QuenchError):
-            self._put(library.broken(path, answer))
-        else:
-            self._put(msgspec.structs.replace(library.shorten(answer), path=path))
+    def _unwatched(self) -> None:
+        """The reader has died while nothing was asked of it: watch again, unless the scan itself may have killed it."""
+        if not self.scanning and time.monotonic() - self._scanned_at > RESTART_SECONDS:
+            self.rescan()
 
-    def _put(self, info: ModelInfo) -> None:
-        if self._entries.get(info.path) != info:
-            self._entries[info.path] = info
+    def _described(self, path: str, answer: ModelInfo | QuenchError) -> None:
+        """A model that was read by itself; a scan that has seen it knows more, which stays."""
+        before = self._listed.get(path)
+        if isinstance(answer, QuenchError):
+            info = library.broken(path, answer)
+        else:
+            info = msgspec.structs.replace(library.shorten(answer), path=path)
+        if before is None:
+            fact = FileFact(path, info.bytes, path)
+            before = Listed(info, places.ADDED, files=(fact,) if info.kind == "gguf" else ())
+        elif before.title:
+            info = msgspec.structs.replace(info, name=before.title)
+        self._put(msgspec.structs.replace(before, info=info, state=BROKEN if info.problems else ""))
+
+    def _put(self, listed: Listed) -> None:
+        if self._listed.get(listed.path) != listed:
+            self._listed[listed.path] = listed
         self._soon()
+
+    def _base(self, info: ModelInfo) -> str:
+        """What an entry is sorted under; worked out once for each description."""
+        known = self._names.get(info.path)
+        if known is None or known[0] is not info:
+            known = self._names[info.path] = (info, library.base_name(info).lower())
+        return known[1]
 
     def _job_ended(self, job: Job) -> None:
         if isinstance(job.result, ConversionResult):
@@ -130,8 +201,16 @@ class LibraryModel(QObject):
                 self.refresh(output.path)
 
     def _soon(self) -> None:
+        self._sorted = None
         if not self._closed and not self._timer.isActive():
             self._timer.start()
+
+    def _tell(self) -> None:
+        begin = time.monotonic()
+        self.changed.emit()
+        took = 1000 * (time.monotonic() - begin)
+        # Everybody who looks has looked: the next change is told when they have had time for something else.
+        self._timer.setInterval(round(min(SLOWEST_MS, max(COALESCE_MS, SHARE * took))))
 
 
 def _key(path: str) -> str:

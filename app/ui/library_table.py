@@ -1,65 +1,26 @@
-"""The rows of the Library page: models grouped by what they were made from, filtered, sorted, and how they look."""
+"""The table of the Library page: models grouped by what they were made from, filtered, sorted, and how they look."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from PySide6.QtCore import QAbstractItemModel, QModelIndex, QObject, QPersistentModelIndex, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 from PySide6.QtWidgets import QApplication, QStyle, QStyledItemDelegate, QStyleOptionViewItem
 
-from app import hardware, library
-from app.settings import Settings
-from app.store import Store
 from app.ui import format as fmt
 from app.ui.glossary import explain
+from app.ui.library_rows import Quality, Row
 from app.ui.theme import Theme
 from app.ui.widgets import badge_size, paint_badge, type_words
-from converter.spec import ModelInfo
 
 _Index = QModelIndex | QPersistentModelIndex
 NAME, PARAMETERS, TYPE, SIZE, FITS, QUALITY, SPEED = range(7)
 NUMBERS = (PARAMETERS, SIZE, QUALITY, SPEED)
 SORT_ROLE = int(Qt.ItemDataRole.UserRole) + 1
-LEAST_CONTEXT = 512
-"""A context shorter than this is no use; a model that needs it counts as too large."""
-
-
-@dataclass(frozen=True)
-class FitWords:
-    """A verdict on memory: ``rank`` sorts, ``role`` is the colour, ``why`` the sum."""
-
-    text: str
-    role: str
-    rank: int
-    why: str
-
-
-class Quality(NamedTuple):
-    """One measurement: ``kld`` nats against its reference, or the reference itself, which has no KLD to tell."""
-
-    kld: float
-    verdict: str
-    is_reference: bool
-
-
-@dataclass(frozen=True)
-class Row:
-    """One model with what is known about it: ``quality``, and ``speed`` in tokens/s, both as measured last."""
-
-    info: ModelInfo
-    base: str
-    type: str
-    fit: FitWords | None
-    quality: Quality | None = None
-    speed: float | None = None
-
-    @property
-    def is_broken(self) -> bool:
-        return bool(self.info.problems)
 
 
 @dataclass
@@ -74,57 +35,46 @@ class Group:
         return len(self.rows) == 1
 
 
-def fit_words(info: ModelInfo, settings: Settings, available: int, tr: Any) -> FitWords:
-    """What the Fits column says of a model at the context and cache type of the settings."""
-    fit = hardware.fits(info, settings.context, settings.kv_type, available)
-    context = settings.context or min(8192, info.context_length or 8192)
-    words = tr("{0} needed at a context of {1} tokens:\n{2} weights + {3} KV cache + {4} compute buffer\n{5} free now")
-    why = words.format(
-        fmt.size(fit.total),
-        fmt.number(context),
-        fmt.size(fit.weights),
-        fmt.size(fit.kv),
-        fmt.size(fit.compute),
-        fmt.size(fit.available),
-    )
-    if info.kind == "hf":
-        why += "\n" + tr("As a GGUF file of the same precision; convert it first, smaller types need less.")
-    if fit.level == "good":
-        return FitWords(tr("Fits"), "good", 0, why)
-    if fit.level == "tight":
-        return FitWords(tr("Just fits"), "warn", 1, why)
-    if fit.context_that_fits >= LEAST_CONTEXT:
-        longest = tr("A context of {0} tokens would fit.").format(fmt.number(fit.context_that_fits))
-        return FitWords(tr("Less context"), "warn", 2, f"{why}\n{longest}")
-    return FitWords(tr("Too large"), "bad", 3, why)
+def arranged(rows: Iterable[Row], query: str, column: int, order: Qt.SortOrder) -> list[Group]:
+    """The groups of the rows that have every word of ``query``, sorted; pure, and of any thread."""
+    words = query.lower().split()
+    groups: dict[str, Group] = {}
+    for row in rows:
+        if not words or all(word in row.text for word in words):
+            groups.setdefault(row.base.lower(), Group(row.base)).rows.append(row)
+    reverse = order == Qt.SortOrder.DescendingOrder
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return (_sort_value(row, column), row.base.lower(), -row.info.bytes, row.info.path)
+
+    for group in groups.values():
+        # By name means by size inside a group: the reference first, then ever smaller.
+        group.rows.sort(key=lambda row: -row.info.bytes if column == NAME else key(row))
+        if reverse and column != NAME:
+            group.rows.reverse()
+    return sorted(groups.values(), key=lambda group: key(group.rows[0]), reverse=reverse)
 
 
-def measured(store: Store) -> tuple[dict[str, Quality], dict[str, float]]:
-    """The newest measurements by path: quality, and tokens/s."""
-    quality: dict[str, Quality] = {}
-    speed: dict[str, float] = {}
-    for entry in store.measurements(None, "quality"):
-        value = _dig(entry.payload, "kld", "mean", "value")
-        if value is not None:
-            path, reference = (entry.payload.get(name) for name in ("path", "reference"))
-            found = Quality(value, str(entry.payload.get("verdict", "")), path is not None and path == reference)
-            quality.setdefault(entry.model_path, found)
-        rate = _dig(entry.payload, "tokens_per_second")
-        if rate:
-            speed.setdefault(entry.model_path, rate)
-    for entry in reversed(store.measurements(None, "bench")):  # oldest first: the newest stays, and beats the above
-        points = entry.payload.get("generate") or []
-        least = min((point.get("depth", 0) for point in points), default=0)
-        rates = [_dig(point, "tokens_per_second", "median") for point in points if point.get("depth", 0) == least]
-        if best := max(filter(None, rates), default=0.0):
-            speed[entry.model_path] = best
-    return quality, speed
+def _sort_value(row: Row, column: int) -> Any:
+    """Only what is asked for: whether it fits takes a while to work out."""
+    if column == FITS:
+        return row.fit.rank if row.fit else 9
+    if column == QUALITY:
+        return _distance(row.quality)
+    if column == SPEED:
+        return -1.0 if row.speed is None else row.speed
+    return {NAME: row.base.lower(), PARAMETERS: row.info.parameters, TYPE: row.type, SIZE: row.info.bytes}[column]
 
 
-def _dig(value: Any, *keys: str) -> float | None:
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+def _distance(quality: Quality | None) -> float:
+    """For sorting: the reference before everything that was measured against it, the unmeasured last."""
+    if quality is None:
+        return math.inf
+    return -math.inf if quality.is_reference else quality.kld
+
+
+LINES = 500
+"""Lines that the view is given at a time: laying out ten thousand at once would stop the window."""
 
 
 class LibraryTable(QAbstractItemModel):
@@ -135,6 +85,7 @@ class LibraryTable(QAbstractItemModel):
         self._theme = theme
         self._rows: list[Row] = []
         self._groups: list[Group] = []
+        self._lines = 0
         self._query = ""
         self._column, self._order = NAME, Qt.SortOrder.AscendingOrder
         theme.changed.connect(self._repaint)
@@ -147,7 +98,7 @@ class LibraryTable(QAbstractItemModel):
         self._arrange()
 
     def set_filter(self, query: str) -> None:
-        """Show only models with every word of ``query`` in name, type, architecture or path."""
+        """Show only models with every word of ``query`` in name, type, architecture, owner or path."""
         self._query = query
         self._arrange()
 
@@ -173,47 +124,49 @@ class LibraryTable(QAbstractItemModel):
         for number, group in enumerate(self._groups):
             for place, row in enumerate(group.rows):
                 if row.info.path == path:
+                    self._reach(number + 1)
                     return self.index(number, 0) if group.is_single else self.index(place, 0, self.index(number, 0))
         return QModelIndex()
 
-    def _arrange(self) -> None:
+    def view_of(self) -> tuple[str, int, Qt.SortOrder]:
+        """What decides how rows are arranged: filter, sorted column, direction; for :func:`arranged`."""
+        return self._query, self._column, self._order
+
+    def show_arranged(self, rows: list[Row], groups: list[Group], view: tuple[str, int, Qt.SortOrder]) -> None:
+        """Show rows that were arranged elsewhere; arranged again only if filter or order changed meanwhile."""
+        self._rows = rows
+        if view != self.view_of():
+            self._arrange()
+            return
         self.beginResetModel()
-        words = self._query.lower().split()
-        groups: dict[str, Group] = {}
-        for row in self._rows:
-            text = f"{row.base} {row.type} {row.info.architecture} {row.info.path}".lower()
-            if all(word in text for word in words):
-                groups.setdefault(row.base.lower(), Group(row.base)).rows.append(row)
-        reverse = self._order == Qt.SortOrder.DescendingOrder
-        for group in groups.values():
-            # By name means by size inside a group: the reference first, then ever smaller.
-            group.rows.sort(key=lambda row: -row.info.bytes if self._column == NAME else self._sort_key(row))
-            if reverse and self._column != NAME:
-                group.rows.reverse()
-        self._groups = sorted(groups.values(), key=lambda group: self._sort_key(group.rows[0]), reverse=reverse)
+        self._groups = groups
+        self._lines = min(len(groups), LINES)
         self.endResetModel()
 
-    def _sort_key(self, row: Row) -> tuple[Any, ...]:
-        value: Any = {
-            NAME: row.base.lower(),
-            PARAMETERS: row.info.parameters,
-            TYPE: row.type,
-            SIZE: row.info.bytes,
-            FITS: row.fit.rank if row.fit else 9,
-            QUALITY: self._distance(row.quality),
-            SPEED: -1.0 if row.speed is None else row.speed,
-        }[self._column]
-        return (value, row.base.lower(), -row.info.bytes, row.info.path)
+    def group_lines(self) -> list[int]:
+        """The lines that are groups of several models."""
+        return [number for number, group in enumerate(self._groups[: self._lines]) if not group.is_single]
 
-    @staticmethod
-    def _distance(quality: Quality | None) -> float:
-        """For sorting: the reference before everything that was measured against it, the unmeasured last."""
-        if quality is None:
-            return math.inf
-        return -math.inf if quality.is_reference else quality.kld
+    def canFetchMore(self, parent: _Index) -> bool:
+        return not parent.isValid() and self._lines < len(self._groups)
+
+    def fetchMore(self, parent: _Index) -> None:
+        if not parent.isValid():
+            self._reach(self._lines + LINES)
+
+    def _reach(self, lines: int) -> None:
+        """Show so many lines: the view asks for more when it is scrolled to its end."""
+        lines = min(lines, len(self._groups))
+        if lines > self._lines:
+            self.beginInsertRows(QModelIndex(), self._lines, lines - 1)
+            self._lines = lines
+            self.endInsertRows()
+
+    def _arrange(self) -> None:
+        self.show_arranged(self._rows, arranged(self._rows, *self.view_of()), self.view_of())
 
     def _repaint(self) -> None:
-        for number in range(len(self._groups)):
+        for number in range(self._lines):
             parent = self.index(number, 0)
             self.dataChanged.emit(parent, self.index(number, SPEED))
             if count := self.rowCount(parent):
@@ -223,7 +176,7 @@ class LibraryTable(QAbstractItemModel):
 
     def index(self, row: int, column: int, parent: _Index | None = None) -> QModelIndex:
         if parent is None or not parent.isValid():
-            inside = 0 <= row < len(self._groups)
+            inside = 0 <= row < self._lines
             return self.createIndex(row, column, 0) if inside else QModelIndex()
         inside = 0 <= row < self.rowCount(parent)
         return self.createIndex(row, column, parent.row() + 1) if inside else QModelIndex()
@@ -237,11 +190,19 @@ class LibraryTable(QAbstractItemModel):
 
     def rowCount(self, parent: _Index | None = None) -> int:
         if parent is None or not parent.isValid():
-            return len(self._groups)
+            return self._lines
         if parent.internalId() != 0 or parent.column() > 0:
             return 0
         group = self._groups[parent.row()]
         return 0 if group.is_single else len(group.rows)
+
+    def hasChildren(self, parent: _Index | None = None) -> bool:
+        # Asked of every line: quicker than by way of two counts.
+        if parent is None or not parent.isValid():
+            return bool(self._groups)
+        if parent.internalId() != 0 or parent.column() > 0:
+            return False
+        return len(self._groups[parent.row()].rows) > 1
 
     def columnCount(self, parent: _Index | None = None) -> int:
         return 7
@@ -311,13 +272,19 @@ class LibraryTable(QAbstractItemModel):
     def _text(self, row: Row, column: int, index: _Index) -> str:
         info = row.info
         if column == NAME:
-            if index.internalId() == 0:
-                return row.base
-            return row.base if info.kind == "hf" else info.path.replace("\\", "/").rsplit("/", 1)[-1]
+            name = info.path.replace("\\", "/").rsplit("/", 1)[-1]
+            if row.listed is not None and row.listed.title:
+                name = row.listed.title
+            elif index.internalId() == 0 or info.kind == "hf":
+                name = row.base
+            notes = [row.owner, self.tr("copy") if row.copies else ""]
+            return " · ".join(filter(None, [name, *notes]))
         if column == SIZE:
             return fmt.size(info.bytes)
         if row.is_broken:
-            return self.tr("Broken") if column == FITS else ""
+            if column != FITS:
+                return ""
+            return self.tr("Not whole") if row.is_partial else self.tr("Broken")
         if column == PARAMETERS:
             return fmt.parameters(info.parameters)
         if column == TYPE:
@@ -332,7 +299,8 @@ class LibraryTable(QAbstractItemModel):
 
     def _role(self, row: Row, column: int) -> str:
         if row.is_broken:
-            return "bad" if column in (NAME, FITS) else "muted"
+            strong = "warn" if row.is_partial else "bad"
+            return strong if column in (NAME, FITS) else "muted"
         if column == FITS and row.fit is not None:
             return row.fit.role
         if column == QUALITY:
@@ -354,7 +322,9 @@ class LibraryTable(QAbstractItemModel):
             return self.tr("Not measured yet: choose Measure")
         if column == SPEED and row.speed is None:
             return self.tr("Not measured yet: choose Measure, or the Bench page")
-        return row.info.path if column == NAME else ""
+        if column != NAME:
+            return ""
+        return "\n".join([row.info.path, *(self.tr("The same as {0}").format(path) for path in row.copies[:3])])
 
     def _spoken(self, rows: list[Row]) -> str:
         if len(rows) > 1:
@@ -411,15 +381,3 @@ class LibraryDelegate(QStyledItemDelegate):
         widget = option.widget
         style = widget.style() if widget is not None else QApplication.style()
         style.drawControl(QStyle.ControlElement.CE_ItemViewItem, own, painter, widget)
-
-
-def make_rows(entries: Iterable[ModelInfo], store: Store, settings: Settings, tr: Any) -> list[Row]:
-    """Rows for the library's entries, with the memory that is free now and everything that was measured."""
-    quality, speed = measured(store)
-    available = hardware.memory_available()
-    rows = []
-    for info in entries:
-        fit = None if info.problems else fit_words(info, settings, available, tr)
-        base, kind = library.base_name(info), library.type_label(info)
-        rows.append(Row(info, base, kind, fit, quality.get(info.path), speed.get(info.path)))
-    return rows

@@ -16,6 +16,10 @@ from converter.spec import QuenchError
 LOG_BYTES = 64 << 10
 """How much of a worker's stderr is kept for the log tail."""
 
+ASK_THE_HUB = frozenset({"hub", "download"})
+"""Workers that need the hub's token; the others, which read models by strangers, do not inherit it."""
+SECRETS = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+
 
 class WorkerProcess(QObject):
     """A worker of one kind, from start to verdict.
@@ -49,7 +53,8 @@ class WorkerProcess(QObject):
         """Start the program; commands may be sent at once."""
         environment = QProcessEnvironment()
         for name, value in child.worker_environment().items():
-            environment.insert(name, value)
+            if self.kind in ASK_THE_HUB or name not in SECRETS:
+                environment.insert(name, value)
         self._process.setProcessEnvironment(environment)
         program, *arguments = self._command or child.worker_command(self.kind)
         self._process.start(program, arguments)

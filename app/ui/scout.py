@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from PySide6.QtCore import QObject
+from PySide6.QtCore import QObject, Signal
 
 from app import protocol
 from app.child import Verdict
+from app.local.entry import Listed
+from app.local.places import Place
 from app.ui.process import WorkerProcess
 from converter.spec import ConversionSpec, ModelInfo, Plan, QuenchError
 
@@ -20,9 +22,23 @@ Answer = Callable[[Any], object]
 
 @dataclass
 class _Question:
-    command: msgspec.Struct
+    command: Any
     done: Answer
-    found: Callable[[ModelInfo], object] | None = None
+
+
+@dataclass
+class _Watching:
+    """Who hears of models: from the scan with this number, and from the watch that follows it."""
+
+    request: int
+    found: Callable[[tuple[Listed, ...]], object]
+    gone: Callable[[tuple[str, ...]], object]
+
+    def take(self, message: protocol.Found | protocol.Gone) -> None:
+        if isinstance(message, protocol.Found):
+            self.found(message.models)
+        else:
+            self.gone(message.paths)
 
 
 class Scout(QObject):
@@ -30,8 +46,10 @@ class Scout(QObject):
     after :meth:`close` none is.
 
     The worker is started with the first question. If it dies, the question that it was at gets ``engine_died`` and the
-    ones behind it are asked again of a new worker.
+    ones behind it are asked again of a new worker; ``unwatched`` says that nobody watches the places any more.
     """
+
+    unwatched = Signal()
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -39,6 +57,7 @@ class Scout(QObject):
         self._last = 0
         self._open: OrderedDict[int, _Question] = OrderedDict()
         self._closing = False
+        self._watch: _Watching | None = None
 
     def inspect(self, path: str, callback: Callable[[ModelInfo | QuenchError], object]) -> int:
         """Read the whole header of a folder or GGUF, with tensors and metadata."""
@@ -50,12 +69,17 @@ class Scout(QObject):
 
     def scan(
         self,
-        folders: Iterable[str],
-        found_callback: Callable[[ModelInfo], object],
-        done_callback: Callable[[int | QuenchError], object],
+        places: Iterable[Place],
+        found: Callable[[tuple[Listed, ...]], object],
+        gone: Callable[[tuple[str, ...]], object],
+        done: Callable[[int | QuenchError], object],
     ) -> int:
-        """Look for models; ``found_callback`` for each one, then ``done_callback`` with how many were seen."""
-        return self._ask(lambda number: protocol.Scan(number, tuple(folders)), done_callback, found_callback)
+        """Look for models and watch them from then on: ``found`` for new and changed ones, ``gone`` for paths.
+
+        ``done`` comes once, with how many were seen by the scan itself. A new scan takes the place of the last.
+        """
+        self._watch = _Watching(self._last + 1, found, gone)
+        return self._ask(lambda number: protocol.Scan(number, tuple(places), watch=True), done)
 
     def read_imatrix(self, path: str, callback: Callable[[protocol.ImatrixDescription | QuenchError], object]) -> int:
         """Describe an importance matrix or the checkpoint of one, with the statistics of every matrix."""
@@ -79,16 +103,17 @@ class Scout(QObject):
         """Ask nothing more, and call nobody back (used at the end of the program, before the workers end)."""
         self._closing = True
         self._open.clear()
+        self._watch = None
 
     def pid(self) -> int:
         """The worker's process id, 0 when none runs."""
         return self._process.pid() if self._process is not None else 0
 
-    def _ask(self, make: Callable[[int], msgspec.Struct], done: Answer, found: Any = None) -> int:
+    def _ask(self, make: Callable[[int], msgspec.Struct], done: Answer) -> int:
         self._last += 1
         if self._closing:
             return self._last
-        self._open[self._last] = _Question(make(self._last), done, found)
+        self._open[self._last] = _Question(make(self._last), done)
         if self._process is None:
             self._process = self._started()
         self._process.send(self._open[self._last].command)
@@ -103,12 +128,12 @@ class Scout(QObject):
 
     def _answered(self, message: object) -> None:
         number = getattr(message, "request", 0)
+        if isinstance(message, protocol.Found | protocol.Gone):
+            if self._watch is not None and self._watch.request == number:
+                self._watch.take(message)
+            return
         question = self._open.get(number)
         if question is None:
-            return
-        if isinstance(message, protocol.Found):
-            if question.found is not None:
-                question.found(message.info)
             return
         del self._open[number]
         if isinstance(message, protocol.Inspected):
@@ -128,8 +153,11 @@ class Scout(QObject):
         process, self._process = self._process, None
         if process is not None:
             process.deleteLater()
+        watched, self._watch = self._watch, None
         if self._closing or not self._open:
             self._open.clear()
+            if watched is not None and not self._closing:
+                self.unwatched.emit()
             return
         _, culprit = self._open.popitem(last=False)
         error = verdict.error or QuenchError("engine_died", self.tr("The reading process ended."), exit_status=5)
@@ -140,6 +168,10 @@ class Scout(QObject):
                 question.done(error)
         elif rest:
             self._process = self._started()
+            if watched is not None and any(question.command.request == watched.request for question in rest):
+                self._watch = watched
             for question in rest:
                 self._process.send(question.command)
         culprit.done(error)
+        if watched is not None and self._watch is None and not isinstance(culprit.command, protocol.Scan):
+            self.unwatched.emit()

@@ -8,19 +8,17 @@ from importlib import metadata
 from typing import Any
 
 import msgspec
-from PySide6.QtCore import Qt, QUrl, qVersion
+from PySide6.QtCore import Qt, QTimer, QUrl, qVersion
 from PySide6.QtGui import QDesktopServices, QGuiApplication
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QDoubleSpinBox,
     QFileDialog,
     QGridLayout,
     QHBoxLayout,
     QListWidget,
     QScrollArea,
     QSizePolicy,
-    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
@@ -30,6 +28,8 @@ from app.protocol import KernelCheck, Sampling
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.glossary import GLOSSARY
+from app.ui.settings_fields import add_row, decimal, form, whole
+from app.ui.settings_hub import HubCard
 from app.ui.theme import set_role
 from app.ui.widgets import Card, ElidedLabel, button, label
 
@@ -48,8 +48,6 @@ PARTS = (
     ("pyyaml", "MIT"),
 )
 """What Quench stands on, with licences."""
-
-FIELD_WIDTH = 200
 
 
 def version_of(name: str) -> str:
@@ -72,7 +70,7 @@ def kernels_in_words(checked: KernelCheck | None = None) -> str:
 
 
 class SettingsPage(QWidget):
-    """Takes no requests."""
+    """Requests: ``{"section": "hub"}`` shows that card."""
 
     key = "settings"
     title = "Settings"
@@ -86,7 +84,17 @@ class SettingsPage(QWidget):
         column.setContentsMargins(24, 20, 24, 24)
         column.setSpacing(16)
         column.addWidget(label(self.tr("Settings"), "title"))
-        for card in (self._look(), self._chat(), self._loading(), self._folders(), self._verdicts(), self._about()):
+        self.hub = HubCard(context)
+        cards = (
+            self._look(),
+            self._chat(),
+            self._loading(),
+            self._folders(),
+            self.hub,
+            self._verdicts(),
+            self._about(),
+        )
+        for card in cards:
             column.addWidget(card)
         column.addStretch(1)
         inside = QWidget()
@@ -105,7 +113,14 @@ class SettingsPage(QWidget):
         self._fill()
 
     def receive(self, request: dict[str, Any]) -> None:
-        """Nothing is asked of this page."""
+        """``{"section": "hub"}``."""
+        if request.get("section") == "hub":
+            QTimer.singleShot(0, self, self._show_hub)  # the page is laid out only when it is in front
+
+    def _show_hub(self) -> None:
+        bar = self._scroll.verticalScrollBar()
+        bar.setValue(self.hub.mapTo(self._scroll.widget(), self.hub.rect().topLeft()).y() - 16)
+        self.hub.token.setFocus()
 
     def scroll_to_end(self) -> None:
         """Show the last card."""
@@ -116,7 +131,10 @@ class SettingsPage(QWidget):
         return self.tr(
             "Changes hold at once and are kept in one file in the data folder. *Context*, *KV cache* and *threads* "
             "are used when a model is loaded next. The sampling values are the start for new chats; a model that "
-            "brings its own uses those. The thresholds decide between Pass, Review and Fail on the Quality page."
+            "brings its own uses those. The thresholds decide between Pass, Review and Fail on the Quality page.\n\n"
+            "The hub's token is kept in the system's keyring and shown to nobody. What the environment sets (HF_TOKEN, "
+            "HF_ENDPOINT, HTTPS_PROXY, HF_HUB_OFFLINE, HF_HOME) wins over what is set here, as for all programs of "
+            "Hugging Face."
         )
 
     # ---- cards -------------------------------------------------------------------------------------------------
@@ -125,47 +143,47 @@ class SettingsPage(QWidget):
         card, grid = self._card(self.tr("Look"))
         modes = [("system", self.tr("As the system")), ("light", self.tr("Light")), ("dark", self.tr("Dark"))]
         self.theme = self._choice("theme", modes)
-        self._row(grid, self.tr("Theme"), self.theme)
+        add_row(grid, self.tr("Theme"), self.theme)
         self.reduce_motion = self._check("reduce_motion", self.tr("Reduce motion"))
-        self._row(grid, "", self.reduce_motion, self.tr("Drawers open at once."))
+        add_row(grid, "", self.reduce_motion, self.tr("Drawers open at once."))
         return card
 
     def _chat(self) -> Card:
         card, grid = self._card(self.tr("Chat"))
         keys = [(True, self.tr("Enter sends")), (False, self.tr("Ctrl+Enter sends"))]
         self.enter_sends = self._choice("enter_sends", keys)
-        self._row(grid, self.tr("Keyboard"), self.enter_sends, self.tr("The other one makes a new line."))
+        add_row(grid, self.tr("Keyboard"), self.enter_sends, self.tr("The other one makes a new line."))
         table: tuple[tuple[str, str, QWidget, str], ...] = (
-            ("temperature", self.tr("Temperature"), _decimal(0, 5, 0.05), GLOSSARY["Temperature"]),
-            ("top_k", self.tr("Top-k"), _whole(0, 1000), self.tr("Only the k likeliest tokens can be drawn; 0: all.")),
-            ("top_p", self.tr("Top-p"), _decimal(0, 1, 0.01), self.tr("Only the likeliest tokens up to this sum.")),
-            ("min_p", self.tr("Min-p"), _decimal(0, 1, 0.01), self.tr("Only tokens at least this share of the best.")),
-            ("repeat_penalty", self.tr("Repeat penalty"), _decimal(0.5, 2, 0.01), self.tr("1.00 does nothing.")),
-            ("max_tokens", self.tr("Longest reply"), _whole(1, 1 << 20, 128), self.tr("In tokens.")),
+            ("temperature", self.tr("Temperature"), decimal(0, 5, 0.05), GLOSSARY["Temperature"]),
+            ("top_k", self.tr("Top-k"), whole(0, 1000), self.tr("Only the k likeliest tokens can be drawn; 0: all.")),
+            ("top_p", self.tr("Top-p"), decimal(0, 1, 0.01), self.tr("Only the likeliest tokens up to this sum.")),
+            ("min_p", self.tr("Min-p"), decimal(0, 1, 0.01), self.tr("Only tokens at least this share of the best.")),
+            ("repeat_penalty", self.tr("Repeat penalty"), decimal(0.5, 2, 0.01), self.tr("1.00 does nothing.")),
+            ("max_tokens", self.tr("Longest reply"), whole(1, 1 << 20, 128), self.tr("In tokens.")),
         )
         for name, text, field, tip in table:
             self._number(field, lambda name=name: getattr(self._context.settings.sampling, name),
                          lambda value, name=name: self._sampling(name, value))  # fmt: skip
-            self._row(grid, text, field, tip)
+            add_row(grid, text, field, tip)
         reset = button(self.tr("Reset sampling"), lambda: self._context.update_settings(sampling=Sampling()))
         reset.setSizePolicy(QSizePolicy.Policy.Fixed, QSizePolicy.Policy.Fixed)
-        self._row(grid, "", reset)
+        add_row(grid, "", reset)
         return card
 
     def _loading(self) -> Card:
         card, grid = self._card(self.tr("Loading models"))
-        self.context_size = _whole(0, 1 << 20, 1024)
+        self.context_size = whole(0, 1 << 20, 1024)
         self.context_size.setSpecialValueText(self.tr("Automatic"))
         self._setting(self.context_size, "context")
-        self._row(grid, self.tr("Context"), self.context_size, self.tr("Tokens. Automatic: up to 8,192."))
+        add_row(grid, self.tr("Context"), self.context_size, self.tr("Tokens. Automatic: up to 8,192."))
         kinds = [("f16", self.tr("16 bits")), ("q8_0", self.tr("8 bits")), ("q4_0", self.tr("4 bits"))]
         self.kv_type = self._choice("kv_type", kinds)
-        self._row(grid, self.tr("KV cache"), self.kv_type, self.tr("Fewer bits leave room for a longer context."))
-        self.threads = _whole(0, 512)
+        add_row(grid, self.tr("KV cache"), self.kv_type, self.tr("Fewer bits leave room for a longer context."))
+        self.threads = whole(0, 512)
         self.threads.setSpecialValueText(self.tr("Automatic"))
         self._setting(self.threads, "threads")
         cores = self.tr("Automatic: {0}, the physical cores.").format(hardware.physical_cores())
-        self._row(grid, self.tr("Threads"), self.threads, cores)
+        add_row(grid, self.tr("Threads"), self.threads, cores)
         return card
 
     def _folders(self) -> Card:
@@ -196,23 +214,23 @@ class SettingsPage(QWidget):
     def _verdicts(self) -> Card:
         card, grid = self._card(self.tr("Verdicts of a quality measurement"))
         table = (
-            ("pass_kld", self.tr("Pass up to a KLD of"), _decimal(0.001, 5, 0.005, 3), GLOSSARY["KLD"]),
+            ("pass_kld", self.tr("Pass up to a KLD of"), decimal(0.001, 5, 0.005, 3), GLOSSARY["KLD"]),
             (
                 "fail_kld",
                 self.tr("Fail from a KLD of"),
-                _decimal(0.001, 10, 0.01, 3),
+                decimal(0.001, 10, 0.01, 3),
                 self.tr("Between: Review."),
             ),
             (
                 "pass_top1",
                 self.tr("Pass needs a top-1 agreement of"),
-                _decimal(0, 1, 0.01),
+                decimal(0, 1, 0.01),
                 GLOSSARY["Top-1 agreement"],
             ),
         )
         for name, text, field, tip in table:
             self._setting(field, name)
-            self._row(grid, text, field, tip)
+            add_row(grid, text, field, tip)
         return card
 
     def _about(self) -> Card:
@@ -253,26 +271,7 @@ class SettingsPage(QWidget):
 
     def _card(self, title: str) -> tuple[Card, QGridLayout]:
         card = Card(title)
-        grid = QGridLayout()
-        grid.setHorizontalSpacing(16)
-        grid.setVerticalSpacing(8)
-        grid.setColumnMinimumWidth(0, 168)
-        grid.setColumnStretch(2, 1)
-        card.body.addLayout(grid)
-        return card, grid
-
-    def _row(self, grid: QGridLayout, text: str, field: QWidget, tip: str = "") -> None:
-        row = grid.rowCount()
-        if not isinstance(field, QCheckBox) and text:
-            field.setFixedWidth(FIELD_WIDTH)
-        if text:
-            name = label(text, wrap=True)
-            name.setBuddy(field)
-            grid.addWidget(name, row, 0)
-            field.setAccessibleName(text)
-        grid.addWidget(field, row, 1)
-        if tip:
-            grid.addWidget(label(tip, "small", wrap=True), row, 2)
+        return card, form(card)
 
     def _choice(self, name: str, options: list[tuple[Any, str]]) -> QComboBox:
         field = QComboBox()
@@ -346,41 +345,3 @@ class SettingsPage(QWidget):
         text = "\n".join(f"{name}: {shown.text()}" for name, shown in self.facts.items())
         QGuiApplication.clipboard().setText(text)
         self._context.notify.info(self.tr("Copied."))
-
-
-class _Whole(QSpinBox):
-    """Changed by the wheel only when it has the focus: scrolling the page must not change settings."""
-
-    def wheelEvent(self, event: Any) -> None:
-        if self.hasFocus():
-            super().wheelEvent(event)
-        else:
-            event.ignore()
-
-
-class _Decimal(QDoubleSpinBox):
-    """As :class:`_Whole`, with decimals."""
-
-    def wheelEvent(self, event: Any) -> None:
-        if self.hasFocus():
-            super().wheelEvent(event)
-        else:
-            event.ignore()
-
-
-def _whole(low: int, high: int, step: int = 1) -> _Whole:
-    field = _Whole()
-    field.setRange(low, high)
-    field.setSingleStep(step)
-    field.setGroupSeparatorShown(True)
-    field.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-    return field
-
-
-def _decimal(low: float, high: float, step: float, digits: int = 2) -> _Decimal:
-    field = _Decimal()
-    field.setDecimals(digits)
-    field.setRange(low, high)
-    field.setSingleStep(step)
-    field.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-    return field

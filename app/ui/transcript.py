@@ -470,7 +470,7 @@ class Transcript(QTextBrowser):
         box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         box.setTextFormat(Qt.TextFormat.PlainText)
         box.setWindowTitle(self.tr("Open a link?"))
-        box.setText(self.tr("The answer links to {0}. Open it in the browser?").format(url.host()))
+        box.setText(self.tr("The text links to {0}. Open it in the browser?").format(url.host()))
         box.setInformativeText(url.toString()[:500])
         yes = box.addButton(self.tr("Open"), QMessageBox.ButtonRole.AcceptRole)
         copy = box.addButton(self.tr("Copy address"), QMessageBox.ButtonRole.ActionRole)

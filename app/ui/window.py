@@ -28,6 +28,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.ui.context import Context
+from app.ui.download_queue import KIND as DOWNLOAD
 from app.ui.help import HelpDialog
 from app.ui.job_center import DONE, FAILED, Job
 from app.ui.job_drawer import WIDTH as DRAWER_WIDTH
@@ -43,13 +44,14 @@ from converter.spec import QuenchError
 
 @dataclass(frozen=True)
 class PageEntry:
-    """One line of the rail. The module is imported at the first visit."""
+    """One page, imported at the first visit. One that is ``under`` another has no line of its own on the rail."""
 
     key: str
     text: str
     icon: str
     module: str
     name: str
+    under: str = ""
 
 
 PAGES = (
@@ -62,6 +64,10 @@ PAGES = (
     PageEntry("settings", "Settings", "settings", "app.ui.settings_page", "SettingsPage"),
 )
 KEYS = tuple(entry.key for entry in PAGES)
+ENTRIES = {
+    entry.key: entry
+    for entry in (*PAGES, PageEntry("find", "Find models", "search", "app.ui.find", "FindPage", under="library"))
+}
 SIZE, SMALLEST = QSize(1280, 800), QSize(800, 480)
 RAIL_WIDTH = 88
 MOTION_MS = 120
@@ -140,17 +146,14 @@ class MainWindow(QMainWindow):
         """Bring a page to the front, making it at the first visit; returns it. ``KeyError`` for an unknown key."""
         page = self.page(key)
         self.stack.setCurrentWidget(page)
-        self._rail[key].setChecked(True)
+        self._rail[ENTRIES[key].under or key].setChecked(True)
         self.page_shown.emit(key)
         return page
 
     def page(self, key: str) -> QWidget:
         """The page, made if need be, without showing it."""
         if key not in self._pages:
-            entry = PAGES[KEYS.index(key)] if key in KEYS else None
-            if entry is None:
-                raise KeyError(key)
-            self._pages[key] = self._make_page(entry)
+            self._pages[key] = self._make_page(ENTRIES[key])
             self.stack.addWidget(self._pages[key])
             self._restore_splitters(key, self._pages[key])
             for field in self._pages[key].findChildren(QAbstractSpinBox):
@@ -201,8 +204,7 @@ class MainWindow(QMainWindow):
         """Open the help of the page in front."""
         page = self.stack.currentWidget()
         text = page.help_text() if hasattr(page, "help_text") else ""
-        title = next(entry.text for entry in PAGES if entry.key == self.current_key())
-        dialog = HelpDialog(self.tr(title), text, self)
+        dialog = HelpDialog(self.tr(ENTRIES[self.current_key()].text), text, self)
         dialog.show()
         return dialog
 
@@ -215,6 +217,7 @@ class MainWindow(QMainWindow):
             for number, entry in enumerate(PAGES, 1)
         ]  # fmt: skip
         found += [
+            Command(self.tr("Find models"), lambda: self.show_page("find"), "search", "Hugging Face, download"),
             Command(self.tr("New chat"), self.new_chat, "chat", "Ctrl+N"),
             Command(self.tr("Open a GGUF file…"), self.open_file, "file"),
             Command(self.tr("Open a model folder…"), self.open_folder, "folder"),
@@ -428,6 +431,11 @@ class MainWindow(QMainWindow):
         self.show_page(key)
 
     def _job_ended(self, job: Job) -> None:
+        if job.kind == DOWNLOAD:
+            notice = self.context.downloads.notice(job)
+            if notice is not None and not self.drawer_is_open():
+                self.context.notify.posted.emit(notice)
+            return
         shown_on = tuple(job.owner.split()) or _SHOWS.get(job.kind, ())
         if self.drawer_is_open() or self.current_key() in shown_on or not shown_on:
             return

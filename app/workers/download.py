@@ -18,7 +18,7 @@ from app.hub.messages import FileProgress, FinishedFile
 from app.hub.names import is_commit, parse_repo, unsafe_reason
 from app.hub.pace import Bucket, Meter
 from app.hub.planning import MARGIN
-from app.protocol import Download, DownloadProgress, DownloadResult, DownloadStarted
+from app.protocol import Command, Download, DownloadProgress, DownloadResult, DownloadStarted, LimitRate
 from app.workers.runtime import Connection
 from converter.spec import Cancelled, QuenchError
 
@@ -32,16 +32,29 @@ def serve(connection: Connection) -> None:
     """Answer one :class:`Download`: ``DownloadStarted``, ``DownloadProgress``, then ``DownloadResult``.
 
     A pause leaves everything that has come, and so do an error and the parent's death; a cancel removes what is half
-    here (whole files stay in the cache, where they are of use). Raises ``QuenchError`` out of here.
+    here (whole files stay in the cache, where they are of use). ``LimitRate`` is heard at any time. Raises
+    ``QuenchError`` out of here.
     """
+    bucket = Bucket(0)
+    connection.intercept(lambda command: _hear(command, bucket))
     for command in connection.commands():
         if isinstance(command, Download):
-            connection.send(_Run(connection, command).run())
+            connection.send(_Run(connection, command, bucket).run())
             return
 
 
+def _hear(command: Command, bucket: Bucket) -> bool:
+    """In the reading thread, so that a limit counts while files come; it stands behind its download in the line."""
+    if isinstance(command, Download):
+        bucket.set_rate(command.limit)
+    elif isinstance(command, LimitRate):
+        bucket.set_rate(command.limit)
+        return True
+    return False
+
+
 class _Run:
-    def __init__(self, connection: Connection, command: Download) -> None:
+    def __init__(self, connection: Connection, command: Download, bucket: Bucket) -> None:
         _check(command)
         self._connection = connection
         self._command = command
@@ -52,7 +65,7 @@ class _Run:
         self._access = found
         self._hub_lock = threading.Lock()
         self._hub: Hub | None = None
-        self._bucket = Bucket(command.limit)
+        self._bucket = bucket
         self._states = [FileProgress(i, cache.have(self._place, f)[1], "waiting") for i, f in enumerate(command.files)]
         self._fresh: set[int] = set()
         self._notes: list[FileProgress] = []

@@ -88,6 +88,10 @@ class ByteFile:
 
     def read(self, offset: int, count: int) -> bytes:
         """Exactly ``count`` bytes from ``offset``."""
+        if self._open and count <= MEBIBYTE and hasattr(os, "pread"):
+            data = self._short(offset, count)
+            if len(data) == count:
+                return data
         buffer = bytearray(count)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
@@ -136,6 +140,13 @@ class ByteFile:
         """Whether the file still reaches to ``end``."""
         try:
             return os.fstat(self._descriptor).st_size >= end
+        except OSError as error:
+            raise cannot_read(self.path, error) from error
+
+    def _short(self, offset: int, count: int) -> bytes:
+        """At most ``count`` bytes, in the one call that nearly always suffices."""
+        try:
+            return os.pread(self._descriptor, count, offset)
         except OSError as error:
             raise cannot_read(self.path, error) from error
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from contextlib import ExitStack, closing
+from collections import Counter
+from contextlib import ExitStack, closing, contextmanager
+from math import prod
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from converter.sources.base import MetaEntry, RecipeHints, SourceModel
 from converter.sources.files import ByteFile
@@ -14,10 +18,14 @@ from converter.sources.tensors import FileTensor
 from converter.spec import ModelInfo, QuenchError, TensorInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from converter.sources.base import SourceTensor
+    from converter.sources.gguf_header import HeaderTensor, KnownParts
+
+SHORT_TEXT = 200
+"""Characters of a metadata value that still fits on a line."""
 
 # These belong to an output, not to its source.
 _OWN_KEYS = frozenset({"general.file_type", "general.quantization_version", "general.alignment"})
@@ -32,16 +40,13 @@ def open_gguf(path: Path) -> SourceModel:
     ``QuenchError`` for anything that does not add up.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(closing(ByteFile(path)))
-        parts = Parts([file], [read_header(file)], "")
-        if _number(parts.headers[0], "split.count") > 1:
-            parts = read_parts(file, parts.headers[0], stack)
+        parts = _open_parts(path, stack)
         tensors: list[SourceTensor] = [
             FileTensor(file, t.offset, name=t.name, source_name=t.name, shape=t.shape, stored=t.type)
             for file, header in zip(parts.files, parts.headers, strict=True)
             for t in header.tensors
         ]
-        info = _info(parts)
+        info = _info(parts, parts.headers[0].values)
         first = parts.headers[0]
         hints = RecipeHints(
             architecture=info.architecture,
@@ -54,6 +59,42 @@ def open_gguf(path: Path) -> SourceModel:
     return SourceModel(
         info, tensors, hints, lambda: _metadata(first), closed.close, parts.files, incomplete=parts.missing
     )
+
+
+@contextmanager
+def glance(path: Path, known: KnownParts | None = None) -> Iterator[tuple[ModelInfo, Parts]]:
+    """What :func:`open_gguf` says of a file, without long metadata, and its parts, open and checked like there.
+
+    For looking at thousands of files: no object for each tensor to read from is made, and no array becomes numbers.
+    """
+    with ExitStack() as stack:
+        parts = _open_parts(path, stack, known)
+        values = parts.headers[0].values.items()
+        # A character has at most four bytes.
+        short = [
+            key
+            for key, value in values
+            if value.item_type is None and (value.type != STRING or value.stop - value.start <= 4 * SHORT_TEXT)
+        ]
+        yield _info(parts, short, with_tensors=False), parts
+
+
+def short_info(info: ModelInfo) -> ModelInfo:
+    """``info`` without its tensors, its template and metadata values longer than a line."""
+    metadata = {key: value for key, value in info.metadata.items() if _is_short(value)}
+    return msgspec.structs.replace(info, tensors=(), metadata=metadata, chat_template=None)
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and len(value) <= SHORT_TEXT)
+
+
+def _open_parts(path: Path, stack: ExitStack, known: KnownParts | None = None) -> Parts:
+    file = stack.enter_context(closing(ByteFile(path)))
+    parts = Parts([file], [read_header(file, known)], "")
+    if _number(parts.headers[0], "split.count") > 1:
+        parts = read_parts(file, parts.headers[0], stack, known)
+    return parts
 
 
 def base_name(path: Path) -> str:
@@ -75,7 +116,7 @@ def _metadata(header: Header) -> list[MetaEntry]:
     ]
 
 
-def _info(parts: Parts) -> ModelInfo:
+def _info(parts: Parts, keys: Iterable[str], *, with_tensors: bool = True) -> ModelInfo:
     path, header = parts.files[0].path, parts.headers[0]
     architecture = _string(header, "general.architecture")
     if not architecture:
@@ -85,7 +126,8 @@ def _info(parts: Parts) -> ModelInfo:
             f"{path.name} has no general.architecture.",
             "It may be a data file of another program; choose a model.",
         )
-    tensors = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for each in parts.headers for t in each.tensors)
+    found = [tensor for each in parts.headers for tensor in each.tensors]
+    tensors = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for t in found) if with_tensors else ()
 
     def number(key: str) -> int:
         return _number(header, f"{architecture}.{key}")
@@ -95,13 +137,13 @@ def _info(parts: Parts) -> ModelInfo:
     head_size = embedding // heads if heads else 0
     tokens = header.values.get("tokenizer.ggml.tokens")
     template = _string(header, "tokenizer.chat_template")
-    names = {t.name for t in tensors}
+    names = {t.name for t in found}
     return ModelInfo(
         path=str(path),
         kind="gguf",
         name=base_name(path),
         architecture=architecture,
-        parameters=sum(_elements(t.shape) for t in tensors),
+        parameters=sum(prod(t.shape) for t in found),
         layers=number("block_count"),
         context_length=number("context_length"),
         embedding_length=embedding,
@@ -113,27 +155,25 @@ def _info(parts: Parts) -> ModelInfo:
         vocabulary=tokens.count if tokens is not None and tokens.type == ARRAY else number("vocab_size"),
         tokenizer=_string(header, "tokenizer.ggml.model"),
         pre_tokenizer=_string(header, "tokenizer.ggml.pre"),
-        types=count_types(tensors),
+        types=count_types(found),
         bytes=sum(file.size for file in parts.files),
         tensors=tensors,
-        metadata={key: header.preview(key) for key in header.values},
-        problems=tuple(_problems(header, architecture, tensors, parts.missing)),
+        metadata={key: header.preview(key) for key in keys},
+        problems=tuple(_problems(header, architecture, bool(found), parts.missing)),
         chat_template=template or None,
         tied_embeddings="token_embd.weight" in names and "output.weight" not in names,
     )
 
 
-def count_types(tensors: Sequence[TensorInfo]) -> dict[str, int]:
+def count_types(tensors: Iterable[TensorInfo | HeaderTensor]) -> dict[str, int]:
     """How many tensors there are of each type, the most frequent first."""
-    counts: dict[str, int] = {}
-    for tensor in tensors:
-        counts[tensor.type] = counts.get(tensor.type, 0) + 1
+    counts = Counter(tensor.type for tensor in tensors)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _problems(header: Header, architecture: str, tensors: Sequence[TensorInfo], missing: str) -> list[str]:
+def _problems(header: Header, architecture: str, has_tensors: bool, missing: str) -> list[str]:
     problems = []
-    if not tensors:
+    if not has_tensors:
         problems.append("The file has no weights, only metadata.")
     if missing:
         problems.append(missing)
@@ -141,7 +181,7 @@ def _problems(header: Header, architecture: str, tensors: Sequence[TensorInfo], 
         problems.append(f"The file says that it is no model but: {_string(header, 'general.type')}.")
     if "tokenizer.ggml.tokens" not in header.values:
         problems.append("The file has no vocabulary, so that it cannot be chatted with.")
-    if tensors and not _number(header, f"{architecture}.block_count"):
+    if has_tensors and not _number(header, f"{architecture}.block_count"):
         problems.append(f"{architecture}.block_count is missing.")
     return problems
 
@@ -175,10 +215,3 @@ def _first(header: Header, key: str) -> int:
         return _number(header, key)
     value = next(iter(header.value(key)), 0)
     return max(0, int(value)) if isinstance(value, int) else 0
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    elements = 1
-    for dim in shape:
-        elements *= dim
-    return elements

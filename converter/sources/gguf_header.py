@@ -8,9 +8,13 @@ file that passes here does not abort there.
 from __future__ import annotations
 
 import struct
+import threading
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+import msgspec
 import numpy as np
 
 from converter.sources.types import BY_ID
@@ -24,6 +28,8 @@ MAX_TENSORS = 1 << 20
 MAX_KEY_BYTES = 1 << 16
 MAX_STRING_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 30
+FIRST_BYTES = 96 << 10
+"""Read in one go: the whole header of a small model."""
 MAX_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20
@@ -36,13 +42,14 @@ VALUE_TYPES = {
     6: ("FLOAT32", "f"), 7: ("BOOL", "?"), 8: ("STRING", ""), 9: ("ARRAY", ""), 10: ("UINT64", "Q"),
     11: ("INT64", "q"), 12: ("FLOAT64", "d"),
 }  # fmt: skip
-_SIZES = {number: struct.calcsize("<" + code) for number, (_, code) in VALUE_TYPES.items() if code}
+_SCALARS = {number: struct.Struct("<" + code) for number, (_, code) in VALUE_TYPES.items() if code}
+_SIZES = {number: scalar.size for number, scalar in _SCALARS.items()}
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
+_LAYOUTS = {n_dims: struct.Struct(f"<{n_dims}QIQ") for n_dims in range(1, MAX_DIMENSIONS + 1)}
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderValue:
+class HeaderValue(msgspec.Struct, frozen=True, gc=False):
     """One key: ``count`` items (1 unless an array) whose bytes are ``data[start:stop]`` of the header."""
 
     key: str
@@ -53,8 +60,7 @@ class HeaderValue:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderTensor:
+class HeaderTensor(msgspec.Struct, frozen=True, gc=False):
     """``shape`` is row-major (the file lists it the other way round); ``offset`` counts from the start of the file."""
 
     name: str
@@ -66,13 +72,16 @@ class HeaderTensor:
 
 @dataclass(frozen=True)
 class Header:
-    """A checked header. ``data`` holds its bytes."""
+    """A checked header. ``data`` holds its bytes, of which the first ``length`` are it and its padding; ``lists`` are
+    the long lists of strings in it, in their order."""
 
     version: int
     alignment: int
     data: bytearray
     values: dict[str, HeaderValue]
     tensors: list[HeaderTensor]
+    length: int
+    lists: list[LongList]
 
     def value(self, key: str) -> Any:
         """The value of ``key`` as Python objects, or None. Text that is no UTF-8 comes as bytes."""
@@ -83,7 +92,7 @@ class Header:
             return self._array(entry, entry.count)
         if entry.type == STRING:
             return _text(bytes(self.data[entry.start : entry.stop]))
-        return struct.unpack_from("<" + VALUE_TYPES[entry.type][1], self.data, entry.start)[0]
+        return _SCALARS[entry.type].unpack_from(self.data, entry.start)[0]
 
     def preview(self, key: str, items: int = 8, length: int = 2000) -> Any:
         """As :meth:`value`, but a long array gives a short list and a string is cut at ``length`` characters."""
@@ -121,10 +130,62 @@ class Header:
         return values
 
 
-def read_header(file: ByteFile) -> Header:
+class LongList(NamedTuple):
+    """Where a long list of strings lies in the header, and its SHA-256 if that is known."""
+
+    start: int
+    stop: int
+    digest: bytes = b""
+
+
+_Stub = tuple[str, tuple[int, ...], int, int, int]
+"""Of a tensor: name, row-major shape, type id, offset from the data's start, bytes."""
+
+
+class KnownParts:
+    """Long lists of strings (vocabularies, merges) and tables of tensors that were checked before, for reading many
+    files in one go.
+
+    Files of one family carry the same megabytes of strings, files of one shape and recipe the same table, and equal
+    bytes are compared a hundred times faster than they are walked. At most ``limit`` bytes are kept, those that were
+    of use last. Any thread may use it.
+    """
+
+    SHORTEST = 256
+    HEAD = 64
+
+    def __init__(self, limit: int = 64 << 20) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[int, bytes], tuple[bytes, Any]] = OrderedDict()
+
+    def find(self, count: int, data: bytearray, start: int) -> tuple[bytes, Any] | None:
+        """What was kept of ``count`` items that begin like ``data`` at ``start``: all their bytes, and what is known
+        of them. The caller compares the bytes."""
+        key = (count, bytes(data[start : start + self.HEAD]))
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+        return found
+
+    def keep(self, count: int, data: bytes, facts: Any) -> None:
+        """``data`` is exactly ``count`` sound items."""
+        if len(data) > self._limit:
+            return
+        key = (count, data[: self.HEAD])
+        with self._lock:
+            self._bytes += len(data) - len(self._kept.pop(key, (b"", None))[0])
+            self._kept[key] = data, facts
+            while self._bytes > self._limit:
+                self._bytes -= len(self._kept.popitem(last=False)[1][0])
+
+
+def read_header(file: ByteFile, known: KnownParts | None = None) -> Header:
     """Reads and checks everything before the weights; ``QuenchError`` ``bad_header``, ``truncated`` or
-    ``unsupported_version``."""
-    return _Reader(file).header()
+    ``unsupported_version``. ``known`` makes it faster where many files share their vocabulary or their shape."""
+    return _Reader(file, known).header()
 
 
 def _text(data: bytes) -> str | bytes:
@@ -137,10 +198,12 @@ def _text(data: bytes) -> str | bytes:
 class _Reader:
     """A cursor over the file's beginning, which it fetches in growing pieces."""
 
-    def __init__(self, file: ByteFile) -> None:
+    def __init__(self, file: ByteFile, known: KnownParts | None = None) -> None:
         self.file = file
+        self.known = known
         self.data = bytearray()
         self.position = 0
+        self.lists: list[LongList] = []
 
     def header(self) -> Header:
         version = self._version()
@@ -151,16 +214,12 @@ class _Reader:
             self._bad(f"it claims {n_values} metadata keys in {self.file.size} bytes")
         if n_tensors > min(MAX_TENSORS, left // 33):
             self._bad(f"it claims {n_tensors} tensors in {self.file.size} bytes")
-        values: dict[str, HeaderValue] = {}
-        for _ in range(n_values):
-            value = self._value()
-            if value.key in values:
-                self._bad(f"the key {value.key} is there twice")
-            values[value.key] = value
+        values = self._values(n_values)
         alignment = self._alignment(values)
-        stubs = [self._tensor(alignment) for _ in range(n_tensors)]
+        stubs = self._stubs(n_tensors, alignment)
         data_start = -(-self.position // alignment) * alignment
-        return Header(version, alignment, self.data, values, self._placed(stubs, data_start, alignment))
+        tensors = self._placed(stubs, data_start, alignment)
+        return Header(version, alignment, self.data, values, tensors, min(data_start, self.file.size), self.lists)
 
     def _version(self) -> int:
         if self.file.size < 24:
@@ -176,11 +235,34 @@ class _Reader:
             self._bad("it was written for big-endian machines", code="unsupported_version")
         self._bad(f"it is version {version}; 2 and 3 can be read", code="unsupported_version")
 
-    def _value(self) -> HeaderValue:
-        key = self._string(MAX_KEY_BYTES, "a key").decode("utf-8", "replace")
-        if not key or "\0" in key or "�" in key:
-            self._bad(f"it has the key {key[:40]!r}")
-        kind = self._u32()
+    def _values(self, count: int) -> dict[str, HeaderValue]:
+        values: dict[str, HeaderValue] = {}
+        for _ in range(count):
+            position = self.position
+            if position + 12 > len(self.data):
+                self._fetch(position + 12)
+            length = _U64.unpack_from(self.data, position)[0]
+            if length > MAX_KEY_BYTES:
+                self._bad(f"a key has {length} bytes; at most {MAX_KEY_BYTES} are read")
+            start = position + 12 + length
+            if start > len(self.data):
+                self._fetch(start)
+            key = self.data[position + 8 : start - 4].decode("utf-8", "replace")
+            if not key or "\0" in key or "�" in key:
+                self._bad(f"it has the key {key[:40]!r}")
+            if key in values:
+                self._bad(f"the key {key} is there twice")
+            kind = _U32.unpack_from(self.data, start - 4)[0]
+            size = _SIZES.get(kind, 0)
+            if size and kind != BOOL and start + size <= len(self.data):  # most are plain numbers
+                self.position = start + size
+                values[key] = HeaderValue(key, kind, None, 1, start, start + size)
+            else:
+                self.position = start
+                values[key] = self._value(key, kind)
+        return values
+
+    def _value(self, key: str, kind: int) -> HeaderValue:
         item: int | None = None
         count = 1
         if kind == ARRAY:
@@ -193,7 +275,7 @@ class _Reader:
         plain = kind if item is None else item
         if plain == STRING:
             if item is None:
-                self._string(MAX_STRING_BYTES, key)
+                self._skip_string(key)
                 start += 8
             else:
                 self._skip_strings(count, key)
@@ -213,7 +295,11 @@ class _Reader:
     def _skip_strings(self, count: int, key: str) -> None:
         if count > self.file.size // 8:
             self._bad(f"{key} claims {count} strings")
-        data, position, unpack = self.data, self.position, _U64.unpack_from
+        long = count >= KnownParts.SHORTEST
+        begin = self.position
+        if long and self._skip_known(count):
+            return
+        data, position, unpack = self.data, begin, _U64.unpack_from
         for _ in range(count):
             if position + 8 > len(data):
                 self.position = position
@@ -226,6 +312,30 @@ class _Reader:
                 self.position = position - length
                 self._need(length)
         self.position = position
+        if not long:
+            return
+        digest = b""
+        if self.known is not None:
+            strings = bytes(data[begin:position])
+            digest = sha256(strings).digest()
+            self.known.keep(count, strings, digest)
+        self.lists.append(LongList(begin, position, digest))
+
+    def _skip_known(self, count: int) -> bool:
+        if self.known is None:
+            return False
+        begin, left = self.position, self.file.size - self.position
+        self._need(min(left, 8 * count))
+        found = self.known.find(count, self.data, begin)
+        if found is None or len(found[0]) > left:
+            return False
+        strings, digest = found
+        self._need(len(strings))
+        if not self.data.startswith(strings, begin):
+            return False
+        self.position += len(strings)
+        self.lists.append(LongList(begin, self.position, digest))
+        return True
 
     def _alignment(self, values: dict[str, HeaderValue]) -> int:
         entry = values.get("general.alignment")
@@ -238,44 +348,69 @@ class _Reader:
             self._bad(f"general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}")
         return alignment
 
-    def _tensor(self, alignment: int) -> tuple[str, tuple[int, ...], int, int, int]:
-        """Name, row-major shape, type id, offset from the data's start, bytes."""
-        raw = self._string(MAX_NAME_BYTES, "a tensor's name")
-        name = raw.decode("utf-8", "replace")
-        if not name or not name.isprintable() or "�" in name:
-            self._bad(f"it has a tensor with the name {name!r}")
-        n_dims = self._u32()
-        if not 1 <= n_dims <= MAX_DIMENSIONS:
-            self._bad(f"{name} has {n_dims} dimensions")
-        dims = [self._u64() for _ in range(n_dims)]
-        type_id, offset = self._u32(), self._u64()
-        kind = BY_ID.get(type_id)
-        if kind is None:
-            self._bad(f"{name} has the unknown type {type_id}", code="unsupported_type")
-        if min(dims) == 0:
-            self._bad(f"{name} has no elements")
-        elements = 1
-        for dim in dims:
-            elements *= dim
-            if elements >= 1 << 62:
-                self._bad(f"{name} claims more elements than can be counted")
-        if dims[0] % kind.block:
-            self._bad(f"{name} has rows of {dims[0]} weights, which are no whole blocks of {kind.name}")
-        n_bytes = elements // kind.block * kind.bytes
-        if offset % alignment:
-            self._bad(f"{name} lies at {offset}, which is not a multiple of {alignment}")
-        return name, tuple(reversed(dims)), type_id, offset, n_bytes
+    def _stubs(self, count: int, alignment: int) -> list[_Stub]:
+        if self.known is None or not count:
+            return self._walked(count, alignment)
+        begin = self.position
+        found = self.known.find(-count, self.data, begin)
+        if found is not None and self.data.startswith(found[0], begin):
+            stubs, aligned = found[1]
+            if aligned == alignment:
+                self.position += len(found[0])
+                return list(stubs)
+        walked = self._walked(count, alignment)
+        self.known.keep(-count, bytes(self.data[begin : self.position]), (tuple(walked), alignment))
+        return walked
 
-    def _placed(
-        self, stubs: list[tuple[str, tuple[int, ...], int, int, int]], data_start: int, alignment: int
-    ) -> list[HeaderTensor]:
-        names: set[str] = set()
+    def _walked(self, count: int, alignment: int) -> list[_Stub]:
+        stubs = []
+        # Written out rather than in small steps: a header has hundreds of these, a scan thousands of headers.
+        data, position, number = self.data, self.position, _U64.unpack_from
+        for _ in range(count):
+            if position + 12 > len(data):
+                self._fetch(position + 12)
+            length = number(data, position)[0]
+            if length > MAX_NAME_BYTES:
+                self._bad(f"a tensor's name has {length} bytes; at most {MAX_NAME_BYTES} are read")
+            end = position + 12 + length
+            if end > len(data):
+                self._fetch(end)
+            name = data[position + 8 : end - 4].decode("utf-8", "replace")
+            if not name or not name.isprintable() or "�" in name:
+                self._bad(f"it has a tensor with the name {name!r}")
+            layout = _LAYOUTS.get(_U32.unpack_from(data, end - 4)[0])
+            if layout is None:
+                self._bad(f"{name} has {_U32.unpack_from(data, end - 4)[0]} dimensions")
+            position = end + layout.size
+            if position > len(data):
+                self._fetch(position)
+            *dims, type_id, offset = layout.unpack_from(data, end)
+            kind = BY_ID.get(type_id)
+            if kind is None:
+                self._bad(f"{name} has the unknown type {type_id}", code="unsupported_type")
+            if 0 in dims:
+                self._bad(f"{name} has no elements")
+            elements = 1
+            for dim in dims:
+                elements *= dim
+                if elements >= 1 << 62:
+                    self._bad(f"{name} claims more elements than can be counted")
+            if dims[0] % kind.block:
+                self._bad(f"{name} has rows of {dims[0]} weights, which are no whole blocks of {kind.name}")
+            if offset % alignment:
+                self._bad(f"{name} lies at {offset}, which is not a multiple of {alignment}")
+            stubs.append((name, tuple(dims[::-1]), type_id, offset, elements // kind.block * kind.bytes))
+        self.position = position
+        return stubs
+
+    def _placed(self, stubs: list[_Stub], data_start: int, alignment: int) -> list[HeaderTensor]:
+        names = {name for name, *_ in stubs}
+        if len(names) < len(stubs):
+            twice = next(name for name, count in Counter(stub[0] for stub in stubs).items() if count > 1)
+            self._bad(f"the tensor {twice} is there twice")
         expected = 0
         tensors = []
         for name, shape, type_id, offset, n_bytes in stubs:
-            if name in names:
-                self._bad(f"the tensor {name} is there twice")
-            names.add(name)
             # The engine insists on this order too; it also rules out overlap.
             if offset != expected:
                 self._bad(f"{name} lies at {offset}, but the tensors before it end at {expected}")
@@ -297,25 +432,26 @@ class _Reader:
         self.position += 8
         return int(_U64.unpack_from(self.data, self.position - 8)[0])
 
-    def _string(self, limit: int, what: str) -> bytes:
+    def _skip_string(self, what: str) -> None:
         length = self._u64()
-        if length > limit:
-            self._bad(f"{what} has {length} bytes; at most {limit} are read")
+        if length > MAX_STRING_BYTES:
+            self._bad(f"{what} has {length} bytes; at most {MAX_STRING_BYTES} are read")
         self._need(length)
         self.position += length
-        return bytes(self.data[self.position - length : self.position])
 
     def _need(self, count: int) -> None:
         """Makes sure that ``count`` bytes from the cursor on are in memory."""
-        end = self.position + count
+        if self.position + count > len(self.data):
+            self._fetch(self.position + count)
+
+    def _fetch(self, end: int) -> None:
+        """Makes sure that the first ``end`` bytes are in memory."""
         have = len(self.data)
-        if end <= have:
-            return
         if end > self.file.size:
             self._bad(f"its header needs {end} bytes, but the file has {self.file.size}", code="truncated")
         if end > MAX_HEADER_BYTES:
             self._bad(f"its header has more than {MAX_HEADER_BYTES} bytes")
-        target = min(self.file.size, max(end, 2 * have, 1 << 16))
+        target = min(self.file.size, max(end, 2 * have, FIRST_BYTES))
         self.data += self.file.read(have, target - have)
 
     def _bad(self, reason: str, *, code: str = "bad_header") -> NoReturn:

@@ -13,7 +13,7 @@ from converter.sources.gguf_header import read_header
 from converter.spec import QuenchError
 
 if TYPE_CHECKING:
-    from converter.sources.gguf_header import Header
+    from converter.sources.gguf_header import Header, KnownParts
 
 _NAME = re.compile(r"(?P<prefix>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 
@@ -42,7 +42,7 @@ def siblings(path: Path) -> list[Path]:
     return [part_name(whole, number, int(found["count"])) for number in range(int(found["count"]))]
 
 
-def read_parts(file: ByteFile, header: Header, stack: ExitStack) -> Parts:
+def read_parts(file: ByteFile, header: Header, stack: ExitStack, known: KnownParts | None = None) -> Parts:
     """All parts beside ``file``, whose header says that there are several; ``stack`` closes those that are opened.
 
     If one is not there, ``file`` alone comes back with a sentence. Raises ``QuenchError`` ``bad_header`` if the parts
@@ -57,7 +57,7 @@ def read_parts(file: ByteFile, header: Header, stack: ExitStack) -> Parts:
     if gone is not None:
         return Parts([file], [header], f"{alone} {gone.name} is missing.")
     files = [file if path.name == file.path.name else stack.enter_context(closing(ByteFile(path))) for path in paths]
-    headers = [header if part is file else read_header(part) for part in files]
+    headers = [header if part is file else read_header(part, known) for part in files]
     _check(files, headers, count)
     return Parts(files, headers, "")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import resources
 from app.child import Child
 from app.hub import planning
 from app.hub.messages import DownloadPlan, PlannedFile, Query
@@ -77,7 +78,7 @@ def test_download_has_the_keys_of_the_contract(fakehub: FakeHub, pocket_repo: Fa
     assert data["bytes"] == plan["bytes"] == plan["to_fetch"]
     check_whole(hub_environment, pocket_repo)
     models = quench("library", "list")[1]["models"]
-    assert [model["path"] for model in models] == [data["folder"]]
+    assert [model["path"] for model in models] == [str(resources.path("pocket")), data["folder"]]
 
 
 def test_only_what_is_asked_for(fakehub: FakeHub, pocket_repo: FakeRepo, tmp_path: Path) -> None:

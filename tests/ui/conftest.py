@@ -16,6 +16,9 @@ from app.ui.context import Context
 from app.ui.widgets import ErrorCard
 from app.ui.window import MainWindow
 
+# The fake hub, for pages that ask it.
+from tests.hub.conftest import fakehub, hub_environment  # noqa: F401
+
 Page = TypeVar("Page", bound=QWidget)
 PATIENCE = 240_000
 _reports = pytest.StashKey[dict[str, pytest.TestReport]]()

@@ -19,23 +19,16 @@ from pytestqt.qtbot import QtBot
 
 import resources
 from app import hardware, library, paths
+from app.local.disk import Removal
+from app.local.entry import BROKEN, Listed
 from app.ui.context import Context
-from app.ui.first_start import FindDialog, pocket_file
+from app.ui.first_start import pocket_file
 from app.ui.job_center import RUNNING
 from app.ui.library import LibraryPage
-from app.ui.library_table import (
-    FITS,
-    NAME,
-    QUALITY,
-    SIZE,
-    SPEED,
-    TYPE,
-    LibraryTable,
-    Quality,
-    Row,
-    fit_words,
-    make_rows,
-)
+from app.ui.library_keeper import question
+from app.ui.library_rows import Quality, Row, fit_words, make_rows
+from app.ui.library_table import FITS, NAME, QUALITY, SIZE, SPEED, TYPE, LibraryTable
+from converter.identity import content_id
 from converter.spec import QuenchError
 
 LEFT = Qt.MouseButton.LeftButton
@@ -327,10 +320,10 @@ def test_delete_asks_and_moves_to_the_wastebasket(
     file.write_bytes(b"GGUF")
     page.add(str(file))
     qtbot.waitUntil(lambda: bool(page.selected()))
-    page.confirm_delete = lambda rows: False
+    page.keeper.confirm = lambda removal, names: False
     page.delete()
     assert file.exists()
-    page.confirm_delete = lambda rows: True
+    page.keeper.confirm = lambda removal, names: True
     page.delete()
     assert not file.exists()
     assert sys.platform != "linux" or (wastebasket / "away.gguf").exists()
@@ -340,9 +333,122 @@ def test_delete_asks_and_moves_to_the_wastebasket(
 def test_the_bundled_model_cannot_be_deleted(page: LibraryPage, family: list[str]) -> None:
     page.select(str(resources.path("pocket")))
     assert not page.actions_by_name["delete"].isEnabled()
-    page.confirm_delete = lambda rows: True
+    assert not page.actions_by_name["remove"].isEnabled()
+    page.remove()
+    assert page.table.index_of(str(resources.path("pocket"))).isValid()
+    page.keeper.confirm = lambda removal, names: True
     page.delete()
     assert resources.path("pocket").exists()
+
+
+# ---- what changes, what it takes up, whether it is whole ---------------------------------------------------------
+
+
+def test_what_changes_on_disk_appears_without_a_click(
+    qtbot: QtBot, page: LibraryPage, context: Context, pocket_gguf: Gguf
+) -> None:
+    context.library.rescan()
+    qtbot.waitUntil(lambda: not context.library.scanning)
+    file = paths.models() / "new.gguf"
+    shutil.copy(pocket_gguf("Q4_K_M"), file)
+    qtbot.waitUntil(lambda: page.table.index_of(str(file)).isValid())
+    renamed = file.rename(paths.models() / "other.gguf")
+    qtbot.waitUntil(lambda: page.table.index_of(str(renamed)).isValid())
+    qtbot.waitUntil(lambda: not page.table.index_of(str(file)).isValid())
+    renamed.unlink()
+    qtbot.waitUntil(lambda: not page.table.index_of(str(renamed)).isValid())
+
+
+def test_a_moved_file_keeps_its_measurements(
+    qtbot: QtBot, page: LibraryPage, context: Context, pocket_gguf: Gguf
+) -> None:
+    file, moved = paths.models() / "here.gguf", paths.models() / "deeper" / "there.gguf"
+    shutil.copy(pocket_gguf("Q4_K_M"), file)
+    payload = {"kld": {"mean": {"value": 0.0231}}, "verdict": "pass", "tokens_per_second": 90.0}
+    context.store.add_measurement(str(file), "quality", payload, content_id(file))
+    moved.parent.mkdir()
+    file.rename(moved)
+    shutil.copy(pocket_gguf("Q2_K"), file)  # another model in its place does not inherit them
+    context.library.rescan()
+    qtbot.waitUntil(lambda: cell(page, str(moved), QUALITY) == "0.0231")
+    qtbot.waitUntil(lambda: cell(page, str(file), QUALITY) == "–")
+
+
+def test_disk_use_moves_what_is_ticked_to_the_wastebasket(
+    qtbot: QtBot, page: LibraryPage, context: Context, pocket_gguf: Gguf, wastebasket: Path
+) -> None:
+    assert not wastebasket.exists()
+    shelf = paths.home() / "shelf"
+    kept, copy = paths.models() / "Pocket-Q4_K_M.gguf", shelf / "again.gguf"
+    shelf.mkdir()
+    for file in (kept, copy):
+        shutil.copy(pocket_gguf("Q4_K_M"), file)
+    context.update_settings(folders=(str(copy.parent),))
+    context.library.rescan()
+    qtbot.waitUntil(lambda: page.table.index_of(str(copy)).isValid() and not context.library.scanning)
+    qtbot.mouseClick(page.disk_button, LEFT)
+    assert page.disk.isVisible()
+    assert not page.disk.delete.isEnabled()
+    items = [page.disk.could.topLevelItem(number) for number in range(page.disk.could.topLevelItemCount())]
+    (item,) = [item for item in items if item.text(0) == "again.gguf"]
+    assert item.text(2) == "The same as Pocket-Q4_K_M.gguf"
+    item.setCheckState(0, Qt.CheckState.Checked)
+    asked: list[tuple[tuple[str, ...], int]] = []
+    page.keeper.confirm = lambda removal, names: asked.append((removal.paths, removal.bytes)) or True
+    size = copy.stat().st_size
+    qtbot.mouseClick(page.disk.delete, LEFT)
+    assert asked == [((str(copy),), size)]
+    assert (copy.exists(), kept.exists()) == (False, True)
+    qtbot.mouseClick(page.disk_button, LEFT)
+    assert page.view.isVisible()
+
+
+def test_the_question_says_what_goes_and_how_much(qtbot: QtBot) -> None:
+    box = question(Removal(("/a/one.gguf", "/b/two.gguf"), 3 << 20), ["one.gguf", "two.gguf"])
+    qtbot.addWidget(box)
+    assert "2 models" in box.text()
+    assert "/a/one.gguf" in box.informativeText()
+    assert "3.0 MiB" in box.informativeText()
+    assert box.defaultButton().text().replace("&", "") == "Cancel"
+
+
+def test_a_flipped_bit_is_found_and_listed(
+    qtbot: QtBot, page: LibraryPage, context: Context, pocket_gguf: Gguf
+) -> None:
+    file = paths.models() / "mine.gguf"
+    shutil.copy(pocket_gguf("Q4_K_M"), file)
+    context.library.rescan()
+    qtbot.waitUntil(lambda: page.table.index_of(str(file)).isValid() and not context.library.scanning)
+    with qtbot.waitSignal(context.jobs.finished):
+        page.disk.verify.click()
+    assert not context.library.entry(str(file)).problems
+    status = file.stat()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    with file.open("r+b") as stream:
+        stream.write(data)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with qtbot.waitSignal(context.jobs.finished):
+        page.disk.verify.click()
+    qtbot.waitUntil(lambda: cell(page, str(file), FITS) == "Broken")
+    assert "date has not" in context.library.entry(str(file)).problems[0]
+
+
+def test_another_programs_files_are_not_deleted(
+    qtbot: QtBot, page: LibraryPage, context: Context, pocket_gguf: Gguf
+) -> None:
+    file = Path.home() / ".lmstudio" / "models" / "acme" / "tiny" / "tiny-Q4_K_M.gguf"
+    file.parent.mkdir(parents=True)
+    shutil.copy(pocket_gguf("Q4_K_M"), file)
+    context.library.rescan()
+    qtbot.waitUntil(lambda: page.select(str(file)))
+    assert "LM Studio" in str(cell(page, str(file), NAME))
+    told: list[QuenchError] = []
+    context.notify.error = told.append
+    page.keeper.confirm = lambda removal, names: True
+    page.delete()
+    assert [error.code for error in told] == ["not_ours"]
+    assert file.exists()
 
 
 # ---- first start -----------------------------------------------------------------------------------------------
@@ -397,12 +503,9 @@ def test_the_card_can_be_put_away(qtbot: QtBot, page: LibraryPage, context: Cont
     assert context.settings.first_start is False
 
 
-def test_find_a_model_is_honest(qtbot: QtBot, page: LibraryPage) -> None:
+def test_find_models_opens_the_search(page: LibraryPage, asked: list[tuple[str, dict]]) -> None:
     page.find()
-    (dialog,) = page.findChildren(FindDialog)
-    words = " ".join(label.text() for label in dialog.findChildren(QLabel))
-    assert "not in this version" in words
-    dialog.close()
+    assert asked == [("find", {})]
 
 
 def test_without_models_the_page_says_what_to_do(page: LibraryPage) -> None:
@@ -429,6 +532,7 @@ def test_the_scout_survives_a_killed_worker(
 
 def test_rows_are_made_from_entries(context: Context, pocket: Path) -> None:
     broken = library_entry("/x/broken.gguf")
-    good, bad = make_rows([library.describe(pocket), broken], context.store, context.settings, str)
+    models = [Listed(library.describe(pocket), "folder"), Listed(broken, "folder", state=BROKEN)]
+    good, bad = make_rows(models, context.store, context.settings, str)
     assert (good.type, good.fit is not None, good.is_broken) == ("BF16", True, False)
     assert (bad.fit, bad.is_broken) == (None, True)

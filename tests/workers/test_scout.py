@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.child import Child
+from app.local.places import Place
 from app.protocol import Cancelled, Event, Failed, Found, Inspect, Inspected, MakePlan, PlanMade, Scan, ScanDone
 from converter.spec import ConversionSpec
 
@@ -83,9 +84,10 @@ def test_a_scan_finds_good_and_broken_ones(
     file.symlink_to(pocket_gguf("Q8_0"))
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF")
-    answers = ask(scout, Scan(9, (str(tmp_path), str(pocket), str(tmp_path / "missing"))))
+    where = (str(tmp_path), str(pocket), str(tmp_path / "missing"))
+    answers = ask(scout, Scan(9, tuple(Place("folder", root) for root in where)))
     assert answers[-1] == ScanDone(9, 3)
-    found = {answer.info.path: answer.info for answer in answers if isinstance(answer, Found)}
+    found = {each.path: each.info for answer in answers if isinstance(answer, Found) for each in answer.models}
     assert set(found) == {str(file), str(broken), str(pocket)}
     assert found[str(file)].problems == ()
     assert found[str(file)].tensors == ()

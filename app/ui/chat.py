@@ -339,17 +339,20 @@ class ChatPage(QWidget):
             self._focus_picker()
             return
         system = self.inspector.system.toPlainText()
-        self._drafts.forget()
-        if self._thread.conversation is None:
+        conversation = self._thread.conversation
+        if conversation is None:
             title = " ".join(_words(text).split())[:TITLE] or self.tr("New chat")
-            self._thread.conversation = self._store.create_conversation(title, path, system).id
+            conversation = self._store.create_conversation(title, path, system).id
         else:
-            self._store.set_model(self._thread.conversation, path, system)
+            self._store.set_model(conversation, path, system)
         if self._drafts.editing is not None:
             message = self._store.add_alternative(self._drafts.editing, "user", text)
-            self._drafts.editing = None
         else:
-            message = self._store.add_message(self._thread.conversation, "user", text)
+            message = self._store.add_message(conversation, "user", text)
+        if text == self.composer.question():
+            self._drafts.forget()  # only now: at no moment is the question in neither place
+        self._drafts.editing = None
+        self._thread.conversation = conversation
         self._drafts.show()
         self._thread.add(message)
         self._show_title()

@@ -29,7 +29,7 @@ class HitDelegate(QStyledItemDelegate):
         size = super().sizeHint(option, index)
         if index.data(HIT) is None:
             return size
-        return QSize(size.width(), size.height() + LINES * option.fontMetrics.lineSpacing() + 2)
+        return QSize(size.width(), (1 + LINES) * option.fontMetrics.lineSpacing() + 10)
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Any) -> None:
         hit = index.data(HIT)

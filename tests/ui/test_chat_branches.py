@@ -302,3 +302,16 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_shown(
         assert (draft.content, draft.files) == ("and then?", (("notes.txt", "some notes"),))
     finally:
         store.close()
+
+
+def test_a_suggested_question_leaves_what_was_written(
+    qtbot: QtBot, page: ChatPage, context: Context, model: str
+) -> None:
+    page.receive({"model": model})
+    page.composer.set_text("my own question")
+    page.inspector.spins["max_tokens"].setValue(2)
+    page.send(FRANCE)
+    finished(qtbot, page)
+    assert texts(context, page)[0] == FRANCE and page.composer.text() == ""
+    page.new_chat()
+    assert page.composer.text() == "my own question"

@@ -63,8 +63,6 @@ class ChatPage(QWidget):
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.splitter)
-        self._system_timer = QTimer(self, singleShot=True, interval=400)
-        self._system_timer.timeout.connect(self._save_system)
         self._connect()
         self.inspector.set_model(context.settings.last_model or None)
         # The first coloured code block would pay for loading the highlighter in the middle of an answer.
@@ -89,7 +87,7 @@ class ChatPage(QWidget):
                   context=Qt.ShortcutContext.WidgetShortcut)  # fmt: skip
         self.inspector.model_picked.connect(self._model_picked)
         self.inspector.options_applied.connect(self._load)
-        self.inspector.system_changed.connect(self._system_timer.start)
+        self.inspector.system_changed.connect(self._save_system)
         self.progress.cancelled.connect(self._cancel_loading)
         self.pocket.ready.connect(self.use_model)
         self._context.library.changed.connect(self._show_stack)
@@ -131,7 +129,6 @@ class ChatPage(QWidget):
 
     def closing(self) -> None:
         """The window goes: what was shown is saved."""
-        self._system_timer.stop()
         self._save_system()
         self._drafts.keep()
         self._give_up()

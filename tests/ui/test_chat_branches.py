@@ -315,3 +315,13 @@ def test_a_suggested_question_leaves_what_was_written(
     assert texts(context, page)[0] == FRANCE and page.composer.text() == ""
     page.new_chat()
     assert page.composer.text() == "my own question"
+
+
+def test_a_system_prompt_is_stored_with_every_key(qtbot: QtBot, page: ChatPage, context: Context) -> None:
+    talk, _ = talk_with_branches(context)
+    page.open_conversation(talk)
+    page.inspector.system.setPlainText("Be brief.")
+    assert context.store.conversation(talk).system == "Be brief."
+    page.new_chat()
+    assert page.inspector.system.toPlainText() == ""
+    assert context.store.conversation(talk).system == "Be brief."

@@ -39,6 +39,7 @@ from app.protocol import (
 )
 from app.quality.footprint import Footprint
 from app.quality.subject import read_header
+from converter.identity import content_id
 from converter.spec import Cancelled, ModelInfo, QuenchError
 
 Emit = Callable[[Event], None]
@@ -84,7 +85,7 @@ class BenchRun:
 
     def _model(self, index: int, path: str) -> ModelBench:
         name = Path(path).name
-        info = read_header(path)
+        info, content = read_header(path), content_id(path)
         self._status(f"Loading {name}", 0)
         cold = self._cold_load(path)
         self._status(f"Loading {name} again", 1)
@@ -108,6 +109,7 @@ class BenchRun:
             best = max(write, key=lambda point: (-point.depth, point.tokens_per_second.median))
             result = ModelBench(
                 path=path,
+                content=content,
                 load_cold=cold,
                 load_warm=warm,
                 first_token=first,

@@ -15,6 +15,7 @@ from app.quality import verdict
 from app.quality.divergence import Divergence
 from app.quality.footprint import Footprint, solo_speed
 from converter import open_model
+from converter.identity import content_id
 from converter.spec import ModelInfo, QuenchError
 
 SAMPLED_TOKENS = 4096
@@ -77,6 +78,7 @@ class Subject:
         self.memory = Memory(0, 0, 0)
         self.load_seconds = 0.0
         self.type = ""
+        self.content = ""
         self.error: QuenchError | None = None
         self.next_update = 0.0
 
@@ -104,6 +106,7 @@ class Subject:
         """Load the model; the first time also measure its speed and memory, before another model is loaded."""
         start = time.monotonic()
         self.type = self.type or library.type_label(read_header(self.path))
+        self.content = self.content or content_id(self.path)
         footprint = Footprint()
         self.model = model = Model.load(self.path, options, on_progress, outputs=outputs, sequences=sequences)
         on_model(model)
@@ -131,6 +134,7 @@ class Subject:
             level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds)
         return CandidateQuality(
             path=self.path,
+            content=self.content,
             type=self.type,
             bytes=self.bytes,
             perplexity=found.perplexity,

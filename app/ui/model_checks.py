@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtGui import QKeyEvent, QMouseEvent
+from PySide6.QtGui import QKeyEvent, QMouseEvent, QShowEvent
 from PySide6.QtWidgets import QFileDialog, QHeaderView, QTreeWidget, QTreeWidgetItem, QVBoxLayout, QWidget
 
 from app import library
@@ -57,6 +57,7 @@ class ModelChecks(QWidget):
         self._ticked: set[str] = set()
         self._extra: list[str] = []
         self._hidden = ""
+        self._stale = False
         self.tree = _Tree()
         self.tree.setColumnCount(3)
         self.tree.setHeaderHidden(True)
@@ -81,7 +82,7 @@ class ModelChecks(QWidget):
         layout.addWidget(self.tree, 1)
         layout.addWidget(self.empty, 0, Qt.AlignmentFlag.AlignTop)
         layout.addWidget(self.add_button, 0, Qt.AlignmentFlag.AlignLeft)
-        context.library.changed.connect(self.refill)
+        context.library.changed.connect(self._on_library)
         context.theme.changed.connect(self.tree.viewport().update)
         self.refill()
 
@@ -91,6 +92,8 @@ class ModelChecks(QWidget):
 
     def paths(self) -> list[str]:
         """All paths in the list."""
+        if self._stale:
+            self.refill()
         items = (self.tree.topLevelItem(i) for i in range(self.tree.topLevelItemCount()))
         return [str(item.data(NAME, PATH_ROLE)) for item in items if item is not None]
 
@@ -108,7 +111,19 @@ class ModelChecks(QWidget):
             self.refill()
             self.changed.emit()
 
+    def showEvent(self, event: QShowEvent) -> None:
+        if self._stale:
+            self.refill()
+        super().showEvent(event)
+
+    def _on_library(self) -> None:
+        """A library of thousands changes many times while it is read: what nobody sees can wait."""
+        self._stale = not self.isVisible()
+        if not self._stale:
+            self.refill()
+
     def refill(self) -> None:
+        self._stale = False
         entries = [(info.path, info) for info in self._context.library.usable({"gguf"})]
         known = {path for path, _ in entries}
         rows: list[tuple[str, ModelInfo | None]] = [*entries, *((p, None) for p in self._extra if p not in known)]

@@ -17,6 +17,7 @@ from PySide6.QtGui import (
     QPaintEvent,
     QPen,
     QResizeEvent,
+    QShowEvent,
 )
 from PySide6.QtWidgets import (
     QBoxLayout,
@@ -391,6 +392,7 @@ class ModelPicker(QComboBox):
         self._context = context
         self._kinds = kinds or {"gguf"}
         self._path: str | None = None
+        self._stale = False
         self.setAccessibleName(self.tr("Model"))
         self.setMinimumWidth(160)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -398,8 +400,13 @@ class ModelPicker(QComboBox):
         self.setMinimumContentsLength(12)
         self.setMaxVisibleItems(16)
         self.activated.connect(self._picked)
-        context.library.changed.connect(self._refill)
+        context.library.changed.connect(self._on_library)
         self._refill()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        if self._stale:
+            self._refill()
+        super().showEvent(event)
 
     def path(self) -> str | None:
         """The chosen model's path, None if none is chosen."""
@@ -426,7 +433,14 @@ class ModelPicker(QComboBox):
         option.currentText = QFontMetrics(self.font()).elidedText(text, Qt.TextElideMode.ElideMiddle, self.width() - 44)
         painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
+    def _on_library(self) -> None:
+        """A library of thousands changes many times while it is read: what nobody sees can wait."""
+        self._stale = not self.isVisible()
+        if not self._stale:
+            self._refill()
+
     def _refill(self) -> None:
+        self._stale = False
         wanted = [(title_of(info), info.path) for info in self._context.library.usable(self._kinds)]
         if self._path and self._path not in {path for _, path in wanted}:
             name = library.file_title(self._path) if self._path.lower().endswith(".gguf") else Path(self._path).name

@@ -11,21 +11,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypeVar
-
-from msgspec.structs import replace
 
 from app import kernel_check
 from app.engine.model import Model
 from app.files import write_atomically
 from app.protocol import (
     Cancel,
-    CandidateQuality,
     Command,
     MeasureBench,
     MeasureImatrix,
     MeasureQuality,
-    ModelBench,
     QualityResult,
 )
 from app.quality import report
@@ -33,10 +28,7 @@ from app.quality.bench import BenchRun
 from app.quality.imatrix import ImatrixRun
 from app.quality.lab import QualityRun
 from app.workers.runtime import Connection
-from converter.identity import content_id
 from converter.spec import QuenchError
-
-Figures = TypeVar("Figures", CandidateQuality, ModelBench)
 
 
 def serve(connection: Connection) -> None:
@@ -59,10 +51,9 @@ def serve(connection: Connection) -> None:
             result = QualityRun(command, connection.send, stopped, models.append).run()
             if command.report:
                 write_report(result, Path(command.report))
-            connection.send(_identified(result))
+            connection.send(result)
         elif isinstance(command, MeasureBench):
-            bench = BenchRun(command, connection.send, stopped, models.append).run()
-            connection.send(replace(bench, models=tuple(_with_content(model) for model in bench.models)))
+            connection.send(BenchRun(command, connection.send, stopped, models.append).run())
         elif isinstance(command, MeasureImatrix):
             connection.send(ImatrixRun(command, connection.send, stopped, models.append).run())
         else:
@@ -70,16 +61,6 @@ def serve(connection: Connection) -> None:
                 "bad_message", "This worker only measures.", f"It was sent {type(command).__name__}.", "", exit_status=1
             )
         return
-
-
-def _identified(result: QualityResult) -> QualityResult:
-    """With the ids of what was measured: a file that is moved or renamed later keeps its figures."""
-    reference, *candidates = map(_with_content, (result.reference, *result.candidates))
-    return replace(result, reference=reference, candidates=tuple(candidates))
-
-
-def _with_content(figures: Figures) -> Figures:
-    return replace(figures, content=content_id(figures.path))
 
 
 def write_report(result: QualityResult, path: Path) -> None:

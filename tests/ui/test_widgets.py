@@ -164,6 +164,7 @@ def test_the_picker_offers_usable_models_of_its_kind(
     qtbot.addWidget(picker)
     assert picker.path() is None
     library(resources.path("pocket"), file, broken)
+    picker.show()  # until then nobody sees what it offers
     qtbot.waitUntil(lambda: picker.count() == 2)
     assert [picker.itemData(0), picker.itemText(0)] == [str(file), "Pocket · Q4_K_M"]
     with qtbot.waitSignal(picker.changed):

@@ -219,6 +219,17 @@ class Stop(msgspec.Struct, frozen=True, tag_field="message", tag="stop"):
     request: int
 
 
+class Count(msgspec.Struct, frozen=True, tag_field="message", tag="count"):
+    """Count tokens (worker ``chat``); answered by :class:`Counted`, or ``context_full`` where the length says it.
+
+    ``text`` is counted by itself, ``messages`` as the prompt that they make.
+    """
+
+    request: int
+    messages: tuple[ChatMessage, ...]
+    text: str
+
+
 class Score(msgspec.Struct, frozen=True, tag_field="message", tag="score"):
     """Teacher-force ``answer`` after ``messages`` (worker ``chat``); answered by :class:`Scored`.
 
@@ -559,6 +570,15 @@ class Replied(msgspec.Struct, frozen=True, tag_field="message", tag="replied"):
     prompt_per_second: float
     context_used: int
     memory: Memory
+
+
+class Counted(msgspec.Struct, frozen=True, tag_field="message", tag="counted"):
+    """Tokens of a text, of the prompt, and what fits into the context."""
+
+    request: int
+    tokens: int
+    prompt_tokens: int
+    context: int
 
 
 class Alternative(msgspec.Struct, frozen=True):
@@ -910,6 +930,7 @@ Command = (
     | Generate
     | Stop
     | Score
+    | Count
     | TryModel
     | MeasureQuality
     | MeasureBench
@@ -947,6 +968,7 @@ Event = (
     | Tokens
     | Replied
     | Scored
+    | Counted
     | QualityUpdate
     | QualityResult
     | BenchUpdate

@@ -6,6 +6,8 @@ moment leaves the last finished one.
 
 from __future__ import annotations
 
+import math
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,7 +17,29 @@ from typing import Any
 
 import msgspec
 
+from app.branches import Branches
 from converter.spec import QuenchError
+
+_TREE = """
+    ALTER TABLE messages ADD COLUMN parent INTEGER;
+    ALTER TABLE messages ADD COLUMN deleted REAL NOT NULL DEFAULT 0;
+    ALTER TABLE conversations ADD COLUMN head INTEGER;
+    UPDATE messages SET parent = (SELECT max(earlier.id) FROM messages AS earlier
+        WHERE earlier.conversation_id = messages.conversation_id AND earlier.id < messages.id);
+    UPDATE conversations SET head = (SELECT max(id) FROM messages WHERE conversation_id = conversations.id);
+    CREATE TABLE pieces (
+        id INTEGER PRIMARY KEY, message_id INTEGER NOT NULL REFERENCES messages(id) ON DELETE CASCADE,
+        content TEXT NOT NULL
+    );
+    CREATE INDEX pieces_by_message ON pieces(message_id, id);
+    CREATE TABLE drafts (
+        conversation_id INTEGER NOT NULL, message_id INTEGER NOT NULL, content TEXT NOT NULL,
+        files TEXT NOT NULL DEFAULT '[]', PRIMARY KEY (conversation_id, message_id)
+    );
+"""
+"""Messages become a tree: ``parent`` is the message before (NULL at a root), a conversation's ``head`` the last message
+of the branch that is shown. ``deleted`` is the time of the deletion, 0 for what is there. ``pieces`` holds an answer
+in progress behind its message's own text: one short row each time, whatever the answer's length."""
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -48,7 +72,12 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX measurements_by_model ON measurements(model_path, kind, created);
     """,
     "ALTER TABLE measurements ADD COLUMN content TEXT NOT NULL DEFAULT '';",
+    _TREE,
 )
+
+
+KEPT_DELETED = 7 * 24 * 3600.0
+"""Seconds for which deleted conversations and messages are still in the file."""
 
 
 class Conversation(msgspec.Struct, frozen=True):
@@ -64,7 +93,11 @@ class Conversation(msgspec.Struct, frozen=True):
 
 
 class StoredMessage(msgspec.Struct, frozen=True):
-    """One message. ``partial``: the reply was still coming when this was written. ``stats``: figures of the reply."""
+    """One message. ``partial``: the reply was still coming when this was written. ``stats``: figures of the reply.
+
+    ``parent`` is the message before it. ``alternatives`` are the messages that stand at its place in other branches,
+    itself among them, oldest first.
+    """
 
     id: int
     role: str
@@ -72,6 +105,36 @@ class StoredMessage(msgspec.Struct, frozen=True):
     stats: dict[str, Any] | None
     partial: bool
     created: float
+    parent: int | None = None
+    alternatives: tuple[int, ...] = ()
+
+
+class NewMessage(msgspec.Struct, frozen=True):
+    """A message for :meth:`Store.add_conversation`; ``parent`` is an earlier position in the list, or ``None``."""
+
+    role: str
+    content: str
+    parent: int | None
+    stats: dict[str, Any] | None = None
+    partial: bool = False
+    created: float = 0.0
+
+
+class Hit(msgspec.Struct, frozen=True):
+    """A message in which the words were found. ``parts`` is its text around them: (text, is it a hit?) each."""
+
+    conversation: int
+    title: str
+    message: int
+    role: str
+    parts: tuple[tuple[str, bool], ...]
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """What was written and not sent: the words, and the files (name, content) that go with them."""
+
+    content: str = ""
+    files: tuple[tuple[str, str], ...] = ()
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -104,6 +167,8 @@ class Store:
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.execute("PRAGMA foreign_keys = ON")
             self._migrate()
+            self._gather()
+            self._tidy()
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise unusable(path, error) from error
@@ -140,6 +205,21 @@ class Store:
                 f"BEGIN IMMEDIATE; {MIGRATIONS[step]} PRAGMA user_version = {step + 1}; COMMIT;"
             )
 
+    def _gather(self) -> None:
+        """Put the pieces of answers that a killed program left into their messages."""
+        if self._database.execute("SELECT 1 FROM pieces LIMIT 1").fetchone() is None:
+            return
+        with self._transaction() as database:
+            database.execute(f"UPDATE messages SET content = {_CONTENT} WHERE id IN (SELECT message_id FROM pieces)")
+            database.execute("DELETE FROM pieces")
+
+    def _tidy(self) -> None:
+        """Forget what was deleted long ago. Nothing is written where there is no such thing."""
+        before = time.time() - KEPT_DELETED
+        found = "SELECT 1 FROM {0} WHERE deleted > 0 AND deleted < ? LIMIT 1"
+        if any(self._database.execute(found.format(t), (before,)).fetchone() for t in ("conversations", "messages")):
+            self.purge(before)
+
     # ---- models ------------------------------------------------------------------------------------------------
 
     def known_models(self) -> list[str]:
@@ -160,13 +240,12 @@ class Store:
         """All that are not deleted, pinned first, then the last used; ``search`` looks in titles and messages."""
         query = "SELECT id, title, model_path, system, pinned, created, updated FROM conversations WHERE deleted = 0"
         values: list[str] = []
-        words = search.split()
-        if words:
-            match = " ".join('"' + word.replace('"', '""') + '"*' for word in words)
+        match = _match(search)
+        if match:
             pattern = "%" + search.strip().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
             query += (
-                " AND (title LIKE ? ESCAPE '\\' OR id IN (SELECT conversation_id FROM messages WHERE id IN"
-                " (SELECT rowid FROM message_text WHERE message_text MATCH ?)))"
+                " AND (title LIKE ? ESCAPE '\\' OR id IN (SELECT conversation_id FROM messages WHERE"
+                " deleted = 0 AND id IN (SELECT rowid FROM message_text WHERE message_text MATCH ?)))"
             )
             values = [pattern, match]
         query += " ORDER BY pinned DESC, updated DESC, id DESC"
@@ -211,53 +290,224 @@ class Store:
 
     def delete(self, conversation_id: int) -> None:
         """Hide a conversation; :meth:`undelete` brings it back until :meth:`purge`."""
-        self._database.execute("UPDATE conversations SET deleted = 1 WHERE id = ?", (conversation_id,))
+        self._database.execute("UPDATE conversations SET deleted = ? WHERE id = ?", (time.time(), conversation_id))
 
     def undelete(self, conversation_id: int) -> None:
         """Undo :meth:`delete`."""
         self._database.execute("UPDATE conversations SET deleted = 0 WHERE id = ?", (conversation_id,))
 
-    def purge(self) -> int:
-        """Remove deleted conversations for good; returns how many."""
+    def purge(self, before: float = math.inf) -> int:
+        """Remove what was deleted before that time for good; returns how many conversations."""
+        gone = "deleted > 0 AND deleted < ?"
         with self._transaction() as database:
-            return database.execute("DELETE FROM conversations WHERE deleted = 1").rowcount
+            count = database.execute(f"DELETE FROM conversations WHERE {gone}", (before,)).rowcount
+            lost = f"SELECT id FROM messages WHERE {gone}"
+            for table, column in (("messages", "parent"), ("conversations", "head")):
+                up = f"(SELECT above.parent FROM messages AS above WHERE above.id = {table}.{column})"
+                while database.execute(
+                    f"UPDATE {table} SET {column} = {up} WHERE {column} IN ({lost})", (before,)
+                ).rowcount:
+                    pass  # one step up each time, past every message that goes
+            database.execute(f"DELETE FROM messages WHERE {gone}", (before,))
+            database.execute(
+                "DELETE FROM drafts WHERE conversation_id > 0 AND conversation_id NOT IN (SELECT id FROM conversations)"
+                " OR message_id > 0 AND message_id NOT IN (SELECT id FROM messages)"
+            )
+        return count
+
+    def add_conversation(
+        self, title: str, model_path: str, system: str, messages: list[NewMessage], head: int | None = None
+    ) -> Conversation:
+        """A conversation with all its branches at once. ``head``: the position of the last message that is shown."""
+        now = time.time()
+        ids: list[int] = []
+        with self._transaction() as database:
+            cursor = database.execute(
+                "INSERT INTO conversations(title, model_path, system, created, updated) VALUES (?, ?, ?, ?, ?)",
+                (title, model_path, system, now, now),
+            )
+            made = int(cursor.lastrowid or 0)
+            for entry in messages:
+                parent = None if entry.parent is None else ids[entry.parent]
+                ids.append(self._insert(made, parent, entry, now))
+            last = (ids[-1] if ids else None) if head is None else ids[head]
+            database.execute("UPDATE conversations SET head = ? WHERE id = ?", (last, made))
+        return self.conversation(made)
+
+    # ---- messages: a tree of branches --------------------------------------------------------------------------
 
     def messages(self, conversation_id: int) -> list[StoredMessage]:
-        """The messages in order."""
+        """The messages of the branch that is shown, in order."""
+        head = self._database.execute("SELECT head FROM conversations WHERE id = ?", (conversation_id,)).fetchone()
+        branches = self._branches(conversation_id)
+        return self._read(branches, branches.path(head[0] if head else None))
+
+    def all_messages(self, conversation_id: int) -> list[StoredMessage]:
+        """The messages of all branches, each after its parent."""
+        branches = self._branches(conversation_id)
+        return self._read(branches, branches.alive())
+
+    def _branches(self, conversation_id: int) -> Branches:
+        return Branches(
+            self._database.execute(
+                "SELECT id, parent, deleted > 0 FROM messages WHERE conversation_id = ? ORDER BY id", (conversation_id,)
+            ).fetchall()
+        )
+
+    def _read(self, branches: Branches, ids: list[int]) -> list[StoredMessage]:
         rows = self._database.execute(
-            "SELECT id, role, content, stats, partial, created FROM messages WHERE conversation_id = ? ORDER BY id",
-            (conversation_id,),
+            f"SELECT id, role, {_CONTENT}, stats, partial, created FROM messages"
+            " WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id",
+            (_json(ids),),
         )
         return [
-            StoredMessage(r[0], r[1], r[2], msgspec.json.decode(r[3]) if r[3] else None, bool(r[4]), r[5]) for r in rows
-        ]
+            StoredMessage(
+                r[0], r[1], r[2], msgspec.json.decode(r[3]) if r[3] else None, bool(r[4]), r[5],
+                branches.parent(r[0]), branches.alternatives(r[0]),
+            )
+            for r in rows
+        ]  # fmt: skip
 
     def add_message(
         self, conversation_id: int, role: str, content: str, stats: dict[str, Any] | None = None, partial: bool = False
     ) -> int:
-        """Append a message and return its id."""
+        """Append a message to the branch that is shown and return its id."""
+        return self._add(conversation_id, self.head(conversation_id), NewMessage(role, content, None, stats, partial))
+
+    def add_alternative(self, message_id: int, role: str, content: str, partial: bool = False) -> int:
+        """Begin a branch: a message at the place of ``message_id``, which stays. Returns its id; it is shown now."""
+        conversation, parent = self._database.execute(
+            "SELECT conversation_id, parent FROM messages WHERE id = ?", (message_id,)
+        ).fetchone()
+        return self._add(conversation, parent, NewMessage(role, content, None, None, partial))
+
+    def _add(self, conversation: int, after: int | None, made: NewMessage) -> int:
         now = time.time()
         with self._transaction() as database:
-            cursor = database.execute(
-                "INSERT INTO messages(conversation_id, role, content, stats, partial, created)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (conversation_id, role, content, _json(stats), int(partial), now),
-            )
-            database.execute("UPDATE conversations SET updated = ? WHERE id = ?", (now, conversation_id))
+            number = self._insert(conversation, after, made, now)
+            database.execute("UPDATE conversations SET updated = ?, head = ? WHERE id = ?", (now, number, conversation))
+        return number
+
+    def _insert(self, conversation: int, after: int | None, made: NewMessage, now: float) -> int:
+        values = (made.role, made.content, _json(made.stats), int(made.partial), made.created or now)
+        cursor = self._database.execute(
+            "INSERT INTO messages(conversation_id, parent, role, content, stats, partial, created)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (conversation, after, *values),
+        )
         return int(cursor.lastrowid or 0)
+
+    def append_text(self, message_id: int, text: str) -> None:
+        """More text of an answer in progress: it outlives the process from here on. :meth:`update_message` ends it."""
+        self._database.execute("INSERT INTO pieces(message_id, content) VALUES (?, ?)", (message_id, text))
 
     def update_message(
         self, message_id: int, content: str, stats: dict[str, Any] | None = None, partial: bool = False
     ) -> None:
         """Replace a message's text and figures."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM pieces WHERE message_id = ?", (message_id,))
+            database.execute(
+                "UPDATE messages SET content = ?, stats = ?, partial = ? WHERE id = ?",
+                (content, _json(stats), int(partial), message_id),
+            )
+
+    def head(self, conversation_id: int) -> int | None:
+        """The last message of the branch that is shown, or ``None`` if it is empty."""
+        row = self._database.execute("SELECT head FROM conversations WHERE id = ?", (conversation_id,)).fetchone()
+        path = self._branches(conversation_id).path(row[0] if row else None)
+        return path[-1] if path else None
+
+    def choose(self, message_id: int) -> None:
+        """Show the branch through a message; below it the one that was written last."""
+        row = self._database.execute("SELECT conversation_id FROM messages WHERE id = ?", (message_id,)).fetchone()
+        if row is not None:
+            last = self._branches(row[0]).newest(message_id)
+            self._database.execute("UPDATE conversations SET head = ? WHERE id = ?", (last, row[0]))
+
+    def set_head(self, conversation_id: int, message_id: int | None) -> None:
+        """Show the branch that ends with this message."""
+        self._database.execute("UPDATE conversations SET head = ? WHERE id = ?", (message_id, conversation_id))
+
+    def subtree(self, conversation_id: int, message_id: int) -> list[int]:
+        """A message and all that follow it in any branch."""
+        return self._branches(conversation_id).below(message_id)
+
+    def hide_messages(self, ids: list[int]) -> None:
+        """Delete messages until :meth:`unhide_messages`; what follows them stands after what came before them."""
         self._database.execute(
-            "UPDATE messages SET content = ?, stats = ?, partial = ? WHERE id = ?",
-            (content, _json(stats), int(partial), message_id),
+            "UPDATE messages SET deleted = ? WHERE id IN (SELECT value FROM json_each(?))", (time.time(), _json(ids))
+        )
+
+    def unhide_messages(self, ids: list[int]) -> None:
+        """Undo :meth:`hide_messages`."""
+        self._database.execute(
+            "UPDATE messages SET deleted = 0 WHERE id IN (SELECT value FROM json_each(?))", (_json(ids),)
         )
 
     def delete_message(self, message_id: int) -> None:
-        """Remove one message."""
-        self._database.execute("DELETE FROM messages WHERE id = ?", (message_id,))
+        """Remove one message for good; what follows it stands after its parent."""
+        with self._transaction() as database:
+            for table, column in (("messages", "parent"), ("conversations", "head")):
+                database.execute(
+                    f"UPDATE {table} SET {column} = (SELECT parent FROM messages WHERE id = ?1) WHERE {column} = ?1",
+                    (message_id,),
+                )
+            database.execute("DELETE FROM messages WHERE id = ?", (message_id,))
+            database.execute("DELETE FROM drafts WHERE message_id = ?", (message_id,))
+
+    def search(self, words: str, limit: int = 100) -> list[Hit]:
+        """The newest messages, of any branch, that have all the words (or words that begin so)."""
+        match = _match(words)
+        if not match:
+            return []
+        found = self._database.execute(
+            "SELECT m.id, m.conversation_id, c.title, m.role FROM message_text AS t"
+            " JOIN messages AS m ON m.id = t.rowid JOIN conversations AS c ON c.id = m.conversation_id"
+            " WHERE t.message_text MATCH ? AND m.deleted = 0 AND c.deleted = 0 ORDER BY m.id DESC LIMIT ?",
+            (match, limit),
+        ).fetchall()
+        # Apart, because it reads a whole message: only for those that are shown.
+        around = dict(
+            self._database.execute(
+                "SELECT rowid, snippet(message_text, 0, char(2), char(3), '…', 16) FROM message_text"
+                " WHERE message_text MATCH ? AND rowid IN (SELECT value FROM json_each(?))",
+                (match, _json([row[0] for row in found])),
+            ).fetchall()
+        )
+        return [Hit(row[1], row[2], row[0], row[3], _parts(around.get(row[0], ""))) for row in found]
+
+    # ---- drafts ------------------------------------------------------------------------------------------------
+
+    def draft(self, conversation_id: int | None, message_id: int = 0) -> Draft:
+        """What was written in a conversation (``None``: in a new one), or as another version of a message."""
+        row = self._database.execute(
+            "SELECT content, files FROM drafts WHERE conversation_id = ? AND message_id = ?",
+            (conversation_id or 0, message_id),
+        ).fetchone()
+        return Draft() if row is None else Draft(row[0], msgspec.json.decode(row[1], type=tuple[tuple[str, str], ...]))
+
+    def keep_draft(
+        self,
+        conversation_id: int | None,
+        content: str,
+        files: tuple[tuple[str, str], ...] | None = None,
+        message_id: int = 0,
+    ) -> None:
+        """Keep what was written; ``files`` ``None`` leaves them as they are kept. Nothing at all forgets the draft."""
+        key = (conversation_id or 0, message_id)
+        with self._transaction() as database:
+            if content or files:
+                database.execute(
+                    "INSERT INTO drafts(conversation_id, message_id, content, files)"
+                    " VALUES (?1, ?2, ?3, coalesce(?4, '[]'))"
+                    " ON CONFLICT DO UPDATE SET content = ?3, files = coalesce(?4, files)",
+                    (*key, content, None if files is None else _json(files)),
+                )
+            elif files is None:
+                database.execute("UPDATE drafts SET content = '' WHERE conversation_id = ? AND message_id = ?", key)
+            else:
+                database.execute("DELETE FROM drafts WHERE conversation_id = ? AND message_id = ?", key)
 
     # ---- measurements ------------------------------------------------------------------------------------------
 
@@ -319,5 +569,28 @@ def unusable(path: Path, error: sqlite3.DatabaseError) -> QuenchError:
     )
 
 
-def _json(value: dict[str, Any] | None) -> str | None:
+_CONTENT = (
+    "content || coalesce((SELECT group_concat(p.content, '') FROM (SELECT content FROM pieces"
+    " WHERE message_id = messages.id ORDER BY id) AS p), '')"
+)
+"""A message's text with what has come of an answer in progress."""
+
+
+def _match(words: str) -> str:
+    """All the words, taken literally, each the beginning of one in the text."""
+    return " ".join('"' + word.replace('"', '""') + '"*' for word in words.split())
+
+
+def _parts(snippet: str) -> tuple[tuple[str, bool], ...]:
+    """Text with the marks 2 and 3 around hits, as parts."""
+    hit, parts = False, []
+    for part in re.split("([\2\3])", snippet):
+        if part in ("\2", "\3"):
+            hit = part == "\2"
+        elif part:
+            parts.append((part, hit))
+    return tuple(parts)
+
+
+def _json(value: Any) -> str | None:
     return None if value is None else msgspec.json.encode(value).decode()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.store import MIGRATIONS, Store
+from app.store import MIGRATIONS, Draft, Store
 from converter.spec import QuenchError
 
 
@@ -146,3 +146,179 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         Store(path)
     assert caught.value.code == "store_damaged"
     assert path.read_bytes().startswith(b"this is not")
+
+
+# ---- branches --------------------------------------------------------------------------------------------------
+
+
+def shown(store: Store, conversation: int) -> list[str]:
+    return [row.content for row in store.messages(conversation)]
+
+
+def test_a_store_of_the_first_version_becomes_a_tree_with_nothing_lost(tmp_path: Path) -> None:
+    path = tmp_path / "quench.db"
+    database = sqlite3.connect(path)
+    database.executescript((Path(__file__).parent / "data/store_v1.sql").read_text())
+    database.close()
+    store = Store(path)
+    assert shown(store, 1) == ["What is the capital of France?", "Paris.", "And of Italy?", "Ro"]
+    assert [row.parent for row in store.messages(1)] == [None, 1, 3, 5]
+    assert [row.alternatives for row in store.messages(1)] == [(1,), (3,), (5,), (6,)]
+    assert (store.messages(1)[1].stats, store.messages(1)[3].partial) == ({"tokens": 2}, True)
+    assert store.messages(2) == []
+    assert [row.id for row in store.conversations()] == [1, 2]
+    store.undelete(3)
+    assert [row.id for row in store.conversations()] == [1, 2]  # deleted long ago, and gone
+    assert [hit.message for hit in store.search("capital")] == [1]
+    assert store.search("secret") == []
+    store.add_message(1, "user", "Thanks.")
+    assert shown(store, 1)[-2:] == ["Ro", "Thanks."]
+    store.close()
+
+
+def test_an_alternative_begins_a_branch_and_choosing_goes_back_to_the_last_written(store: Store) -> None:
+    talk = store.create_conversation("t", "m").id
+    first = store.add_message(talk, "user", "France?")
+    store.add_message(talk, "assistant", "Paris")
+    store.add_message(talk, "user", "sure?")
+    other = store.add_alternative(first, "user", "Italy?")
+    assert shown(store, talk) == ["Italy?"]
+    rome = store.add_message(talk, "assistant", "Rome")
+    again = store.add_alternative(rome, "assistant", "Roma")
+    assert shown(store, talk) == ["Italy?", "Roma"]
+    assert [row.alternatives for row in store.messages(talk)] == [(first, other), (rome, again)]
+    store.choose(first)
+    assert shown(store, talk) == ["France?", "Paris", "sure?"]
+    store.choose(rome)
+    assert shown(store, talk) == ["Italy?", "Rome"]
+    assert len(store.all_messages(talk)) == 6
+
+
+def test_hidden_messages_are_passed_over_and_come_back_where_they_were(store: Store) -> None:
+    talk = store.create_conversation("t", "m").id
+    ids = [store.add_message(talk, role, text) for role, text in zip("uaua", "1234", strict=True)]
+    store.hide_messages(ids[:2])
+    assert shown(store, talk) == ["3", "4"]
+    assert store.messages(talk)[0].parent is None
+    assert store.search("1") == [] and store.conversations("1") == []
+    store.unhide_messages(ids[:2])
+    assert shown(store, talk) == ["1", "2", "3", "4"]
+    store.hide_messages(ids[1:])
+    assert store.head(talk) == ids[0]
+    store.add_message(talk, "assistant", "5")
+    assert store.purge() == 0
+    assert shown(store, talk) == ["1", "5"]
+    assert [row.content for row in store.all_messages(talk)] == ["1", "5"]
+    store.unhide_messages(ids)
+    assert shown(store, talk) == ["1", "5"]
+
+
+def test_purge_keeps_what_follows_a_hidden_message_and_what_was_deleted_later(store: Store) -> None:
+    talk = store.create_conversation("t", "m").id
+    ids = [store.add_message(talk, "user", text) for text in "12345"]
+    store.hide_messages([ids[1], ids[2], ids[4]])
+    assert store.purge(before=1.0) == 0
+    store.unhide_messages([ids[4]])
+    assert shown(store, talk) == ["1", "4", "5"]
+    store.hide_messages([ids[4]])
+    store.purge()
+    store.unhide_messages(ids)
+    assert shown(store, talk) == ["1", "4"]
+
+
+def test_a_message_removed_for_good_leaves_no_hole(store: Store) -> None:
+    talk = store.create_conversation("t", "m").id
+    ids = [store.add_message(talk, "user", text) for text in "123"]
+    store.delete_message(ids[2])
+    store.delete_message(ids[0])
+    assert shown(store, talk) == ["2"]
+    store.add_message(talk, "user", "4")  # may take the number of the one that is gone
+    assert shown(store, talk) == ["2", "4"]
+
+
+def test_pieces_of_an_answer_are_read_searched_after_a_new_start_and_replaced_by_the_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path / "quench.db")
+    talk = store.create_conversation("t", "m").id
+    answer = store.add_message(talk, "assistant", "Once ", partial=True)
+    for text in ("upon ", "a ", "zebra"):
+        store.append_text(answer, text)
+    assert shown(store, talk) == ["Once upon a zebra"]
+    other = Store(tmp_path / "quench.db")  # a second window gathers them while the answer goes on
+    store.append_text(answer, ", the")
+    assert shown(store, talk) == shown(other, talk) == ["Once upon a zebra, the"]
+    assert [hit.message for hit in other.search("zebra")] == [answer]
+    store.update_message(answer, "Once upon a zebra, the end.")
+    assert shown(other, talk) == ["Once upon a zebra, the end."]
+    store.close()
+    other.close()
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from app.store import Store
+store = Store(Path(sys.argv[1]))
+answer = store.add_message(store.create_conversation("t", "m").id, "assistant", "", partial=True)
+n = 0
+while True:
+    store.append_text(answer, f"w{n} ")
+    print(n, flush=True)
+    n += 1
+"""
+
+
+def test_every_piece_that_was_written_before_a_kill_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "quench.db"
+    child = subprocess.Popen([sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if int(line) >= 3000:  # past several checkpoints
+            break
+    os.kill(child.pid, signal.SIGKILL)
+    told = [int(line) for line in child.stdout.read().split()]
+    child.wait()
+    child.stdout.close()
+    store = Store(path)
+    [answer] = store.messages(store.conversations()[0].id)
+    words = answer.content.split()
+    assert words == [f"w{n}" for n in range(len(words))]
+    assert len(words) >= max([3000, *told]) + 1
+    store.close()
+
+
+def test_search_finds_words_in_every_branch_and_marks_them(store: Store) -> None:
+    talk = store.create_conversation("Fruit", "m").id
+    first = store.add_message(talk, "user", "Which oranges make\nmarmalade?")
+    store.add_alternative(first, "user", "Which plums?")
+    [hit] = store.search("marma orange")
+    assert (hit.conversation, hit.title, hit.message, hit.role) == (talk, "Fruit", first, "user")
+    assert [text for text, found in hit.parts if found] == ["oranges", "marmalade"]
+    assert "".join(text for text, _ in hit.parts) == "Which oranges make\nmarmalade?"
+    store.delete(talk)
+    assert store.search("marmalade") == []
+    assert store.search("  ") == []
+
+
+def test_the_newest_hits_come_first_and_no_more_than_asked_for(store: Store) -> None:
+    talk = store.create_conversation("t", "m").id
+    ids = [store.add_message(talk, "user", f"heron {n}") for n in range(30)]
+    assert [hit.message for hit in store.search("heron", limit=5)] == ids[:-6:-1]
+
+
+def test_drafts_are_kept_apart_and_forgotten_when_empty(store: Store) -> None:
+    talk = store.create_conversation("t", "m").id
+    store.keep_draft(None, "new")
+    store.keep_draft(talk, "words", (("a.txt", "file"),))
+    store.keep_draft(talk, "an edit", message_id=7)
+    store.keep_draft(talk, "more words")
+    assert store.draft(None) == Draft("new")
+    assert store.draft(talk) == Draft("more words", (("a.txt", "file"),))
+    assert store.draft(talk, 7) == Draft("an edit")
+    store.keep_draft(talk, "")
+    assert store.draft(talk) == Draft("", (("a.txt", "file"),))
+    store.keep_draft(talk, "", ())
+    store.keep_draft(None, "")
+    assert store.draft(talk) == store.draft(None) == Draft()
+    store.delete(talk)
+    store.purge()
+    assert store.draft(talk, 7) == Draft()

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from PySide6.QtCore import QSize, Qt, QTimer
-from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QResizeEvent
-from PySide6.QtWidgets import QHBoxLayout, QSplitter, QStackedWidget, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut
+from PySide6.QtWidgets import QHBoxLayout, QSplitter, QWidget
 
-import resources
 from app.protocol import Replied
-from app.store import StoredMessage
+from app.ui.chat_frame import NARROW, WIDE, ChatFrame
 from app.ui.chat_inspector import Inspector
-from app.ui.composer import Composer
 from app.ui.context import Context
 from app.ui.conversation_list import ConversationList
+from app.ui.drafts import Drafts
 from app.ui.engines import LOADING, STARTING, Engine
-from app.ui.first_start import PocketStart
 from app.ui.markdown import highlight, split
-from app.ui.reply import Reply, note_of, prompt_of, stats_of
-from app.ui.transcript import Transcript
-from app.ui.transcript_actions import CONTINUE, DELETE, EDIT, REGENERATE
-from app.ui.widgets import (
-    ElidedLabel,
-    EmptyState,
-    ErrorCard,
-    ProgressLine,
-    button,
-    drop_paths,
-    icon_button,
-    title_of,
-)
+from app.ui.reply import Reply, note_of, prompt_of, stats_of, unfinished
+from app.ui.thread import Thread
+from app.ui.transcript_actions import CONTINUE, EDIT, REGENERATE
+from app.ui.undo import UndoStack
+from app.ui.widgets import drop_paths, title_of
 from converter.spec import QuenchError
 
 OWNER = "chat"
-WIDE = 1040
-"""Below this width the inspector steps aside, below ``NARROW`` the conversations too, until they are called."""
-NARROW = 720
 TITLE = 60
 WARM_MS = 700
 
@@ -52,115 +38,56 @@ class ChatPage(QWidget):
         super().__init__(parent)
         self._context = context
         self._store = context.store
-        self._conversation: int | None = None
         self._engine: Engine | None = None
         self._reply: Reply | None = None
-        self._editing: int | None = None
         self._sides: dict[str, bool | None] = {"left": None, "right": None}
         self.setAcceptDrops(True)
-        self.list = ConversationList(context)
+        self._undo = UndoStack(context.notify)
+        self.list = ConversationList(context, self._undo)
         self.inspector = Inspector(context)
+        self.frame = frame = ChatFrame(context)
+        self.transcript, self.composer, self.stack = frame.transcript, frame.composer, frame.stack
+        self.pocket, self.progress, self.error = frame.pocket, frame.progress, frame.error
+        self.suggestions = frame.suggestions
+        self._thread = Thread(self._store, self.transcript, self._undo, self._model_name, self)
+        system = self.inspector.system.toPlainText
+        self._drafts = Drafts(self._store, self.composer, self._thread, context.notify, system)
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
         self.splitter.setObjectName("main")
         self.splitter.setChildrenCollapsible(False)
         self.splitter.addWidget(self.list)
-        self.splitter.addWidget(self._make_middle())
+        self.splitter.addWidget(frame)
         self.splitter.addWidget(self.inspector)
         self.splitter.setStretchFactor(1, 1)
         self.splitter.setSizes([220, 640, 320])
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.splitter)
-        self._system_timer = QTimer(self, singleShot=True, interval=400)
-        self._system_timer.timeout.connect(self._save_system)
         self._connect()
         self.inspector.set_model(context.settings.last_model or None)
         # The first coloured code block would pay for loading the highlighter in the middle of an answer.
         QTimer.singleShot(WARM_MS, self, lambda: highlight("x = 1", "python"))
         self.new_chat()
 
-    # ---- building ----------------------------------------------------------------------------------------------
-
-    def _make_middle(self) -> QWidget:
-        middle = QWidget()
-        theme = self._context.theme
-        self._left_button = self._toggle("panel-left", self.tr("Conversations"), "left")
-        self._right_button = self._toggle("panel-right", self.tr("Inspector"), "right")
-        self._title = ElidedLabel("", Qt.TextElideMode.ElideRight)
-        self._title.setFont(theme.font(15, True))
-        head = QHBoxLayout()
-        head.setContentsMargins(8, 8, 8, 4)
-        head.setSpacing(8)
-        head.addWidget(self._left_button)
-        head.addWidget(self._title, 1)
-        self._new_button = icon_button(theme, "add", self.tr("New chat"), self.new_chat)
-        head.addWidget(self._new_button)
-        head.addWidget(self._right_button)
-        self.transcript = Transcript(theme)
-        self.pocket = PocketStart(self._context)
-        self.stack = QStackedWidget()
-        self.stack.addWidget(self._make_no_model())
-        self.stack.addWidget(self._make_suggestions())
-        self.stack.addWidget(self.transcript)
-        self.progress = ProgressLine()
-        self.progress.hide()
-        self.error = ErrorCard()
-        self.composer = Composer(self._context)
-        foot = QVBoxLayout()
-        foot.setContentsMargins(16, 0, 16, 12)
-        foot.setSpacing(8)
-        for part in (self.pocket, self.progress, self.error, self.composer):
-            foot.addWidget(part)
-        layout = QVBoxLayout(middle)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addLayout(head)
-        layout.addWidget(self.stack, 1)
-        layout.addLayout(foot)
-        middle.setMinimumWidth(320)
-        return middle
-
-    def _toggle(self, icon: str, name: str, side: str) -> QToolButton:
-        made = icon_button(self._context.theme, icon, name)
-        made.setCheckable(True)
-        made.clicked.connect(lambda checked=False: self._show_side(side, checked))
-        return made
-
-    def _make_no_model(self) -> QWidget:
-        return EmptyState(
-            "chat",
-            self.tr("No model yet"),
-            self.tr("Chat with Pocket, the small model that comes with Quench, or open a GGUF file of your own."),
-            [(self.tr("Chat with Pocket"), self.pocket_chat), (self.tr("Open a file…"), self._open_file)],
-            theme=self._context.theme,
-        )
-
-    def _make_suggestions(self) -> QWidget:
-        page = EmptyState("chat", self.tr("What would you like to know?"), theme=self._context.theme)
-        grid = QVBoxLayout()
-        grid.setSpacing(8)
-        self.suggestions = []
-        for text in suggestions():
-            made = button(text, lambda text=text: self.send(text))
-            self.suggestions.append(made)
-            grid.addWidget(made, 0, Qt.AlignmentFlag.AlignHCenter)
-        body = page.layout()
-        body.insertSpacing(body.count() - 1, 8)
-        body.insertLayout(body.count() - 1, grid)
-        return page
-
     def _connect(self) -> None:
+        self.frame.side_wanted.connect(self._show_side)
+        self.frame.new_wanted.connect(self.new_chat)
+        self.frame.suggested.connect(self.send)
+        self.frame.pocket_wanted.connect(self.pocket_chat)
+        self.frame.file_wanted.connect(self._open_file)
         self.list.chosen.connect(self.open_conversation)
+        self.list.found.connect(self._open_hit)
         self.list.new_wanted.connect(self.new_chat)
         self.list.gone.connect(self._conversation_gone)
         self.list.renamed.connect(lambda conversation: self._show_title())
         self.transcript.action.connect(self._act)
         self.composer.sent.connect(self.send)
         self.composer.stopped.connect(self.stop)
-        self.composer.edit_left.connect(self._leave_edit)
+        QShortcut(QKeySequence.StandardKey.Undo, self.transcript, self._undo.undo,
+                  context=Qt.ShortcutContext.WidgetShortcut)  # fmt: skip
         self.inspector.model_picked.connect(self._model_picked)
         self.inspector.options_applied.connect(self._load)
-        self.inspector.system_changed.connect(self._system_timer.start)
+        self.inspector.system_changed.connect(self._save_system)
         self.progress.cancelled.connect(self._cancel_loading)
         self.pocket.ready.connect(self.use_model)
         self._context.library.changed.connect(self._show_stack)
@@ -183,9 +110,11 @@ class ChatPage(QWidget):
         return self.tr(
             "Ask on the left of Send; the answer streams in. Esc stops it.\n\n"
             "Alt+Up and Alt+Down choose a message; then R answers again, E edits the question, C continues the answer, "
-            "Delete removes it and Ctrl+C copies it. The same is in the menu of each message.\n\n"
+            "Delete removes it, Ctrl+Z brings it back, Ctrl+C copies it. The same is in the menu of each message.\n\n"
+            "An edited question or another answer begins a branch; the earlier one stays. Under a message with several "
+            "versions ‹ 2 / 3 › goes from one to the next, as do Alt+Left and Alt+Right.\n\n"
             "The inspector at the right has the model, the sampling and, live, tokens per second and memory. "
-            "Everything that you see here is kept at once; a crash loses nothing."
+            "Everything that you see here is kept at once, what you have not sent yet too; a crash loses nothing."
         )
 
     def escape(self) -> bool:
@@ -200,8 +129,8 @@ class ChatPage(QWidget):
 
     def closing(self) -> None:
         """The window goes: what was shown is saved."""
-        self._system_timer.stop()
         self._save_system()
+        self._drafts.keep()
         self._give_up()
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
@@ -247,8 +176,8 @@ class ChatPage(QWidget):
         if not path:
             return
         self._context.update_settings(last_model=path)
-        if self._conversation is not None:
-            self._store.set_model(self._conversation, path)
+        if self._thread.conversation is not None:
+            self._store.set_model(self._thread.conversation, path)
         self._load()
 
     def _load(self) -> Engine | None:
@@ -281,6 +210,7 @@ class ChatPage(QWidget):
         engine.loading.disconnect(self._show_loading)
         engine.failed.disconnect(self._engine_failed)
         self.inspector.follow(None)
+        self._drafts.follow(None)
         self._context.engines.release(engine.path, OWNER)
 
     def _cancel_loading(self) -> None:
@@ -301,6 +231,7 @@ class ChatPage(QWidget):
         if loading and self.progress.isHidden():
             self._show_loading(0.0)
         self.progress.setVisible(loading)
+        self._drafts.follow(engine)
 
     def _show_loading(self, fraction: float) -> None:
         name = self._model_name(self._engine.path) if self._engine is not None else ""
@@ -327,87 +258,75 @@ class ChatPage(QWidget):
 
     def new_chat(self) -> None:
         """An empty page; the conversation is made with its first message."""
-        self._save_system()
-        self._conversation = None
-        self._leave_edit()
+        self._leave()
+        self._thread.open(None)
         self.list.select(None)
-        self.transcript.clear_messages()
         self.inspector.set_system("")
-        self.error.clear()
+        self._drafts.show()
         self._show_title()
         self._show_stack()
         self.composer.field.setFocus()
 
     def open_conversation(self, conversation: int) -> None:
         """Show a conversation of the store."""
-        self._save_system()
+        self._leave()
         row = self._store.conversation(conversation)
-        self._conversation = conversation
-        self._leave_edit()
-        self.error.clear()
+        self._thread.open(conversation)
         self.list.select(conversation)
         self.inspector.set_system(row.system)
         engine = self._engine
         if row.model_path and (engine is None or engine.path != row.model_path) and self._reply is None:
             self._drop_engine()
             self.inspector.set_model(row.model_path)
-        self._show_messages()
+        self._drafts.show()
+        self._show_stack()
         self._show_title()
 
+    def _open_hit(self, conversation: int, message: int, words: str) -> None:
+        """Show what a search has found."""
+        if conversation != self._thread.conversation:
+            self.open_conversation(conversation)
+        self._thread.find(message, words)
+
+    def _leave(self) -> None:
+        """Another conversation comes: what was written in this one is kept."""
+        self._save_system()
+        self._drafts.leave()
+        self.error.clear()
+
     def conversation(self) -> int | None:
-        return self._conversation
-
-    def _show_messages(self) -> None:
-        rows = self._store.messages(self._conversation) if self._conversation is not None else []
-        reply = self._reply
-        shown = [
-            (row.id, row.role, row.content, self._name_of(row), note_of(self.tr, row.stats, row.partial))
-            for row in rows
-        ]
-        self.transcript.set_messages(shown)
-        if reply is not None and self.transcript.has(reply.message):
-            self.transcript.reopen(reply.message)
-            missing = reply.content[len(self.transcript.text_of(reply.message)) :]
-            self.transcript.feed(reply.message, missing)
-        self._show_stack()
-
-    def _name_of(self, row: StoredMessage) -> str:
-        if row.role != "assistant":
-            return ""
-        path = (row.stats or {}).get("model") or self._store.conversation(self._conversation).model_path
-        return self._model_name(str(path)) if path else ""
+        return self._thread.conversation
 
     def _conversation_gone(self, conversation: int) -> None:
         if self._reply is not None and self._reply.conversation == conversation:
             self._reply.stop()
-        if conversation == self._conversation:
+        if conversation == self._thread.conversation:
             self.new_chat()
 
     def _show_title(self) -> None:
-        title = self._store.conversation(self._conversation).title if self._conversation is not None else ""
-        self._title.setText(title or self.tr("New chat"))
+        title = (
+            self._store.conversation(self._thread.conversation).title if self._thread.conversation is not None else ""
+        )
+        self.frame.heading.setText(title or self.tr("New chat"))
 
     def _show_stack(self) -> None:
         has_model = bool(self.inspector.picker.path()) or bool(self._context.library.usable({"gguf"}))
-        if self._conversation is not None:
-            self.stack.setCurrentWidget(self.transcript)
-        else:
-            self.stack.setCurrentIndex(1 if has_model else 0)
+        self.frame.show_face(conversation=self._thread.conversation is not None, model=has_model)
         if has_model and not self.inspector.picker.path() and self._engine is None:
             self.inspector.set_model(self._context.library.usable({"gguf"})[0].path)
 
     def _save_system(self) -> None:
-        if self._conversation is None:
+        if self._thread.conversation is None:
             return
-        row = self._store.conversation(self._conversation)
+        row = self._store.conversation(self._thread.conversation)
         text = self.inspector.system.toPlainText()
         if text != row.system:
-            self._store.set_model(self._conversation, row.model_path, text)
+            self._store.set_model(self._thread.conversation, row.model_path, text)
 
     # ---- asking ------------------------------------------------------------------------------------------------
 
     def send(self, text: str) -> None:
-        """Ask; the first message makes and names the conversation. An edited question replaces what came after it."""
+        """Ask; the first message makes and names the conversation. An edited question begins a branch beside it."""
         text = text.strip()
         if not text or self._reply is not None:
             return
@@ -416,47 +335,60 @@ class ChatPage(QWidget):
             self._show_stack()
             self._focus_picker()
             return
-        if self._conversation is None:
+        system = self.inspector.system.toPlainText()
+        conversation = self._thread.conversation
+        if conversation is None:
             title = " ".join(_words(text).split())[:TITLE] or self.tr("New chat")
-            row = self._store.create_conversation(title, path, self.inspector.system.toPlainText())
-            self._conversation = row.id
+            conversation = self._store.create_conversation(title, path, system).id
         else:
-            self._store.set_model(self._conversation, path, self.inspector.system.toPlainText())
-        if self._editing is not None:
-            self._cut_from(self._editing)
-            self._editing = None
-        message = self._store.add_message(self._conversation, "user", text)
-        self.composer.clear()
-        self.transcript.add(message, "user", text)
+            self._store.set_model(conversation, path, system)
+        if self._drafts.editing is not None:
+            message = self._store.add_alternative(self._drafts.editing, "user", text)
+        else:
+            message = self._store.add_message(conversation, "user", text)
+        if text == self.composer.question():
+            self._drafts.forget()  # only now: at no moment is the question in neither place
+        self._drafts.editing = None
+        self._thread.conversation = conversation
+        self._drafts.show()
+        self._thread.add(message)
         self._show_title()
         self._show_stack()
-        self.list.select(self._conversation)
+        self.list.select(self._thread.conversation)
         self.list.refresh()
         self.answer()
 
-    def answer(self, *, continued: int | None = None) -> None:
-        """Let the model answer the conversation as it stands, or go on with its last answer."""
-        engine = self._load()
-        if engine is None or self._conversation is None or self._reply is not None:
+    def answer(self, *, beside: int | None = None) -> None:
+        """Let the model answer the branch that is shown; ``beside`` is the answer to which another one is wanted."""
+        engine, conversation = self._load(), self._thread.conversation
+        if engine is None or conversation is None or self._reply is not None:
             return
-        rows = self._store.messages(self._conversation)
-        before = ""
-        if continued is not None:
-            message, before = continued, rows[-1].content
-            self.transcript.reopen(message)
+        if beside is None:
+            message = self._store.add_message(conversation, "assistant", "", partial=True)
         else:
-            message = self._store.add_message(self._conversation, "assistant", "", partial=True)
-            name = self._model_name(engine.path)
-            self.transcript.add(message, "assistant", "", name=name, streaming=True)
-        system = self.inspector.system.toPlainText()
-        reply = Reply(self._store, engine, self._conversation, message, self)
-        self._reply = reply
+            message = self._store.add_alternative(beside, "assistant", "", partial=True)
+        self._thread.add(message, streaming=True)
+        prompt = prompt_of(self._thread.rows(), self.inspector.system.toPlainText())
+        reply = self._expect(Reply(self._store, engine, conversation, message, self, beside=beside))
+        reply.start(prompt, self.inspector.sampling())
+
+    def go_on(self, message: int) -> None:
+        """Let the model continue its last answer."""
+        engine, conversation, rows = self._load(), self._thread.conversation, self._thread.rows()
+        if engine is None or conversation is None or self._reply is not None or rows[-1].id != message:
+            return
+        self.transcript.reopen(message)
+        prompt = prompt_of(rows, self.inspector.system.toPlainText(), continue_last=True)
+        reply = self._expect(Reply(self._store, engine, conversation, message, self))
+        reply.start(prompt, self.inspector.sampling(), before=rows[-1].content, continue_last=True)
+
+    def _expect(self, reply: Reply) -> Reply:
+        self._reply = self._thread.reply = reply
         reply.text.connect(self._heard)
         reply.ended.connect(self._ended)
         reply.failed.connect(self._failed)
         self._set_busy(True)
-        prompt = prompt_of(rows, system, continue_last=continued is not None)
-        reply.start(prompt, self.inspector.sampling(), before=before, continue_last=continued is not None)
+        return reply
 
     def stop(self) -> None:
         """Stop the answer; what came so far stays."""
@@ -469,13 +401,18 @@ class ChatPage(QWidget):
 
     def _heard(self, text: str) -> None:
         reply = self._reply
-        if reply is not None and reply.conversation == self._conversation:
+        if reply is not None and self._is_shown(reply):
             self.transcript.feed(reply.message, text)
+
+    def _is_shown(self, reply: Reply) -> bool:
+        return reply.conversation == self._thread.conversation and self.transcript.has(reply.message)
 
     def _ended(self, event: Replied) -> None:
         reply = self._over()
-        if reply is not None and reply.conversation == self._conversation:
-            self.transcript.finish(reply.message, note_of(self.tr, stats_of(event, reply.engine.path), False))
+        if reply is not None and self._is_shown(reply):
+            stats = stats_of(event, reply.engine.path)
+            cut = unfinished(stats, False)
+            self.transcript.finish(reply.message, note_of(self.tr, stats, False), unfinished=cut)
         self.list.refresh()
 
     def _failed(self, error: QuenchError) -> None:
@@ -488,16 +425,17 @@ class ChatPage(QWidget):
     def _abandon(self, reply: Reply) -> None:
         """An answer that will not end: what came stays as unfinished, nothing leaves no row."""
         self._set_busy(False)
-        here = reply.conversation == self._conversation
         if not reply.content:
             self._store.delete_message(reply.message)
-            if here and self.transcript.has(reply.message):
-                self.transcript.remove(reply.message)
-        elif here:
-            self.transcript.finish(reply.message, note_of(self.tr, None, True))
+            if reply.beside is not None:
+                self._store.choose(reply.beside)
+            if reply.conversation == self._thread.conversation:
+                self._thread.refresh()
+        elif self._is_shown(reply):
+            self.transcript.finish(reply.message, note_of(self.tr, None, True), unfinished=True)
 
     def _over(self) -> Reply | None:
-        reply, self._reply = self._reply, None
+        reply, self._reply, self._thread.reply = self._reply, None, None
         if reply is not None:
             reply.deleteLater()
         self._set_busy(False)
@@ -508,12 +446,9 @@ class ChatPage(QWidget):
         self.error.clear()
         if self._reply is not None:
             return
-        if reply.conversation != self._conversation:
+        if reply.conversation != self._thread.conversation:
             self.open_conversation(reply.conversation)
-        known = {row.id for row in self._store.messages(reply.conversation)}
-        if reply.message in known:
-            self._cut_from(reply.message)
-        self.answer()
+        self.answer(beside=reply.message if reply.content else reply.beside)
 
     def _set_busy(self, busy: bool) -> None:
         self.composer.set_busy(busy)
@@ -522,65 +457,14 @@ class ChatPage(QWidget):
     # ---- actions on messages -----------------------------------------------------------------------------------
 
     def _act(self, name: str, message: int) -> None:
-        if self._reply is not None or self._conversation is None:
+        if self._reply is not None or self._thread.conversation is None or self._thread.act(name, message):
             return
         if name == REGENERATE:
-            self._offer_undo(self._cut_from(message), self.tr("An answer was replaced."))
-            self.answer()
+            self.answer(beside=message)
         elif name == CONTINUE:
-            self.answer(continued=message)
+            self.go_on(message)
         elif name == EDIT:
-            self._editing = message
-            self.composer.begin_edit(self.transcript.text_of(message))
-        elif name == DELETE:
-            self._delete(message)
-
-    def _leave_edit(self) -> None:
-        self._editing = None
-        if self.composer.editing():
-            self.composer.clear()
-
-    def _cut_from(self, message: int) -> list[StoredMessage]:
-        """Remove a message and all after it; returns the conversation as it was."""
-        before = self._store.messages(self._conversation)
-        for row in before:
-            if row.id >= message:
-                self._store.delete_message(row.id)
-        if self.transcript.has(message):
-            self.transcript.remove_from(message)
-        return before
-
-    def _delete(self, message: int) -> None:
-        """Remove a message; a question goes with its answer, which would make no sense alone."""
-        before = self._store.messages(self._conversation)
-        position = next(i for i, row in enumerate(before) if row.id == message)
-        gone = [before[position]]
-        if gone[0].role == "user" and position + 1 < len(before) and before[position + 1].role == "assistant":
-            gone.append(before[position + 1])
-        for row in gone:
-            self._store.delete_message(row.id)
-            self.transcript.remove(row.id)
-        one, many = self.tr("A message was deleted."), self.tr("{0} messages were deleted.").format(len(gone))
-        self._offer_undo(before, one if len(gone) == 1 else many)
-
-    def _offer_undo(self, before: list[StoredMessage], text: str) -> None:
-        conversation = self._conversation
-        self._context.notify.info(text, [(self.tr("Undo"), lambda: self._restore(conversation, before))])
-
-    def _restore(self, conversation: int | None, before: list[StoredMessage]) -> None:
-        """Put a conversation back as it was."""
-        if conversation is None or self._reply is not None:
-            return
-        now = self._store.messages(conversation)
-        same = 0
-        while same < min(len(now), len(before)) and now[same] == before[same]:
-            same += 1
-        for row in now[same:]:
-            self._store.delete_message(row.id)
-        for row in before[same:]:
-            self._store.add_message(conversation, row.role, row.content, row.stats, row.partial)
-        if conversation == self._conversation:
-            self._show_messages()
+            self._drafts.edit(message, self.transcript.text_of(message))
 
     # ---- side panels -------------------------------------------------------------------------------------------
 
@@ -598,9 +482,9 @@ class ChatPage(QWidget):
             show_left = False
         self.list.setVisible(show_left)
         self.inspector.setVisible(show_right)
-        self._new_button.setVisible(not show_left)
-        self._left_button.setChecked(show_left)
-        self._right_button.setChecked(show_right)
+        self.frame.new_button.setVisible(not show_left)
+        self.frame.left_button.setChecked(show_left)
+        self.frame.right_button.setChecked(show_right)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)
@@ -608,16 +492,6 @@ class ChatPage(QWidget):
 
     def sizeHint(self) -> QSize:
         return QSize(1192, 772)
-
-
-def suggestions() -> list[str]:
-    """Questions to begin with, as they ship; none if the file is not there or not what it should be."""
-    try:
-        found = json.loads(resources.path("texts/questions.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return []
-    listed = found.get("suggestions", []) if isinstance(found, dict) else []
-    return [text for text in listed if isinstance(text, str)]
 
 
 def _words(text: str) -> str:

@@ -236,7 +236,7 @@ class ComparePage(QWidget):
         self._run = run
         self._show_mode(together)
         self._show_prompt(text)
-        self.composer.clear()
+        self.composer.restore("")
         self.composer.set_busy(True)
         for column, part in zip(self.columns, run.parts, strict=True):
             column.begin(part)

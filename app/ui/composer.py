@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
-from PySide6.QtCore import QEvent, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QSignalBlocker, QSize, Qt, Signal
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent
 from PySide6.QtWidgets import QFileDialog, QFrame, QHBoxLayout, QPlainTextEdit, QSizePolicy, QVBoxLayout, QWidget
 
 from app.ui import format as fmt
+from app.ui.attachments import fenced, read_text
 from app.ui.context import Context
 from app.ui.theme import set_role
 from app.ui.widgets import button, drop_paths, icon_button, label
 from converter.spec import QuenchError
 
-MAX_FILE = 1 << 20
 MAX_LINES = 8
 
 
-def fenced(name: str, content: str) -> str:
-    """A file as part of a question: a code block with a fence that its content cannot close."""
-    fence = "```"
-    while fence in content:
-        fence += "`"
-    kind = Path(name).suffix.lstrip(".") or "text"
-    body = content if content.endswith("\n") else content + "\n"
-    return f"{fence}{kind} {name}\n{body}{fence}\n"
+class File(NamedTuple):
+    """A file that goes with the question. ``tokens``: ``None`` until the engine has counted it."""
+
+    name: str
+    content: str
+    tokens: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.content
 
 
 class _Field(QPlainTextEdit):
@@ -98,8 +101,9 @@ class _Field(QPlainTextEdit):
 
 class Composer(QFrame):
     """``sent(text)`` with the files in front of the words; ``stopped`` when Stop was pressed; ``edit_left`` when an
-    edit was given up."""
+    edit was given up; ``changed(files)`` when the words, or the files too, are others than before."""
 
+    changed = Signal(bool)
     sent = Signal(str)
     stopped = Signal()
     edit_left = Signal()
@@ -108,13 +112,13 @@ class Composer(QFrame):
         super().__init__(parent)
         self._context = context
         self._busy = False
-        self._files: list[tuple[str, str]] = []
+        self._files: list[File] = []
         set_role(self, "card")
         self.field = _Field(context)
         self.field.setAccessibleName(self.tr("Message"))
         self.field.submitted.connect(self._submit)
         self.field.files.connect(self.attach_all)
-        self.field.textChanged.connect(self._refresh)
+        self.field.textChanged.connect(self._text_changed)
         self.attach_button = icon_button(context.theme, "attach", self.tr("Attach a text file"), self._ask_file)
         self.send_button = button(self.tr("Send"), self._submit, "primary")
         context.theme.set_icon(self.send_button, "send", "on_accent")
@@ -150,7 +154,9 @@ class Composer(QFrame):
         banner = QWidget()
         row = QHBoxLayout(banner)
         row.setContentsMargins(12, 0, 8, 0)
-        row.addWidget(label(self.tr("Editing a question: sending it replaces what came after."), "small"), 1)
+        row.addWidget(
+            label(self.tr("Editing a question: sending it begins a branch, the earlier one stays."), "small"), 1
+        )
         row.addWidget(button(self.tr("Cancel edit"), self.leave_edit, "link"))
         banner.hide()
         return banner
@@ -172,7 +178,8 @@ class Composer(QFrame):
         self._refresh()
 
     def begin_edit(self, text: str) -> None:
-        """Put an earlier question into the field."""
+        """Put an earlier question into the field; the files of a draft wait until the edit is over."""
+        self.restore("")
         self._banner.show()
         self.set_text(text)
         self.field.setFocus()
@@ -184,36 +191,49 @@ class Composer(QFrame):
         """Give the edit up."""
         if self.editing():
             self._banner.hide()
-            self.field.clear()
             self.edit_left.emit()
 
-    def clear(self) -> None:
-        self._banner.hide()
-        self.field.clear()
-        self._files.clear()
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """The files (name, content) that go with the question."""
+        return tuple(file.key for file in self._files)
+
+    def uncounted(self) -> list[tuple[str, str]]:
+        """Those whose tokens are not known."""
+        return [file.key for file in self._files if file.tokens is None]
+
+    def set_tokens(self, key: tuple[str, str] | None, tokens: int | None) -> None:
+        """What the engine has counted for a file; for all of them with ``None``."""
+        self._files = [file._replace(tokens=tokens) if key in (None, file.key) else file for file in self._files]
         self._show_chips()
+
+    def drop(self, key: tuple[str, str]) -> None:
+        """Take a file away again."""
+        if key in self.files():
+            self._drop(self.files().index(key))
+
+    def question(self, last: tuple[str, str] | None = None) -> str:
+        """The files and the words, as they are sent; with ``last`` of the files only those counted, and this one."""
+        files = [file for file in self._files if last is None or file.tokens is not None or file.key == last]
+        return "\n".join([*(fenced(file.name, file.content) for file in files), self.text().strip()]).strip()
+
+    def restore(self, text: str, files: tuple[tuple[str, str], ...] = ()) -> None:
+        """Take up a draft; no ``changed`` comes for it."""
+        self._banner.hide()
+        self._files = [File(name, content) for name, content in files]
+        with QSignalBlocker(self):
+            self.set_text(text)
+            self._show_chips()
 
     def attach(self, path: str) -> None:
         """Take a text file with the next question; one that is none, or too long, is refused with a reason."""
         try:
-            size = Path(path).stat().st_size
-            if not Path(path).is_file():
-                raise self._refusal(path, self.tr("It is no file."))  # a pipe would never come to its end
-            if size > MAX_FILE:
-                raise self._refusal(path, self.tr("It has {0}; at most {1} can go into a question.").format(
-                    fmt.size(size), fmt.size(MAX_FILE)))  # fmt: skip
-            content = Path(path).read_bytes().decode("utf-8")
-        except OSError as error:
-            self._context.notify.error(self._refusal(path, error.strerror or str(error)))
-            return
-        except UnicodeDecodeError:
-            self._context.notify.error(self._refusal(path, self.tr("It is not a UTF-8 text.")))
-            return
+            content = read_text(path, self.tr)
         except QuenchError as error:
             self._context.notify.error(error)
             return
-        self._files.append((Path(path).name, content))
+        self._files.append(File(Path(path).name, content))
         self._show_chips()
+        self.changed.emit(True)
         self.field.setFocus()
 
     def attach_all(self, paths: list[str]) -> None:
@@ -222,15 +242,10 @@ class Composer(QFrame):
 
     # ---- inside
 
-    def _refusal(self, path: str, why: str) -> QuenchError:
-        title = self.tr("{0} cannot be attached.").format(Path(path).name)
-        return QuenchError("bad_attachment", title, why, self.tr("Attach a text file, or paste the part you need."))
-
     def _submit(self) -> None:
-        words = self.text().strip()
-        if self._busy or not (words or self._files):
+        if self._busy or not self.question():
             return
-        self.sent.emit("\n".join([*(fenced(name, content) for name, content in self._files), words]).strip())
+        self.sent.emit(self.question())
 
     def _ask_file(self) -> None:
         chosen, _ = QFileDialog.getOpenFileNames(self, self.tr("Attach text files"))
@@ -241,10 +256,11 @@ class Composer(QFrame):
             item = self._chip_row.takeAt(0)
             if item.widget() is not None:
                 item.widget().deleteLater()
-        for position, (name, content) in enumerate(self._files):
-            text = self.tr("{0} · {1}  ✕").format(name, fmt.size(len(content.encode())))
-            chip = button(text, lambda position=position: self._drop(position), "quiet")
-            chip.setToolTip(self.tr("Remove {0}").format(name))
+        for position, file in enumerate(self._files):
+            size = fmt.size(len(file.content.encode()))
+            length = size if file.tokens is None else self.tr("{0} tokens").format(fmt.number(file.tokens))
+            chip = button(f"{file.name} · {length}  ✕", lambda position=position: self._drop(position), "quiet")
+            chip.setToolTip(self.tr("Remove {0}").format(file.name))
             chip.setAccessibleName(chip.toolTip())
             self._chip_row.addWidget(chip)
         self._chip_row.addStretch(1)
@@ -254,6 +270,11 @@ class Composer(QFrame):
     def _drop(self, position: int) -> None:
         del self._files[position]
         self._show_chips()
+        self.changed.emit(True)
+
+    def _text_changed(self) -> None:
+        self._refresh()
+        self.changed.emit(False)
 
     def _refresh(self) -> None:
         self.send_button.setEnabled(not self._busy and bool(self.text().strip() or self._files))

@@ -1,14 +1,13 @@
-"""The conversations at the left of the Chat page: found, renamed, pinned, saved and deleted here."""
+"""The conversations at the left of the Chat page: found, renamed, pinned, saved, read back and deleted here."""
 
 from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
 from PySide6.QtCore import QAbstractListModel, QItemSelectionModel, QModelIndex, QPoint, Qt, QTimer, Signal
-from PySide6.QtGui import QAction, QKeySequence, QShortcut
+from PySide6.QtGui import QAction, QDragEnterEvent, QDropEvent, QKeySequence, QShortcut
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
@@ -20,32 +19,32 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from app.exchange import as_json, as_markdown, read_file
 from app.files import write_atomically
-from app.store import Conversation, Store
+from app.store import Conversation, Hit
 from app.ui.context import Context
-from app.ui.widgets import icon_button, label
+from app.ui.hit_delegate import HIT, HitDelegate
+from app.ui.undo import UndoStack
+from app.ui.widgets import drop_paths, icon_button, label
 from converter.spec import QuenchError
 
 SEARCH_MS = 150
 ID = Qt.ItemDataRole.UserRole
 
 
-def as_markdown(conversation: Conversation, store: Store) -> str:
-    """A conversation as a Markdown file."""
-    names = {"user": "You", "assistant": "Model", "system": "System"}
-    parts = [f"# {conversation.title}", ""]
-    if conversation.system:
-        parts += ["**System**", "", conversation.system, ""]
-    for message in store.messages(conversation.id):
-        parts += [f"**{names.get(message.role, message.role)}**", "", message.content, ""]
-    return "\n".join(parts)
+class Row(NamedTuple):
+    """A line of the list: a conversation, or with ``hit`` a message in it that a search has found."""
 
+    conversation: Conversation
+    hit: Hit | None = None
 
-def as_json(conversation: Conversation, store: Store) -> bytes:
-    """A conversation with its figures as JSON."""
-    row = msgspec.to_builtins(conversation)
-    row["messages"] = [msgspec.to_builtins(message) for message in store.messages(conversation.id)]
-    return msgspec.json.format(msgspec.json.encode(row), indent=2)
+    @property
+    def id(self) -> int:
+        return self.conversation.id
+
+    @property
+    def title(self) -> str:
+        return self.conversation.title
 
 
 class _Model(QAbstractListModel):
@@ -56,9 +55,9 @@ class _Model(QAbstractListModel):
     def __init__(self, context: Context, parent: QWidget) -> None:
         super().__init__(parent)
         self._context = context
-        self.rows: list[Conversation] = []
+        self.rows: list[Row] = []
 
-    def fill(self, rows: list[Conversation]) -> None:
+    def fill(self, rows: list[Row]) -> None:
         self.beginResetModel()
         self.rows = rows
         self.endResetModel()
@@ -70,15 +69,18 @@ class _Model(QAbstractListModel):
         row = self.rows[index.row()]
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
             return row.title
-        if role == Qt.ItemDataRole.DecorationRole and row.pinned:
+        if role == HIT:
+            return row.hit
+        if role == Qt.ItemDataRole.DecorationRole and row.conversation.pinned:
             return self._context.theme.icon("pin", "muted")
         if role == ID:
             return row.id
         if role == Qt.ItemDataRole.ToolTipRole:
-            when = datetime.datetime.fromtimestamp(row.updated).strftime("%x %H:%M")
-            return f"{row.title}\n{Path(row.model_path).name}\n{when}"
+            when = datetime.datetime.fromtimestamp(row.conversation.updated).strftime("%x %H:%M")
+            return f"{row.title}\n{Path(row.conversation.model_path).name}\n{when}"
         if role == Qt.ItemDataRole.AccessibleTextRole:
-            return self.tr("{0}, pinned").format(row.title) if row.pinned else row.title
+            title = self.tr("{0}, pinned").format(row.title) if row.conversation.pinned else row.title
+            return f"{title}: {''.join(text for text, _ in row.hit.parts)}" if row.hit else title
         return None
 
     def setData(self, index: Any, value: Any, role: int = Qt.ItemDataRole.EditRole) -> bool:
@@ -93,16 +95,19 @@ class _Model(QAbstractListModel):
 
 
 class ConversationList(QWidget):
-    """``chosen(id)`` when the person goes to a conversation, ``new_wanted``, ``gone(id)`` after a deletion."""
+    """``chosen(id)`` when the person goes to a conversation, ``found(id, message, words)`` to a message of one,
+    ``new_wanted``, ``gone(id)`` after a deletion."""
 
     chosen = Signal(int)
+    found = Signal(int, int, str)
     new_wanted = Signal()
     gone = Signal(int)
     renamed = Signal(int)
 
-    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
+    def __init__(self, context: Context, undo: UndoStack, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._context = context
+        self._undo = undo
         self._store = context.store
         self._current: int | None = None
         self.search = QLineEdit()
@@ -119,7 +124,7 @@ class ConversationList(QWidget):
         self.view.setModel(self.model)
         self.view.setAccessibleName(self.tr("Conversations"))
         self.view.setFrameShape(QListView.Shape.NoFrame)
-        self.view.setUniformItemSizes(True)
+        self.view.setItemDelegate(HitDelegate(context.theme, self.view))
         self.view.setTextElideMode(Qt.TextElideMode.ElideRight)
         self.view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.view.setEditTriggers(QAbstractItemView.EditTrigger.EditKeyPressed)
@@ -133,6 +138,7 @@ class ConversationList(QWidget):
         top.setSpacing(8)
         top.addWidget(self.search, 1)
         top.addWidget(self.new_button)
+        top.addWidget(icon_button(context.theme, "folder", self.tr("Read a saved conversation"), self._ask_import))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 12, 12, 12)
         layout.setSpacing(8)
@@ -142,12 +148,14 @@ class ConversationList(QWidget):
         self.setMinimumWidth(180)
         QShortcut(QKeySequence(Qt.Key.Key_Delete), self.view, self._delete_selected,
                   context=Qt.ShortcutContext.WidgetShortcut)  # fmt: skip
+        QShortcut(QKeySequence.StandardKey.Undo, self.view, undo.undo, context=Qt.ShortcutContext.WidgetShortcut)
+        self.setAcceptDrops(True)
         self.refresh()
 
     def refresh(self) -> None:
         """Read the list again; the selection stays."""
         words = self.search.text().strip()
-        rows = self._store.conversations(words)
+        rows = self._rows(words)
         if rows != self.model.rows:
             self.model.fill(rows)
         self._none.setText(self.tr("Nothing found.") if words else self.tr("Your conversations will be listed here."))
@@ -158,6 +166,13 @@ class ConversationList(QWidget):
     def select(self, conversation: int | None) -> None:
         """Mark a conversation as the one that is shown."""
         self._current = conversation
+        now = self.view.currentIndex()
+        if (
+            now.isValid()
+            and self.model.rows[now.row()].id == conversation
+            and self.view.selectionModel().hasSelection()
+        ):
+            return  # of several hits in one conversation the one that was opened stays marked
         for row, entry in enumerate(self.model.rows):
             if entry.id == conversation:
                 self.view.selectionModel().setCurrentIndex(
@@ -172,8 +187,7 @@ class ConversationList(QWidget):
         self._store.delete(conversation)
         self.refresh()
         self.gone.emit(conversation)
-        undo = (self.tr("Undo"), lambda: self._undelete(conversation))
-        self._context.notify.info(self.tr("Deleted: {0}").format(title), [undo])
+        self._undo.offer(self.tr("Deleted: {0}").format(title), lambda: self._undelete(conversation))
 
     def _undelete(self, conversation: int) -> None:
         self._store.undelete(conversation)
@@ -198,11 +212,54 @@ class ConversationList(QWidget):
             return
         self._context.notify.good(self.tr("Saved as {0}").format(Path(path).name))
 
+    def read(self, path: str) -> None:
+        """Take a saved conversation in and open it; one that is none is a notice, and nothing is kept of it."""
+        try:
+            found = read_file(Path(path))
+        except QuenchError as error:
+            self._context.notify.error(error)
+            return
+        made = self._store.add_conversation(found.title, found.model_path, found.system, found.messages, found.head)
+        self.search.clear()
+        self.refresh()
+        self.chosen.emit(made.id)
+
     # ---- inside
 
+    def dragEnterEvent(self, event: QDragEnterEvent) -> None:
+        if any(_is_saved(path) for path in drop_paths(event)):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: QDropEvent) -> None:
+        event.acceptProposedAction()
+        for path in drop_paths(event):
+            if _is_saved(path):
+                self.read(path)
+
+    def _rows(self, words: str) -> list[Row]:
+        """Without words all conversations; with words those with them in the title, then the messages with them."""
+        listed = self._store.conversations(words)
+        if not words:
+            return [Row(each) for each in listed]
+        known = {each.id: each for each in listed}
+        hits = [Row(known[hit.conversation], hit) for hit in self._store.search(words) if hit.conversation in known]
+        found = {row.id for row in hits}
+        low = words.casefold()
+        titles = [Row(each) for each in listed if low in each.title.casefold() or each.id not in found]
+        return titles + hits
+
     def _open(self, index: Any) -> None:
-        self._current = self.model.rows[index.row()].id
-        self.chosen.emit(self._current)
+        row = self.model.rows[index.row()]
+        self._current = row.id
+        if row.hit is not None:
+            self.found.emit(row.id, row.hit.message, self.search.text().strip())
+        else:
+            self.chosen.emit(row.id)
+
+    def _ask_import(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, self.tr("Read a saved conversation"), "", "*.json *.md")
+        if path:
+            self.read(path)
 
     def _rename(self, conversation: int, title: str) -> None:
         self._store.rename(conversation, title)
@@ -220,7 +277,7 @@ class ConversationList(QWidget):
             index = self.view.currentIndex()
         if not index.isValid():
             return
-        menu = self.menu_for(self.model.rows[index.row()])
+        menu = self.menu_for(self.model.rows[index.row()].conversation)
         menu.popup(self.view.viewport().mapToGlobal(point))
 
     def menu_for(self, row: Conversation) -> QMenu:
@@ -235,6 +292,8 @@ class ConversationList(QWidget):
             (self.tr("Save as JSON…"), "save", lambda: self._ask_export(row, "json")),
             (self.tr("Delete"), "trash", lambda: self.delete(row.id)),
         ]
+        if self._undo.name():
+            table.append((self.tr("Undo: {0}").format(self._undo.name()), "retry", self._undo.undo))
         for text, icon, run in table:
             made = QAction(self._context.theme.icon(icon), text, menu)
             made.triggered.connect(lambda checked=False, run=run: run())
@@ -246,3 +305,7 @@ class ConversationList(QWidget):
         path, _ = QFileDialog.getSaveFileName(self, self.tr("Save the conversation"), f"{name}.{kind}", f"*.{kind}")
         if path:
             self.export(row.id, kind, path)
+
+
+def _is_saved(path: str) -> bool:
+    return path.lower().endswith((".json", ".md"))

@@ -19,9 +19,10 @@ class Engine(QObject):
     """One model in one process.
 
     ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
-    ``tokens``, ``replied`` and ``scored`` carry the protocol's messages, ``loading`` a fraction 0..1. ``failed``
-    carries a :class:`Failed` (its ``request`` says what failed; the engine lives on) or, when the worker has died or
-    could not load, a QuenchError (its attribute ``request`` is the request that was running, or 0; state is ``dead``).
+    ``tokens``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a fraction 0..1.
+    ``failed`` carries a :class:`Failed` (its ``request`` says what failed; the engine lives on) or, when the worker has
+    died or could not load, a QuenchError (its attribute ``request`` is the request that was running, or 0; state is
+    ``dead``).
     """
 
     state_changed = Signal()
@@ -29,6 +30,7 @@ class Engine(QObject):
     tokens = Signal(object)
     replied = Signal(object)
     scored = Signal(object)
+    counted = Signal(object)
     failed = Signal(object)
 
     def __init__(self, path: str, options: LoadOptions, parent: QObject | None = None) -> None:
@@ -79,6 +81,10 @@ class Engine(QObject):
     ) -> int:
         """Teacher-force ``answer``; give exactly one of ``write`` and ``against``. Returns the request id."""
         return self._request(lambda number: protocol.Score(number, tuple(messages), answer, write, against))
+
+    def count(self, messages: list[ChatMessage] | tuple[ChatMessage, ...], text: str) -> int:
+        """Count the tokens of a text, and of the prompt that ``messages`` make. Returns the request id."""
+        return self._request(lambda number: protocol.Count(number, tuple(messages), text))
 
     def stop(self, request: int) -> None:
         """Stop a reply; it ends with ``replied`` whose ``stop`` is ``cancelled``."""
@@ -162,6 +168,9 @@ class Engine(QObject):
         elif isinstance(message, protocol.Scored):
             self._close(message.request)
             self.scored.emit(message)
+        elif isinstance(message, protocol.Counted):
+            self._close(message.request)
+            self.counted.emit(message)
         elif isinstance(message, protocol.Failed) and message.request:
             self._close(message.request)
             self.failed.emit(message)

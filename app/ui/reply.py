@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from PySide6.QtCore import QObject, QTimer, Signal
+from PySide6.QtCore import QObject, Signal
 
 from app.protocol import ChatMessage, Failed, Replied, Sampling, Tokens
 from app.store import Store, StoredMessage
@@ -13,9 +13,6 @@ from app.ui import format as fmt
 from app.ui.engines import Engine
 from app.ui.markdown import THINK_TAGS
 from converter.spec import QuenchError
-
-SAVE_MS = 500
-"""The longest that shown text waits for the disk."""
 
 _NAMES = "|".join(THINK_TAGS)
 _THOUGHT = re.compile(rf"\A\s*<({_NAMES})>.*?</\1>\s*|\A.*?</(?:{_NAMES})>\s*", re.DOTALL | re.IGNORECASE)
@@ -47,7 +44,8 @@ class Reply(QObject):
     """An answer that is being written. ``ended`` or ``failed`` comes exactly once, after the last save.
 
     ``text`` carries new text, ``figures`` the engine's :class:`Tokens`, ``ended`` its :class:`Replied`, ``failed`` a
-    QuenchError. The message row must exist; it stays ``partial`` until the end.
+    QuenchError. The message row must exist; it stays ``partial`` until the end. Text is in the store before it is
+    told: what a person has seen outlives the process.
     """
 
     text = Signal(str)
@@ -56,9 +54,17 @@ class Reply(QObject):
     failed = Signal(object)
 
     def __init__(
-        self, store: Store, engine: Engine, conversation: int, message: int, parent: QObject | None = None
+        self,
+        store: Store,
+        engine: Engine,
+        conversation: int,
+        message: int,
+        parent: QObject | None = None,
+        *,
+        beside: int | None = None,
     ) -> None:
         super().__init__(parent)
+        self.beside = beside
         self.engine = engine
         self.conversation = conversation
         self.message = message
@@ -66,14 +72,15 @@ class Reply(QObject):
         self.request = 0
         self.over = False
         self._store = store
-        self._timer = QTimer(self, singleShot=True, interval=SAVE_MS)
-        self._timer.timeout.connect(self._save)
+        self._unsaved = ""
 
     def start(
         self, messages: list[ChatMessage], sampling: Sampling | None, *, before: str = "", continue_last: bool = False
     ) -> None:
         """Ask the engine; ``before`` is what the message holds already."""
         self.content = before
+        if before:
+            self._save()  # it is unfinished from now on
         engine = self.engine
         engine.tokens.connect(self._tokens)
         engine.replied.connect(self._replied)
@@ -93,15 +100,16 @@ class Reply(QObject):
     def _tokens(self, event: Tokens) -> None:
         if event.request != self.request:
             return
-        first = not self.content
         self.content += event.text
-        if first and self.content:
-            self._save()
-        elif event.text and not self._timer.isActive():
-            self._timer.start()
-        if event.text:
-            self.text.emit(event.text)
-        self.figures.emit(event)
+        self._unsaved += event.text
+        try:
+            if self._unsaved:
+                self._store.append_text(self.message, self._unsaved)
+                self._unsaved = ""
+        finally:  # a full disk is told, and the answer is seen all the same
+            if event.text:
+                self.text.emit(event.text)
+            self.figures.emit(event)
 
     def _replied(self, event: Replied) -> None:
         if event.request != self.request:
@@ -122,7 +130,6 @@ class Reply(QObject):
 
     def _leave(self) -> None:
         self.over = True
-        self._timer.stop()
         self.engine.tokens.disconnect(self._tokens)
         self.engine.replied.disconnect(self._replied)
         self.engine.failed.disconnect(self._trouble)
@@ -139,6 +146,11 @@ def stats_of(event: Replied, path: str) -> dict[str, Any]:
         "prompt_tokens": event.prompt_tokens,
         "prompt_reused": event.prompt_reused,
     }
+
+
+def unfinished(stats: dict[str, Any] | None, partial: bool) -> bool:
+    """Was the answer cut short, so that it can go on?"""
+    return partial or (stats or {}).get("stop") in ("cancelled", "max_tokens")
 
 
 def note_of(tr: Any, stats: dict[str, Any] | None, partial: bool) -> str:

@@ -23,18 +23,20 @@ from PySide6.QtGui import (
     QPen,
     QResizeEvent,
     QTextBlock,
+    QTextCharFormat,
     QTextCursor,
     QTextTable,
 )
-from PySide6.QtWidgets import QFrame, QMenu, QMessageBox, QTextBrowser, QWidget
+from PySide6.QtWidgets import QFrame, QMenu, QMessageBox, QTextBrowser, QTextEdit, QWidget
 
 from app.ui.markdown import Block, Run, clean, split, with_open_thought
 from app.ui.theme import Theme, set_role
-from app.ui.transcript_actions import CONTINUE, COPY, DELETE, EDIT, REGENERATE, MessageActions
-from app.ui.transcript_blocks import MAX_SHOWN, Message, blocks_of, shown_of
+from app.ui.transcript_actions import CONTINUE, COPY, DELETE, EDIT, NEXT, PREVIOUS, REGENERATE, MessageActions
+from app.ui.transcript_blocks import MAX_SHOWN, Entry, Message, blocks_of, note_block, shown_of
 from app.ui.transcript_style import KEY, KIND, PAD, QUOTE, ROLE, Formats
 
 FLUSH_MS = 40
+MAX_MARKS = 200
 MEASURE = 820
 """The widest column of text, in pixels: longer lines are hard to read."""
 
@@ -42,7 +44,8 @@ MEASURE = 820
 class Transcript(QTextBrowser):
     """Messages from top to bottom. Keys are the caller's numbers (the store's ids).
 
-    ``action(name, key)`` asks the page to ``regenerate``, ``edit``, ``continue`` or ``delete``; copying is done here.
+    ``action(name, key)`` asks the page to ``regenerate``, ``edit``, ``continue`` or ``delete``, or for the ``previous``
+    or ``next`` version of a message; copying is done here.
     ``editable`` False (the Compare page) leaves only copying.
     """
 
@@ -83,17 +86,50 @@ class Transcript(QTextBrowser):
 
     def add(self, key: int, role: str, text: str, *, name: str = "", note: str = "", streaming: bool = False) -> None:
         """Append a message; with ``streaming`` its text grows by :meth:`feed` until :meth:`finish`."""
+        self.append(Entry(key, role, text, name, note), streaming=streaming)
+
+    def append(self, entry: Entry, *, streaming: bool = False) -> None:
+        """Like :meth:`add`."""
         follow = self.at_bottom()
-        message = Message(key, role, name, text, note, streaming, shown_of(text))
+        if self._messages and self._messages[-1].unfinished:
+            self._messages[-1].unfinished = False
+            self._rewrite(len(self._messages) - 1)
+        message = _message(entry)
+        message.streaming = streaming
         self._messages.append(message)
         self._edit(lambda: self._write_message(message), follow)
 
-    def set_messages(self, messages: list[tuple[int, str, str, str, str]]) -> None:
-        """Show other messages: (key, role, text, name, note) each; ends at the bottom."""
+    def set_messages(self, entries: list[Entry]) -> None:
+        """Show other messages; ends at the bottom."""
         self.clear_messages()
-        for key, role, text, name, note in messages:
-            self._messages.append(Message(key, role, name, text, note, shown=shown_of(text)))
+        self._messages = [_message(entry) for entry in entries]
         self._edit(self._write_all, True)
+
+    def show_branch(self, entries: list[Entry]) -> None:
+        """Show another branch of the same conversation: what both have stays where it is, and so does the page."""
+        same = 0
+        while same < min(len(entries), len(self._messages)) and _is_shown(self._messages[same], entries[same]):
+            same += 1
+        if not self._messages or not entries:
+            self.set_messages(entries)
+            return
+        value = self.verticalScrollBar().value()
+        held = self._messages[same].key if same < len(self._messages) else None
+        start = self._messages[same].start if same < len(self._messages) else None
+        self._messages[same:] = [_message(entry) for entry in entries[same:]]
+
+        def write() -> None:
+            if start is not None:
+                self._cut(start)
+            for message in self._messages[same:]:
+                self._write_message(message)
+
+        self._edit(write, False)
+        if held is not None and self._current == held and same < len(entries):
+            self._current = entries[same].key  # the keyboard stays at this place
+        self._forget_gone()
+        self.verticalScrollBar().setValue(value)
+        self._place_bar()
 
     def clear_messages(self) -> None:
         """An empty page."""
@@ -101,6 +137,7 @@ class Transcript(QTextBrowser):
         self._messages.clear()
         self._current = self._hovered = None
         self._bar.hide()
+        self.setExtraSelections([])
         self.document().clear()
         self._page_margins()
 
@@ -126,9 +163,10 @@ class Transcript(QTextBrowser):
         if not self._timer.isActive():
             self._timer.start(max(FLUSH_MS, min(400, round(self.last_cost * 4000))))
 
-    def finish(self, key: int, note: str = "") -> None:
-        """The message is whole; ``note`` is the muted line under it."""
+    def finish(self, key: int, note: str = "", *, unfinished: bool = False) -> None:
+        """The message is whole; ``note`` is the muted line under it, ``unfinished`` offers to go on."""
         message = self._message(key)
+        message.unfinished = unfinished
         follow = self.at_bottom()
 
         def close() -> None:
@@ -146,7 +184,7 @@ class Transcript(QTextBrowser):
     def reopen(self, key: int) -> None:
         """Let an answer grow again (continue)."""
         message = self._message(key)
-        message.streaming, message.note = True, ""
+        message.streaming, message.note, message.unfinished = True, "", False
         self._rewrite(self._messages.index(message))
 
     def remove_from(self, key: int) -> None:
@@ -183,6 +221,33 @@ class Transcript(QTextBrowser):
     def text_of(self, key: int) -> str:
         """The message as it came, Markdown and all."""
         return self._message(key).text
+
+    def find_words(self, key: int, words: list[str]) -> None:
+        """Go to a message and mark the words in it, until another message is shown or a key is pressed."""
+        at = self.keys().index(key)
+        end = self._messages[at + 1].start if at + 1 < len(self._messages) else self._end().position()
+        mark = QTextCharFormat()
+        mark.setBackground(QColor(self._theme.tokens.accent_soft))
+        mark.setForeground(QColor(self._theme.tokens.text))
+        marks: list[QTextEdit.ExtraSelection] = []
+        first = None
+        for word in words:
+            cursor = self.document().find(word, self._messages[at].start)
+            while not cursor.isNull() and cursor.position() <= end and len(marks) < MAX_MARKS:
+                first = cursor if first is None or cursor.position() < first.position() else first
+                selection = QTextEdit.ExtraSelection()
+                selection.cursor, selection.format = cursor, mark
+                marks.append(selection)
+                cursor = self.document().find(word, cursor)
+        self.setExtraSelections(marks)
+        target = QTextCursor(first) if first is not None else QTextCursor(self.document())
+        target.setPosition(target.selectionStart() if first is not None else self._messages[at].start)
+        self.setTextCursor(target)
+        self._current = key
+        area = self._area(target.block())
+        bar = self.verticalScrollBar()
+        bar.setValue(bar.value() + round(area.top() - self.viewport().height() / 3))
+        self._place_bar()
 
     def set_busy(self, busy: bool) -> None:
         """While an answer is coming only copying is offered."""
@@ -259,12 +324,10 @@ class Transcript(QTextBrowser):
 
     def _settle(self, message: Message) -> None:
         """Close the last chunk and write the line under the message."""
-        note = message.note
-        if len(message.text) > MAX_SHOWN:
-            more = self.tr("{0} more characters are not shown").format(f"{len(message.text) - MAX_SHOWN:n}")
-            note = f"{note} · {more}" if note else more
-        if note:
-            self._put(Block("note", (Run(note, role="muted"),)), message)
+        last = self._editable and message is self._messages[-1]
+        block = note_block(message, self.tr, last=last)
+        if block is not None:
+            self._put(block, message)
 
     def _stream(self, message: Message) -> None:
         """Write what is new: the open chunk as it is now, and the chunks after it."""
@@ -386,11 +449,13 @@ class Transcript(QTextBrowser):
             message = next((m for m in self._messages if m.key == int(key)), None)
             if message is None:
                 return
-            if verb == "copy":
+            if verb == COPY:
                 self._copy_code(message, int(offset))
-            else:
+            elif verb == "fold":
                 message.unfolded ^= {int(offset)}
                 self._rewrite(self._messages.index(message))
+            else:
+                self.act(verb, message.key)
         elif url.scheme() in {"http", "https"}:
             self._confirm(url)
 
@@ -431,10 +496,14 @@ class Transcript(QTextBrowser):
         if not self._editable or self._busy:
             return [COPY]
         message = self._message(key)
+        at, count = message.place
+        versions = [*([PREVIOUS] if at > 1 else []), *([NEXT] if at < count else [])]
         if message.role == "user":
-            return [COPY, EDIT, DELETE]
+            return [COPY, EDIT, DELETE, *versions]
+        if message.role != "assistant":
+            return [COPY, DELETE, *versions]
         last = message is self._messages[-1]
-        return [COPY, REGENERATE, *([CONTINUE] if last else []), DELETE]
+        return [COPY, REGENERATE, *([CONTINUE] if last else []), DELETE, *versions]
 
     def _chosen(self, name: str) -> None:
         key = self._acting()
@@ -500,6 +569,12 @@ class Transcript(QTextBrowser):
             return
         key = self._current
         if key is not None and self.has(key):
+            version = (
+                _VERSIONS.get(Qt.Key(event.key())) if event.modifiers() & Qt.KeyboardModifier.AltModifier else None
+            )
+            if version:
+                self.act(version, key)
+                return
             if event.matches(QKeySequence.StandardKey.Copy) and not self.textCursor().hasSelection():
                 self.act(COPY, key)
                 return
@@ -535,7 +610,7 @@ class Transcript(QTextBrowser):
     def _fill_menu(self, menu: QMenu, key: int) -> None:
         first = menu.actions()[0] if menu.actions() else None
         offered = self.actions_for(key)
-        for name, _, text in self._bar._table():
+        for name, text in self._bar.menu_table():
             if name in offered:
                 made = QAction(text, menu)
                 made.triggered.connect(lambda checked=False, name=name: self.act(name, key))
@@ -642,6 +717,27 @@ class Transcript(QTextBrowser):
         self.viewport().update()
 
 
+def _message(entry: Entry) -> Message:
+    return Message(
+        entry.key,
+        entry.role,
+        entry.name,
+        entry.text,
+        entry.note,
+        shown=shown_of(entry.text),
+        place=entry.place,
+        unfinished=entry.unfinished,
+    )
+
+
+def _is_shown(message: Message, entry: Entry) -> bool:
+    shown = Entry(
+        message.key, message.role, message.text, message.name, message.note, message.place, message.unfinished
+    )
+    return not message.streaming and shown == entry
+
+
+_VERSIONS = {Qt.Key.Key_Left: PREVIOUS, Qt.Key.Key_Right: NEXT}
 _KEYS = {Qt.Key.Key_R: REGENERATE, Qt.Key.Key_E: EDIT, Qt.Key.Key_C: CONTINUE, Qt.Key.Key_Delete: DELETE}
 """Keys on the message that Alt+Up and Alt+Down have chosen."""
 

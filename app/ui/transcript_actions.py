@@ -8,6 +8,8 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QToolButton, QWidget
 from app.ui.theme import Theme, set_role
 
 COPY, REGENERATE, EDIT, CONTINUE, DELETE = "copy", "regenerate", "edit", "continue", "delete"
+PREVIOUS, NEXT = "previous", "next"
+"""The other versions of a message: under it, in its menu, and with Alt+Left and Alt+Right."""
 
 
 class MessageActions(QFrame):
@@ -41,6 +43,14 @@ class MessageActions(QFrame):
             (REGENERATE, "retry", self.tr("Answer again")),
             (CONTINUE, "play", self.tr("Continue this answer")),
             (DELETE, "trash", self.tr("Delete message")),
+        ]
+
+    def menu_table(self) -> list[tuple[str, str]]:
+        """(name, text) of all that a message's menu may have."""
+        return [
+            *((name, text) for name, _, text in self._table()),
+            (PREVIOUS, self.tr("Previous version")),
+            (NEXT, self.tr("Next version")),
         ]
 
     def offer(self, names: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from app.ui.markdown import Block, Chunk, CodeColours, Run, clean, parse, split, with_open_thought
 
@@ -17,6 +18,18 @@ WHOLE_ROWS = 8
 """A streamed table longer than this grows by whole rows: its layout is done anew for every change."""
 
 
+class Entry(NamedTuple):
+    """A message to show. ``place`` is (position, count) among its versions; ``unfinished`` if it can be continued."""
+
+    key: int
+    role: str
+    text: str
+    name: str = ""
+    note: str = ""
+    place: tuple[int, int] = (1, 1)
+    unfinished: bool = False
+
+
 @dataclass
 class Message:
     """What the transcript knows of one message. ``start`` is where its first block stands in the document."""
@@ -28,6 +41,8 @@ class Message:
     note: str = ""
     streaming: bool = False
     shown: str = ""
+    place: tuple[int, int] = (1, 1)
+    unfinished: bool = False
     start: int = 0
     open_from: int = 0
     in_list: bool = False
@@ -55,6 +70,26 @@ def blocks_of(chunk: Chunk, message: Message, tr: Translate, *, plain: bool, fin
     if chunk.indent:
         blocks = [block._replace(level=block.level + chunk.indent) for block in blocks]
     return blocks
+
+
+def note_block(message: Message, tr: Translate, *, last: bool) -> Block | None:
+    """The line under a message: its versions, its note, and how to go on with an answer that was cut short."""
+    runs: list[Run] = []
+    at, count = message.place
+    if count > 1:
+        before, after = f"quench:previous/{message.key}/0", f"quench:next/{message.key}/0"
+        runs.append(Run("‹\u2002", bold=True, link=before) if at > 1 else Run("‹\u2002", role="muted"))
+        runs.append(Run(f"{at:n} / {count:n}", role="muted"))
+        runs.append(Run("\u2002›", bold=True, link=after) if at < count else Run("\u2002›", role="muted"))
+    parts = [message.note] if message.note else []
+    if len(message.text) > MAX_SHOWN:
+        parts.append(tr("{0} more characters are not shown").format(f"{len(message.text) - MAX_SHOWN:n}"))
+    if parts:
+        runs.append(Run(("\u2003" if runs else "") + " · ".join(parts), role="muted"))
+    if message.unfinished and last:
+        runs.append(Run("\u2003" if runs else "", role="muted"))
+        runs.append(Run(tr("Continue"), link=f"quench:continue/{message.key}/0"))
+    return Block("note", tuple(run for run in runs if run.text)) if runs else None
 
 
 def _parsed(message: Message, body: str, final: bool) -> list[Block]:

@@ -16,6 +16,8 @@ from app.engine.model import Generated, Model, Stats
 from app.protocol import (
     Cancel,
     Command,
+    Count,
+    Counted,
     Generate,
     Load,
     Loaded,
@@ -88,13 +90,15 @@ class _Worker:
         if isinstance(command, Load):
             self._load(command)
             return
-        if not isinstance(command, (Generate, Score)):
+        if not isinstance(command, (Generate, Score, Count)):
             raise QuenchError("usage", "The chat worker cannot do this.", type(command).__name__, "", exit_status=2)
         with self._lock:
             self._current = command.request
         try:
             if isinstance(command, Generate):
                 self._generate(command)
+            elif isinstance(command, Count):
+                self._count(command)
             else:
                 self._score(command)
         except QuenchError as error:
@@ -164,6 +168,12 @@ class _Worker:
                 reporter.add(last)
         assert last is not None and last.stats is not None
         self._connection.send(_replied(command.request, last.stats, before, model))
+
+    def _count(self, command: Count) -> None:
+        model = self._loaded()
+        prompt = model.prompt_tokens(model.render(command.messages))
+        tokens = model.continuation_tokens(command.text)
+        self._connection.send(Counted(command.request, len(tokens), len(prompt), model.context))
 
     def _score(self, command: Score) -> None:
         model = self._loaded()

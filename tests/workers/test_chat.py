@@ -15,6 +15,8 @@ from app.protocol import (
     Cancelled,
     ChatMessage,
     Convert,
+    Count,
+    Counted,
     Failed,
     Generate,
     Load,
@@ -320,3 +322,20 @@ def test_scoring_after_a_reply_is_scoring_in_a_fresh_worker(start, tmp_path):
     assert scores[0].mean_kld > 1e-5
     assert scores[0].mean_kld == pytest.approx(scores[1].mean_kld, rel=1e-6)
     assert scores[0].tokens == scores[1].tokens == scores[2].tokens
+
+
+def test_tokens_are_counted_as_a_reply_counts_them(start):
+    chat = start(LoadOptions(context=512, threads=1))
+    chat.send(Count(1, FRANCE, FRANCE[0].content))
+    counted = chat.until(Counted, Failed)[-1]
+    chat.send(Generate(2, FRANCE, Sampling(temperature=0, max_tokens=1)))
+    replied = chat.until(Replied, Failed)[-1]
+    assert counted.prompt_tokens == replied.prompt_tokens
+    assert 0 < counted.tokens < counted.prompt_tokens
+    assert counted.context == 512
+    words = "bear and lamp " * 300
+    chat.send(Count(3, (ChatMessage("user", words),), words))
+    long = chat.until(Counted, Failed)[-1]
+    assert long.prompt_tokens > long.tokens > 512
+    chat.send(Count(4, (ChatMessage("user", "bear " * (1 << 20)),), ""))
+    assert chat.until(Counted, Failed)[-1].code == "context_full"

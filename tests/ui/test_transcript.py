@@ -276,17 +276,13 @@ def test_two_thousand_tokens_stream_cheaply(transcript: Transcript) -> None:
     text = text[:8_000]  # about 2,000 tokens
     markdown.highlight("x = 1", "python")  # the page warms the highlighter up before
     transcript.add(1, "assistant", "", streaming=True)
-    costs = []
+    written: list[int] = []
+    transcript.document().contentsChange.connect(lambda at, gone, added: written.append(added))
     for start in range(0, len(text), 28):  # seven tokens an update: 200 tokens/s, 30 updates a second
-        begun = time.perf_counter()
         transcript.feed(1, text[start : start + 28])
         transcript.flush()
-        QApplication.processEvents()
-        costs.append(time.perf_counter() - begun)
-    costs.sort()
-    # Ten times what it takes on an idle machine: it fails when every update draws everything again.
-    assert sum(costs) < 4
-    assert costs[round(len(costs) * 0.95)] < 0.060
+    # Only the block that is still open is written again; all of it every time would be 143 times its length.
+    assert sum(written) < 3 * len(text)
     assert transcript.document().characterCount() > len(text) / 2
 
 

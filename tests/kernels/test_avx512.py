@@ -54,20 +54,18 @@ def emulated_replay(emulated: Path) -> Path:
     return build_replay(COMPILER, emulated)
 
 
-def test_emulated_avx512_writes_the_same_bytes(emulated_replay: Path) -> None:
-    assert replay([emulated_replay], calls(quick=True), BACKENDS) > 1000
-
-
 @pytest.mark.slow
 def test_emulated_avx512_writes_the_same_bytes_over_the_whole_table(emulated_replay: Path) -> None:
     assert replay([emulated_replay], calls(quick=False), BACKENDS) > 10_000
 
 
+@pytest.mark.slow
 def test_dot_products_without_vnni_give_the_same_floats(emulated_replay: Path) -> None:
     """The other tests' processor has VNNI."""
     assert replay(["env", "QUENCH_SHIM_NO_VNNI=1", emulated_replay], dot_calls(), BACKENDS) > 100
 
 
+@pytest.mark.slow
 def test_rows_of_logits_give_the_same_bits(emulated: Path) -> None:
     assert COMPILER is not None
     check([program(COMPILER, emulated.parent)])

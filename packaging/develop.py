@@ -174,6 +174,42 @@ def run_step(stamp: Path, key: str, text: str, command: list[str], environment: 
     say(f"done in {time.monotonic() - start:.0f} s")
 
 
+def install_libraries(folder: Path, pip: list[str]) -> None:
+    """The engine, built from its sources, and meanwhile everything else that pyproject.toml asks for."""
+    import tomllib  # main has refused an older Python, which does not have it
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["test"],
+        *project["optional-dependencies"]["lint"],
+    ]
+    engine = next(line for line in wanted if line.startswith("llama-cpp-python=="))
+    others = [line for line in wanted if not line.startswith(("llama-cpp-python", "quench"))]
+    cmake = os.environ.get("CMAKE_ARGS", shlex.join(ENGINE_CMAKE))
+    stamp, key = folder / ".engine", f"{engine} {cmake}"
+    if stamp.exists() and stamp.read_text() == key:
+        return
+    say(f"building {engine} from source: one to ten minutes, once")
+    start = time.monotonic()
+    environment = {**os.environ, "CMAKE_ARGS": cmake, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 2)}
+    wheels = folder / ".wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    build = [*pip, "wheel", "-q", "--no-deps", "--no-binary", "llama-cpp-python", "-w", str(wheels), engine]
+    with subprocess.Popen(build, cwd=ROOT, env=environment) as building:
+        rest = subprocess.run([*pip, "install", "-q", *others], check=False, cwd=ROOT)
+        if building.wait() != 0:
+            fail("the engine could not be built")
+    if rest.returncode != 0:
+        fail("the libraries could not be installed")
+    made = [str(wheel) for wheel in wheels.glob("llama_cpp_python-*.whl")]
+    if subprocess.run([*pip, "install", "-q", *made], check=False, cwd=ROOT).returncode != 0:
+        fail("the engine could not be installed")
+    shutil.rmtree(wheels)
+    stamp.write_text(key)
+    say(f"done in {time.monotonic() - start:.0f} s")
+
+
 def main() -> None:
     folder = Path(sys.argv[1]).absolute()
     tests = "--tests" in sys.argv
@@ -189,16 +225,7 @@ def main() -> None:
     if tests:
         install_test_tools(folder / ".test-tools")
     pip = [str(python), "-m", "pip", "--disable-pip-version-check"]
-    engine = next(line for line in (ROOT / "pyproject.toml").read_text().splitlines() if "llama-cpp-python==" in line)
-    engine = engine.strip().strip('",')
-    cmake = os.environ.get("CMAKE_ARGS", shlex.join(ENGINE_CMAKE))
-    run_step(
-        folder / ".engine",
-        f"{engine} {cmake}",
-        f"building {engine} from source: one to ten minutes, once",
-        [*pip, "install", "-q", "--no-binary", "llama-cpp-python", engine],
-        {"CMAKE_ARGS": cmake, "CMAKE_BUILD_PARALLEL_LEVEL": str(os.cpu_count() or 2)},
-    )
+    install_libraries(folder, pip)
     run_step(
         folder / ".project",
         fingerprint("pyproject.toml", "kernels/CMakeLists.txt", "kernels/src/**/*", "kernels/include/**/*"),

@@ -1,5 +1,5 @@
 # make demo    the whole road on the bundled model: convert, measure, chat, report, screenshots
-# make test    the tests (18 minutes on two cores of a first-generation EPYC)
+# make test    the tests (20 minutes on two cores of a first-generation EPYC)
 # make test-all  the same with the slow oracles
 # make fuzz    arbitrary bytes into the kernels, FUZZ_SECONDS=60 a target
 # make lint    ruff, mypy, import contracts      make run         opens the window

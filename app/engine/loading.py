@@ -285,6 +285,19 @@ def text_of(function: Callable[[Any, int], int]) -> bytes:
         size = -length
 
 
+def tokens_of(vocabulary: Any, text: str, *, special: bool, ends: bool) -> list[int]:
+    """Tokens of ``text``. ``special``: texts of special tokens become these; ``ends``: with what the model puts in
+    front and behind."""
+    data = text.encode("utf-8", "replace")
+    size = len(data) + 8
+    while True:
+        tokens = (ctypes.c_int32 * size)()
+        count = int(lib.llama_tokenize(vocabulary, data, len(data), tokens, size, ends, special))
+        if count >= 0:
+            return tokens[:count]
+        size = -count
+
+
 __all__ = [
     "BATCH",
     "DEFAULT_CONTEXT",
@@ -293,5 +306,6 @@ __all__ = [
     "check_options",
     "open_native",
     "text_of",
+    "tokens_of",
     "trained_context",
 ]

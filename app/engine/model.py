@@ -17,7 +17,7 @@ import numpy.typing as npt
 from app import hardware
 from app.engine import native
 from app.engine.capture import Capture
-from app.engine.loading import BATCH, open_native, text_of, trained_context
+from app.engine.loading import BATCH, open_native, text_of, tokens_of, trained_context
 from app.engine.native import DECODE_ABORTED, DECODE_NO_SLOT, DECODE_OK, lib
 from app.engine.sampling import defaults_of, sampler_chain
 from app.engine.template import ChatTemplate
@@ -147,14 +147,7 @@ class Model:
     def tokenize(self, text: str, *, special: bool, add_special: bool) -> list[int]:
         """Tokens of ``text``. ``special``: texts of special tokens become these; ``add_special``: BOS and EOS as the
         model wants them."""
-        data = text.encode("utf-8", "replace")
-        size = len(data) + 8
-        while True:
-            tokens = (ctypes.c_int32 * size)()
-            count = int(lib.llama_tokenize(self._vocab, data, len(data), tokens, size, add_special, special))
-            if count >= 0:
-                return tokens[:count]
-            size = -count
+        return tokens_of(self._vocab, text, special=special, ends=add_special)
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; control tokens are empty unless ``special``."""

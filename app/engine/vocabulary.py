@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
 from app.engine import native
-from app.engine.loading import check_file, load_error, text_of
+from app.engine.loading import check_file, load_error, text_of, tokens_of
 from app.engine.native import lib
 
 _CONTROL = 1 << 3  # enum llama_token_attr
@@ -35,14 +34,7 @@ class Vocabulary:
     def tokens(self, text: str, *, special: bool = True, ends: bool = False) -> tuple[int, ...]:
         """Tokens of ``text``. ``special``: texts of special tokens become these; ``ends``: with what the model puts in
         front and behind."""
-        data = text.encode("utf-8", "replace")
-        size = len(data) + 8
-        while True:
-            tokens = (ctypes.c_int32 * size)()
-            count = int(lib.llama_tokenize(self._vocab, data, len(data), tokens, size, ends, special))
-            if count >= 0:
-                return tuple(tokens[:count])
-            size = -count
+        return tuple(tokens_of(self._vocab, text, special=special, ends=ends))
 
     def data(self, token: int) -> bytes:
         """The bytes that a token stands for; of a special one its name."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from app import library, settings
 from app.child import run_job
 from app.hub import access, cache, planning
-from app.hub.messages import DownloadPlan, RemoteFile
+from app.hub.messages import Download, DownloadPlan, DownloadProgress, DownloadResult, DownloadStarted, RemoteFile
 from app.hub.names import SCHEME, RepoName
-from app.protocol import Download, DownloadProgress, DownloadResult, DownloadStarted, Event
+from app.protocol import Event
 from converter.spec import Cancelled, QuenchError
 
 if TYPE_CHECKING:

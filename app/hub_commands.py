@@ -13,8 +13,7 @@ import msgspec
 
 from app import console
 from app.commands import Result
-from app.hub.messages import DownloadPlan, FoundModel
-from app.protocol import Download, DownloadProgress, DownloadResult
+from app.hub.messages import Download, DownloadPlan, DownloadProgress, DownloadResult, FoundModel
 from converter.spec import Cancelled
 
 

@@ -19,6 +19,7 @@ import psutil
 
 from app import paths, protocol
 from app.files import write_atomically
+from app.hub import messages
 
 QUEUED, RUNNING, PAUSED, DONE, FAILED, CANCELLED = "queued", "running", "paused", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
@@ -75,7 +76,7 @@ def moved(state: str, to: str) -> str:
 
 def can_resume(command: Any) -> bool:
     """Whether the work can go on from what an interrupted run has left."""
-    return isinstance(command, protocol.Convert | protocol.MeasureImatrix | protocol.Download | protocol.VerifyModels)
+    return isinstance(command, protocol.Convert | protocol.MeasureImatrix | messages.Download | protocol.VerifyModels)
 
 
 def resuming(command: Any) -> Any:

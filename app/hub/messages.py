@@ -1,4 +1,5 @@
-"""What is known of the hub, as structs that travel between processes. Sizes in bytes, times in seconds."""
+"""What is known of the hub, as structs that travel between processes, and the messages that carry them (a part of
+:mod:`app.protocol`, which lists them all). Sizes in bytes, times in seconds."""
 
 from __future__ import annotations
 
@@ -182,3 +183,161 @@ class TokenState(msgspec.Struct, frozen=True):
     source: str
     keeps: bool
     why: str = ""
+
+
+class Download(msgspec.Struct, frozen=True, tag_field="message", tag="download"):
+    """Fetch ``files`` of a commit (worker ``download``), into the Hugging Face cache or under the folder ``to``.
+
+    It is pinned: everything but how the hub is reached, which the worker takes from settings and environment, so that
+    a download goes on over another network, and no token travels. It always goes on with what is there. ``reference``
+    is the branch or tag that this commit is; ``at_once`` files are fetched at a time; ``limit`` is bytes a second, 0
+    for none. ``cache`` empty: the cache of the environment.
+    """
+
+    repo: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+    reference: str = "main"
+    to: str = ""
+    cache: str = ""
+    at_once: int = 4
+    limit: int = 0
+    patience: Patience = Patience()
+
+
+class SearchHub(msgspec.Struct, frozen=True, tag_field="message", tag="search_hub"):
+    """Search the hub (worker ``hub``); answered by :class:`HubFound` or :class:`Failed`."""
+
+    request: int
+    query: Query
+
+
+class LookUp(msgspec.Struct, frozen=True, tag_field="message", tag="look_up"):
+    """What a model of the hub is (worker ``hub``); ``name`` as a person types it. Answered by :class:`LookedUp`."""
+
+    request: int
+    name: str
+
+
+class ReadCard(msgspec.Struct, frozen=True, tag_field="message", tag="read_card"):
+    """The model card of a commit (worker ``hub``); answered by :class:`CardRead`."""
+
+    request: int
+    repo: str
+    revision: str
+
+
+class PlanDownload(msgspec.Struct, frozen=True, tag_field="message", tag="plan_download"):
+    """What a download would take (worker ``hub``); answered by :class:`DownloadPlanned`, which refuses nothing.
+
+    ``files`` are paths or patterns, none means all; ``conversion``: what a conversion reads instead.
+    """
+
+    request: int
+    name: str
+    files: tuple[str, ...] = ()
+    conversion: bool = False
+    to: str = ""
+
+
+class InspectRemote(msgspec.Struct, frozen=True, tag_field="message", tag="inspect_remote"):
+    """Headers of files on the hub (worker ``hub``): a GGUF with its parts, or what a conversion reads.
+
+    Answered by :class:`Inspected` as for a local model.
+    """
+
+    request: int
+    repo: str
+    revision: str
+    files: tuple[RemoteFile, ...]
+
+
+class AskToken(msgspec.Struct, frozen=True, tag_field="message", tag="ask_token"):
+    """Where the hub's token comes from (worker ``hub``); answered by :class:`TokenTold`, never with the token."""
+
+    request: int
+
+
+class KeepToken(msgspec.Struct, frozen=True, tag_field="message", tag="keep_token"):
+    """Keep a token in the system's keyring, or forget it (worker ``hub``); answered by :class:`TokenTold`.
+
+    The one message that holds a secret: it goes over the worker's input, is written nowhere, and does not print it.
+    """
+
+    request: int
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"KeepToken(request={self.request})"
+
+
+class LimitRate(msgspec.Struct, frozen=True, tag_field="message", tag="limit_rate"):
+    """From now on a running download (worker ``download``) takes so many bytes a second, 0 for no limit."""
+
+    limit: int
+
+
+class DownloadStarted(msgspec.Struct, frozen=True, tag_field="message", tag="download_started"):
+    """A download's first word. ``have`` bytes of each file are here already, in the order of the command."""
+
+    folder: str
+    have: tuple[int, ...]
+    total: int
+
+
+class DownloadProgress(msgspec.Struct, frozen=True, tag_field="message", tag="download_progress"):
+    """``done`` of ``total`` bytes are here, ``rate`` bytes/s come; ``files`` are those that moved meanwhile."""
+
+    done: int
+    total: int
+    rate: float
+    seconds_left: float | None
+    files: tuple[FileProgress, ...]
+
+
+class DownloadResult(msgspec.Struct, frozen=True, tag_field="message", tag="download_result"):
+    """Every file is there and checked. ``folder`` is the model's; ``fetched`` bytes came over the network."""
+
+    repo: str
+    revision: str
+    folder: str
+    files: tuple[FinishedFile, ...]
+    bytes: int
+    fetched: int
+    seconds: float
+
+
+class HubFound(msgspec.Struct, frozen=True, tag_field="message", tag="hub_found"):
+    """Answer to :class:`SearchHub`."""
+
+    request: int
+    models: tuple[FoundModel, ...]
+
+
+class LookedUp(msgspec.Struct, frozen=True, tag_field="message", tag="looked_up"):
+    """Answer to :class:`LookUp`."""
+
+    request: int
+    repository: Repository
+
+
+class CardRead(msgspec.Struct, frozen=True, tag_field="message", tag="card_read"):
+    """Answer to :class:`ReadCard`: Markdown by a stranger. ``cut``: it was longer."""
+
+    request: int
+    text: str
+    cut: bool
+
+
+class DownloadPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="download_planned"):
+    """Answer to :class:`PlanDownload`."""
+
+    request: int
+    plan: DownloadPlan
+
+
+class TokenTold(msgspec.Struct, frozen=True, tag_field="message", tag="token_told"):
+    """Answer to :class:`AskToken` and :class:`KeepToken`."""
+
+    request: int
+    state: TokenState

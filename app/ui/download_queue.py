@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QObject
 
-from app import downloads, protocol
+from app import downloads
+from app.hub import messages
 from app.hub.messages import DownloadPlan
 from app.jobs import CANCELLED, DONE, FAILED
 from app.ui.job_center import Job
@@ -57,7 +58,7 @@ class DownloadQueue(QObject):
 
     def actions(self, job: Job) -> list[Action]:
         """What can be done with what a finished download has brought."""
-        if not isinstance(job.result, protocol.DownloadResult):
+        if not isinstance(job.result, messages.DownloadResult):
             return []
         found: list[Action] = []
         for path in downloads.models_in(job.result)[:1]:
@@ -76,16 +77,16 @@ class DownloadQueue(QObject):
         total = self._context.settings.download_limit
         for job in running:
             if job.process is not None:
-                job.process.send(protocol.LimitRate(max(1, total // len(running)) if total else 0))
+                job.process.send(messages.LimitRate(max(1, total // len(running)) if total else 0))
 
     def _ended(self, job: Job) -> None:
         if job.kind != KIND:
             return
         self._share()
-        if isinstance(job.result, protocol.DownloadResult):
+        if isinstance(job.result, messages.DownloadResult):
             for path in downloads.models_in(job.result):
                 self._context.library.add(str(Path(path)))
 
 
-def _same(one: protocol.Download, other: protocol.Download) -> bool:
+def _same(one: messages.Download, other: messages.Download) -> bool:
     return (one.repo, one.revision, one.files, one.to) == (other.repo, other.revision, other.files, other.to)

@@ -25,10 +25,9 @@ from PySide6.QtWidgets import (
 )
 
 from app.hub.access import access
-from app.hub.messages import Query
+from app.hub.messages import DownloadResult, HubFound, Query
 from app.hub.names import parse_repo
 from app.jobs import DONE
-from app.protocol import DownloadResult, HubFound
 from app.ui.context import Context
 from app.ui.find_details import DetailsPane
 from app.ui.find_results import ResultDelegate, ResultsModel

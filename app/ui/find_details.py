@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import QDateTime, QLocale, Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QListWidget, QStackedLayout, QTabWidget, QVBoxLayout, QWidget
 
-from app.hub.messages import Repository
-from app.protocol import CardRead, LookedUp
+from app.hub.messages import CardRead, LookedUp, Repository
 from app.ui import format as fmt
 from app.ui.find_card import MAX_CARD, CardView
 from app.ui.find_download import DownloadPanel

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
-from app.hub.messages import DownloadPlan, FileGroup, Repository
+from app.hub.messages import DownloadPlan, DownloadPlanned, DownloadResult, FileGroup, Repository
 from app.hub.planning import MARGIN
 from app.jobs import DONE, FAILED, PAUSED, QUEUED
-from app.protocol import DownloadPlanned, DownloadResult
 from app.ui import format as fmt
 from app.ui.hub_errors import actions_for
 from app.ui.job_center import Job

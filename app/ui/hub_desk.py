@@ -12,6 +12,7 @@ from PySide6.QtCore import QObject, Signal
 
 from app import protocol
 from app.child import Verdict
+from app.hub import messages
 from app.hub.messages import Query
 from app.ui.process import WorkerProcess
 from converter.spec import QuenchError
@@ -53,24 +54,24 @@ class HubDesk(QObject):
         context.settings_changed.connect(self._settings_changed)
 
     def search(self, query: Query, callback: Answer) -> int:
-        """Search; the answer is a :class:`app.protocol.HubFound`."""
-        return self._ask(lambda number: protocol.SearchHub(number, query), callback)
+        """Search; the answer is a :class:`app.hub.messages.HubFound`."""
+        return self._ask(lambda number: messages.SearchHub(number, query), callback)
 
     def look_up(self, name: str, callback: Answer) -> int:
-        """What a model is; the answer is a :class:`app.protocol.LookedUp`."""
-        return self._ask(lambda number: protocol.LookUp(number, name), callback)
+        """What a model is; the answer is a :class:`app.hub.messages.LookedUp`."""
+        return self._ask(lambda number: messages.LookUp(number, name), callback)
 
     def read_card(self, repo: str, revision: str, callback: Answer) -> int:
-        """The model card of a commit; the answer is a :class:`app.protocol.CardRead`."""
-        return self._ask(lambda number: protocol.ReadCard(number, repo, revision), callback)
+        """The model card of a commit; the answer is a :class:`app.hub.messages.CardRead`."""
+        return self._ask(lambda number: messages.ReadCard(number, repo, revision), callback)
 
     def plan(self, name: str, callback: Answer, files: tuple[str, ...] = (), *, conversion: bool = False) -> int:
-        """What a download would take; the answer is a :class:`app.protocol.DownloadPlanned`."""
-        return self._ask(lambda number: protocol.PlanDownload(number, name, files, conversion), callback)
+        """What a download would take; the answer is a :class:`app.hub.messages.DownloadPlanned`."""
+        return self._ask(lambda number: messages.PlanDownload(number, name, files, conversion), callback)
 
     def token_state(self, callback: Answer) -> int:
-        """Where the token comes from; the answer is a :class:`app.protocol.TokenTold`."""
-        return self._ask(protocol.AskToken, callback)
+        """Where the token comes from; the answer is a :class:`app.hub.messages.TokenTold`."""
+        return self._ask(messages.AskToken, callback)
 
     def keep_token(self, secret: str, callback: Answer) -> int:
         """Keep a token in the keyring, or forget it if ``secret`` is empty; as :meth:`token_state`.
@@ -78,8 +79,8 @@ class HubDesk(QObject):
         Without a keyring it is used until the program ends (``token_of_session``): workers inherit it.
         """
 
-        def kept(answer: protocol.TokenTold | QuenchError) -> None:
-            if isinstance(answer, protocol.TokenTold):
+        def kept(answer: messages.TokenTold | QuenchError) -> None:
+            if isinstance(answer, messages.TokenTold):
                 if secret and not answer.state.keeps:
                     os.environ[TOKEN_VARIABLE] = secret.strip()
                     self.token_of_session = True
@@ -89,7 +90,7 @@ class HubDesk(QObject):
                 self.restart()
             callback(answer)
 
-        return self._ask(lambda number: protocol.KeepToken(number, secret), kept)
+        return self._ask(lambda number: messages.KeepToken(number, secret), kept)
 
     def forget(self, request: int) -> None:
         """Drop a question: its callback will not be called."""

@@ -16,6 +16,7 @@ from PySide6.QtCore import QObject, Signal
 
 from app import conversion, downloads, jobs, protocol
 from app.child import Verdict
+from app.hub import messages
 from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING
 from app.ui.process import WorkerProcess
 from converter.spec import Planned, QuenchError
@@ -58,7 +59,7 @@ class Job(QObject):
         self.kept: float | None = None
         self.stopping = ""
         self.place = time.time()
-        self.transfer = downloads.Transfer(command) if isinstance(command, protocol.Download) else None
+        self.transfer = downloads.Transfer(command) if isinstance(command, messages.Download) else None
         self._center = center
 
     def cancel(self) -> None:
@@ -214,7 +215,7 @@ class JobCenter(QObject):
     def _heard(self, job: Job, message: object) -> None:
         if job.transfer is not None:
             job.transfer.take(message)
-        if isinstance(message, protocol.Progress | protocol.Status | protocol.DownloadProgress):
+        if isinstance(message, protocol.Progress | protocol.Status | messages.DownloadProgress):
             job.progress = min(1.0, message.done / message.total) if message.total else 0.0
             job.seconds_left = message.seconds_left
             job.label = job.transfer.doing if job.transfer is not None else message.label
@@ -311,7 +312,7 @@ class JobCenter(QObject):
         with contextlib.suppress(OSError):
             if isinstance(command, protocol.MeasureImatrix):
                 Path(command.output + ".checkpoint").unlink(missing_ok=True)
-            elif isinstance(command, protocol.Download):
+            elif isinstance(command, messages.Download):
                 wanted = [
                     job.command for job in self.jobs if job.kind == "download" and job.state not in (DONE, CANCELLED)
                 ]
@@ -320,6 +321,6 @@ class JobCenter(QObject):
 
 def kept_fraction(command: Any, outputs: tuple[str, ...]) -> float | None:
     """How much of interrupted work (0 to 1) another run can go on with; None if nothing."""
-    if isinstance(command, protocol.Download):
+    if isinstance(command, messages.Download):
         return downloads.kept_fraction(command)
     return conversion.kept_fraction(outputs)

@@ -10,8 +10,7 @@ from PySide6.QtGui import QPaintEvent
 from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QLabel, QLineEdit, QWidget
 
 from app.hub import access
-from app.hub.messages import TokenState
-from app.protocol import TokenTold
+from app.hub.messages import TokenState, TokenTold
 from app.ui import format as fmt
 from app.ui.settings_fields import add_row, decimal, form, whole
 from app.ui.theme import set_role

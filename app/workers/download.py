@@ -14,11 +14,19 @@ import time
 from app import settings
 from app.hub import access, cache, transfer
 from app.hub.client import Hub, connect
-from app.hub.messages import FileProgress, FinishedFile
+from app.hub.messages import (
+    Download,
+    DownloadProgress,
+    DownloadResult,
+    DownloadStarted,
+    FileProgress,
+    FinishedFile,
+    LimitRate,
+)
 from app.hub.names import is_commit, parse_repo, unsafe_reason
 from app.hub.pace import Bucket, Meter
 from app.hub.planning import MARGIN
-from app.protocol import Command, Download, DownloadProgress, DownloadResult, DownloadStarted, LimitRate
+from app.protocol import Command
 from app.workers.runtime import Connection
 from converter.spec import Cancelled, QuenchError
 

@@ -12,26 +12,24 @@ from collections import OrderedDict
 from app import settings
 from app.hub import access, planning, remote, repository
 from app.hub.client import Hub, connect
-from app.hub.messages import Repository
-from app.hub.names import parse_repo
-from app.hub.search import search
-from app.protocol import (
+from app.hub.messages import (
     AskToken,
     CardRead,
     DownloadPlanned,
-    Event,
     HubFound,
-    Inspected,
     InspectRemote,
     KeepToken,
     LookedUp,
     LookUp,
     PlanDownload,
     ReadCard,
+    Repository,
     SearchHub,
     TokenTold,
-    failed,
 )
+from app.hub.names import parse_repo
+from app.hub.search import search
+from app.protocol import Event, Inspected, failed
 from app.workers.runtime import Connection
 from converter.spec import Cancelled, QuenchError
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from app.child import Child, Verdict
 from app.hub.cache import Place
-from app.hub.messages import Patience, RemoteFile
-from app.protocol import Download, DownloadResult, Event
+from app.hub.messages import Download, DownloadResult, Patience, RemoteFile
+from app.protocol import Event
 from tests.fakehub import FakeRepo
 
 FAST = Patience(stall=1.0, tries=4, pause=0.01, longest=0.05, obey=2.0)

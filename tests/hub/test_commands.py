@@ -15,21 +15,21 @@ import pytest
 import resources
 from app.child import Child
 from app.hub import planning
-from app.hub.messages import DownloadPlan, PlannedFile, Query
-from app.protocol import (
+from app.hub.messages import (
     CardRead,
+    DownloadPlan,
     DownloadPlanned,
-    Event,
-    Failed,
     HubFound,
-    Inspected,
     InspectRemote,
     LookedUp,
     LookUp,
     PlanDownload,
+    PlannedFile,
+    Query,
     ReadCard,
     SearchHub,
 )
+from app.protocol import Event, Failed, Inspected
 from converter.spec import QuenchError
 from tests.fakehub import FakeHub, FakeRepo
 from tests.hub.downloading import check_whole, noise

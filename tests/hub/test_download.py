@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from app.child import Child
-from app.hub.messages import Patience, RemoteFile
+from app.hub.messages import Download, DownloadProgress, DownloadResult, DownloadStarted, Patience, RemoteFile
 from app.hub.pace import LEAST_RATE, Bucket, Meter
-from app.protocol import Cancel, Download, DownloadProgress, DownloadResult, DownloadStarted, Pause, Paused
+from app.protocol import Cancel, Pause, Paused
 from tests.fakehub import FakeHub, FakeRepo
 from tests.hub.downloading import FAST, check_whole, command, fetch, noise, place, remote_files, run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.child import Child
-from app.protocol import DownloadProgress, DownloadResult
+from app.hub.messages import DownloadProgress, DownloadResult
 from tests.fakehub import FakeHub, FakeRepo
 from tests.hub.downloading import check_whole, command, fetch, noise, place, remote_files
 

@@ -13,7 +13,7 @@ import pytest
 from app import settings
 from app.child import Child
 from app.hub import access
-from app.protocol import DownloadProgress
+from app.hub.messages import DownloadProgress
 from converter.spec import QuenchError
 from tests.fakehub import FakeHub, FakeRepo
 from tests.hub.downloading import FAST, command, fetch, run

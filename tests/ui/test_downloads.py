@@ -11,9 +11,9 @@ from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
 from app import jobs
-from app.hub.messages import Patience
+from app.hub.messages import DownloadProgress, Patience
 from app.jobs import CANCELLED, DONE, FAILED, PAUSED, QUEUED, RUNNING
-from app.protocol import Convert, DownloadProgress
+from app.protocol import Convert
 from app.ui.context import Context
 from app.ui.job_center import Job
 from app.ui.job_drawer import JobDrawer

@@ -12,8 +12,7 @@ from PySide6.QtTest import QAbstractItemModelTester
 from PySide6.QtWidgets import QApplication, QLabel, QMessageBox, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
-from app.hub.messages import FoundModel
-from app.protocol import HubFound
+from app.hub.messages import FoundModel, HubFound
 from app.ui.context import Context
 from app.ui.find import FindPage
 from app.ui.find_card import card_markdown

@@ -9,7 +9,7 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,9 @@ import numpy.typing as npt
 from app import hardware
 from app.engine import native
 from app.engine.capture import Capture
+from app.engine.held import Held, context_full
 from app.engine.loading import BATCH, open_native, text_of, tokens_of, trained_context
-from app.engine.native import DECODE_ABORTED, DECODE_NO_SLOT, DECODE_OK, lib
+from app.engine.native import DECODE_OK, lib
 from app.engine.sampling import defaults_of, sampler_chain
 from app.engine.template import ChatTemplate
 from app.engine.text import TextStream
@@ -74,6 +75,7 @@ class Model:
         vocabulary: number of tokens, which is the width of the logits.
         template: the model's own chat template or None.
         defaults: sampling from the model's metadata, ours where it says nothing.
+        held: what the context holds of earlier prompts and replies.
         bos, eos: token numbers, -1 if there is none; ``adds_bos``: a text begins with ``bos``.
     """
 
@@ -83,7 +85,6 @@ class Model:
         self.sequences = sequences
         self._model, self._context = opened.model, opened.context
         self._kv, self._compute = opened.kv, opened.compute
-        self._memory = lib.llama_get_memory(self._context)
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.threads: int = opened.threads
         self.prompt_threads: int = opened.threads
@@ -104,7 +105,7 @@ class Model:
         self._interrupt.attach(self._context)
         self._chat: ChatTemplate | None = None
         self._pieces: dict[tuple[int, bool], bytes] = {}
-        self._cached: list[int] = []
+        self.held = Held(self._model, self._context, self.context, min(BATCH, self._batch.capacity))
         self._closed = False
 
     @classmethod
@@ -184,7 +185,7 @@ class Model:
                 tokens takes seconds that nothing could interrupt.
         """
         if len(prompt) > 16 * self.context and len(prompt) > 4 * self.context * self._longest_piece():
-            raise _context_full(f"The prompt has {len(prompt)} characters, the context {self.context} tokens.")
+            raise context_full(f"The prompt has {len(prompt)} characters, the context {self.context} tokens.")
         tokens = self.tokenize(prompt, special=True, add_special=False)
         if self.adds_bos and self.bos >= 0 and tokens[:1] != [self.bos]:
             tokens.insert(0, self.bos)
@@ -219,7 +220,7 @@ class Model:
     @property
     def used(self) -> int:
         """Tokens in the context now."""
-        return len(self._cached)
+        return len(self.held.tokens)
 
     def generate(
         self, tokens: Sequence[int], sampling: Sampling, *, cancelled: Callable[[], bool] = never
@@ -238,14 +239,12 @@ class Model:
         self._check_prompt(tokens)
         stream = TextStream(sampling.stop)
         with sampler_chain(self.vocabulary, sampling, tokens) as sampler:
-            reused = self._reuse(tokens)
+            reused = self.held.reuse(tokens)
             count, stop = 0, "cancelled"
             first = last = start
             prompt_seconds = 0.0
-            if self._feed(tokens[reused:], cancelled):
+            if self.held.feed(tokens[reused:], cancelled):
                 prompt_seconds = time.perf_counter() - start
-                one = (ctypes.c_int32 * 1)()
-                batch = lib.llama_batch_get_one(one, 1)
                 while True:
                     token = lib.llama_sampler_sample(sampler, self._context, -1)
                     last = time.perf_counter()
@@ -260,14 +259,8 @@ class Model:
                     if reason:
                         stop = reason
                         break
-                    one[0] = token
-                    code = lib.llama_decode(self._context, batch)
-                    if code == DECODE_ABORTED:
-                        self._forget_after(len(self._cached))
+                    if not self.held.advance(token):
                         break
-                    if code != DECODE_OK:
-                        self._decode_failed(code)
-                    self._cached.append(token)
         rate = (count - 1) / (last - first) if count > 1 and last > first else 0.0
         stats = Stats(stop, count, len(tokens), reused, prompt_seconds, first - start, rate)
         yield Generated(stream.finish(), count, stats)
@@ -283,67 +276,13 @@ class Model:
             return "cancelled"
         if count >= sampling.max_tokens:
             return "max_tokens"
-        return "context" if len(self._cached) >= self.context else ""
+        return "context" if self.held.full else ""
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
         if not tokens:
             raise QuenchError("empty_prompt", "There is nothing to answer.", "The prompt has no tokens.", "")
         if len(tokens) >= self.context:
-            raise _context_full(f"The prompt has {len(tokens)} tokens, the context {self.context}.")
-
-    def _reuse(self, tokens: Sequence[int]) -> int:
-        """Keep what the context has in common with ``tokens`` (never all of it: the last one gives the logits)."""
-        common = 0
-        for ours, theirs in zip(self._cached, tokens[:-1], strict=False):
-            if ours != theirs:
-                break
-            common += 1
-        window = int(lib.llama_model_n_swa(self._model))
-        if window > 0 and int(lib.llama_memory_seq_pos_min(self._memory, 0)) > max(0, common - window):
-            common = 0  # cells that a sliding window still needs are gone
-        self._forget_after(common)
-        return len(self._cached)
-
-    def _forget_after(self, count: int) -> None:
-        """Keep the first ``count`` tokens of the context; all are dropped where the model cannot go back."""
-        if count == 0 or not lib.llama_memory_seq_rm(self._memory, 0, count, -1):
-            self._clear()
-        else:
-            del self._cached[count:]
-
-    def _clear(self) -> None:
-        lib.llama_memory_clear(self._memory, True)
-        self._cached.clear()
-
-    def _feed(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> bool:
-        """Compute a prompt, logits for its last token; False when it was cancelled on the way."""
-        step = min(BATCH, self._batch.capacity)
-        for at in range(0, len(tokens), step):
-            if cancelled():
-                return False
-            part = tokens[at : at + step]
-            array = (ctypes.c_int32 * len(part))(*part)
-            code = lib.llama_decode(self._context, lib.llama_batch_get_one(array, len(part)))
-            if code == DECODE_ABORTED:
-                self._forget_after(len(self._cached))
-                return False
-            if code != DECODE_OK:
-                self._decode_failed(code)
-            self._cached.extend(part)
-        return True
-
-    def _decode_failed(self, code: int) -> NoReturn:
-        self._clear()
-        if code == DECODE_ABORTED:
-            raise Cancelled
-        if code == DECODE_NO_SLOT:
-            raise _context_full(f"The context has {self.context} tokens.")
-        raise QuenchError(
-            "decode_failed",
-            "The engine could not compute this.",
-            f"Code {code}. {native.log.errors()}".strip(),
-            "Load the model again. If it happens again, the file may be damaged.",
-        )
+            raise context_full(f"The prompt has {len(tokens)} tokens, the context {self.context}.")
 
     # ---- logits ----------------------------------------------------------------------------------------------
 
@@ -358,7 +297,7 @@ class Model:
             converter.spec.Cancelled: :meth:`interrupt` was called.
         """
         self._check_window(tokens, first)
-        self._clear()
+        self.held.clear()
         return self._logits(tokens, 0, first)
 
     def windows_logits(self, windows: Sequence[Sequence[int]], first: int) -> Iterator[Logits]:
@@ -376,7 +315,7 @@ class Model:
                 for window in group:
                     yield self.window_logits(window, first)
                 continue
-            self._clear()
+            self.held.clear()
             self._batch.clear()
             for sequence, window in enumerate(group):
                 self._batch.add(window, 0, sequence, first)
@@ -385,7 +324,7 @@ class Model:
             for sequence, count in enumerate(rows):
                 start = sum(rows[:sequence])
                 yield logits[start : start + count]
-            self._clear()
+            self.held.clear()
 
     def answer_logits(
         self, prompt: Sequence[int], answer: Sequence[int], *, cancelled: Callable[[], bool] = never
@@ -402,18 +341,18 @@ class Model:
         """
         self._interrupt.clear()
         self._check_prompt([*prompt, *answer[:-1]] if prompt else [])
-        self._clear()
+        self.held.clear()
         inputs = [prompt[-1], *answer[:-1]]
         step = min(self._outputs, self._batch.capacity)
         threads = self.threads
         self.set_threads(self.prompt_threads)
         try:
-            if not self._feed(prompt[:-1], cancelled):
+            if not self.held.feed(prompt[:-1], cancelled):
                 raise Cancelled
             for at in range(0, len(inputs) if answer else 0, step):
                 if cancelled():
                     raise Cancelled
-                yield at, self._logits(inputs[at : at + step], len(self._cached), 0)
+                yield at, self._logits(inputs[at : at + step], len(self.held.tokens), 0)
         finally:
             self.set_threads(threads, self.prompt_threads)
 
@@ -440,7 +379,7 @@ class Model:
             self._batch.add(part, position + at, 0, min(skipped, len(part)))
             rows = self._batch.wanted()
             self._decode_batch()
-            self._cached.extend(part)
+            self.held.tokens.extend(part)
             if rows:
                 view = native.logits(self._context, rows, self.vocabulary)
                 parts.append(view if stop == len(tokens) and not parts else view.copy())
@@ -456,7 +395,7 @@ class Model:
 
     def forget(self) -> None:
         """Empty the context."""
-        self._clear()
+        self.held.clear()
 
     def next_tokens(self, parts: Sequence[Part]) -> list[int]:
         """Compute ``parts`` in one decode call; the most likely next token of each that wants one, in order.
@@ -482,7 +421,7 @@ class Model:
     def _decode_batch(self) -> None:
         code = self._batch.decode(self._context)
         if code != DECODE_OK:
-            self._decode_failed(code)
+            self.held.failed(code)
 
     # ---- speed and memory ------------------------------------------------------------------------------------
 
@@ -532,10 +471,10 @@ class Model:
             one[0] = token
             code = lib.llama_decode(self._context, batch)
             if code != DECODE_OK:
-                self._decode_failed(code)
+                self.held.failed(code)
             lib.llama_synchronize(self._context)
         seconds = time.perf_counter() - start
-        self._clear()
+        self.held.clear()
         return seconds
 
     def _random_tokens(self, tokens: int, depth: int) -> list[int]:
@@ -551,12 +490,12 @@ class Model:
                 exit_status=2,
             )
         drawn: list[int] = np.random.default_rng(1).integers(0, self.vocabulary, tokens + depth).tolist()
-        self._clear()
+        self.held.clear()
         self._feed_or_cancel(drawn[:depth])
         return drawn[depth:]
 
     def _feed_or_cancel(self, tokens: Sequence[int]) -> None:
-        if not self._feed(tokens, self._interrupt.is_set):
+        if not self.held.feed(tokens, self._interrupt.is_set):
             raise Cancelled
 
     def memory(self) -> Memory:
@@ -581,15 +520,6 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _context_full(detail: str) -> QuenchError:
-    return QuenchError(
-        "context_full",
-        "The conversation is longer than the model's context.",
-        detail,
-        "Load the model with a larger context, or start a new conversation.",
-    )
 
 
 __all__ = ["Generated", "Logits", "Model", "Part", "Stats", "never"]

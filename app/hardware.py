@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
 import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,28 +16,17 @@ from typing import NamedTuple
 import msgspec
 import psutil
 
+from app.memory_plan import BATCH, KV_BYTES, cache_of, repacked_bytes
 from converter.spec import ModelInfo
 
-_KV_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-    "iq4_nl": 18 / 32,
-}
 _GOOD_SHARE = 0.8  # of the memory that is available; above it other programs get into trouble
 _PROCESS = 90 << 20  # the worker itself: interpreter, numpy and the engine's library
-_BATCH = 512  # tokens that are computed at once
-_OUTPUTS = 64  # of which so many give logits
+_OUTPUTS = 16  # of which so many give logits
 
 
 def kv_bytes(kv_type: str) -> float:
     """Bytes of one cached value of type ``kv_type``; KeyError for an unknown one."""
-    return _KV_BYTES[kv_type]
+    return KV_BYTES[kv_type]
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------
@@ -50,6 +41,21 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
     found = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", text, re.MULTILINE)
     return re.sub(r"\s+", " ", found[1]).strip() if found else platform.machine()
+
+
+@functools.cache
+def features() -> frozenset[str]:
+    """What the processor can do, as far as the engine chooses by it: ``avx2``, ``avx512``, ``neon``, ``dotprod``."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        # Every ARM processor of a laptop has had dot products since 2018.
+        return frozenset({"neon", "dotprod"})
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset({"avx2"})  # a Mac or a PC of the last ten years
+    found = re.search(r"^flags\s*:\s*(.+)$", text, re.MULTILINE)
+    flags = set(found[1].split()) if found else set()
+    return frozenset(name for name, flag in (("avx2", "avx2"), ("avx512", "avx512f")) if flag in flags)
 
 
 @functools.cache
@@ -148,6 +154,13 @@ def process_memory(pid: int | None = None) -> ProcessMemory:
     return ProcessMemory(int(info.uss), int(info.rss), int(getattr(info, "peak_wset", info.rss)))
 
 
+def give_back() -> None:
+    """Let the C library return memory to the system that is free but kept (glibc does not by itself)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def _status(pid: int | None) -> str | None:
     try:
         return Path(f"/proc/{pid or 'self'}/status").read_text(encoding="utf-8", errors="replace")
@@ -166,8 +179,9 @@ def _kilobytes(text: str, name: str) -> int:
 class Fit(msgspec.Struct, frozen=True):
     """Whether a model fits at a context. Bytes.
 
-    ``level`` is ``good`` (at most 80 % of what is available), ``tight`` or ``no``. ``context_that_fits`` is the
-    longest context, up to the trained one, that would be good; 0 if none is.
+    ``level`` is ``good`` (at most 80 % of what is available), ``tight``, ``no``, or ``unknown`` where the header does
+    not say what the cache takes; ``kv`` is 0 then. ``weights`` are the file's tensors with their ``repacked`` copies.
+    ``context_that_fits`` is the longest context, up to the trained one, that would be good; 0 if none is.
     """
 
     level: str
@@ -177,30 +191,57 @@ class Fit(msgspec.Struct, frozen=True):
     total: int
     available: int
     context_that_fits: int
+    repacked: int = 0
+
+
+_LONGEST = 1 << 20  # tokens; no longer context is looked for
 
 
 def fits(info: ModelInfo, context: int = 0, kv_type: str = "f16", available: int | None = None) -> Fit:
     """Plan the memory of ``info`` with ``context`` tokens (0: 8192 or the trained length, whichever is less).
 
-    Weights are the file's tensors; the cache is layers * KV heads * (key + value length) * bytes a token, which is an
-    upper bound for models with sliding windows; compute is an estimate of the engine's scratch memory.
+    Weights are the file's tensors, the cache follows the engine's rules (:mod:`app.memory_plan`); compute is an
+    estimate of the engine's scratch memory, for which loading makes a dry run.
     """
     free = memory_available() if available is None else available
     trained = info.context_length or 8192
     tokens = context or min(8192, trained)
-    weights = sum(tensor.bytes for tensor in info.tensors) or info.bytes
-    per_token = kv_per_token(info, kv_type)
+    tensors = [(tensor.name, tensor.shape, tensor.type, tensor.bytes) for tensor in info.tensors]
+    repacked = repacked_bytes(tensors, features())
+    weights = (sum(tensor.bytes for tensor in info.tensors) or info.bytes) + repacked
     compute = compute_estimate(info)
-    kv = round(per_token * tokens)
-    total = weights + kv + compute
-    level = "good" if total <= free * _GOOD_SHARE else "tight" if total <= free else "no"
+    kv = cache_bytes(info, tokens, kv_type)
+    total = weights + (kv or 0) + compute
     room = free * _GOOD_SHARE - weights - compute
-    longest = min(trained, int(room / per_token)) if per_token > 0 else trained
-    return Fit(level, weights, kv, compute, total, free, max(0, longest // 256 * 256 if room > 0 else 0))
+    if kv is None:
+        return Fit("no" if total > free else "unknown", weights, 0, compute, total, free, 0, repacked)
+    level = "good" if total <= free * _GOOD_SHARE else "tight" if total <= free else "no"
+    longest = _longest(info, min(trained, _LONGEST), kv_type, room) if room > 0 else 0
+    return Fit(level, weights, kv, compute, total, free, longest, repacked)
+
+
+def cache_bytes(info: ModelInfo, context: int, kv_type: str = "f16") -> int | None:
+    """Bytes of the cache for ``context`` tokens, an upper bound where a list was cut short; None if unknown."""
+    if "general.architecture" in info.metadata:
+        cache = cache_of(info.metadata.get, context, kv_type)
+        return None if cache is None else cache.kv + cache.state
+    return round(kv_per_token(info, kv_type) * context)
+
+
+def _longest(info: ModelInfo, most: int, kv_type: str, room: float) -> int:
+    """The longest context in steps of 256 tokens whose cache takes at most ``room`` bytes."""
+    low, high = 0, most // 256
+    while low < high:
+        middle = (low + high + 1) // 2
+        if (cache_bytes(info, middle * 256, kv_type) or 0) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low * 256
 
 
 def kv_per_token(info: ModelInfo, kv_type: str = "f16") -> float:
-    """Bytes of cache for one token of context."""
+    """Bytes of cache for one token of context in a model that keeps all tokens in all layers."""
     usual = info.embedding_length // max(1, info.heads)
     lengths = (info.key_length or usual) + (info.value_length or usual)
     return info.layers * (info.kv_heads or info.heads) * lengths * kv_bytes(kv_type)
@@ -210,7 +251,7 @@ def compute_estimate(info: ModelInfo) -> int:
     """Bytes beside weights and cache: the process, a batch's widest activations, and the logits that are asked for."""
     forward = info.metadata.get(f"{info.architecture}.feed_forward_length", 4 * info.embedding_length)
     widest = forward if isinstance(forward, int) else 4 * info.embedding_length
-    activations = _BATCH * 4 * (2 * widest + 6 * info.embedding_length)
+    activations = BATCH * 4 * (2 * widest + 6 * info.embedding_length)
     return _PROCESS + activations + 2 * _OUTPUTS * info.vocabulary * 4
 
 
@@ -247,10 +288,13 @@ __all__ = [
     "Fit",
     "ProcessMemory",
     "anonymous_memory",
+    "cache_bytes",
     "compute_estimate",
     "cpu_name",
     "default_threads",
+    "features",
     "fits",
+    "give_back",
     "kv_bytes",
     "kv_per_token",
     "measure_bandwidth",

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from app.context_messages import ContextFitted, Summary
 from app.hub.messages import (
     AskToken,
     CardRead,
@@ -40,9 +41,11 @@ from app.inspect_messages import (
     TextSplit,
     ValueRead,
 )
+from app.load_options import LoadOptions as LoadOptions  # part of the protocol
 from app.local.entry import Listed
 from app.local.places import Place
 from app.local.verify import VerifiedFile
+from app.memory_messages import LoadPlanned, MemoryPlan, PlanLoad
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
@@ -68,7 +71,8 @@ class Estimate(msgspec.Struct, frozen=True):
 class Memory(msgspec.Struct, frozen=True):
     """True memory of a process in bytes. ``anonymous`` is RssAnon, ``share`` PSS, ``peak`` VmHWM.
 
-    ``weights`` is the model's tensors (file bytes), ``kv`` the cache, ``compute`` the engine's scratch buffers.
+    ``weights`` is the model's tensors (file bytes), ``kv`` the cache, ``compute`` the engine's scratch buffers,
+    ``repacked`` the copies of weights in the processor's own order.
     """
 
     anonymous: int
@@ -77,6 +81,7 @@ class Memory(msgspec.Struct, frozen=True):
     weights: int = 0
     kv: int = 0
     compute: int = 0
+    repacked: int = 0
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -97,16 +102,6 @@ class Sampling(msgspec.Struct, frozen=True):
     seed: int = -1
     max_tokens: int = 1024
     stop: tuple[str, ...] = ()
-
-
-class LoadOptions(msgspec.Struct, frozen=True):
-    """How a model is loaded. ``context`` 0: 8192 or the trained length, whichever is less. ``threads`` 0: automatic."""
-
-    context: int = 0
-    threads: int = 0
-    gpu_layers: int = 0
-    kv_type: str = "f16"
-    flash_attention: str = "auto"
 
 
 # ---- commands (down) -------------------------------------------------------------------------------------------
@@ -203,22 +198,34 @@ class RunSelftest(msgspec.Struct, frozen=True, tag_field="message", tag="run_sel
 
 
 class Load(msgspec.Struct, frozen=True, tag_field="message", tag="load"):
-    """Load a model (worker ``chat``); :class:`Loading` ..., then :class:`Loaded` or :class:`Failed`."""
+    """Load a model (worker ``chat``); :class:`Loading` ..., then :class:`Loaded` or :class:`Failed`.
+
+    A model that does not fit is refused (``no_memory``) unless ``anyway``. ``replaces`` and ``ratio`` as in
+    :class:`app.memory_messages.PlanLoad`.
+    """
 
     path: str
     options: LoadOptions = LoadOptions()
+    anyway: bool = False
+    replaces: tuple[int, ...] = ()
+    ratio: float = 1.0
 
 
 class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate"):
     """Answer a conversation (worker ``chat``); :class:`Tokens` ..., then :class:`Replied`.
 
-    ``continue_last`` goes on with the last assistant message instead of opening a new one.
+    ``continue_last`` goes on with the last assistant message instead of opening a new one. ``overflow``: one of
+    :data:`app.context_messages.OVERFLOWS`; where turns were left out, a :class:`ContextFitted` says so. ``summary`` is
+    what an earlier one carried. ``conversation`` names what the answer belongs to, so that it can be found again.
     """
 
     request: int
     messages: tuple[ChatMessage, ...]
     sampling: Sampling = Sampling()
     continue_last: bool = False
+    overflow: str = "stop"
+    summary: Summary | None = None
+    conversation: str = ""
 
 
 class Stop(msgspec.Struct, frozen=True, tag_field="message", tag="stop"):
@@ -448,7 +455,8 @@ class Loading(msgspec.Struct, frozen=True, tag_field="message", tag="loading"):
 
 
 class Loaded(msgspec.Struct, frozen=True, tag_field="message", tag="loaded"):
-    """The model answers now. ``defaults`` come from the model's own metadata where it has any."""
+    """The model answers now. ``defaults`` come from the model's own metadata where it has any; ``plan`` is what it was
+    expected to take."""
 
     path: str
     description: str
@@ -460,6 +468,7 @@ class Loaded(msgspec.Struct, frozen=True, tag_field="message", tag="loaded"):
     memory: Memory
     has_template: bool
     defaults: Sampling
+    plan: MemoryPlan | None = None
 
 
 class Tokens(msgspec.Struct, frozen=True, tag_field="message", tag="tokens"):
@@ -794,6 +803,7 @@ Command = (
     | AskToken
     | KeepToken
     | LimitRate
+    | PlanLoad
 )
 
 Event = (
@@ -845,6 +855,8 @@ Event = (
     | CardRead
     | DownloadPlanned
     | TokenTold
+    | LoadPlanned
+    | ContextFitted
 )
 
 TERMINAL = (
@@ -857,6 +869,7 @@ TERMINAL = (
     VerifyResult,
     KernelsTested,
     DownloadResult,
+    LoadPlanned,
     Cancelled,
     Paused,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 from app import hardware
 from app.engine import native
 from app.engine.native import lib
+from app.memory_plan import cache_of
 from app.protocol import LoadOptions
 from converter.sources.files import ByteFile
 from converter.sources.gguf_header import Header, read_header
@@ -19,6 +21,9 @@ from converter.spec import Cancelled, QuenchError
 
 DEFAULT_CONTEXT = 8192
 """Tokens of context unless told otherwise; the trained length if that is less."""
+
+LEAST_CONTEXT = 1024
+"""A context that was not asked for is not made smaller than this to fit."""
 
 BATCH = 512
 """Tokens a decode call takes at most, physical and logical. More gains nothing on a CPU and costs memory."""
@@ -37,6 +42,7 @@ class Opened:
     context: Any
     kv: int
     compute: int
+    repacked: int
     threads: int
     batch: int
     outputs: int
@@ -51,6 +57,7 @@ def open_native(
     *,
     eval_callback: Any = None,
     repack: bool = True,
+    anyway: bool = False,
 ) -> Opened:
     """Load ``path`` and make a context. See :meth:`app.engine.model.Model.load` for the meaning and the errors."""
     check_options(options)
@@ -59,24 +66,35 @@ def open_native(
     native.log.clear()
     model = _load(path, options, on_progress, repack)
     try:
-        _check_generative(model, path)
+        check_generative(model, path)
         threads = options.threads or hardware.default_threads()
-        tokens = options.context or min(DEFAULT_CONTEXT, trained_context(model) or DEFAULT_CONTEXT)
-        tokens = -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP
-        _check_memory(model, tokens * sequences, options.kv_type)
-        params = _context_params(options, tokens, threads, outputs, sequences)
+        tokens = wanted_context(model, options)
+        if not anyway:
+            _check_memory(model, tokens * sequences, options.kv_type)
+        params = context_params(options, tokens, threads, outputs, sequences)
         if eval_callback is not None:
             params.cb_eval = eval_callback
         context = lib.llama_init_from_model(model, params)
         if not context:
-            raise _no_context(tokens, options)
+            raise no_context(tokens, options)
     except BaseException:
         lib.llama_model_free(model)
         raise
     sizes = native.log.buffers()
     # The library takes no more tokens at once than the context has; more in one call would abort the process.
     batch = min(int(params.n_batch), int(lib.llama_n_batch(context)))
-    return Opened(model, context, sizes["kv"], sizes["compute"], threads, batch, min(batch, int(params.n_outputs_max)))
+    outputs = min(batch, int(params.n_outputs_max))
+    return Opened(model, context, sizes["kv"], sizes["compute"], sizes["repacked"], threads, batch, outputs)
+
+
+def wanted_context(model: Any, options: LoadOptions) -> int:
+    """Tokens of context, in whole steps: what is asked for, else 8,192 or the trained length."""
+    return tokens_in_steps(options.context or min(DEFAULT_CONTEXT, trained_context(model) or DEFAULT_CONTEXT))
+
+
+def tokens_in_steps(tokens: int) -> int:
+    """The least context of whole steps, which are all that the library makes, that has room for ``tokens``."""
+    return -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP
 
 
 def check_file(path: str) -> None:
@@ -201,7 +219,7 @@ def load_error(path: str) -> QuenchError:
     )
 
 
-def _check_generative(model: Any, path: str) -> None:
+def check_generative(model: Any, path: str) -> None:
     architecture = native.metadata(model, "general.architecture") or ""
     causal = native.metadata(model, f"{architecture}.attention.causal")
     if causal == "false" or not lib.llama_model_has_decoder(model):
@@ -222,7 +240,8 @@ def _check_generative(model: Any, path: str) -> None:
 
 def _check_memory(model: Any, tokens: int, kv_type: str) -> None:
     """The cache is cleared when it is made, so one that is too large ends in a kill, not in an error."""
-    needed = _cache_bytes(model, tokens, kv_type)
+    cache = cache_of(lambda key: header_value(model, key), tokens, kv_type)
+    needed = cache.kv + cache.state if cache is not None else 0
     available = hardware.memory_available()
     if needed > available:
         raise QuenchError(
@@ -234,20 +253,16 @@ def _check_memory(model: Any, tokens: int, kv_type: str) -> None:
         )
 
 
-def _cache_bytes(model: Any, tokens: int, kv_type: str) -> int:
-    """Upper estimate of the attention cache from metadata; 0 where the architecture does not say."""
-    architecture = native.metadata(model, "general.architecture") or ""
-    if lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model) or lib.llama_model_n_swa(model) > 0:
-        return 0
-    heads, kv_heads = int(lib.llama_model_n_head(model)), int(lib.llama_model_n_head_kv(model))
-    usual = int(lib.llama_model_n_embd(model)) / max(1, heads)
-    key = native.metadata_number(model, f"{architecture}.attention.key_length") or usual
-    value = native.metadata_number(model, f"{architecture}.attention.value_length") or usual
-    layers = int(lib.llama_model_n_layer(model))
-    return int(tokens * layers * kv_heads * (key + value) * hardware.kv_bytes(kv_type))
+def header_value(model: Any, key: str) -> Any:
+    """A number or a list of numbers as the engine shows it, its other values as text."""
+    text = native.metadata(model, key)
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text
 
 
-def _context_params(options: LoadOptions, tokens: int, threads: int, outputs: int, sequences: int) -> Any:
+def context_params(options: LoadOptions, tokens: int, threads: int, outputs: int, sequences: int) -> Any:
     params = lib.llama_context_default_params()
     batch = min(BATCH * sequences, _MAX_BATCH) if sequences > 1 else BATCH
     params.n_ctx = tokens * sequences
@@ -259,12 +274,13 @@ def _context_params(options: LoadOptions, tokens: int, threads: int, outputs: in
     params.n_threads_batch = threads
     params.type_k = params.type_v = native.KV_TYPES[options.kv_type]
     params.flash_attn_type = native.FLASH_ATTENTION[options.flash_attention]
+    params.swa_full = False  # layers with a window keep only that much
     params.offload_kqv = options.gpu_layers != 0
     params.op_offload = options.gpu_layers != 0
     return params
 
 
-def _no_context(tokens: int, options: LoadOptions) -> QuenchError:
+def no_context(tokens: int, options: LoadOptions) -> QuenchError:
     return QuenchError(
         "context_failed",
         "The model could not be started with these options.",
@@ -301,11 +317,19 @@ def tokens_of(vocabulary: Any, text: str, *, special: bool, ends: bool) -> list[
 __all__ = [
     "BATCH",
     "DEFAULT_CONTEXT",
+    "LEAST_CONTEXT",
     "Opened",
     "check_file",
+    "check_generative",
     "check_options",
+    "context_params",
+    "header_value",
+    "load_error",
+    "no_context",
     "open_native",
     "text_of",
+    "tokens_in_steps",
     "tokens_of",
     "trained_context",
+    "wanted_context",
 ]

@@ -34,7 +34,8 @@ _SENTENCEPIECE = 1  # enum llama_vocab_type
 
 
 class Stats(NamedTuple):
-    """How a reply went. ``stop`` as in :class:`app.protocol.Replied`; seconds; ``rate`` in tokens/s."""
+    """How a reply went. ``stop`` as in :class:`app.protocol.Replied`; seconds; ``rate`` in tokens/s; ``shifted`` tokens
+    went to make room."""
 
     stop: str
     tokens: int
@@ -43,6 +44,7 @@ class Stats(NamedTuple):
     prompt_seconds: float
     first_token: float
     rate: float
+    shifted: int = 0
 
 
 class Generated(NamedTuple):
@@ -84,7 +86,7 @@ class Model:
         self.options = options
         self.sequences = sequences
         self._model, self._context = opened.model, opened.context
-        self._kv, self._compute = opened.kv, opened.compute
+        self._kv, self._compute, self._repacked = opened.kv, opened.compute, opened.repacked
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.threads: int = opened.threads
         self.prompt_threads: int = opened.threads
@@ -119,6 +121,7 @@ class Model:
         sequences: int = 1,
         capture: Capture | None = None,
         repack: bool = True,
+        anyway: bool = False,
     ) -> Self:
         """Load a GGUF file.
 
@@ -129,6 +132,7 @@ class Model:
             capture: sees the activations of every decode; it must live as long as the model.
             repack: the engine may keep a second copy of the weights in an order that suits the processor: faster for
                 many tokens, not worth its time and memory for one.
+            anyway: also where the cache is larger than the memory that is free.
 
         Raises:
             QuenchError: the codes of :func:`app.engine.loading.check_file`, ``bad_options``, ``load_failed`` (the
@@ -137,7 +141,9 @@ class Model:
         """
         options = options or LoadOptions()
         callback = capture.callback if capture else None
-        opened = open_native(path, options, on_progress, outputs, sequences, eval_callback=callback, repack=repack)
+        opened = open_native(
+            path, options, on_progress, outputs, sequences, eval_callback=callback, repack=repack, anyway=anyway
+        )
         model = cls(path, options, opened, sequences)
         if capture is None and options.threads == 0 and int(lib.llama_model_size(model._model)) < _SWEEP_BELOW:
             model._sweep_threads()
@@ -223,12 +229,13 @@ class Model:
         return len(self.held.tokens)
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, *, cancelled: Callable[[], bool] = never
+        self, tokens: Sequence[int], sampling: Sampling, *, cancelled: Callable[[], bool] = never, keep: int = -1
     ) -> Iterator[Generated]:
         """Answer the prompt ``tokens``, one item a token; the last item has the statistics.
 
         What the context still holds of an earlier prompt is not computed again. ``cancelled`` is asked between
-        tokens; to stop inside a long prompt make it true, then call :meth:`interrupt`.
+        tokens; to stop inside a long prompt make it true, then call :meth:`interrupt`. A full context ends the reply,
+        or, from ``keep`` 0 on, loses the older half of what stands behind its first ``keep`` tokens.
 
         Raises:
             QuenchError: ``empty_prompt``, ``context_full`` (the prompt does not fit), ``bad_sampling``,
@@ -240,7 +247,7 @@ class Model:
         stream = TextStream(sampling.stop)
         with sampler_chain(self.vocabulary, sampling, tokens) as sampler:
             reused = self.held.reuse(tokens)
-            count, stop = 0, "cancelled"
+            count, shifted, stop = 0, 0, "cancelled"
             first = last = start
             prompt_seconds = 0.0
             if self.held.feed(tokens[reused:], cancelled):
@@ -256,13 +263,15 @@ class Model:
                     count += 1
                     yield Generated(stream.push(self.piece(token)), count)
                     reason = self._must_stop(stream, count, sampling, cancelled)
-                    if reason:
+                    if reason == "context" and keep >= 0 and (dropped := self.held.make_room(keep, cancelled)):
+                        shifted += dropped
+                    elif reason:
                         stop = reason
                         break
                     if not self.held.advance(token):
                         break
         rate = (count - 1) / (last - first) if count > 1 and last > first else 0.0
-        stats = Stats(stop, count, len(tokens), reused, prompt_seconds, first - start, rate)
+        stats = Stats(stop, count, len(tokens), reused, prompt_seconds, first - start, rate, shifted)
         yield Generated(stream.finish(), count, stats)
 
     def interrupt(self) -> None:
@@ -502,7 +511,7 @@ class Model:
         """True memory of this process now, and the engine's parts of it."""
         process = hardware.process_memory()
         weights = int(lib.llama_model_size(self._model))
-        return Memory(process.anonymous, process.share, process.peak, weights, self._kv, self._compute)
+        return Memory(process.anonymous, process.share, process.peak, weights, self._kv, self._compute, self._repacked)
 
     def close(self) -> None:
         """Free everything native. The object is of no use afterwards; closing twice is no error."""

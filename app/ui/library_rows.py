@@ -104,6 +104,9 @@ def fit_words(info: ModelInfo, settings: Settings, available: int, tr: Any) -> F
     )
     if info.kind == "hf":
         why += "\n" + tr("As a GGUF file of the same precision; convert it first, smaller types need less.")
+    if fit.level == "unknown":
+        why += "\n" + tr("What the cache of this architecture takes is unknown: it is not in the sum.")
+        return FitWords(tr("Unknown"), "muted", 2, why)
     if fit.level == "good":
         return FitWords(tr("Fits"), "good", 0, why)
     if fit.level == "tight":

@@ -9,10 +9,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from pathlib import Path
+
+import msgspec
 
 from app import hardware
-from app.engine import scoring
+from app.context_messages import ContextFitted
+from app.engine import dry, scoring
 from app.engine.model import Generated, Model, Stats
+from app.engine.overflow import Fitted, fitted
+from app.memory_messages import does_not_fit
 from app.protocol import (
     Cancel,
     Command,
@@ -35,7 +41,9 @@ from converter.spec import Cancelled, QuenchError
 TOKENS_PER_SECOND = 30
 """Most Tokens events a second."""
 
-_OUTPUTS = 64  # rows of logits at once; scoring goes in such steps
+OUTPUTS = 16
+"""Rows of logits at once; scoring goes in such steps."""
+
 _HEARTBEAT = 1.0  # seconds without a Tokens event after which one comes anyway, with the memory
 _LOADING_PER_SECOND = 10
 
@@ -58,6 +66,7 @@ class _Worker:
         self._lock = threading.Lock()
         self._stopped: set[int] = set()
         self._current: int | None = None
+        self._left_out: dict[str, int] = {}
 
     def close(self) -> None:
         if self._model is not None:
@@ -122,7 +131,13 @@ class _Worker:
                 self._connection.send(Loading(fraction))
             return not self._connection.cancelled.is_set()
 
-        model = Model.load(command.path, command.options, progress, outputs=_OUTPUTS)
+        plan = dry.plan_load(
+            command.path, command.options, outputs=OUTPUTS, replaces=command.replaces, ratio=command.ratio
+        )
+        if not plan.fits and not command.anyway:
+            raise does_not_fit(plan, Path(command.path).name)
+        options = msgspec.structs.replace(command.options, context=plan.context)
+        model = Model.load(command.path, options, progress, outputs=OUTPUTS, anyway=command.anyway)
         with self._lock:
             self._model = model
         seconds = time.perf_counter() - start
@@ -139,6 +154,7 @@ class _Worker:
                 model.memory(),
                 model.template is not None,
                 model.defaults,
+                plan,
             )
         )
 
@@ -153,21 +169,55 @@ class _Worker:
     def _generate(self, command: Generate) -> None:
         model = self._loaded()
         start = time.perf_counter()
-        messages = command.messages
-        if command.continue_last:
-            if not messages or messages[-1].role != "assistant":
-                raise QuenchError("usage", "There is no answer to go on with.", "", "", exit_status=2)
-            prompt = model.prompt_tokens(model.render(messages[:-1]) + messages[-1].content)
-        else:
-            prompt = model.prompt_tokens(model.render(messages))
+        if command.continue_last and (not command.messages or command.messages[-1].role != "assistant"):
+            raise QuenchError("usage", "There is no answer to go on with.", "", "", exit_status=2)
+        try:
+            prompt = self._fit(model, command)
+        except Cancelled:  # while older turns were being summed up
+            if self._connection.cancelled.is_set():
+                raise
+            self._connection.send(_replied(command.request, Stats("cancelled", 0, 0, 0, 0, 0, 0), 0, model))
+            return
         before = time.perf_counter() - start
         reporter = _Reporter(self._connection, model, command.request)
         last: Generated | None = None
         with reporter:
-            for last in model.generate(prompt, command.sampling, cancelled=lambda: self._cancelled(command.request)):
+            for last in model.generate(
+                prompt.tokens,
+                command.sampling,
+                cancelled=lambda: self._cancelled(command.request),
+                keep=prompt.keep,
+            ):
                 reporter.add(last)
         assert last is not None and last.stats is not None
+        if last.stats.shifted:
+            self._tell_fit(command, prompt, shifted=last.stats.shifted)
         self._connection.send(_replied(command.request, last.stats, before, model))
+
+    def _fit(self, model: Model, command: Generate) -> Fitted:
+        """The prompt, without old turns where they do not fit; the parent is told which."""
+
+        def summarising(count: int) -> None:
+            self._connection.send(ContextFitted(command.request, count, summarising=True))
+
+        prompt = fitted(
+            model,
+            command.messages,
+            overflow=command.overflow,
+            most=command.sampling.max_tokens,
+            continue_last=command.continue_last,
+            left_out=self._left_out.get(command.conversation, 0),
+            summary=command.summary,
+            on_summary=summarising,
+            cancelled=lambda: self._cancelled(command.request),
+        )
+        self._left_out = {command.conversation: prompt.left_out}
+        if prompt.left_out:
+            self._tell_fit(command, prompt)
+        return prompt
+
+    def _tell_fit(self, command: Generate, prompt: Fitted, *, shifted: int = 0) -> None:
+        self._connection.send(ContextFitted(command.request, prompt.left_out, prompt.summary, shifted=shifted))
 
     def _count(self, command: Count) -> None:
         model = self._loaded()
@@ -280,4 +330,4 @@ def _cancelled() -> QuenchError:
     return QuenchError("cancelled", "Stopped.", "", "", exit_status=130)
 
 
-__all__ = ["TOKENS_PER_SECOND", "serve"]
+__all__ = ["OUTPUTS", "TOKENS_PER_SECOND", "serve"]

@@ -79,9 +79,10 @@ def test_damage_that_kills_the_engine_is_a_verdict(data, tmp_path):
     worker = small_worker(
         tmp_path,
         """
-        from app.engine import loading
+        from app.engine import dry, loading
         from app.workers import chat
-        loading.check_file = lambda path: None
+        dry.check_file = loading.check_file = lambda path: None
+        dry._tensors = lambda path: []
         chat.serve(connection)
         """,
     )

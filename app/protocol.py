@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from app.adapter_messages import AdaptersSet, SetAdapters
 from app.context_messages import ContextFitted, Summary
 from app.hub.messages import (
     AskToken,
@@ -41,7 +42,7 @@ from app.inspect_messages import (
     TextSplit,
     ValueRead,
 )
-from app.load_options import LoadOptions as LoadOptions  # part of the protocol
+from app.load_options import LoadOptions as LoadOptions  # noqa: PLC0414 - part of the protocol
 from app.local.entry import Listed
 from app.local.places import Place
 from app.local.verify import VerifiedFile
@@ -804,6 +805,7 @@ Command = (
     | KeepToken
     | LimitRate
     | PlanLoad
+    | SetAdapters
 )
 
 Event = (
@@ -857,6 +859,7 @@ Event = (
     | TokenTold
     | LoadPlanned
     | ContextFitted
+    | AdaptersSet
 )
 
 TERMINAL = (

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from app import paths
+from app.context_messages import OVERFLOWS
 from app.files import write_atomically
 from app.protocol import LoadOptions, Sampling
 
@@ -25,7 +26,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``context`` 0, ``threads`` 0 mean automatic. ``pass_kld``/``fail_kld`` are nats, ``pass_top1`` a fraction: the
     thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state. ``kernels_told``:
     backends of which the person has heard that they are wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub
-    itself, no proxy; ``downloads_at_once`` files of one download, ``download_limit`` bytes a second (0: no limit).
+    itself, no proxy; ``overflow`` is one of :data:`app.context_messages.OVERFLOWS`, ``memory_ratios`` what loads took
+    here for each architecture as a part of what was planned, ``prompt_cache`` the most bytes of kept prompts (0: none);
+    ``downloads_at_once`` files of one download, ``download_limit`` bytes a second (0: no limit).
     """
 
     version: int = VERSION
@@ -37,6 +40,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     gpu_layers: int = 0
     flash_attention: str = "auto"
+    overflow: str = "stop"
+    memory_ratios: dict[str, float] = msgspec.field(default_factory=dict)
+    prompt_cache: int = 4 << 30
     folders: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
     pass_kld: float = 0.03
@@ -67,7 +73,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "theme": ("system", "light", "dark"),
-    "kv_type": ("f16", "q8_0", "q4_0"),
+    "kv_type": ("f16", "bf16", "q8_0", "q5_1", "q4_0"),
+    "overflow": OVERFLOWS,
     "flash_attention": ("auto", "on", "off"),
 }
 

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from app import hardware
+from app.adapter_messages import Adapter
 from app.engine import native
+from app.engine.adapters import Adapters
 from app.engine.capture import Capture
 from app.engine.held import Held, context_full
 from app.engine.loading import BATCH, open_native, text_of, tokens_of, trained_context
@@ -103,6 +105,7 @@ class Model:
         self.template: str | None = raw.decode("utf-8", "replace") if raw else None
         self._outputs: int = opened.outputs
         self._batch = native.Batch(opened.batch)
+        self._adapters = Adapters(path, self._model, self._context)
         self._interrupt = native.Interrupt()
         self._interrupt.attach(self._context)
         self._chat: ChatTemplate | None = None
@@ -220,6 +223,16 @@ class Model:
         if tokens[: len(feed)] == feed:
             return tokens[len(feed) :]
         return self.tokenize(text, special=False, add_special=False)
+
+    def use_adapters(self, adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
+        """Change how the model computes by exactly these LoRA adapters; what the context held is of no use then.
+
+        Raises:
+            QuenchError: as :meth:`app.engine.adapters.Adapters.use`.
+        """
+        if self._adapters.use(adapters):
+            self.held.clear()
+        return self._adapters.used
 
     # ---- replies ---------------------------------------------------------------------------------------------
 

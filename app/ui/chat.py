@@ -9,6 +9,7 @@ from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QKeySequence, 
 from PySide6.QtWidgets import QHBoxLayout, QSplitter, QWidget
 
 from app.protocol import Replied
+from app.store import StoredMessage
 from app.ui.chat_frame import NARROW, WIDE, ChatFrame
 from app.ui.chat_inspector import Inspector
 from app.ui.context import Context
@@ -16,7 +17,7 @@ from app.ui.conversation_list import ConversationList
 from app.ui.drafts import Drafts
 from app.ui.engines import LOADING, STARTING, Engine
 from app.ui.markdown import highlight, split
-from app.ui.reply import Reply, note_of, prompt_of, stats_of, unfinished
+from app.ui.reply import Reply, note_of, stats_of, unfinished
 from app.ui.thread import Thread
 from app.ui.transcript_actions import CONTINUE, EDIT, REGENERATE
 from app.ui.undo import UndoStack
@@ -180,8 +181,8 @@ class ChatPage(QWidget):
             self._store.set_model(self._thread.conversation, path)
         self._load()
 
-    def _load(self) -> Engine | None:
-        """The engine for the chosen model, loading it if need be."""
+    def _load(self, *, anyway: bool = False) -> Engine | None:
+        """The engine for the chosen model, loading it if need be; ``anyway``: also where it does not fit."""
         path = self.inspector.picker.path()
         if not path:
             return None
@@ -190,7 +191,7 @@ class ChatPage(QWidget):
             self._give_up()
         if self._engine is not None and self._engine.path != path:
             self._drop_engine()
-        engine = self._context.engines.get(path, options, OWNER)
+        engine = self._context.engines.get(path, options, OWNER, anyway=anyway)
         if engine is not self._engine:
             self._engine = engine
             engine.state_changed.connect(self._engine_changed)
@@ -244,7 +245,28 @@ class ChatPage(QWidget):
 
     def _show_error(self, error: QuenchError, retry: Any) -> None:
         actions = [(self.tr("Retry"), retry), (self.tr("Choose another model"), self._focus_picker)]
+        if error.code == "no_memory":
+            actions = [(self.tr("Load anyway"), lambda: self._load_anyway(retry)), actions[1]]
+            if self.inspector.loading.context_spin.value():
+                actions.insert(0, (self.tr("Smaller context"), lambda: self._load_smaller(retry)))
+        elif error.code == "context_full" and self.inspector.loading.overflow() == "stop":
+            ways = ((self.tr("Leave out old turns"), "shift"), (self.tr("Sum them up"), "summarise"))
+            actions = [(words, lambda way=way: self._give_way(way, retry)) for words, way in ways]
         self.error.show_error(error, actions)
+
+    def _load_anyway(self, retry: Any) -> None:
+        self._load(anyway=True)
+        if retry != self._load:
+            retry()
+
+    def _load_smaller(self, retry: Any) -> None:
+        """The longest context that fits."""
+        self._context.update_settings(context=0)
+        retry()
+
+    def _give_way(self, overflow: str, retry: Any) -> None:
+        self._context.update_settings(overflow=overflow)
+        retry()
 
     def _focus_picker(self) -> None:
         self._show_side("right", True)
@@ -368,9 +390,8 @@ class ChatPage(QWidget):
         else:
             message = self._store.add_alternative(beside, "assistant", "", partial=True)
         self._thread.add(message, streaming=True)
-        prompt = prompt_of(self._thread.rows(), self.inspector.system.toPlainText())
         reply = self._expect(Reply(self._store, engine, conversation, message, self, beside=beside))
-        reply.start(prompt, self.inspector.sampling())
+        self._start(reply, self._thread.rows())
 
     def go_on(self, message: int) -> None:
         """Let the model continue its last answer."""
@@ -378,13 +399,17 @@ class ChatPage(QWidget):
         if engine is None or conversation is None or self._reply is not None or rows[-1].id != message:
             return
         self.transcript.reopen(message)
-        prompt = prompt_of(rows, self.inspector.system.toPlainText(), continue_last=True)
         reply = self._expect(Reply(self._store, engine, conversation, message, self))
-        reply.start(prompt, self.inspector.sampling(), before=rows[-1].content, continue_last=True)
+        self._start(reply, rows, before=rows[-1].content, continue_last=True)
+
+    def _start(self, reply: Reply, rows: list[StoredMessage], **more: Any) -> None:
+        system, overflow = self.inspector.system.toPlainText(), self.inspector.loading.overflow()
+        reply.start(rows, system, self.inspector.sampling(), overflow=overflow, **more)
 
     def _expect(self, reply: Reply) -> Reply:
         self._reply = self._thread.reply = reply
         reply.text.connect(self._heard)
+        reply.fitted.connect(self._fitted)
         reply.ended.connect(self._ended)
         reply.failed.connect(self._failed)
         self._set_busy(True)
@@ -403,6 +428,11 @@ class ChatPage(QWidget):
         reply = self._reply
         if reply is not None and self._is_shown(reply):
             self.transcript.feed(reply.message, text)
+
+    def _fitted(self) -> None:
+        """The model does not see all of the conversation any more: the page says so."""
+        if self._reply is not None and self._is_shown(self._reply):
+            self._thread.refresh()
 
     def _is_shown(self, reply: Reply) -> bool:
         return reply.conversation == self._thread.conversation and self.transcript.has(reply.message)

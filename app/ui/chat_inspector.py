@@ -25,13 +25,12 @@ from PySide6.QtWidgets import (
 from app.protocol import LoadOptions, Replied, Sampling, Tokens
 from app.ui import format as fmt
 from app.ui.charts import TimeChart
+from app.ui.chat_loading import LoadingForm, add_field
 from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, READY, STARTING, Engine
 from app.ui.status_bar import memory_parts
 from app.ui.theme import set_role
 from app.ui.widgets import ModelPicker, button, label
-
-KV_TYPES = ("f16", "q8_0", "q4_0")
 
 
 class Field(NamedTuple):
@@ -148,7 +147,9 @@ class Inspector(QWidget):
         layout.addLayout(self._make_sampling())
         layout.addSpacing(8)
         layout.addWidget(label(self.tr("Loading"), "heading"))
-        layout.addLayout(self._make_loading())
+        self.loading = LoadingForm(self._context)
+        self.loading.applied.connect(self.options_applied)
+        layout.addWidget(self.loading)
         layout.addStretch(1)
         return page
 
@@ -161,7 +162,7 @@ class Inspector(QWidget):
             self.preset.addItem(self._preset_names()[key], key)
         self.preset.addItem(self.tr("Own values"), "own")
         self.preset.activated.connect(self._preset_chosen)
-        _row(form, self.tr("Preset"), self.tr("Ready-made values; editing one makes them your own."), self.preset)
+        add_field(form, self.tr("Preset"), self.tr("Ready-made values; editing one makes them your own."), self.preset)
         words = self._field_words()
         self.spins: dict[str, Any] = {}
         for entry in FIELDS:
@@ -176,52 +177,10 @@ class Inspector(QWidget):
             if entry.name == "seed":
                 spin.setSpecialValueText(self.tr("new each time"))
             spin.valueChanged.connect(self._sampling_edited)
-            _row(form, name, why, spin)
+            add_field(form, name, why, spin)
             self.spins[entry.name] = spin
         self.reset_button = button(self.tr("Reset to the model's own"), self.reset_sampling)
         form.addWidget(self.reset_button, form.rowCount(), 0, 1, 2)
-        return form
-
-    def _make_loading(self) -> QGridLayout:
-        form = _form()
-        self.context_spin = QSpinBox()
-        self.context_spin.setRange(0, 1 << 20)
-        self.context_spin.setSingleStep(1024)
-        self.context_spin.setSpecialValueText(self.tr("automatic"))
-        self.kv_combo = QComboBox()
-        for name in KV_TYPES:
-            self.kv_combo.addItem(name, name)
-        self.threads_spin = QSpinBox()
-        self.threads_spin.setRange(0, 256)
-        self.threads_spin.setSpecialValueText(self.tr("automatic"))
-        self.gpu_spin = QSpinBox()
-        self.gpu_spin.setRange(0, 999)
-        self.gpu_spin.setSpecialValueText(self.tr("none"))
-        self.flash_combo = QComboBox()
-        for name, words in (("auto", self.tr("automatic")), ("on", self.tr("on")), ("off", self.tr("off"))):
-            self.flash_combo.addItem(words, name)
-        rows = (
-            (self.tr("Context"), self.context_spin, self.tr("Tokens the model can look back on. Automatic: 8192, or "
-             "what the model was trained for.")),
-            (self.tr("KV cache"), self.kv_combo, self.tr("How the conversation is kept in memory: q8_0 takes half of "
-             "f16 and loses next to nothing.")),
-            (self.tr("Threads"), self.threads_spin, self.tr("Processor threads. Automatic: the fastest number, found "
-             "in a short trial for small models, else one for each real core.")),
-            (self.tr("GPU layers"), self.gpu_spin, self.tr("Layers that are computed on the graphics processor, if the "
-             "engine was built for one; more than the model has means all.")),
-            (self.tr("Flash attention"), self.flash_combo, self.tr("Less memory for long contexts. A q8_0 or q4_0 "
-             "cache needs it.")),
-        )  # fmt: skip
-        for name, widget, why in rows:
-            widget.setAccessibleName(name)
-            widget.setToolTip(why)
-            _row(form, name, why, widget)
-        for spin in (self.context_spin, self.threads_spin, self.gpu_spin):
-            spin.valueChanged.connect(self._options_edited)
-        for combo in (self.kv_combo, self.flash_combo):
-            combo.activated.connect(self._options_edited)
-        self.apply_button = button(self.tr("Load again with these"), self.options_applied.emit, "primary")
-        form.addWidget(self.apply_button, form.rowCount(), 0, 1, 2)
         return form
 
     def _preset_names(self) -> dict[str, str]:
@@ -254,13 +213,7 @@ class Inspector(QWidget):
 
     def options(self) -> LoadOptions:
         """How the model is to be loaded."""
-        return LoadOptions(
-            context=self.context_spin.value(),
-            threads=self.threads_spin.value(),
-            gpu_layers=self.gpu_spin.value(),
-            kv_type=self.kv_combo.currentData(),
-            flash_attention=self.flash_combo.currentData(),
-        )
+        return self.loading.options()
 
     def set_system(self, text: str) -> None:
         """Show a conversation's system prompt."""
@@ -274,6 +227,7 @@ class Inspector(QWidget):
         self._quiet = True
         self.picker.set_path(path)
         self._quiet = False
+        self.loading.set_path(path or "")
 
     def follow(self, engine: Engine | None) -> None:
         """Show this engine's state and figures from now on."""
@@ -288,6 +242,8 @@ class Inspector(QWidget):
             engine.replied.connect(self._show_reply)
             self.speed.clear()
             self.memory.clear()
+        self.loading.set_path(self.picker.path() or "")
+        self.loading.follow(engine)
         self._show_state()
 
     def reset_sampling(self) -> None:
@@ -315,7 +271,6 @@ class Inspector(QWidget):
             self._show_values(self._defaults())
         self._show_fill(engine.context_used if engine is not None else 0)
         self._show_parts()
-        self._options_edited()
 
     def _show_tokens(self, event: Tokens) -> None:
         if event.rate > 0:
@@ -371,6 +326,7 @@ class Inspector(QWidget):
     # ---- editing -----------------------------------------------------------------------------------------------
 
     def _picked(self) -> None:
+        self.loading.set_path(self.picker.path() or "")
         self._show_state()
         if not self._quiet:
             self.model_picked.emit()
@@ -408,23 +364,11 @@ class Inspector(QWidget):
     def _save_sampling(self) -> None:
         self._context.update_settings(sampling=self.sampling() or Sampling())
 
-    def _options_edited(self) -> None:
-        engine = self._engine
-        differs = engine is not None and engine.state != DEAD and engine.options != self.options()
-        self.apply_button.setVisible(differs)
-        if not self._quiet:
-            self._context.update_settings(**msgspec.structs.asdict(self.options()))
-
     def _read_settings(self) -> None:
         settings = self._context.settings
         if self._quiet:
             return
         self._quiet = True
-        self.context_spin.setValue(settings.context)
-        self.threads_spin.setValue(settings.threads)
-        self.gpu_spin.setValue(settings.gpu_layers)
-        self.kv_combo.setCurrentIndex(max(0, self.kv_combo.findData(settings.kv_type)))
-        self.flash_combo.setCurrentIndex(max(0, self.flash_combo.findData(settings.flash_attention)))
         if settings.sampling != Sampling():
             self._show_values(settings.sampling)
             self._match_preset(settings.sampling)
@@ -437,18 +381,6 @@ def _form() -> QGridLayout:
     form.setVerticalSpacing(8)
     form.setColumnStretch(1, 1)
     return form
-
-
-def _row(form: QGridLayout, text: str, why: str, widget: QWidget) -> None:
-    """A caption and its field; the field takes the width that is left and never asks for more."""
-    caption = label(text, "muted")
-    caption.setToolTip(why)
-    widget.setToolTip(why)
-    widget.setMinimumWidth(96)
-    widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    row = form.rowCount()
-    form.addWidget(caption, row, 0)
-    form.addWidget(widget, row, 1)
 
 
 def _scroll(page: QWidget) -> QScrollArea:

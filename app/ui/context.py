@@ -17,6 +17,7 @@ from app.ui.hub_desk import HubDesk
 from app.ui.job_center import JobCenter
 from app.ui.library_model import LibraryModel
 from app.ui.notify import Notify
+from app.ui.planner import ratio_of
 from app.ui.scout import Scout
 from app.ui.theme import Theme
 from converter.spec import QuenchError
@@ -48,6 +49,7 @@ class Context(QObject):
         self.hub = HubDesk(self, self)
         self.library = LibraryModel(self, self)
         self.downloads = DownloadQueue(self, self)
+        self.engines.ratio_of = self._memory_ratio
         self.kernels: KernelCheck | None = None
         self._closed = False
 
@@ -77,6 +79,10 @@ class Context(QObject):
         if "theme" in changes:
             self.theme.set_mode(changed.theme)
         self.settings_changed.emit()
+
+    def _memory_ratio(self, path: str) -> float:
+        info = self.library.entry(path)
+        return ratio_of(self._settings, info.architecture) if info is not None else 1.0
 
     def check_kernels(self) -> None:
         """Learn in the background which kernels can be trusted; afterwards ``kernels`` says it. Bad news is posted."""

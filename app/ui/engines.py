@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import protocol
+from app.adapter_messages import Adapter, AdaptersSet, SetAdapters
 from app.child import Verdict
+from app.context_messages import ContextFitted, Summary
 from app.protocol import ChatMessage, Loaded, LoadOptions, Memory, Sampling
 from app.ui.process import WorkerProcess
 from converter.spec import QuenchError
@@ -19,10 +22,10 @@ class Engine(QObject):
     """One model in one process.
 
     ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
-    ``tokens``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a fraction 0..1.
-    ``failed`` carries a :class:`Failed` (its ``request`` says what failed; the engine lives on) or, when the worker has
-    died or could not load, a QuenchError (its attribute ``request`` is the request that was running, or 0; state is
-    ``dead``).
+    ``tokens``, ``replied``, ``scored``, ``counted``, ``fitted`` and ``adapted`` carry the protocol's messages,
+    ``loading`` a fraction 0..1. ``failed`` carries a :class:`Failed` (its ``request`` says what failed; the engine
+    lives on) or, when the worker has died or could not load, a QuenchError (its attribute ``request`` is the request
+    that was running, or 0; state is ``dead``).
     """
 
     state_changed = Signal()
@@ -31,6 +34,8 @@ class Engine(QObject):
     replied = Signal(object)
     scored = Signal(object)
     counted = Signal(object)
+    fitted = Signal(object)
+    adapted = Signal(object)
     failed = Signal(object)
 
     def __init__(self, path: str, options: LoadOptions, parent: QObject | None = None) -> None:
@@ -44,6 +49,10 @@ class Engine(QObject):
         self.context_used = 0
         self.error: QuenchError | None = None
         self.owners: set[str] = set()
+        self.anyway = False
+        self.ratio = 1.0
+        self.replaces: tuple[int, ...] = ()
+        self.adapters: tuple[Adapter, ...] = ()
         self._process: WorkerProcess | None = None
         self._last = 0
         self._open: list[int] = []
@@ -60,17 +69,29 @@ class Engine(QObject):
         process.finished.connect(lambda verdict: self._died(process, verdict))
         self._set_state(STARTING)
         process.start()
-        process.send(protocol.Load(self.path, self.options))
+        process.send(protocol.Load(self.path, self.options, self.anyway, self.replaces, self.ratio))
+        if self.adapters:
+            wanted, self.adapters = self.adapters, ()
+            self.adapt(wanted)
 
     def generate(
         self,
         messages: list[ChatMessage] | tuple[ChatMessage, ...],
         sampling: Sampling | None = None,
         continue_last: bool = False,
+        *,
+        overflow: str = "stop",
+        summary: Summary | None = None,
+        conversation: str = "",
     ) -> int:
-        """Answer a conversation; returns the request id. ``sampling`` None means the model's own defaults."""
+        """Answer a conversation; returns the request id. ``sampling`` None means the model's own defaults; the rest is
+        as in :class:`app.protocol.Generate`."""
         chosen = sampling or (self.loaded.defaults if self.loaded else Sampling())
-        return self._request(lambda number: protocol.Generate(number, tuple(messages), chosen, continue_last))
+        return self._request(
+            lambda number: protocol.Generate(
+                number, tuple(messages), chosen, continue_last, overflow, summary, conversation
+            )
+        )
 
     def score(
         self,
@@ -86,6 +107,10 @@ class Engine(QObject):
         """Count the tokens of a text, and of the prompt that ``messages`` make. Returns the request id."""
         return self._request(lambda number: protocol.Count(number, tuple(messages), text))
 
+    def adapt(self, adapters: tuple[Adapter, ...]) -> int:
+        """Use exactly these LoRA adapters from now on. Returns the request id."""
+        return self._request(lambda number: SetAdapters(number, adapters))
+
     def stop(self, request: int) -> None:
         """Stop a reply; it ends with ``replied`` whose ``stop`` is ``cancelled``."""
         if self._process is not None and request in self._open:
@@ -100,6 +125,7 @@ class Engine(QObject):
         dropped = list(self._open)
         if self._process is not None:
             process, self._process = self._process, None
+            self.replaces = (*self.replaces, process.pid())
             process.stop()
         self.start()
         for number in dropped:
@@ -165,9 +191,15 @@ class Engine(QObject):
             self.memory, self.rate, self.context_used = message.memory, 0.0, message.context_used
             self._close(message.request)
             self.replied.emit(message)
+        elif isinstance(message, ContextFitted):
+            self.fitted.emit(message)
         elif isinstance(message, protocol.Scored):
             self._close(message.request)
             self.scored.emit(message)
+        elif isinstance(message, AdaptersSet):
+            self.adapters = message.adapters
+            self._close(message.request)
+            self.adapted.emit(message)
         elif isinstance(message, protocol.Counted):
             self._close(message.request)
             self.counted.emit(message)
@@ -221,14 +253,16 @@ class EnginePool(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.engines: list[Engine] = []
+        self.ratio_of: Callable[[str], float] = lambda path: 1.0
         self._leaving: list[Engine] = []
         self._closing = False
 
-    def get(self, path: str, options: LoadOptions | None = None, owner: str = "") -> Engine:
+    def get(self, path: str, options: LoadOptions | None = None, owner: str = "", *, anyway: bool = False) -> Engine:
         """The engine for ``path``: the running one, or a new one that starts to load.
 
         ``options`` None takes the model however it is loaded. Other options than it has load it again, which fails what
         it was doing (see :meth:`Engine.reload`). ``owner`` names the holder; asking twice with one name counts once.
+        ``anyway``: load it also where it does not fit.
         """
         engine = self.find(path)
         if engine is None:
@@ -236,14 +270,23 @@ class EnginePool(QObject):
             engine.state_changed.connect(self.changed)
             self.engines.append(engine)
             engine.owners.add(owner)
+            self._prepare(engine, anyway)
             engine.start()
             self.changed.emit()
             return engine
         engine.owners.add(owner)
         if engine.state == DEAD or (options is not None and options != engine.options):
             engine.options = options or engine.options
+            self._prepare(engine, anyway)
             engine.reload()
         return engine
+
+    def leaving(self) -> tuple[int, ...]:
+        """Process ids of workers that are about to end."""
+        return tuple(pid for engine in self._leaving if (pid := engine.pid()))
+
+    def _prepare(self, engine: Engine, anyway: bool) -> None:
+        engine.anyway, engine.ratio, engine.replaces = anyway, self.ratio_of(engine.path), self.leaving()
 
     def find(self, path: str) -> Engine | None:
         """The engine for ``path`` if there is one, dead or alive; starts nothing."""

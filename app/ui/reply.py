@@ -7,11 +7,13 @@ from typing import Any
 
 from PySide6.QtCore import QObject, Signal
 
+from app.context_messages import ContextFitted
 from app.protocol import ChatMessage, Failed, Replied, Sampling, Tokens
 from app.store import Store, StoredMessage
 from app.ui import format as fmt
 from app.ui.engines import Engine
 from app.ui.markdown import THINK_TAGS
+from app.ui.seen import Seen, kept_with, seen_of, summary_for
 from converter.spec import QuenchError
 
 _NAMES = "|".join(THINK_TAGS)
@@ -43,13 +45,14 @@ def prompt_of(messages: list[StoredMessage], system: str = "", *, continue_last:
 class Reply(QObject):
     """An answer that is being written. ``ended`` or ``failed`` comes exactly once, after the last save.
 
-    ``text`` carries new text, ``figures`` the engine's :class:`Tokens`, ``ended`` its :class:`Replied`, ``failed`` a
-    QuenchError. The message row must exist; it stays ``partial`` until the end. Text is in the store before it is
-    told: what a person has seen outlives the process.
+    ``text`` carries new text, ``figures`` the engine's :class:`Tokens`, ``fitted`` that ``seen`` has changed, ``ended``
+    its :class:`Replied`, ``failed`` a QuenchError. The message row must exist; it stays ``partial`` until the end. Text
+    is in the store before it is told: what a person has seen outlives the process.
     """
 
     text = Signal(str)
     figures = Signal(object)
+    fitted = Signal()
     ended = Signal(object)
     failed = Signal(object)
 
@@ -71,21 +74,39 @@ class Reply(QObject):
         self.content = ""
         self.request = 0
         self.over = False
+        self.seen: Seen | None = None
+        self._rows: list[StoredMessage] = []
         self._store = store
         self._unsaved = ""
 
     def start(
-        self, messages: list[ChatMessage], sampling: Sampling | None, *, before: str = "", continue_last: bool = False
+        self,
+        rows: list[StoredMessage],
+        system: str,
+        sampling: Sampling | None,
+        *,
+        overflow: str = "stop",
+        before: str = "",
+        continue_last: bool = False,
     ) -> None:
-        """Ask the engine; ``before`` is what the message holds already."""
+        """Ask the engine to answer ``rows``; ``before`` is what the message holds already."""
         self.content = before
+        self._rows = rows
         if before:
             self._save()  # it is unfinished from now on
         engine = self.engine
         engine.tokens.connect(self._tokens)
+        engine.fitted.connect(self._fitted)
         engine.replied.connect(self._replied)
         engine.failed.connect(self._trouble)
-        self.request = engine.generate(messages, sampling, continue_last)
+        self.request = engine.generate(
+            prompt_of(rows, system, continue_last=continue_last),
+            sampling,
+            continue_last,
+            overflow=overflow,
+            summary=summary_for(rows),
+            conversation=str(self.conversation),
+        )
 
     def stop(self) -> None:
         """Ask the engine to stop; ``ended`` follows."""
@@ -111,11 +132,17 @@ class Reply(QObject):
                 self.text.emit(event.text)
             self.figures.emit(event)
 
+    def _fitted(self, event: ContextFitted) -> None:
+        if event.request == self.request:
+            self.seen = seen_of(self._rows, event)
+            self.fitted.emit()
+
     def _replied(self, event: Replied) -> None:
         if event.request != self.request:
             return
         self._leave()
-        self._store.update_message(self.message, self.content, stats_of(event, self.engine.path), partial=False)
+        stats = stats_of(event, self.engine.path) | kept_with(self.seen)
+        self._store.update_message(self.message, self.content, stats, partial=False)
         self.ended.emit(event)
 
     def _trouble(self, failure: Failed | QuenchError) -> None:
@@ -131,6 +158,7 @@ class Reply(QObject):
     def _leave(self) -> None:
         self.over = True
         self.engine.tokens.disconnect(self._tokens)
+        self.engine.fitted.disconnect(self._fitted)
         self.engine.replied.disconnect(self._replied)
         self.engine.failed.disconnect(self._trouble)
 
@@ -150,7 +178,7 @@ def stats_of(event: Replied, path: str) -> dict[str, Any]:
 
 def unfinished(stats: dict[str, Any] | None, partial: bool) -> bool:
     """Was the answer cut short, so that it can go on?"""
-    return partial or (stats or {}).get("stop") in ("cancelled", "max_tokens")
+    return partial or (stats or {}).get("stop") in ("cancelled", "max_tokens", "context")
 
 
 def note_of(tr: Any, stats: dict[str, Any] | None, partial: bool) -> str:
@@ -167,7 +195,7 @@ def note_of(tr: Any, stats: dict[str, Any] | None, partial: bool) -> str:
     ends = {
         "cancelled": tr("stopped"),
         "max_tokens": tr("token limit reached"),
-        "context": tr("the context is full"),
+        "context": tr("stopped because the context is full: choose what happens then under Settings, When full"),
     }
     end = ends.get(str(stats.get("stop")))
     return " · ".join([*parts, end] if end else parts)

@@ -8,6 +8,7 @@ from PySide6.QtCore import QObject
 
 from app.store import Store, StoredMessage
 from app.ui.reply import Reply, note_of, unfinished
+from app.ui.seen import Seen, last_seen
 from app.ui.transcript import Transcript
 from app.ui.transcript_actions import DELETE, NEXT, PREVIOUS
 from app.ui.transcript_blocks import Entry
@@ -71,8 +72,27 @@ class Thread(QObject):
 
     def _entries(self) -> list[Entry]:
         rows = self.rows()
+        seen = self._seen(rows)
         own = self._store.conversation(self.conversation).model_path if self.conversation is not None else ""
-        return [self._entry(row, own, last=row is rows[-1]) for row in rows]
+        entries = [self._entry(row, own, last=row is rows[-1]) for row in rows]
+        if seen is not None:
+            mark = (self._mark(seen), seen.summary)
+            entries = [each._replace(mark=mark) if each.key == seen.first else each for each in entries]
+        return entries
+
+    def _seen(self, rows: list[StoredMessage]) -> Seen | None:
+        """From where on the model sees the branch: in the answer that is coming, or in the last one."""
+        reply = self.reply
+        if reply is not None and reply.seen is not None and any(row.id == reply.message for row in rows):
+            return reply.seen
+        return last_seen(rows)
+
+    def _mark(self, seen: Seen) -> str:
+        if seen.writing:
+            return self.tr("The context is full. The model is summing up what stands above …")
+        if seen.summary:
+            return self.tr("The model sees a summary of what stands above")
+        return self.tr("The model does not see what stands above: the context is full")
 
     def _entry(self, row: StoredMessage, own: str, *, last: bool) -> Entry:
         path = str((row.stats or {}).get("model") or own) if row.role == "assistant" else ""

@@ -32,7 +32,7 @@ from PySide6.QtWidgets import QFrame, QMenu, QMessageBox, QTextBrowser, QTextEdi
 from app.ui.markdown import Block, Run, clean, split, with_open_thought
 from app.ui.theme import Theme, set_role
 from app.ui.transcript_actions import CONTINUE, COPY, DELETE, EDIT, NEXT, PREVIOUS, REGENERATE, MessageActions
-from app.ui.transcript_blocks import MAX_SHOWN, Entry, Message, blocks_of, note_block, shown_of
+from app.ui.transcript_blocks import MAX_SHOWN, Entry, Message, blocks_of, mark_blocks, note_block, shown_of
 from app.ui.transcript_style import KEY, KIND, PAD, QUOTE, ROLE, Formats
 
 FLUSH_MS = 40
@@ -311,6 +311,8 @@ class Transcript(QTextBrowser):
     def _write_message(self, message: Message) -> None:
         message.start = self._end().position()
         message.open_from, message.in_list, message.open, message.colours = 0, False, [], {}
+        for block in mark_blocks(message):
+            self._put(block, message, "mark")
         self._put(
             Block("label", (Run(message.name or self._role_name(message.role), bold=True, role="muted"),)), message
         )
@@ -381,15 +383,15 @@ class Transcript(QTextBrowser):
                 cursor.insertText(run.text, self._formats.char(run, wanted))
         return True
 
-    def _put(self, block: Block, message: Message) -> int:
-        """Write a block at the end; returns its position."""
+    def _put(self, block: Block, message: Message, role: str = "") -> int:
+        """Write a block at the end, as a part of the message or in another ``role``; returns its position."""
         cursor = self._end()
         position = cursor.position()
         if block.kind == "table":
             self._put_table(cursor, block, message)
             return position
         formats = self._formats
-        cursor.setBlockFormat(formats.block(block, message.key, message.role))
+        cursor.setBlockFormat(formats.block(block, message.key, role or message.role))
         if block.marker and block.kind == "item":
             cursor.insertText(f"{block.marker}\t", formats.char(Run(""), block))
         for run in block.runs:
@@ -727,12 +729,20 @@ def _message(entry: Entry) -> Message:
         shown=shown_of(entry.text),
         place=entry.place,
         unfinished=entry.unfinished,
+        mark=entry.mark,
     )
 
 
 def _is_shown(message: Message, entry: Entry) -> bool:
     shown = Entry(
-        message.key, message.role, message.text, message.name, message.note, message.place, message.unfinished
+        message.key,
+        message.role,
+        message.text,
+        message.name,
+        message.note,
+        message.place,
+        message.unfinished,
+        message.mark,
     )
     return not message.streaming and shown == entry
 

@@ -19,7 +19,10 @@ WHOLE_ROWS = 8
 
 
 class Entry(NamedTuple):
-    """A message to show. ``place`` is (position, count) among its versions; ``unfinished`` if it can be continued."""
+    """A message to show. ``place`` is (position, count) among its versions; ``unfinished`` if it can be continued.
+
+    ``mark`` stands above it: a line, and what it unfolds to.
+    """
 
     key: int
     role: str
@@ -28,6 +31,7 @@ class Entry(NamedTuple):
     note: str = ""
     place: tuple[int, int] = (1, 1)
     unfinished: bool = False
+    mark: tuple[str, str] = ("", "")
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Message:
     shown: str = ""
     place: tuple[int, int] = (1, 1)
     unfinished: bool = False
+    mark: tuple[str, str] = ("", "")
     start: int = 0
     open_from: int = 0
     in_list: bool = False
@@ -69,6 +74,25 @@ def blocks_of(chunk: Chunk, message: Message, tr: Translate, *, plain: bool, fin
     blocks = _parsed(message, body, final)
     if chunk.indent:
         blocks = [block._replace(level=block.level + chunk.indent) for block in blocks]
+    return blocks
+
+
+MARK = -1
+"""The place of a message's mark among its folds."""
+
+
+def mark_blocks(message: Message) -> list[Block]:
+    """What stands above a message: a rule and a line, which may unfold."""
+    line, text = message.mark
+    if not line:
+        return []
+    if not text:
+        return [Block("rule"), Block("note", (Run(line, role="muted"),))]
+    unfolded = MARK in message.unfolded
+    head = Run(f"{'▾' if unfolded else '▸'} {line}", role="muted", link=f"quench:fold/{message.key}/{MARK}")
+    blocks = [Block("rule"), Block("fold", (head,))]
+    if unfolded:
+        blocks.append(Block("paragraph", (Run(text.replace("\n", "\u2028")),), thought=True))
     return blocks
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from app import hardware
+from app.adapter_messages import AdaptersSet, SetAdapters
 from app.context_messages import ContextFitted
 from app.engine import dry, scoring
 from app.engine.model import Generated, Model, Stats
@@ -99,7 +100,7 @@ class _Worker:
         if isinstance(command, Load):
             self._load(command)
             return
-        if not isinstance(command, (Generate, Score, Count)):
+        if not isinstance(command, (Generate, Score, Count, SetAdapters)):
             raise QuenchError("usage", "The chat worker cannot do this.", type(command).__name__, "", exit_status=2)
         with self._lock:
             self._current = command.request
@@ -108,6 +109,9 @@ class _Worker:
                 self._generate(command)
             elif isinstance(command, Count):
                 self._count(command)
+            elif isinstance(command, SetAdapters):
+                used = self._loaded().use_adapters(command.adapters)
+                self._connection.send(AdaptersSet(command.request, used))
             else:
                 self._score(command)
         except QuenchError as error:

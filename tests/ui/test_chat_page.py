@@ -354,15 +354,15 @@ def test_other_load_options_offer_to_load_again(qtbot: QtBot, page: ChatPage, co
     assert engine is not None
     qtbot.waitUntil(lambda: engine.state == "ready")
     page.inspector.tabs.setCurrentIndex(1)
-    assert not page.inspector.apply_button.isVisible()
-    page.inspector.context_spin.setValue(512)
-    page.inspector.gpu_spin.setValue(2)  # an engine without a GPU takes it and computes as before
-    page.inspector.flash_combo.setCurrentIndex(page.inspector.flash_combo.findData("off"))
-    page.inspector.flash_combo.activated.emit(2)
-    assert page.inspector.apply_button.isVisible()
-    qtbot.mouseClick(page.inspector.apply_button, Qt.MouseButton.LeftButton)
+    assert not page.inspector.loading.apply_button.isVisible()
+    page.inspector.loading.context_spin.setValue(512)
+    page.inspector.loading.gpu_spin.setValue(2)  # an engine without a GPU takes it and computes as before
+    page.inspector.loading.flash_combo.setCurrentIndex(page.inspector.loading.flash_combo.findData("off"))
+    page.inspector.loading.flash_combo.activated.emit(2)
+    assert page.inspector.loading.apply_button.isVisible()
+    qtbot.mouseClick(page.inspector.loading.apply_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: engine.loaded is not None and engine.loaded.context == 512)
-    assert not page.inspector.apply_button.isVisible()
+    assert not page.inspector.loading.apply_button.isVisible()
     assert (engine.options.gpu_layers, engine.options.flash_attention) == (2, "off")
     assert context.settings.load_options() == engine.options
 
@@ -388,8 +388,8 @@ def test_loading_again_in_the_middle_of_an_answer_keeps_what_came(
 ) -> None:
     page.receive({"model": endless})
     running(qtbot, page, context)
-    page.inspector.context_spin.setValue(512)
-    page.inspector.apply_button.click()
+    page.inspector.loading.context_spin.setValue(512)
+    page.inspector.loading.apply_button.click()
     assert not page.busy() and rows(context, page)[-1][2]
     engine = page.engine()
     assert engine is not None

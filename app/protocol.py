@@ -202,7 +202,8 @@ class Load(msgspec.Struct, frozen=True, tag_field="message", tag="load"):
     """Load a model (worker ``chat``); :class:`Loading` ..., then :class:`Loaded` or :class:`Failed`.
 
     A model that does not fit is refused (``no_memory``) unless ``anyway``. ``replaces`` and ``ratio`` as in
-    :class:`app.memory_messages.PlanLoad`.
+    :class:`app.memory_messages.PlanLoad`. ``prompt_cache``: most bytes that may be kept on disk of what models held of
+    conversations (:mod:`app.prompt_files`); 0: nothing is kept or taken back.
     """
 
     path: str
@@ -210,6 +211,7 @@ class Load(msgspec.Struct, frozen=True, tag_field="message", tag="load"):
     anyway: bool = False
     replaces: tuple[int, ...] = ()
     ratio: float = 1.0
+    prompt_cache: int = 0
 
 
 class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate"):

@@ -224,6 +224,16 @@ class Model:
             return tokens[len(feed) :]
         return self.tokenize(text, special=False, add_special=False)
 
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """LoRA adapters in use."""
+        return self._adapters.used
+
+    @property
+    def native_context(self) -> Any:
+        """The library's own context, for neighbours of this module."""
+        return self._context
+
     def use_adapters(self, adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
         """Change how the model computes by exactly these LoRA adapters; what the context held is of no use then.
 

@@ -8,6 +8,7 @@ from PySide6.QtCore import QSize, Qt, QTimer
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import QHBoxLayout, QSplitter, QWidget
 
+from app import prompt_files
 from app.protocol import Replied
 from app.store import StoredMessage
 from app.ui.chat_frame import NARROW, WIDE, ChatFrame
@@ -320,6 +321,7 @@ class ChatPage(QWidget):
         return self._thread.conversation
 
     def _conversation_gone(self, conversation: int) -> None:
+        prompt_files.forget(str(conversation))
         if self._reply is not None and self._reply.conversation == conversation:
             self._reply.stop()
         if conversation == self._thread.conversation:

@@ -25,6 +25,7 @@ from PySide6.QtWidgets import (
 from app.protocol import LoadOptions, Replied, Sampling, Tokens
 from app.ui import format as fmt
 from app.ui.charts import TimeChart
+from app.ui.chat_adapters import AdapterList
 from app.ui.chat_loading import LoadingForm, add_field
 from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, READY, STARTING, Engine
@@ -150,6 +151,10 @@ class Inspector(QWidget):
         self.loading = LoadingForm(self._context)
         self.loading.applied.connect(self.options_applied)
         layout.addWidget(self.loading)
+        layout.addSpacing(8)
+        layout.addWidget(label(self.tr("Adapters"), "heading"))
+        self.adapters = AdapterList(self._context)
+        layout.addWidget(self.adapters)
         layout.addStretch(1)
         return page
 
@@ -244,6 +249,7 @@ class Inspector(QWidget):
             self.memory.clear()
         self.loading.set_path(self.picker.path() or "")
         self.loading.follow(engine)
+        self.adapters.follow(engine)
         self._show_state()
 
     def reset_sampling(self) -> None:

@@ -52,6 +52,7 @@ class Engine(QObject):
         self.anyway = False
         self.ratio = 1.0
         self.replaces: tuple[int, ...] = ()
+        self.keeps = 0
         self.adapters: tuple[Adapter, ...] = ()
         self._process: WorkerProcess | None = None
         self._last = 0
@@ -69,7 +70,7 @@ class Engine(QObject):
         process.finished.connect(lambda verdict: self._died(process, verdict))
         self._set_state(STARTING)
         process.start()
-        process.send(protocol.Load(self.path, self.options, self.anyway, self.replaces, self.ratio))
+        process.send(protocol.Load(self.path, self.options, self.anyway, self.replaces, self.ratio, self.keeps))
         if self.adapters:
             wanted, self.adapters = self.adapters, ()
             self.adapt(wanted)
@@ -253,6 +254,7 @@ class EnginePool(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self.engines: list[Engine] = []
+        self.keeps: Callable[[], int] = lambda: 0
         self.ratio_of: Callable[[str], float] = lambda path: 1.0
         self._leaving: list[Engine] = []
         self._closing = False
@@ -287,6 +289,7 @@ class EnginePool(QObject):
 
     def _prepare(self, engine: Engine, anyway: bool) -> None:
         engine.anyway, engine.ratio, engine.replaces = anyway, self.ratio_of(engine.path), self.leaving()
+        engine.keeps = self.keeps()
 
     def find(self, path: str) -> Engine | None:
         """The engine for ``path`` if there is one, dead or alive; starts nothing."""

@@ -17,6 +17,7 @@ from app import hardware
 from app.adapter_messages import AdaptersSet, SetAdapters
 from app.context_messages import ContextFitted
 from app.engine import dry, scoring
+from app.engine.kept import Keeper
 from app.engine.model import Generated, Model, Stats
 from app.engine.overflow import Fitted, fitted
 from app.memory_messages import does_not_fit
@@ -45,6 +46,8 @@ TOKENS_PER_SECOND = 30
 OUTPUTS = 16
 """Rows of logits at once; scoring goes in such steps."""
 
+_IDLE = 1.0  # seconds after an answer until it is kept on disk
+_LONG = 3600.0
 _HEARTBEAT = 1.0  # seconds without a Tokens event after which one comes anyway, with the memory
 _LOADING_PER_SECOND = 10
 
@@ -54,8 +57,13 @@ def serve(connection: Connection) -> None:
     worker = _Worker(connection)
     connection.intercept(worker.urgent)
     try:
-        for command in connection.commands():
-            worker.handle(command)
+        while not connection.cancelled.is_set():
+            command = connection.poll(worker.patience)
+            if command is not None:
+                worker.handle(command)
+            else:
+                worker.idle()
+        worker.idle()
     finally:
         worker.close()
 
@@ -68,6 +76,17 @@ class _Worker:
         self._stopped: set[int] = set()
         self._current: int | None = None
         self._left_out: dict[str, int] = {}
+        self._keeper: Keeper | None = None
+
+    @property
+    def patience(self) -> float:
+        """Seconds without a request after which there is time for :meth:`idle`."""
+        return _IDLE if self._keeper is not None and self._keeper.due else _LONG
+
+    def idle(self) -> None:
+        """Nothing is asked, or it is all over: keep what the context holds."""
+        if self._keeper is not None and self._keeper.due:
+            self._keeper.save()
 
     def close(self) -> None:
         if self._model is not None:
@@ -144,6 +163,7 @@ class _Worker:
         model = Model.load(command.path, options, progress, outputs=OUTPUTS, anyway=command.anyway)
         with self._lock:
             self._model = model
+        self._keeper = Keeper(model, command.prompt_cache) if command.prompt_cache > 0 else None
         seconds = time.perf_counter() - start
         self._connection.send(Loading(1.0))
         self._connection.send(
@@ -182,6 +202,8 @@ class _Worker:
                 raise
             self._connection.send(_replied(command.request, Stats("cancelled", 0, 0, 0, 0, 0, 0), 0, model))
             return
+        if self._keeper is not None:
+            self._keeper.turn_to(command.conversation, prompt.tokens)
         before = time.perf_counter() - start
         reporter = _Reporter(self._connection, model, command.request)
         last: Generated | None = None
@@ -231,6 +253,8 @@ class _Worker:
 
     def _score(self, command: Score) -> None:
         model = self._loaded()
+        if self._keeper is not None:
+            self._keeper.turn_to("", ())  # what scoring leaves behind belongs to no conversation
         if (command.write is None) == (command.against is None):
             raise QuenchError("usage", "Exactly one of write and against is needed.", "", "", exit_status=2)
         prompt = model.prompt_tokens(model.render(command.messages))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -180,7 +181,7 @@ GARBAGE = {
         path, {"blk.0.attn_q.weight": (np.zeros((4, 256), np.float32), np.zeros((256, 8), np.float32))}
     ),
     "cut short": lambda path, changes: path.write_bytes(
-        open(write_adapter(path, {"blk.0.attn_q.weight": changes["x"]}), "rb").read()[:-64]  # noqa: SIM115, PTH123
+        Path(write_adapter(path, {"blk.0.attn_q.weight": changes["x"]})).read_bytes()[:-64]
     ),
 }
 

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from app import commands, edges
+from app.context_messages import OVERFLOWS
 from converter.spec import Cancelled, QuenchError
 
 INTERRUPTED = 130
@@ -147,6 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("-p", "--prompt", metavar="TEXT")
     chat.add_argument("--system", default="", metavar="S")
     _add_sampling(chat)
+    _add_loading(chat)
 
     compare = add("compare", "answers side by side, and where they part", commands.compare)
     compare.add_argument("reference", metavar="REF")
@@ -235,11 +237,27 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeat-penalty", type=_number)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--context", type=_natural, default=0)
-    parser.add_argument("--kv", default="f16", choices=("f16", "q8_0", "q4_0"))
+    parser.add_argument("--kv", default="f16", choices=("f16", "bf16", "q8_0", "q5_1", "q4_0"))
     parser.add_argument(
         "--gpu-layers", type=_natural, default=0, metavar="N", help="layers on the GPU, if there is one"
     )
     parser.add_argument("--threads", type=_natural, default=0)
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    """How the model is loaded, and what happens when its context is full."""
+    parser.add_argument("--flash-attention", default="auto", choices=("auto", "on", "off"))
+    parser.add_argument(
+        "--overflow",
+        default="stop",
+        choices=OVERFLOWS,
+        help="when the context is full: stop, leave out the oldest turns (shift), or sum them up (summarise)",
+    )
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[=SCALE]", help="a GGUF adapter; SCALE 1 is as trained"
+    )
+    parser.add_argument("--load-anyway", action="store_true", help="also a model that does not fit into memory")
+    parser.add_argument("--dry-run", action="store_true", help="say what the model would take in memory, load nothing")
 
 
 def main(arguments: list[str]) -> int:

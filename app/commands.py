@@ -315,10 +315,26 @@ def chat(options: argparse.Namespace) -> Result:
         _check_prompt(options.prompt)
     progress = console.Progress()
     load = LoadOptions(
-        context=options.context, threads=options.threads, kv_type=options.kv, gpu_layers=options.gpu_layers
+        context=options.context,
+        threads=options.threads,
+        kv_type=options.kv,
+        gpu_layers=options.gpu_layers,
+        flash_attention=options.flash_attention,
     )
-    with ChatSession(absolute(options.model), load, lambda part: progress.update("loading", part, 1.0)) as session:
+    if options.dry_run:
+        return _plan_loading(absolute(options.model), load)
+    adapters = tuple(_adapter(text) for text in options.lora)
+    with ChatSession(
+        absolute(options.model),
+        load,
+        lambda part: progress.update("loading", part, 1.0),
+        anyway=options.load_anyway,
+        overflow=options.overflow,
+        on_fit=_tell_fit,
+    ) as session:
         progress.clear()
+        if adapters:
+            session.adapt(adapters)
         sampling = _sampling(options, session.loaded.defaults)
         history = [ChatMessage("system", options.system)] if options.system else []
         if options.prompt is None:
@@ -338,12 +354,51 @@ def chat(options: argparse.Namespace) -> Result:
         "first_token": end.first_token,
         "stop": end.stop,
         "memory": msgspec.to_builtins(end.memory),
+        "plan": msgspec.to_builtins(session.loaded.plan),
+        "context": session.loaded.context,
+        "left_out": reply.left_out,
     }
     if not options.json:
         print()
         rate = f"{end.tokens} tokens, {end.tokens_per_second:.1f} tokens/s, first token {end.first_token * 1000:.0f} ms"
         print(rate, file=sys.stderr)
     return Result(data, "")
+
+
+def _plan_loading(path: str, load: Any) -> Result:
+    """What a model would take in memory."""
+    from app.child import run_job
+    from app.memory_messages import LoadPlanned, PlanLoad, in_words, parts_in_words
+
+    plan = finished(run_job("plan", PlanLoad(1, path, load), lambda event: None), LoadPlanned).plan
+    fits = "fits" if plan.fits else "does not fit"
+    text = f"{in_words(plan.total)}: {parts_in_words(plan)}\n{in_words(plan.room)} can be had: it {fits}"
+    if plan.asked:
+        text += f" with a context of {plan.context:,} instead of {plan.asked:,} tokens"
+    data = msgspec.to_builtins(plan) | {"total": plan.total, "fits": plan.fits}
+    return Result({"plan": data}, text, 0 if plan.fits else 4)
+
+
+def _adapter(text: str) -> Any:
+    from app.adapter_messages import Adapter
+
+    path, equals, scale = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return Adapter(absolute(text))
+    try:
+        return Adapter(absolute(path), float(scale))
+    except ValueError:
+        raise QuenchError("usage", "The scale of an adapter is a number.", text, "FILE=0.5", exit_status=2) from None
+
+
+def _tell_fit(event: Any) -> None:
+    """Say what the model no longer sees."""
+    if event.summarising:
+        print(f"quench: the context is full; summing up {event.left_out} messages", file=sys.stderr)
+    elif event.shifted:
+        print(f"quench: the context was full; the oldest {event.shifted} tokens went", file=sys.stderr)
+    else:
+        print(f"quench: the model does not see the oldest {event.left_out} messages", file=sys.stderr)
 
 
 def _check_prompt(prompt: str) -> None:

@@ -8,7 +8,9 @@ from typing import Self
 
 import msgspec
 
+from app.adapter_messages import Adapter, AdaptersSet, SetAdapters
 from app.child import Child
+from app.context_messages import ContextFitted, Summary
 from app.protocol import (
     ChatMessage,
     Event,
@@ -29,27 +31,39 @@ from converter.spec import Cancelled, QuenchError
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A finished answer and its figures."""
+    """A finished answer and its figures; ``left_out`` messages of the conversation were not seen for it."""
 
     text: str
     end: Replied
+    left_out: int = 0
 
 
 class ChatSession:
-    """One model, loaded. A context manager: leaving it ends the process.
+    """One model, loaded. A context manager: leaving it ends the process. ``overflow`` is one of
+    :data:`app.context_messages.OVERFLOWS`; ``on_fit`` hears what the model no longer sees.
 
     Every call raises :class:`QuenchError` (``engine_died``, exit status 5, when the process ended) and
     :class:`converter.spec.Cancelled` after Ctrl-C.
     """
 
     def __init__(
-        self, path: str, options: LoadOptions | None = None, on_loading: Callable[[float], None] | None = None
+        self,
+        path: str,
+        options: LoadOptions | None = None,
+        on_loading: Callable[[float], None] | None = None,
+        *,
+        anyway: bool = False,
+        overflow: str = "stop",
+        on_fit: Callable[[ContextFitted], None] | None = None,
     ) -> None:
+        self._overflow = overflow
+        self._on_fit = on_fit
+        self._summary: Summary | None = None
         self._child = Child("chat")
         self._events = self._child.events()
         self._request = 0
         try:
-            self._child.send(Load(path, options or LoadOptions()))
+            self._child.send(Load(path, options or LoadOptions(), anyway))
             self.loaded = self._await_loaded(on_loading)
         except KeyboardInterrupt:
             self._child.kill()
@@ -70,7 +84,10 @@ class ChatSession:
         request = self._request
         pieces: list[str] = []
         interrupted = False
-        self._child.send(Generate(request, messages, sampling))
+        left_out = 0
+        self._child.send(
+            Generate(request, messages, sampling, overflow=self._overflow, summary=self._summary, conversation="1")
+        )
         while True:
             try:
                 event = self._next()
@@ -78,15 +95,26 @@ class ChatSession:
                     pieces.append(event.text)
                     if on_text is not None:
                         on_text(event.text)
+                elif isinstance(event, ContextFitted):
+                    left_out, self._summary = event.left_out, event.summary
+                    if self._on_fit is not None:
+                        self._on_fit(event)
                 elif isinstance(event, Replied) and event.request == request:
                     if interrupted:
                         raise Cancelled
-                    return Reply("".join(pieces), event)
+                    return Reply("".join(pieces), event, left_out)
             except KeyboardInterrupt:
                 if interrupted:
                     self._child.kill()
                 interrupted = True
                 self._child.send(Stop(request))
+
+    def adapt(self, adapters: tuple[Adapter, ...]) -> None:
+        """Use exactly these LoRA adapters from now on."""
+        self._request += 1
+        self._child.send(SetAdapters(self._request, adapters))
+        while not isinstance(self._next(), AdaptersSet):
+            pass
 
     def score(
         self, messages: tuple[ChatMessage, ...], answer: str, *, write: str | None = None, against: str | None = None

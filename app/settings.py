@@ -27,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state. ``kernels_told``:
     backends of which the person has heard that they are wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub
     itself, no proxy; ``overflow`` is one of :data:`app.context_messages.OVERFLOWS`, ``memory_ratios`` what loads took
-    here for each architecture as a part of what was planned, ``prompt_cache`` the most bytes of kept prompts (0: none);
+    here for each architecture as a part of what was planned, ``prompt_cache_mib`` the most MiB of kept prompts;
     ``downloads_at_once`` files of one download, ``download_limit`` bytes a second (0: no limit).
     """
 
@@ -42,7 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     flash_attention: str = "auto"
     overflow: str = "stop"
     memory_ratios: dict[str, float] = msgspec.field(default_factory=dict)
-    prompt_cache: int = 4 << 30
+    prompt_cache_mib: int = 4096
     folders: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
     pass_kld: float = 0.03

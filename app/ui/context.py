@@ -50,7 +50,7 @@ class Context(QObject):
         self.library = LibraryModel(self, self)
         self.downloads = DownloadQueue(self, self)
         self.engines.ratio_of = self._memory_ratio
-        self.engines.keeps = lambda: self._settings.prompt_cache
+        self.engines.keeps = lambda: self._settings.prompt_cache_mib << 20
         self.kernels: KernelCheck | None = None
         self._closed = False
 

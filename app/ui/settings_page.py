@@ -176,7 +176,13 @@ class SettingsPage(QWidget):
         self.context_size.setSpecialValueText(self.tr("Automatic"))
         self._setting(self.context_size, "context")
         add_row(grid, self.tr("Context"), self.context_size, self.tr("Tokens. Automatic: up to 8,192."))
-        kinds = [("f16", self.tr("16 bits")), ("q8_0", self.tr("8 bits")), ("q4_0", self.tr("4 bits"))]
+        kinds = [
+            ("f16", self.tr("16 bits")),
+            ("bf16", self.tr("16 bits (BF16)")),
+            ("q8_0", self.tr("8 bits")),
+            ("q5_1", self.tr("5 bits")),
+            ("q4_0", self.tr("4 bits")),
+        ]
         self.kv_type = self._choice("kv_type", kinds)
         add_row(grid, self.tr("KV cache"), self.kv_type, self.tr("Fewer bits leave room for a longer context."))
         self.threads = whole(0, 512)
@@ -184,6 +190,13 @@ class SettingsPage(QWidget):
         self._setting(self.threads, "threads")
         cores = self.tr("Automatic: {0}, the physical cores.").format(hardware.physical_cores())
         add_row(grid, self.tr("Threads"), self.threads, cores)
+        self.prompt_cache = whole(0, 1 << 20, 1024)
+        self.prompt_cache.setSpecialValueText(self.tr("None"))
+        self.prompt_cache.setSuffix(" MiB")
+        self._setting(self.prompt_cache, "prompt_cache_mib")
+        tip = self.tr("Disk for what models held of conversations: one that is opened again goes on at once. The "
+                      "oldest make room.")  # fmt: skip
+        add_row(grid, self.tr("Kept conversations"), self.prompt_cache, tip)
         return card
 
     def _folders(self) -> Card:

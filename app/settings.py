@@ -24,11 +24,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a person can set, and what the window remembers.
 
     ``context`` 0, ``threads`` 0 mean automatic. ``pass_kld``/``fail_kld`` are nats, ``pass_top1`` a fraction: the
-    thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state. ``kernels_told``:
-    backends of which the person has heard that they are wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub
-    itself, no proxy; ``overflow`` is one of :data:`app.context_messages.OVERFLOWS`, ``memory_ratios`` what loads took
-    here for each architecture as a part of what was planned, ``prompt_cache_mib`` the most MiB of kept prompts;
-    ``downloads_at_once`` files of one download, ``download_limit`` bytes a second (0: no limit).
+    thresholds of the quality verdict. ``hidden`` are paths of models that were taken off the list. ``geometry`` and
+    ``splitters`` are base64 of Qt's own state. ``kernels_told``: backends of which the person has heard that they are
+    wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub itself, no proxy; ``downloads_at_once`` files of one
+    download, ``download_limit`` bytes a second (0: no limit). ``overflow`` is one of
+    :data:`app.context_messages.OVERFLOWS`, ``memory_ratios`` what loads took here for each architecture as a part of
+    what was planned, ``prompt_cache_mib`` the most MiB of kept prompts.
     """
 
     version: int = VERSION
@@ -44,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_ratios: dict[str, float] = msgspec.field(default_factory=dict)
     prompt_cache_mib: int = 4096
     folders: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
     pass_kld: float = 0.03
     fail_kld: float = 0.2

@@ -120,13 +120,14 @@ class Held:
         return True
 
 
-def context_full(detail: str) -> QuenchError:
-    """The error for a conversation that does not fit."""
+def context_full(detail: str, hint: str = "") -> QuenchError:
+    """The error for a conversation that does not fit; ``hint`` in place of the usual advice."""
     return QuenchError(
         "context_full",
         "The conversation is longer than the model's context.",
         detail,
-        "Load the model with a larger context, let old turns be left out (Settings, When full), or start a new "
+        hint
+        or "Load the model with a larger context, let old turns be left out (Settings, When full), or start a new "
         "conversation.",
     )
 

@@ -94,7 +94,10 @@ def _cut(talk: _Talk, cuts: list[int], goal: int, room: int) -> tuple[int, list[
             return cut, tokens
     if tokens is not None and len(tokens) < talk.model.context:
         return cuts[-1], tokens
-    raise context_full(f"The last message alone is longer than the context of {talk.model.context} tokens.")
+    raise context_full(
+        f"The last message alone is longer than the context of {talk.model.context} tokens.",
+        "Shorten the message, or load the model with a larger context.",
+    )
 
 
 class _Talk:

@@ -209,8 +209,24 @@ class LibraryPage(QWidget):
 
     def remove(self) -> None:
         """Take the selection off the list; the files stay, and so does the bundled model."""
-        for row in self.selected():
-            self._context.library.remove(row.info.path)
+        library = self._context.library
+        gone = library.remove(*(row.info.path for row in self.selected()))
+        if gone:
+            one, many = (
+                self.tr("1 model is off the list; its files stay."),
+                self.tr("{0} models are off the list; their files stay."),
+            )
+            said = one if len(gone) == 1 else many.format(len(gone))
+            self._context.notify.info(said, [(self.tr("Undo"), lambda: library.put_back(*gone))])
+
+    def _put_back(self) -> None:
+        library = self._context.library
+        library.put_back(*library.removed)
+
+    def _name_put_back(self) -> None:
+        count = len(self._context.library.removed)
+        self.put_back_action.setText(self.tr("What was removed from the list ({0})").format(count))
+        self.put_back_action.setVisible(count > 0)
 
     def delete(self) -> None:
         """Move the selection to the wastebasket, after asking."""
@@ -443,6 +459,9 @@ class LibraryPage(QWidget):
         menu = QMenu(add)
         menu.addAction(self.tr("GGUF file…"), self.open_file)
         menu.addAction(self.tr("Model folder…"), self.open_folder)
+        menu.addSeparator()
+        self.put_back_action = menu.addAction("", self._put_back)
+        menu.aboutToShow.connect(self._name_put_back)
         add.clicked.connect(lambda checked=False: menu.popup(add.mapToGlobal(add.rect().bottomLeft())))
         row = QHBoxLayout()
         row.setSpacing(8)

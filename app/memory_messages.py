@@ -81,8 +81,8 @@ def does_not_fit(plan: MemoryPlan, name: str) -> QuenchError:
         "no_memory",
         "This model does not fit into the memory that is free.",
         f"{name} needs {in_words(plan.expected)}: {parts_in_words(plan)}.\n{in_words(plan.room)} can be had{freed}.",
-        "Choose a smaller context, a smaller type of cache or of model, or close other programs. It can be loaded "
-        "anyway; then everything may become very slow, or the system may end the model.",
+        "Choose a smaller context, cache type or model, or close other programs. Loaded anyway it may be very slow, or "
+        "the system may end it.",
         exit_status=4,
     )
 

@@ -150,6 +150,8 @@ class LoadingForm(QWidget):
         self.apply_button.setVisible(alive and engine is not None and engine.options != options)
         self.apply_button.setEnabled(not problem)
         if problem:
+            self.planner.forget()
+            self._asked = ()
             self.plan.show_nothing("")
             return
         loaded = engine.loaded if engine is not None and alive else None

@@ -21,10 +21,10 @@ from PySide6.QtGui import (
     QShowEvent,
 )
 from PySide6.QtWidgets import (
-    QBoxLayout,
     QComboBox,
     QFileDialog,
     QFrame,
+    QGridLayout,
     QHBoxLayout,
     QLabel,
     QProgressBar,
@@ -190,8 +190,9 @@ class ErrorCard(QFrame):
         self.choice = QComboBox()
         self.choice.setAccessibleName(self.tr("Choices"))
         self.choice.hide()
-        self._buttons = QBoxLayout(QBoxLayout.Direction.LeftToRight)
+        self._buttons = QGridLayout()
         self._buttons.setSpacing(8)
+        self._pressed: list[QPushButton] = []
         layout = QVBoxLayout(self)
         layout.setContentsMargins(16, 12, 16, 12)
         layout.setSpacing(8)
@@ -218,25 +219,30 @@ class ErrorCard(QFrame):
             self.choice.setAccessibleName(choose)
             self.choice.setToolTip(choose)
         self.choice.setVisible(self.choice.count() > 0)
-        while self._buttons.count():
-            item = self._buttons.takeAt(0)
-            if item.widget() is not None:
-                item.widget().hide()
-                item.widget().deleteLater()
-        for position, (text, clicked) in enumerate(actions or []):
-            self._buttons.addWidget(button(text, clicked, "primary" if position == 0 else ""))
-        self._buttons.addWidget(button(self.tr("Copy details"), self.copy_details, "quiet"))
-        self._buttons.addStretch(1)
+        for old in self._pressed:
+            self._buttons.removeWidget(old)
+            old.hide()
+            old.deleteLater()
+        self._pressed = [
+            button(text, clicked, "primary" if position == 0 else "")
+            for position, (text, clicked) in enumerate(actions or [])
+        ]
+        self._pressed.append(button(self.tr("Copy details"), self.copy_details, "quiet"))
         self.setAccessibleName(known.title)
         self._arrange()
         self.show()
 
     def _arrange(self) -> None:
-        """The buttons side by side, or one under the other where they would be cut."""
-        widgets = [item.widget() for item in map(self._buttons.itemAt, range(self._buttons.count())) if item.widget()]
-        needed = sum(widget.sizeHint().width() + 8 for widget in widgets) + 24
-        across = QBoxLayout.Direction.LeftToRight
-        self._buttons.setDirection(across if needed <= self.width() else QBoxLayout.Direction.TopToBottom)
+        """The buttons side by side, in two columns or one under the other where they would be cut."""
+        widths = [each.sizeHint().width() for each in self._pressed]
+        room = self.width() - 32
+        columns = len(widths) if sum(widths) + 8 * (len(widths) - 1) <= room else 2
+        if columns == 2 and 2 * max(widths, default=0) + 8 > room:
+            columns = 1
+        for at, each in enumerate(self._pressed):
+            self._buttons.addWidget(each, at // columns, at % columns)
+        for column in range(max(len(widths) + 1, self._buttons.columnCount())):
+            self._buttons.setColumnStretch(column, 1 if column == columns and columns > 2 else 0)
 
     def minimumSizeHint(self) -> QSize:
         return QSize(120, super().minimumSizeHint().height())

@@ -354,7 +354,7 @@ def chat(options: argparse.Namespace) -> Result:
         "first_token": end.first_token,
         "stop": end.stop,
         "memory": msgspec.to_builtins(end.memory),
-        "plan": msgspec.to_builtins(session.loaded.plan),
+        "plan": _plan_data(session.loaded.plan),
         "context": session.loaded.context,
         "left_out": reply.left_out,
     }
@@ -375,8 +375,11 @@ def _plan_loading(path: str, load: Any) -> Result:
     text = f"{in_words(plan.total)}: {parts_in_words(plan)}\n{in_words(plan.room)} can be had: it {fits}"
     if plan.asked:
         text += f" with a context of {plan.context:,} instead of {plan.asked:,} tokens"
-    data = msgspec.to_builtins(plan) | {"total": plan.total, "fits": plan.fits}
-    return Result({"plan": data}, text, 0 if plan.fits else 4)
+    return Result({"plan": _plan_data(plan)}, text, 0 if plan.fits else 4)
+
+
+def _plan_data(plan: Any) -> dict[str, Any]:
+    return {**msgspec.to_builtins(plan), "total": plan.total, "fits": plan.fits}
 
 
 def _adapter(text: str) -> Any:

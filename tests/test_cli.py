@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from app import paths
 from converter import journal
 from tests.converter.folders import join, safetensors
+from tests.lora_files import pairs, write_adapter
 from tests.quantized import SCHEMES, write_pocket
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,6 +233,29 @@ def test_chat_answers(pocket_gguf: Pocket) -> None:
     assert data["memory"]["anonymous"] > 1 << 20
     plain = quench("chat", pocket_gguf("Q8_0"), *arguments)
     assert plain.stdout.strip() == data["text"].strip()
+
+
+def test_a_chat_says_what_it_would_take_and_loads_nothing(pocket_gguf: Pocket) -> None:
+    model = pocket_gguf("Q8_0")
+    plan = quench_json("chat", model, "--dry-run", "--context", "2048", "--kv", "q8_0")["plan"]
+    assert (plan["context"], plan["kv_type"], plan["architecture"]) == (2048, "q8_0", "llama")
+    assert plan["kv"] == pytest.approx(2048 * 6 * 2 * 128 * 34 / 32, rel=0.01)
+    assert plan["total"] == sum(plan[part] for part in ("weights", "repacked", "kv", "compute", "process"))
+    assert plan["fits"] == (plan["total"] <= plan["available"])
+
+
+def test_a_chat_answers_with_an_adapter_and_a_small_context(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    model = pocket_gguf("Q8_0")
+    adapter = write_adapter(tmp_path / "a.gguf", pairs(str(model), ("blk.0.attn_q.weight",)))
+    told = quench_json("chat", model, "-p", "What is the capital of France?", "--temperature", "0", "--context", "512",
+                       "--overflow", "shift", "--lora", f"{adapter}=0.01")  # fmt: skip
+    assert told["text"] == "The capital of France is Paris."
+    assert (told["context"], told["left_out"]) == (512, 0)
+    assert told["plan"]["total"] > told["memory"]["weights"]
+    garbage = tmp_path / "garbage.gguf"
+    garbage.write_bytes(b"garbage" * 30)
+    assert quench_error(3, "chat", model, "-p", "Hello", "--lora", garbage)["code"] == "not_gguf"
+    assert quench_error(2, "chat", model, "-p", "Hello", "--lora", f"{adapter}=much")["code"] == "usage"
 
 
 def test_a_terminal_chat_remembers_what_was_said(pocket_gguf: Pocket) -> None:

@@ -15,6 +15,7 @@ _REPLY_SHARE = 4  # a quarter of the context is kept for the answer, or what it 
 _CUT_SHARE = 2  # once turns must go, so many go that half of the context is left: the next turns reuse what stays
 _SUMMARY_SHARE = 8
 _SUMMARY_MOST = 512  # tokens
+_MOST_PORTIONS = 64  # contexts' worth of characters; what stands before them is not even summed up
 _ASK = (
     "Below is the beginning of a conversation. Sum it up in a few sentences: names, facts, decisions, and what was "
     "asked for. Write only the summary."
@@ -165,11 +166,11 @@ def summarised(
     text = before.text if before is not None else ""
     done = before.covers if before is not None and before.covers <= len(spoken) else 0
     length = max(16, min(_SUMMARY_MOST, model.context // _SUMMARY_SHARE))
-    # Characters: a token is hardly ever shorter than one and mostly three or four.
-    portion = max(200, (model.context // 2) * 2)
     lines = "\n\n".join(f"{message.role}: {message.content}" for message in spoken[done:])
-    for at in range(0, len(lines), portion):
-        part = lines[at : at + portion]
+    tokens = model.continuation_tokens(lines[-_MOST_PORTIONS * model.context :])
+    portion = model.context // 2
+    for at in range(0, len(tokens), portion):
+        part = model.detokenize(tokens[at : at + portion])
         known = f"{_BEFORE} {text}\n\n" if text else ""
         text = _written(model, f"{_ASK}\n\n{known}{part}", length, cancelled) or text
     return Summary(len(spoken), text)

@@ -17,7 +17,7 @@ from app.protocol import Sampling
 from app.ui.chat import ChatPage
 from app.ui.context import Context
 from app.ui.engines import READY
-from tests.engine.test_adapters import pairs, write_adapter
+from tests.lora_files import pairs, write_adapter
 
 GREEDY = Sampling(temperature=0.0, max_tokens=12)
 LONG = "bear and lamp " * 45

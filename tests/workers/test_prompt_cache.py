@@ -12,7 +12,7 @@ from app import prompt_files
 from app.adapter_messages import Adapter, AdaptersSet, SetAdapters
 from app.child import Child
 from app.protocol import ChatMessage, Failed, Generate, Load, Loaded, LoadOptions, Replied, Sampling
-from tests.engine.test_adapters import pairs, write_adapter
+from tests.lora_files import pairs, write_adapter
 
 GREEDY = Sampling(temperature=0, max_tokens=24)
 LIMIT = 64 << 20

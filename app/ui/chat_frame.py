@@ -48,6 +48,7 @@ class ChatFrame(QWidget):
         self.pocket = PocketStart(context)
         self.suggestions: list[QPushButton] = []
         self.stack = QStackedWidget()
+        self.stack.setMinimumHeight(64)  # an error's card below it comes first
         self.stack.addWidget(self._make_no_model())
         self.stack.addWidget(self._make_suggestions())
         self.stack.addWidget(self.transcript)

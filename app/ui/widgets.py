@@ -185,7 +185,7 @@ class ErrorCard(QFrame):
         self._hint = label("", "", wrap=True)
         self._detail = label("", "small", wrap=True)
         self._detail.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._detail.setMaximumHeight(80)
+        self._detail.setMaximumHeight(96)
         self._detail.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
         self.choice = QComboBox()
         self.choice.setAccessibleName(self.tr("Choices"))
@@ -243,6 +243,8 @@ class ErrorCard(QFrame):
             self._buttons.addWidget(each, at // columns, at % columns)
         for column in range(max(len(widths) + 1, self._buttons.columnCount())):
             self._buttons.setColumnStretch(column, 1 if column == columns and columns > 2 else 0)
+        # A layout that is short of room would draw wrapped lines and buttons over each other.
+        self.setMinimumHeight(max(0, self.layout().heightForWidth(self.width())))
 
     def minimumSizeHint(self) -> QSize:
         return QSize(120, super().minimumSizeHint().height())

@@ -198,6 +198,8 @@ class ChatPage(QWidget):
             engine.state_changed.connect(self._engine_changed)
             engine.loading.connect(self._show_loading)
             engine.failed.connect(self._engine_failed)
+            engine.silent.connect(self._engine_silent)
+            engine.awake.connect(self.error.clear)
             self.inspector.follow(engine)
         self.error.clear()
         self._engine_changed()
@@ -211,6 +213,8 @@ class ChatPage(QWidget):
         engine.state_changed.disconnect(self._engine_changed)
         engine.loading.disconnect(self._show_loading)
         engine.failed.disconnect(self._engine_failed)
+        engine.silent.disconnect(self._engine_silent)
+        engine.awake.disconnect(self.error.clear)
         self.inspector.follow(None)
         self._drafts.follow(None)
         self._context.engines.release(engine.path, OWNER)
@@ -243,6 +247,20 @@ class ChatPage(QWidget):
         """The engine died or could not load while no answer was coming; an answer's own failure is handled there."""
         if self._reply is None and isinstance(failure, QuenchError):
             self._show_error(failure, self._load)
+
+    def _engine_silent(self) -> None:
+        """It hangs, or the whole machine does: a person decides how long to wait."""
+        engine = self._engine
+        if engine is None:
+            return
+        error = QuenchError(
+            "engine_silent",
+            self.tr("The engine has not been heard of for a while."),
+            engine.path,
+            self.tr("If the memory is full the system may only be slow: wait, or close other programs. Ending the "
+                    "engine keeps the conversation and what was written so far."),
+        )  # fmt: skip
+        self.error.show_error(error, [(self.tr("Wait"), self.error.clear), (self.tr("End the engine"), engine.end)])
 
     def _show_error(self, error: QuenchError, retry: Any) -> None:
         actions = [(self.tr("Retry"), retry), (self.tr("Choose another model"), self._focus_picker)]

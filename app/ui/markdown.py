@@ -9,6 +9,7 @@ lengths are bounded.
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -121,7 +122,7 @@ def split(text: str, *, plain: bool = False, in_list: bool = False) -> list[Chun
 
 def _next(text: str, start: int, in_list: bool, plain: bool) -> Chunk | None:
     while True:
-        line, after = _line(text, start)
+        line, after = _line(text, start, 2 * MAX_LINE)
         if line.strip():
             break
         if after >= len(text) and not text.endswith("\n", start):
@@ -142,9 +143,11 @@ def _next(text: str, start: int, in_list: bool, plain: bool) -> Chunk | None:
     return _text(text, start, in_list, plain)
 
 
-def _line(text: str, start: int) -> tuple[str, int]:
-    end = text.find("\n", start)
-    return (text[start:], len(text)) if end < 0 else (text[start:end], end + 1)
+def _line(text: str, start: int, limit: int = sys.maxsize) -> tuple[str, int]:
+    """The line from ``start`` on, cut after ``limit`` characters, and where the next one (or its rest) begins."""
+    last = min(len(text), start + limit)
+    end = text.find("\n", start, last)
+    return (text[start:last], last) if end < 0 else (text[start:end], end + 1)
 
 
 def _code(text: str, start: int, body_start: int, fence: re.Match[str], in_list: bool) -> Chunk:
@@ -180,7 +183,7 @@ def _dedent(line: str, width: int) -> str:
 
 
 def _text(text: str, start: int, in_list: bool, plain: bool) -> Chunk:
-    first, _ = _line(text, start)
+    first, _ = _line(text, start, 2 * MAX_LINE)
     nature = "plain" if plain else _nature(first)
     margin = len(first) - len(first.lstrip(" "))
     indent = 1 if in_list and margin >= 2 and nature not in {"item", "plain"} else 0
@@ -189,7 +192,7 @@ def _text(text: str, start: int, in_list: bool, plain: bool) -> Chunk:
     position = start
     blank = False
     while position < len(text):
-        line, after = _line(text, position)
+        line, after = _line(text, position, 2 * MAX_LINE)
         whole = after < len(text) or text.endswith("\n")
         if len(line) > MAX_LINE:
             if lines:

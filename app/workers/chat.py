@@ -195,27 +195,27 @@ class _Worker:
         start = time.perf_counter()
         if command.continue_last and (not command.messages or command.messages[-1].role != "assistant"):
             raise QuenchError("usage", "There is no answer to go on with.", "", "", exit_status=2)
-        try:
-            prompt = self._fit(model, command)
-        except Cancelled:  # while older turns were being summed up
-            if self._connection.cancelled.is_set():
-                raise
-            self._connection.send(_replied(command.request, Stats("cancelled", 0, 0, 0, 0, 0, 0), 0, model))
-            return
-        if self._keeper is not None:
-            self._keeper.turn_to(command.conversation, prompt.tokens)
-        before = time.perf_counter() - start
         reporter = _Reporter(self._connection, model, command.request)
         last: Generated | None = None
-        with reporter:
-            for last in model.generate(
-                prompt.tokens,
-                command.sampling,
-                cancelled=lambda: self._cancelled(command.request),
-                keep=prompt.keep,
-            ):
-                reporter.add(last)
-        assert last is not None and last.stats is not None
+        with reporter:  # also while a prompt is made: the parent takes long silence for a hang
+            try:
+                prompt = self._fit(model, command)
+                if self._keeper is not None:
+                    self._keeper.turn_to(command.conversation, prompt.tokens)
+                before = time.perf_counter() - start
+                for last in model.generate(
+                    prompt.tokens,
+                    command.sampling,
+                    cancelled=lambda: self._cancelled(command.request),
+                    keep=prompt.keep,
+                ):
+                    reporter.add(last)
+            except Cancelled:  # while older turns were being summed up
+                if self._connection.cancelled.is_set():
+                    raise
+        if last is None or last.stats is None:
+            self._connection.send(_replied(command.request, Stats("cancelled", 0, 0, 0, 0, 0, 0), 0, model))
+            return
         if last.stats.shifted:
             self._tell_fit(command, prompt, shifted=last.stats.shifted)
         self._connection.send(_replied(command.request, last.stats, before, model))

@@ -43,13 +43,15 @@ def chat(pocket_gguf):
 def test_the_parent_is_told_before_the_answer_and_the_next_request_works(chat):
     assert isinstance(chat(Generate(1, talk(20), GREEDY))[-1], Failed)
     seen = chat(Generate(2, talk(20), GREEDY, overflow="shift"))
-    fit = seen[0]
-    assert isinstance(fit, ContextFitted) and fit.request == 2 and fit.left_out % 2 == 0 and fit.summary is None
+    told = next(at for at, event in enumerate(seen) if isinstance(event, ContextFitted))
+    assert not any(event.text for event in seen[:told])
+    fit = seen[told]
+    assert fit.request == 2 and fit.left_out % 2 == 0 and fit.summary is None
     assert isinstance(seen[-1], Replied) and seen[-1].tokens > 0
     # The next turn leaves out the same, so that what was computed is of use.
     more = (*talk(20), ChatMessage("assistant", "Paris."), ChatMessage("user", "And of Spain?"))
     again = chat(Generate(3, more, GREEDY, overflow="shift"))
-    assert again[0].left_out == fit.left_out
+    assert next(event for event in again if isinstance(event, ContextFitted)).left_out == fit.left_out
     assert again[-1].prompt_reused > seen[-1].prompt_tokens // 2
 
 

@@ -33,13 +33,20 @@ class ConstraintChecked(msgspec.Struct, frozen=True, tag_field="message", tag="c
     rules: int
 
 
+class Likely(msgspec.Struct, frozen=True, array_like=True):
+    """A token that could have come, and its probability."""
+
+    text: str
+    probability: float
+
+
 class TokenChoice(msgspec.Struct, frozen=True, array_like=True):
     """One token of an answer: the text that it added, its probability by the model alone (before temperature, the cut
     of the unlikely, and any constraint), and the likeliest tokens there with theirs, the first one first."""
 
     text: str
     probability: float
-    top: tuple[tuple[str, float], ...] = ()
+    top: tuple[Likely, ...] = ()
 
 
 class TokenChoices(msgspec.Struct, frozen=True, tag_field="message", tag="token_choices"):

@@ -14,31 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from app.chat_messages import GRAMMAR, SCHEMA, Constraint
-from app.engine import grammar, native, schema
+from app.constraints import grammar
+from app.engine import native
 from app.engine.native import lib
 from converter.spec import QuenchError
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 """``llama_token_data``."""
-
-
-def grammar_of(constraint: Constraint) -> str:
-    """The checked grammar of a constraint, empty for none. Raises ``QuenchError`` ``bad_grammar``, ``bad_schema``."""
-    if constraint.kind == SCHEMA:
-        return schema.to_grammar(constraint.text)
-    if constraint.kind == GRAMMAR:
-        grammar.check(constraint.text)
-        return constraint.text
-    if constraint.kind:
-        raise grammar.bad_grammar(f"There is no constraint of the kind {constraint.kind!r}.")
-    return ""
-
-
-def check(constraint: Constraint) -> int:
-    """How many rules the grammar of a constraint has. Errors as :func:`grammar_of`."""
-    text = grammar_of(constraint)
-    return grammar.read(text, limit=grammar.MAX_EXPANDED_TEXT).rules if text else 0
 
 
 class Candidates:
@@ -140,4 +122,4 @@ def no_way_on() -> QuenchError:
     )
 
 
-__all__ = ["Candidates", "Restriction", "check", "grammar_of", "no_way_on"]
+__all__ = ["Candidates", "Restriction", "no_way_on"]

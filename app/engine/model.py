@@ -22,6 +22,7 @@ from app.engine.native import DECODE_ABORTED, DECODE_NO_SLOT, DECODE_OK, lib
 from app.engine.reply import Extras, Generated, Stats, Writer, never
 from app.engine.sampling import defaults_of
 from app.engine.template import ChatTemplate
+from app.marks import KEPT
 from app.protocol import ChatMessage, LoadOptions, Memory, Sampling
 from converter.spec import Cancelled, QuenchError
 
@@ -139,6 +140,14 @@ class Model:
             piece = text_of(lambda buffer, size: lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, special))
             self._pieces[key] = piece
         return piece
+
+    def shown(self, token: int) -> bytes:
+        """What a reply shows of a token: its bytes, and of a control token the name if it marks a part of an answer."""
+        piece = self.piece(token)
+        if piece:
+            return piece
+        name = self.piece(token, special=True)
+        return name if name.decode("utf-8", "replace") in KEPT else b""
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The text of ``tokens``; bytes that are no UTF-8 become U+FFFD."""

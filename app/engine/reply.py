@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,13 +12,12 @@ from app.engine.constraint import Candidates, Restriction, no_way_on
 from app.engine.native import lib
 from app.engine.sampling import sampler_chain
 from app.engine.text import TextStream
+from app.marks import THOUGHT, THOUGHT_END
 from app.protocol import Sampling
 
 if TYPE_CHECKING:
     from app.engine.model import Model
 
-THOUGHT = re.compile(r"<(think|thinking|reasoning)>\s*\Z", re.IGNORECASE)
-THOUGHT_END = re.compile(r"</(?:think|thinking|reasoning)>", re.IGNORECASE)
 _TAIL = 64  # characters in which the end of a thought is looked for
 
 
@@ -51,7 +49,7 @@ class Generated(NamedTuple):
 class Extras(NamedTuple):
     """What a reply may be asked beside its sampling.
 
-    ``grammar``: one that :func:`app.engine.constraint.grammar_of` gave, empty for none. ``written``: the answer's
+    ``grammar``: one that :func:`app.constraints.grammar_of` gave, empty for none. ``written``: the answer's
     beginning, when it goes on. ``thinking``: the prompt ends inside a reasoning section; such a section is left free,
     and what follows it is held to the grammar. ``probabilities`` as in :class:`app.protocol.Generate`.
     """
@@ -104,7 +102,7 @@ class Writer:
                         count += 1
                         if recorder.choices is not None:
                             recorder.add(token, logits.now())
-                        yield Generated(stream.push(model.piece(token)), count)
+                        yield Generated(stream.push(model.shown(token)), count)
                         reason = self._must_stop(stream, count, cancelled)
                         if reason:
                             stop = reason
@@ -165,7 +163,7 @@ class _Constrained:
         lib.llama_sampler_apply(self._chain, candidates)
         token = self._candidates.chosen
         if not self._thinking and not self._begun:
-            self._thinking = THOUGHT.match(self._text(token)) is not None
+            self._thinking = THOUGHT.fullmatch(self._text(token).strip()) is not None
         if self._thinking:
             self._think(token)
         else:
@@ -200,4 +198,4 @@ class _Constrained:
         return self._model.piece(token, special=True).decode("utf-8", "replace") if token >= 0 else ""
 
 
-__all__ = ["THOUGHT", "THOUGHT_END", "Extras", "Generated", "Stats", "Writer", "never"]
+__all__ = ["Extras", "Generated", "Stats", "Writer", "never"]

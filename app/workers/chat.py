@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Callable
 
 from app import hardware
-from app.chat_messages import TokenChoice, TokenChoices
+from app.chat_messages import Likely, TokenChoice, TokenChoices
+from app.constraints import grammar_of
 from app.engine import scoring
-from app.engine.constraint import grammar_of
 from app.engine.model import Extras, Generated, Model, Stats
-from app.engine.reply import THOUGHT, THOUGHT_END
 from app.engine.text import choice_texts
+from app.marks import THOUGHT, THOUGHT_END, without_thought
 from app.protocol import (
     Cancel,
     Command,
@@ -192,12 +192,14 @@ class _Worker:
         if stats.choices is None:
             return
         model = self._loaded()
-        texts = choice_texts([model.piece(choice.token) for choice in stats.choices], shown)
+        texts = choice_texts([model.shown(choice.token) for choice in stats.choices], shown)
         choices = [
             TokenChoice(
                 text,
-                choice.probability,
-                tuple((model.detokenize([token], special=True), part) for token, part in choice.top),
+                _rounded(choice.probability),
+                tuple(
+                    Likely(model.detokenize([token], special=True), _rounded(part)) for token, part in choice.top
+                ),
             )
             for text, choice in zip(texts, stats.choices, strict=False)
         ]
@@ -329,13 +331,18 @@ def _replied(request: int, stats: Stats, before: float, model: Model) -> Replied
 
 
 def _extras(grammar: str, prompt: str, written: str, probabilities: str) -> Extras:
-    """``written`` without its reasoning section; where the prompt or it ends inside one, that is said."""
-    thinking = THOUGHT.search(prompt[-100:]) is not None
-    if not thinking:
-        thinking = THOUGHT.match(written[:20].lstrip().split(">")[0] + ">") is not None and "<" in written[:20]
-    end = THOUGHT_END.search(written)
-    rest = written[end.end() :].lstrip() if end else ("" if thinking else written)
-    return Extras(grammar, rest, thinking and end is None, probabilities)
+    """``prompt`` may end with the beginning of a reasoning section, ``written`` may be in the middle of one."""
+    opened = THOUGHT.search(prompt[-60:].rstrip()) if not THOUGHT_END.search(prompt[-60:]) else None
+    thinking = opened is not None and prompt.rstrip().endswith(opened.group())
+    thinking = thinking or THOUGHT.match(written.lstrip()) is not None
+    if thinking and THOUGHT_END.search(written) is None:
+        return Extras(grammar, "", True, probabilities)
+    return Extras(grammar, without_thought(written), False, probabilities)
+
+
+def _rounded(probability: float) -> float:
+    """Four digits: nobody reads more, and they travel and are kept."""
+    return float(f"{probability:.4g}")
 
 
 def _grammar_too_slow() -> QuenchError:

@@ -13,9 +13,9 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from app.engine import grammar
-from app.engine.integers import between
-from app.engine.pattern import PatternError, characters, complement, in_string, quoted
+from app.constraints import grammar
+from app.constraints.integers import between
+from app.constraints.pattern import PatternError, characters, complement, in_string, quoted
 from converter.spec import QuenchError
 
 MAX_SCHEMA = 256 << 10

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, NoReturn
 
-from app.engine.grammar import MAX_REPEAT
+from app.constraints.grammar import MAX_REPEAT
 
 MAX_PATTERN = 2_000
 """Characters of a pattern."""

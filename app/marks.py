@@ -23,9 +23,12 @@ THOUGHT_END = re.compile(
 """Its end."""
 
 KEPT = frozenset(
-    "<think> </think> <thinking> </thinking> [THINK] [/THINK] <|begin_of_thought|> <|end_of_thought|> <tool_call>"
-    " </tool_call> <|tool_call|> <|/tool_call|> [TOOL_CALLS] [ARGS] [CALL_ID] <|python_tag|> <|channel|> <|message|>"
-    " <|start|> <|constrain|>".split()
+    {
+        *("<think>", "</think>", "<thinking>", "</thinking>", "[THINK]", "[/THINK]"),
+        *("<|begin_of_thought|>", "<|end_of_thought|>", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"),
+        *("<tool_call>", "</tool_call>", "<|tool_call|>", "<|/tool_call|>", "<|python_tag|>"),
+        *("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
+    }
 )
 """Control tokens that are shown as text: without them nobody could tell what stands between them."""
 
@@ -178,4 +181,15 @@ def _laid_out(value: object) -> str:
         return ""
 
 
-__all__ = ["CALL", "KEPT", "MAX_CALL", "THOUGHT", "THOUGHT_END", "Call", "Calls", "bare_calls", "calls_at", "without_thought"]
+__all__ = [
+    "CALL",
+    "KEPT",
+    "MAX_CALL",
+    "THOUGHT",
+    "THOUGHT_END",
+    "Call",
+    "Calls",
+    "bare_calls",
+    "calls_at",
+    "without_thought",
+]

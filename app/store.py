@@ -48,8 +48,8 @@ _CHOICES = """
         message_id INTEGER PRIMARY KEY REFERENCES messages(id) ON DELETE CASCADE, data BLOB NOT NULL
     );
 """
-"""``held_to`` is the constraint of a conversation's answers as JSON, empty for none. ``choices`` are the probabilities of
-an answer's tokens, apart from the message: they are read only when somebody wants to see them."""
+"""``held_to`` is the constraint of a conversation's answers as JSON, empty for none. ``choices`` are the
+probabilities of an answer's tokens, apart from the message: they are read only when somebody wants to see them."""
 
 MIGRATIONS: tuple[str, ...] = (
     """

@@ -37,6 +37,8 @@ _HEX = frozenset("0123456789abcdefABCDEF")
 _ESCAPES = {"x": 2, "u": 4, "U": 8}
 _SIMPLE = {"t": "\t", "r": "\r", "n": "\n", "\\": "\\", '"': '"', "[": "[", "]": "]", "-": "-"}
 
+_ALL_ESCAPES = r"these are: \n \r \t \\ \[ \] \- \xHH \uHHHH \UHHHHHHHH, and \ before a quotation mark"
+
 Sequence = list[int]
 Rule = list[Sequence]
 
@@ -305,7 +307,7 @@ class _Parser:
             self._at += 2
             return ord(_SIMPLE[kind])
         if kind not in _ESCAPES or not kind:
-            self._fail(f"“\\{kind}” is no escape; these are: \\n \\r \\t \\\\ \\\" \\[ \\] \\- \\xHH \\uHHHH \\UHHHHHHHH.")
+            self._fail(f"“\\{kind}” is no escape; {_ALL_ESCAPES}.")
         size = _ESCAPES[kind]
         digits = self._text[self._at + 2 : self._at + 2 + size]
         if len(digits) != size or not set(digits) <= _HEX:
@@ -408,7 +410,7 @@ def _judge(parser: _Parser) -> None:
     for symbol in _children_first(parser, firsts):
         found = 0
         steps, deep = 1, 0
-        for sequence, refs in zip(parser.rules[symbol], firsts[symbol], strict=True):
+        for refs in firsts[symbol]:
             goes_on = not refs or refs[-1] in empty
             found += sum(ways[ref] for ref in refs) + goes_on
             steps += sum(walk[ref] for ref in refs)
@@ -483,9 +485,7 @@ def _children_first(parser: _Parser, firsts: dict[int, list[list[int]]]) -> list
                 raise EndlessError(f"The rule “{name}” begins with itself (left recursion), without end.")
             state[symbol] = 1
             stack.append((symbol, True))
-            stack.extend(
-                (ref, False) for refs in firsts[symbol] for ref in dict.fromkeys(refs) if state.get(ref) != 2
-            )
+            stack.extend((ref, False) for refs in firsts[symbol] for ref in dict.fromkeys(refs) if state.get(ref) != 2)
     return order
 
 

@@ -55,9 +55,7 @@ def characters(ranges: Ranges) -> str:
     """Grammar for one character of a set as a JSON string spells it. Empty if there is no such character."""
     plain = complement([*complement(ranges), (1, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0x7F, 0x7F), (0xD800, 0xDFFF)])
     ways = [f"[{''.join(_range(low, high) for low, high in plain)}]"] if plain else []
-    ways += [
-        quoted(spelled) for code, spelled in _JSON.items() if any(low <= code <= high for low, high in ranges)
-    ]
+    ways += [quoted(spelled) for code, spelled in _JSON.items() if any(low <= code <= high for low, high in ranges)]
     return ways[0] if len(ways) == 1 else f"({' | '.join(ways)})" if ways else ""
 
 
@@ -89,12 +87,12 @@ def in_string(pattern: str, anything: str) -> str:
         raise PatternError(f"it has {len(pattern)} characters; at most {MAX_PATTERN} are read")
     reader = _Reader(pattern)
     before, after = pattern.startswith("^"), _ends(pattern)
-    alternatives = reader.whole()
-    if (before or after) and alternatives.count > 1:
+    found = reader.whole()
+    if (before or after) and found.alternatives > 1:
         raise PatternError("“^” or “$” belongs to one of several alternatives; put these in parentheses")
     start = "" if before else f"{anything}* "
     end = "" if after else f" {anything}*"
-    return f"{start}({alternatives.part.text}){end}"
+    return f"{start}({found.part.text}){end}"
 
 
 def _ends(pattern: str) -> bool:
@@ -105,7 +103,7 @@ def _ends(pattern: str) -> bool:
 
 class _Whole(NamedTuple):
     part: Part
-    count: int
+    alternatives: int
 
 
 class _Reader:
@@ -225,7 +223,7 @@ class _Reader:
             if len(digits) < size or any(digit not in "0123456789abcdefABCDEF" for digit in digits):
                 self._fail(f"after “\\{letter}” there must be {size} hexadecimal digits")
             self._at += size
-            return [(int(digits, 16),) * 2]  # type: ignore[list-item]
+            return [(int(digits, 16), int(digits, 16))]
         if letter == "b" and inside:
             return [(8, 8)]
         if letter.isalnum():

@@ -28,20 +28,23 @@ MAX_VALUES = 3_000
 MAX_REPEAT = grammar.MAX_REPEAT
 
 _NOTES = frozenset(
-    "$schema $id $comment $anchor title description default example examples deprecated readOnly writeOnly $defs"
-    " definitions contentMediaType contentEncoding".split()
+    {
+        *("$schema", "$id", "$comment", "$anchor", "$defs", "definitions", "title", "description", "default"),
+        *("example", "examples", "deprecated", "readOnly", "writeOnly", "contentMediaType", "contentEncoding"),
+    }
 )
 """Words that ask nothing of a value."""
 _OF_TYPE = {
-    "object": frozenset("properties required additionalProperties minProperties maxProperties".split()),
-    "array": frozenset("items prefixItems additionalItems minItems maxItems".split()),
-    "string": frozenset("minLength maxLength pattern format".split()),
-    "integer": frozenset("minimum maximum exclusiveMinimum exclusiveMaximum".split()),
-    "number": frozenset("minimum maximum exclusiveMinimum exclusiveMaximum".split()),
+    "object": frozenset(["properties", "required", "additionalProperties", "minProperties", "maxProperties"]),
+    "array": frozenset(["items", "prefixItems", "additionalItems", "minItems", "maxItems"]),
+    "string": frozenset(["minLength", "maxLength", "pattern", "format"]),
+    "integer": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]),
+    "number": frozenset(["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"]),
     "boolean": frozenset(),
     "null": frozenset(),
 }
-_KNOWN = _NOTES | frozenset("type enum const anyOf oneOf allOf $ref uniqueItems".split()).union(*_OF_TYPE.values())
+_SHAPES = frozenset({"type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "uniqueItems"})
+_KNOWN = _NOTES | _SHAPES.union(*_OF_TYPE.values())
 
 _PRIMITIVES = {
     "ws": '| " " | "\\n" " "{0,16}',
@@ -454,7 +457,7 @@ class _Converter:
         if not isinstance(first, list) or not first:
             self._fail(place, "“prefixItems” must be a list of schemas")
         parts = [self._named(each, f"{place}/prefixItems/{index}") for index, each in enumerate(first)]
-        if low > len(parts) and rest is False or high is not None and high < len(parts):
+        if (low > len(parts) and rest is False) or (high is not None and high < len(parts)):
             self._fail(place, "the number of items does not go with “prefixItems”")
         fixed = ' "," ws '.join(parts)
         if rest is False or high == len(parts):
@@ -470,9 +473,7 @@ class _Converter:
 
     def _bounds(self, schema: dict[str, Any], least: str, most: str, place: str) -> tuple[int, int | None]:
         low, high = schema.get(least, 0), schema.get(most)
-        for word, value in ((least, low), (most, high)):
-            if value is None and word == most:
-                continue
+        for word, value in ((least, low), (most, low if high is None else high)):
             if not _is(value, "integer") or value < 0:
                 self._fail(place, f"“{word}” must be a whole number, 0 or more")
             if value > MAX_REPEAT:
@@ -488,7 +489,7 @@ class _Converter:
         pattern, form = schema.get("pattern"), schema.get("format")
         if not isinstance(form, str) or form not in _FORMATS:
             form = None  # by the standard a format is a note, unless a program says that it is more
-        if pattern is not None and form is not None or (low or high is not None) and (pattern or form):
+        if (pattern is not None and form is not None) or ((low or high is not None) and (pattern or form)):
             self._fail(place, "of “pattern”, “format” and a length only one can be said in a grammar")
         if pattern is not None:
             if not isinstance(pattern, str):

@@ -1,4 +1,4 @@
-"""How sure the model was of each token that it wrote: recorded beside the reply, at the price of a walk over the logits.
+"""How sure the model was of each token that it wrote: recorded beside the reply, for a walk over its logits.
 
 The walk is the kernels' (a token's probability among all, and the largest); where they cannot be used nothing is
 recorded. In ``auto`` the first tokens decide: where the walk takes more than two hundredths of the time, which it does

@@ -132,9 +132,7 @@ class Writer:
         model = self._model
         if not self._extras.grammar:
             return lambda: int(lib.llama_sampler_sample(chain, model.context_pointer, -1))
-        self.restriction = Restriction(
-            model.vocab_pointer, model.vocabulary, self._extras.grammar, model.token_named
-        )
+        self.restriction = Restriction(model.vocab_pointer, model.vocabulary, self._extras.grammar, model.token_named)
         return _Constrained(model, chain, self.restriction, logits, self._extras).pick
 
 
@@ -144,9 +142,7 @@ class _Constrained:
     A reasoning section at the beginning is left free, whether the prompt has opened it or the model's first token does.
     """
 
-    def __init__(
-        self, model: Model, chain: Any, restriction: Restriction, logits: LogitsView, extras: Extras
-    ) -> None:
+    def __init__(self, model: Model, chain: Any, restriction: Restriction, logits: LogitsView, extras: Extras) -> None:
         self._model = model
         self._chain = chain
         self._restriction = restriction

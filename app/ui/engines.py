@@ -20,7 +20,8 @@ class Engine(QObject):
     """One model in one process.
 
     ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
-    ``tokens``, ``choices``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a fraction 0..1.
+    ``tokens``, ``choices``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a
+    fraction 0..1.
     ``failed`` carries a :class:`Failed` (its ``request`` says what failed; the engine lives on) or, when the worker has
     died or could not load, a QuenchError (its attribute ``request`` is the request that was running, or 0; state is
     ``dead``).

@@ -12,9 +12,10 @@ import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from app.marks import CALL, THOUGHT, THOUGHT_END, bare_calls, calls_at
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QTextBlockFormat, QTextCharFormat, QTextDocument, QTextFormat, QTextListFormat, QTextTable
+
+from app.marks import CALL, THOUGHT, THOUGHT_END, bare_calls, calls_at
 
 MAX_LINE = 2_000
 """Characters of one line or paragraph laid out as one piece; longer ones are broken."""
@@ -58,7 +59,8 @@ class Chunk(NamedTuple):
     """A piece of the source that can be drawn on its own. ``kind``: text, code, rule, think, call.
 
     ``start``/``end`` are offsets in the text given to :func:`split`; ``body`` is the content without fences, tags or
-    indentation (a tool call's with its marks); ``closed`` says that more text cannot change it; ``in_list`` that what follows may belong to a list.
+    indentation (a tool call's with its marks); ``closed`` says that more text cannot change it; ``in_list`` that what
+    follows may belong to a list.
     """
 
     kind: str

@@ -17,6 +17,7 @@ from app.ui import format as fmt
 from app.ui.engines import Engine
 from converter.spec import QuenchError
 
+
 def prompt_of(messages: list[StoredMessage], system: str = "", *, continue_last: bool = False) -> list[ChatMessage]:
     """The conversation for the engine. Neighbours of one role are joined: most templates want them to alternate."""
     prompt = [ChatMessage("system", system.strip())] if system.strip() else []

@@ -458,7 +458,9 @@ class Transcript(QTextBrowser):
         return True
 
     def _role_name(self, role: str) -> str:
-        return {"user": self.tr("You"), "system": self.tr("System"), "tool": self.tr("Tool")}.get(role, self.tr("Answer"))
+        return {"user": self.tr("You"), "system": self.tr("System"), "tool": self.tr("Tool")}.get(
+            role, self.tr("Answer")
+        )
 
     # ---- links and actions -------------------------------------------------------------------------------------
 

@@ -197,9 +197,7 @@ class _Worker:
             TokenChoice(
                 text,
                 _rounded(choice.probability),
-                tuple(
-                    Likely(model.detokenize([token], special=True), _rounded(part)) for token, part in choice.top
-                ),
+                tuple(Likely(model.detokenize([token], special=True), _rounded(part)) for token, part in choice.top),
             )
             for text, choice in zip(texts, stats.choices, strict=False)
         ]
@@ -244,9 +242,7 @@ class _Worker:
 class _Reporter:
     """Tokens events of one reply: coalesced, with the live rate, and at least one a second even when none come."""
 
-    def __init__(
-        self, connection: Connection, model: Model, request: int, stopped: Callable[[], bool]
-    ) -> None:
+    def __init__(self, connection: Connection, model: Model, request: int, stopped: Callable[[], bool]) -> None:
         self._connection = connection
         self._model = model
         self._request = request

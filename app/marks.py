@@ -45,7 +45,7 @@ _BARE = re.compile(
 )
 _ENDS = {"<tool_call>": "</tool_call>", "<|tool_call|>": "<|/tool_call|>", "<function": "</function>"}
 _FUNCTION = re.compile(r"<function=([\w.:-]{1,100})>(.*?)(?:</function>|\Z)", re.DOTALL)
-_PARAMETER = re.compile(r"<parameter=([\w.:-]{1,100})>\n?(.*?)\n?</parameter>", re.DOTALL)
+_PARAMETER, _PARAMETER_END = re.compile(r"<parameter=([\w.:-]{1,100})>"), "</parameter>"
 _NAMED = re.compile(r"\s*([\w.:-]{1,100})\s*(?:\[CALL_ID\][\w-]{1,100})?(?:\[ARGS\])?\s*(?=\{)")
 _DECODER = json.JSONDecoder()
 
@@ -142,7 +142,14 @@ def _read(body: str) -> tuple[Call, ...]:
 
 
 def _parameters(body: str) -> str:
-    given = {found[1]: found[2] for found in _PARAMETER.finditer(body)}
+    given: dict[str, str] = {}
+    at = 0
+    while opening := _PARAMETER.search(body, at):
+        end = body.find(_PARAMETER_END, opening.end())
+        if end < 0:
+            break
+        given[opening[1]] = body[opening.end() : end].strip("\n")
+        at = end + len(_PARAMETER_END)
     if given:
         return _laid_out(given)
     found = _json(body, len(body) - len(body.lstrip()))

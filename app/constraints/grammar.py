@@ -86,7 +86,6 @@ def bad_grammar(detail: str) -> QuenchError:
         "The grammar cannot be used.",
         detail,
         'A grammar is rules like: root ::= "yes" | "no"',
-        exit_status=2,
     )
 
 

@@ -112,7 +112,6 @@ def _bad(detail: str) -> QuenchError:
         "The JSON schema cannot be used.",
         detail,
         'A schema is JSON like {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}',
-        exit_status=2,
     )
 
 

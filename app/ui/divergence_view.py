@@ -372,7 +372,7 @@ class DivergenceView(QTextEdit):
 class ShadeLegend(QWidget):
     """What the shading means: nats on a square-root scale, and the mark where greedy decoding would part."""
 
-    title, mark = "", True
+    title, mark, ticks = "", True, TICKS
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -409,7 +409,7 @@ class ShadeLegend(QWidget):
         painter.setBrush(QBrush(scale))
         painter.drawRoundedRect(QRectF(left, 4, width, 12), 3, 3)
         painter.setPen(QColor(tokens.muted))
-        for tick, digits in TICKS:
+        for tick, digits in self.ticks:
             text = self.caption(tick, digits)
             x = left + width * (tick / 2.0) ** 0.5
             place = min(max(x - metrics.horizontalAdvance(text) / 2, left), left + width)

@@ -120,7 +120,8 @@ class SamplingPanel(QWidget):
         beside.setSpacing(4)
         beside.addWidget(self.preset, 1)
         beside.addWidget(self.preset_button)
-        row(made, self.tr("Preset"), self.tr("Ready-made values; editing one makes them your own."), line)
+        line.setToolTip(self.tr("Ready-made values; editing one makes them your own."))
+        made.addWidget(line, made.rowCount(), 0, 1, 2)
         words = self._field_words()
         self.spins: dict[str, Any] = {}
         for entry in FIELDS:
@@ -373,8 +374,13 @@ class SamplingPanel(QWidget):
 
 
 def _alike(one: Sampling, other: Sampling) -> bool:
-    """Equal in what a preset sets, as far as the fields show it."""
-    return all(abs(getattr(one, name) - getattr(other, name)) < 1e-6 for name in OF_PRESET)
+    """Equal in what a preset sets, as far as the fields show it: a model's own value may have more digits."""
+    digits = {entry.name: entry.digits for entry in FIELDS}
+    return all(
+        abs(getattr(one, name) - getattr(other, name)) <= 0.5 * 10.0 ** -digits[name] + 1e-9 if digits[name]
+        else getattr(one, name) == getattr(other, name)
+        for name in OF_PRESET
+    )  # fmt: skip
 
 
 def form() -> QGridLayout:

@@ -13,7 +13,7 @@ from app.protocol import Alternative, ChatMessage, Failed, Scored, ScoredToken
 from app.store import StoredMessage
 from app.ui import format as fmt
 from app.ui.context import Context
-from app.ui.divergence_view import DivergenceView, ShadeLegend, quoted
+from app.ui.divergence_view import TICKS, DivergenceView, ShadeLegend, quoted
 from app.ui.engines import Engine
 from app.ui.reply import unpack
 from app.ui.widgets import ErrorCard, ProgressLine, button, label
@@ -23,7 +23,7 @@ from converter.spec import QuenchError
 class ProbabilityLegend(ShadeLegend):
     """The same shades over the same scale, in probabilities: a nat of surprise is a factor of e."""
 
-    mark = False
+    mark, ticks = False, tuple(tick for tick in TICKS if tick[0] != 0.05)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context.theme)

@@ -51,7 +51,6 @@ from app.ui.transcript_blocks import (
     Message,
     blocks_of,
     call_of,
-    last_call,
     note_block,
     shown_of,
 )
@@ -335,6 +334,7 @@ class Transcript(QTextBrowser):
     def _write_message(self, message: Message) -> None:
         message.start = self._end().position()
         message.open_from, message.in_list, message.open, message.colours = 0, False, [], {}
+        message.call = ""
         self._put(
             Block("label", (Run(message.name or self._role_name(message.role), bold=True, role="muted"),)), message
         )
@@ -362,6 +362,8 @@ class Transcript(QTextBrowser):
         for chunk in split(source, plain=plain, in_list=in_list, whole=open_from == 0):
             open_at = len(wanted)
             final = chunk.closed or not message.streaming
+            if chunk.kind == "call" and final:
+                message.call = f"{message.open_from + chunk.start}.0"
             wanted += blocks_of(chunk, message, self.tr, plain=plain, final=final)
             if final:
                 open_at, open_from, in_list = len(wanted), message.open_from + chunk.end, chunk.in_list
@@ -541,7 +543,7 @@ class Transcript(QTextBrowser):
         if message.role != "assistant":
             return [COPY, DELETE, *versions]
         last = message is self._messages[-1]
-        more = [*([TOOL] if last_call(message) else []), *([SEED] if message.seed >= 0 else [])]
+        more = [*([TOOL] if message.call else []), *([SEED] if message.seed >= 0 else [])]
         return [COPY, REGENERATE, *([CONTINUE] if last else []), TOKENS, DELETE, *more, *versions]
 
     def _chosen(self, name: str) -> None:
@@ -556,7 +558,7 @@ class Transcript(QTextBrowser):
         if name == COPY:
             QGuiApplication.clipboard().setText(self._message(key).text)
         elif name == TOOL:
-            self._call_clicked(TOOL, self._message(key), last_call(self._message(key)))
+            self._call_clicked(TOOL, self._message(key), self._message(key).call)
         else:
             self.action.emit(name, key)
 

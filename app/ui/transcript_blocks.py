@@ -49,6 +49,7 @@ class Message:
     place: tuple[int, int] = (1, 1)
     unfinished: bool = False
     seed: int = -1
+    call: str = ""  # where its last tool call stands, as in the links of the card
     start: int = 0
     open_from: int = 0
     in_list: bool = False
@@ -161,16 +162,6 @@ def call_of(message: Message, place: str) -> Call | None:
         return None
     found = calls_at(chunks[0].body, 0) or bare_calls(chunks[0].body)
     return found.calls[int(index)] if found is not None and int(index) < len(found.calls) else None
-
-
-def last_call(message: Message) -> str:
-    """The place of the last tool call in an answer, empty if there is none."""
-    chunks = split(message.shown, whole=True) if message.role == "assistant" else []
-    place = ""
-    for chunk in chunks:
-        if chunk.kind == "call":
-            place = f"{chunk.start}.0"
-    return place
 
 
 def _code(chunk: Chunk, message: Message, tr: Translate, offset: int, *, plain: bool, final: bool) -> list[Block]:

@@ -164,7 +164,7 @@ class _Converter:
         return name
 
     def _fail(self, place: str, why: str) -> NoReturn:
-        raise _SchemaError(f"At {place}: {why}.")
+        raise _SchemaError(f"At {'the top' if place == '#' else place}: {why}.")
 
     # ---- schemas
 

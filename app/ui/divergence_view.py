@@ -372,7 +372,8 @@ class DivergenceView(QTextEdit):
 class ShadeLegend(QWidget):
     """What the shading means: nats on a square-root scale, and the mark where greedy decoding would part."""
 
-    title, mark, ticks = "", True, TICKS
+    title, mark = "", True
+    ticks: tuple[tuple[float, int], ...] = TICKS
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)

@@ -23,7 +23,8 @@ from converter.spec import QuenchError
 class ProbabilityLegend(ShadeLegend):
     """The same shades over the same scale, in probabilities: a nat of surprise is a factor of e."""
 
-    mark, ticks = False, tuple(tick for tick in TICKS if tick[0] != 0.05)
+    mark = False
+    ticks = tuple(tick for tick in TICKS if tick[0] != 0.05)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context.theme)

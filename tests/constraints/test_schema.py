@@ -43,7 +43,7 @@ BAD: list[tuple[Any, str]] = [
     ({"type": "text"}, "which is no type"),
     ({"type": []}, "names no type"),
     ({"type": [["string"]]}, "which is no type"),
-    ({"not": {}}, "At #: “not” cannot be said"),
+    ({"not": {}}, "At the top: “not” cannot be said"),
     ({"type": "object", "properties": {"a": {"if": {}}}}, "At #/properties/a: “if” cannot be said"),
     ({"type": "object", "patternProperties": {}}, "“patternProperties”"),
     ({"type": "array", "uniqueItems": True}, "“uniqueItems”"),

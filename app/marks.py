@@ -17,7 +17,8 @@ THOUGHT = re.compile(
 """The beginning of a reasoning section."""
 THOUGHT_END = re.compile(
     rf"</(?:{_NAMES})>|\[/THINK\]|<\|end_of_thought\|>|◁/think▷"
-    r"|(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>",
+    r"|(?:<\|end\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>"
+    r"|(?:<\|end\|>)?<\|start\|>assistant(?=<\|channel\|>commentary to=)",
     re.IGNORECASE,
 )
 """Its end."""
@@ -27,7 +28,8 @@ KEPT = frozenset(
         *("<think>", "</think>", "<thinking>", "</thinking>", "[THINK]", "[/THINK]"),
         *("<|begin_of_thought|>", "<|end_of_thought|>", "<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"),
         *("<tool_call>", "</tool_call>", "<|tool_call|>", "<|/tool_call|>", "<|python_tag|>"),
-        *("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"),
+        *("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+        *("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁sep｜>"),
     }
 )
 """Control tokens that are shown as text: without them nobody could tell what stands between them."""
@@ -37,13 +39,24 @@ MAX_CALL = 64 << 10
 MAX_CALLS = 32
 _PRETTY = 20_000  # characters of arguments up to which they are laid out anew
 
-CALL = re.compile(r"<tool_call>|<\|tool_call\|>|\[TOOL_CALLS\]|<\|python_tag\|>|<function=[\w.:-]{1,100}>")
+CALL = re.compile(
+    r"<tool_call>|<\|tool_call\|>|\[TOOL_CALLS\]|<\|python_tag\|>|<function=[\w.:-]{1,100}>|<｜tool▁calls▁begin｜>"
+    r"|<\|channel\|>commentary to=(?:functions\.)?([\w.-]{1,100}) ?(?:<\|constrain\|>)?\w{0,20}<\|message\|>"
+)
 """The beginning of a tool call."""
 _BARE = re.compile(
     r'\s*\[?\s*\{\s*"(?:type"\s*:\s*"function"\s*,\s*")?name"\s*:\s*"[\w.:/-]{1,100}"\s*,'
     r'\s*"(?:arguments|parameters)"'
 )
-_ENDS = {"<tool_call>": "</tool_call>", "<|tool_call|>": "<|/tool_call|>", "<function": "</function>"}
+_ENDS = {
+    "<tool_call>": "</tool_call>",
+    "<|tool_call|>": "<|/tool_call|>",
+    "<function": "</function>",
+    "<｜tool▁calls▁begin｜>": "<｜tool▁calls▁end｜>",
+}
+_SEPARATED = re.compile(
+    r"<｜tool▁call▁begin｜>(?:function<｜tool▁sep｜>)?([\w.-]{1,100})(?:<｜tool▁sep｜>)?\s{0,9}(?:```json)?\s{0,9}(?=\{)"
+)
 _FUNCTION = re.compile(r"<function=([\w.:-]{1,100})>(.*?)(?:</function>|\Z)", re.DOTALL)
 _PARAMETER, _PARAMETER_END = re.compile(r"<parameter=([\w.:-]{1,100})>"), "</parameter>"
 _NAMED = re.compile(r"\s*([\w.:-]{1,100})\s*(?:\[CALL_ID\][\w-]{1,100})?(?:\[ARGS\])?\s*(?=\{)")
@@ -85,6 +98,13 @@ def calls_at(text: str, start: int) -> Calls | None:
     mark = opening.group()
     if mark == "[TOOL_CALLS]":
         return _listed(text, body)
+    if opening[1]:
+        found = _json(text[: body + MAX_CALL], body)
+        if found is None:
+            return Calls(
+                min(len(text), body + MAX_CALL), (Call("", text[body : body + MAX_CALL]),), len(text) - body >= MAX_CALL
+            )
+        return Calls(found[1], (Call(opening[1], _laid_out(found[0])),), True)
     if mark == "<|python_tag|>":
         return Calls(len(text), _read(text[body : body + MAX_CALL]), False)
     end_mark = _ENDS["<function" if mark.startswith("<function") else mark]
@@ -133,6 +153,12 @@ def _listed(text: str, body: int) -> Calls:
 
 def _read(body: str) -> tuple[Call, ...]:
     """Calls in what stands between marks."""
+    separated = []
+    for begun in _SEPARATED.finditer(body):
+        found = _json(body, begun.end())
+        separated += [Call(begun[1], _laid_out(found[0]))] if found is not None else []
+    if separated:
+        return tuple(separated[:MAX_CALLS])
     functions = list(_FUNCTION.finditer(body))[:MAX_CALLS]
     if functions:
         return tuple(Call(found[1], _parameters(found[2])) for found in functions)

@@ -31,6 +31,20 @@ CITY = '{\n  "city": "Köln"\n}'
         ('<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', [("f", '{\n  "x": 1\n}')]),
         ('<tool_call>{"function": {"name": "f", "arguments": {}}}</tool_call>', [("f", "{}")]),
         ('<tool_call>{"name": "f"}</tool_call>', [("f", "{}")]),
+        (
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n"
+            '{"city": "Köln"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+            [("get_weather", CITY)],
+        ),
+        (
+            '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>a<｜tool▁sep｜>{"x": 1}<｜tool▁call▁end｜>'
+            "<｜tool▁call▁begin｜>b<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            [("a", '{\n  "x": 1\n}'), ("b", "{}")],
+        ),
+        (
+            '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Köln"}',
+            [("get_weather", CITY)],
+        ),
         ("<tool_call>no json</tool_call>", [("", "no json")]),
         ('<tool_call>{"name": 5}</tool_call>', [("", '{"name": 5}')]),
         (f"<tool_call><tool_call>{WEATHER}</tool_call>", [("", f"<tool_call>{WEATHER}")]),
@@ -41,6 +55,16 @@ def test_calls_are_read_in_every_customary_form(text: str, calls: list[tuple[str
     assert found is not None
     assert [tuple(call) for call in found.calls] == calls
     assert found.end == len(text)
+
+
+def test_a_call_after_reasoning_in_channels_is_found() -> None:
+    text = (
+        "<|channel|>analysis<|message|>Hm.<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json"
+        '<|message|>{"a": 1}'
+    )
+    rest = without_thought(text)
+    found = calls_at(rest, 0)
+    assert found is not None and found.calls == (Call("f", '{\n  "a": 1\n}'),)
 
 
 def test_text_after_a_call_is_text_again() -> None:
@@ -80,19 +104,21 @@ def test_a_call_whose_mark_the_engine_kept_is_the_whole_answer() -> None:
         '<tool_call>{"name": "f", "arguments": ' + "9" * 10_000 + "}</tool_call>",
         "<tool_call>" * 20_000,
         "[TOOL_CALLS]" * 20_000,
+        "<｜tool▁calls▁begin｜>" + "<｜tool▁call▁begin｜>a{" * 3_000 + "<｜tool▁calls▁end｜>",
+        "<|channel|>commentary to=a<|message|>" + "[" * 100_000,
         "[TOOL_CALLS]" + "a{}" * 20_000,
         "<function=x>" * 20_000,
         "<tool_call>" + "<function=x><parameter=y>" * 2_000 + "</tool_call>",
         json.dumps([{"name": "f", "arguments": {}}] * 10_000),
         '{"name": "f", "arguments": ' + "[" * 100_000,
     ],
-    ids=range(10),
+    ids=range(12),
 )
 def test_hostile_calls_are_bounded(text: str) -> None:
     found = calls_at(text, 0) or bare_calls(text)
     assert found is not None
     assert 0 < found.end <= len(text)
-    assert found.end <= MAX_CALL + 20 or not text.startswith("<")
+    assert found.end <= MAX_CALL + 300 or not text.startswith("<")
     assert 1 <= len(found.calls) <= 32
 
 

@@ -79,6 +79,7 @@ class ChatPage(QWidget):
         self.frame.suggested.connect(self.send)
         self.frame.pocket_wanted.connect(self.pocket_chat)
         self.frame.file_wanted.connect(self._open_file)
+        self.frame.held_wanted.connect(self._show_constraint)
         self.list.chosen.connect(self.open_conversation)
         self.list.found.connect(self._open_hit)
         self.list.new_wanted.connect(self.new_chat)
@@ -273,6 +274,7 @@ class ChatPage(QWidget):
         self.list.select(None)
         self.inspector.set_system("")
         self.inspector.constraint_panel.set_constraint(Constraint())
+        self.frame.show_held("")
         self._drafts.show()
         self._show_title()
         self._show_stack()
@@ -285,7 +287,9 @@ class ChatPage(QWidget):
         self._thread.open(conversation)
         self.list.select(conversation)
         self.inspector.set_system(row.system)
-        self.inspector.constraint_panel.set_constraint(self._store.held_to(conversation))
+        held = self._store.held_to(conversation)
+        self.inspector.constraint_panel.set_constraint(held)
+        self.frame.show_held(held.kind)
         engine = self._engine
         if row.model_path and (engine is None or engine.path != row.model_path) and self._reply is None:
             self._drop_engine()
@@ -327,7 +331,12 @@ class ChatPage(QWidget):
         if has_model and not self.inspector.picker.path() and self._engine is None:
             self.inspector.set_model(self._context.library.usable({"gguf"})[0].path)
 
+    def _show_constraint(self) -> None:
+        self._show_side("right", True)
+        self.inspector.show_constraint()
+
     def _save_constraint(self) -> None:
+        self.frame.show_held(self.inspector.constraint_panel.constraint().kind)
         if self._thread.conversation is not None:
             self._store.hold_to(self._thread.conversation, self.inspector.constraint_panel.constraint())
 

@@ -55,7 +55,8 @@ class Inspector(QWidget):
         self.tabs = QTabWidget()
         self.tabs.setAccessibleName(self.tr("Inspector"))
         self.tabs.addTab(self._make_live(), self.tr("Live"))
-        self.tabs.addTab(_scroll(self._make_settings()), self.tr("Settings"))
+        self._settings = _scroll(self._make_settings())
+        self.tabs.addTab(self._settings, self.tr("Settings"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 12, 12, 12)
         layout.setSpacing(8)
@@ -187,6 +188,12 @@ class Inspector(QWidget):
             kv_type=self.kv_combo.currentData(),
             flash_attention=self.flash_combo.currentData(),
         )
+
+    def show_constraint(self) -> None:
+        """Bring what the answers are held to into sight."""
+        self.tabs.setCurrentIndex(1)
+        self._settings.ensureWidgetVisible(self.constraint_panel)
+        self.constraint_panel.text.setFocus()
 
     def set_system(self, text: str) -> None:
         """Show a conversation's system prompt."""

@@ -13,7 +13,6 @@ from PySide6.QtCore import QEvent, QMimeData, QPoint, QRectF, Qt, QTimer, QUrl, 
 from PySide6.QtGui import (
     QAction,
     QColor,
-    QDesktopServices,
     QGuiApplication,
     QKeyEvent,
     QKeySequence,
@@ -27,9 +26,10 @@ from PySide6.QtGui import (
     QTextCursor,
     QTextTable,
 )
-from PySide6.QtWidgets import QFrame, QMenu, QMessageBox, QTextBrowser, QTextEdit, QWidget
+from PySide6.QtWidgets import QFrame, QMenu, QTextBrowser, QTextEdit, QWidget
 
 from app.marks import THOUGHT_END
+from app.ui.link_box import confirm
 from app.ui.markdown import Block, Run, clean, split, with_open_thought
 from app.ui.theme import Theme, set_role
 from app.ui.transcript_actions import (
@@ -487,7 +487,7 @@ class Transcript(QTextBrowser):
             else:
                 self.act(verb, message.key)
         elif url.scheme() in {"http", "https"}:
-            self._confirm(url)
+            confirm(url, self)
 
     def _copy_code(self, message: Message, offset: int) -> None:
         chunks = split(message.shown[offset:], plain=message.role != "assistant")
@@ -503,27 +503,6 @@ class Transcript(QTextBrowser):
                 self.tool_wanted.emit(message.key, call.name)
         else:
             QGuiApplication.clipboard().setText(call.arguments)
-
-    def _confirm(self, url: QUrl) -> None:
-        """Ask before a link from a model's answer opens a browser; the whole address is shown."""
-        box = QMessageBox(self)
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        box.setTextFormat(Qt.TextFormat.PlainText)
-        box.setWindowTitle(self.tr("Open a link?"))
-        box.setText(self.tr("The text links to {0}. Open it in the browser?").format(url.host()))
-        box.setInformativeText(url.toString()[:500])
-        yes = box.addButton(self.tr("Open"), QMessageBox.ButtonRole.AcceptRole)
-        copy = box.addButton(self.tr("Copy address"), QMessageBox.ButtonRole.ActionRole)
-        box.setDefaultButton(box.addButton(QMessageBox.StandardButton.Cancel))
-
-        def answered(button: Any) -> None:
-            if button is yes:
-                QDesktopServices.openUrl(url)
-            elif button is copy:
-                QGuiApplication.clipboard().setText(url.toString())
-
-        box.buttonClicked.connect(answered)
-        box.open()
 
     def createMimeDataFromSelection(self) -> Any:
         """Copy plain text: colours of our theme have no place in another program's document."""

@@ -80,7 +80,12 @@ def test_a_schema_holds_the_answers_of_its_conversation(qtbot: QtBot, page: Chat
     assert "held to a JSON schema" in page.transcript.toPlainText()
     first = page.conversation()
     assert first is not None
+    assert page.frame.held_button.isVisible()
+    page.inspector.tabs.setCurrentIndex(0)
+    page.frame.held_button.click()
+    assert panel.text.isVisible() and panel.text.hasFocus()
     page.new_chat()
+    assert not page.frame.held_button.isVisible()
     assert panel.constraint() == Constraint()
     assert not panel.text.isVisible()
     assert ask(qtbot, page, "What is the capital of France?") == "The capital of France is Paris."

@@ -511,9 +511,11 @@ class ChatPage(QWidget):
 
     def _use_seed(self, seed: int) -> None:
         """The next answers are drawn with the seed of an earlier one."""
-        self.inspector.sampling_panel.use_seed(seed)
+        panel = self.inspector.sampling_panel
+        before = panel.spins["seed"].value()
+        panel.use_seed(seed)
         words = self.tr("Answers are drawn with seed {0} from now on.").format(seed)
-        undo = (self.tr("Undo"), lambda: self.inspector.sampling_panel.use_seed(-1))
+        undo = (self.tr("Undo"), lambda: panel.use_seed(before))
         self._context.notify.info(words, [undo])
 
     def _show_tokens(self, row: StoredMessage) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import shiboken6
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QDialog, QHBoxLayout, QVBoxLayout, QWidget
 
@@ -18,6 +20,9 @@ from app.ui.engines import Engine
 from app.ui.reply import unpack
 from app.ui.widgets import ErrorCard, ProgressLine, button, label
 from converter.spec import QuenchError
+
+MAX_SHOWN = 10_000
+"""Tokens that are drawn; the figures are of all."""
 
 
 class ProbabilityLegend(ShadeLegend):
@@ -128,6 +133,7 @@ class TokenDialog(QDialog):
         self._engine = engine
         engine.scored.connect(self._scored)
         engine.failed.connect(self._failed)
+        engine.destroyed.connect(self._give_up)
         self._request = engine.score(self._before, self._answer.content)
         self.compute_button.hide()
         self.progress.set_progress(None, self.tr("The model reads the answer again"))
@@ -161,14 +167,19 @@ class TokenDialog(QDialog):
         for part in (self.legend, self.said, self.view):
             part.show()
         self.compute_button.hide()
-        self.view.show_choices(choices)
+        if len(choices) > MAX_SHOWN:
+            cut = self.tr("Only the first {0} are shown.").format(fmt.number(MAX_SHOWN))
+            self.summary.setText(f"{self.summary.text()} {cut}")
+        self.view.show_choices(choices[:MAX_SHOWN])
         self.view.setFocus()
 
     def _scored(self, event: Scored) -> None:
-        if event.request == self._request:
+        if event.request == self._request and self._engine is not None:
+            how = self.tr("Computed now by {0} from its text, which was split into tokens anew.")
+            name = Path(self._engine.path).stem
             self._let_go()
             choices = [TokenChoice(token.text, token.probability, _likely(token)) for token in event.tokens]
-            self._show(choices, self.tr("Computed now, from its text, which was split into tokens anew."))
+            self._show(choices, how.format(name))
 
     def _failed(self, failure: Failed | QuenchError) -> None:
         request = failure.request if isinstance(failure, Failed) else self._request
@@ -181,15 +192,17 @@ class TokenDialog(QDialog):
             self.error.show_error(error, [])
 
     def _give_up(self) -> None:
-        if self._engine is not None:
-            engine, request = self._engine, self._request
+        engine, request = self._engine, self._request
+        if engine is not None:
             self._let_go()
-            engine.stop(request)
             self.compute_button.show()
+            if shiboken6.isValid(engine):
+                engine.stop(request)
 
     def _let_go(self) -> None:
         engine, self._engine, self._request = self._engine, None, 0
-        if engine is not None:
+        if engine is not None and shiboken6.isValid(engine):  # another model may have been chosen meanwhile
+            engine.destroyed.disconnect(self._give_up)
             engine.scored.disconnect(self._scored)
             engine.failed.disconnect(self._failed)
         self.progress.hide()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import (
     QComboBox,
     QFrame,
@@ -28,7 +28,10 @@ from app.ui.engines import BUSY, DEAD, LOADING, READY, STARTING, Engine
 from app.ui.sampling_panel import SamplingPanel, form, row
 from app.ui.status_bar import memory_parts
 from app.ui.theme import set_role
-from app.ui.widgets import ModelPicker, button, label
+from app.ui.widgets import LiveLabel, ModelPicker, button, label
+
+LIVE_MS = 500
+"""Figures that change with every token are shown so often: each time is a repaint."""
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
 
@@ -48,6 +51,9 @@ class Inspector(QWidget):
         self._context = context
         self._engine: Engine | None = None
         self._quiet = False
+        self._used = 0
+        self._live = QTimer(self, singleShot=True, interval=LIVE_MS)
+        self._live.timeout.connect(lambda: self._show_fill(self._used))
         self.setMinimumWidth(280)
         self.picker = ModelPicker(context, {"gguf"})
         self.picker.changed.connect(self._picked)
@@ -82,8 +88,7 @@ class Inspector(QWidget):
         self.fill.setTextVisible(False)
         self.fill.setRange(0, 1000)
         self.fill.setAccessibleName(self.tr("Context in use"))
-        self._fill_text = label("", "number")
-        self._fill_text.setFont(theme.mono(12))
+        self._fill_text = LiveLabel(theme.mono(12), "number")
         head = QHBoxLayout()
         head.addWidget(label(self.tr("Context"), ""), 1)
         head.addWidget(self._fill_text)
@@ -247,9 +252,12 @@ class Inspector(QWidget):
         if event.rate > 0:
             self.speed.append(self.speed.series[0], event.rate)
         self.memory.append(self.memory.series[0], float(event.memory))
-        self._show_fill(event.context_used)
+        self._used = event.context_used
+        if not self._live.isActive():
+            self._live.start()
 
     def _show_reply(self, event: Replied) -> None:
+        self._live.stop()
         self._show_fill(event.context_used)
         self._show_parts()
 

@@ -210,18 +210,18 @@ class LibraryPage(QWidget):
     def remove(self) -> None:
         """Take the selection off the list; the files stay, and so does the bundled model."""
         library = self._context.library
-        gone = library.remove([row.info.path for row in self.selected()])
+        gone = library.remove(*(row.info.path for row in self.selected()))
         if gone:
             one, many = (
                 self.tr("1 model is off the list; its files stay."),
                 self.tr("{0} models are off the list; their files stay."),
             )
             said = one if len(gone) == 1 else many.format(len(gone))
-            self._context.notify.info(said, [(self.tr("Undo"), lambda: library.put_back(gone))])
+            self._context.notify.info(said, [(self.tr("Undo"), lambda: library.put_back(*gone))])
 
     def _put_back(self) -> None:
         library = self._context.library
-        library.put_back(library.removed)
+        library.put_back(*library.removed)
 
     def _name_put_back(self) -> None:
         count = len(self._context.library.removed)

@@ -15,7 +15,6 @@ from app.local.entry import BROKEN, FileFact, Listed
 from converter.spec import ConversionResult, ModelInfo, QuenchError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
 
     from app.ui.context import Context
     from app.ui.job_center import Job
@@ -114,7 +113,7 @@ class LibraryModel(QObject):
             self.rescan()
             return
         self._context.store.add_model(str(place))
-        self.put_back([str(place)])
+        self.put_back(str(place))
         self.refresh(str(place))
 
     def refresh(self, path: str) -> None:
@@ -128,7 +127,7 @@ class LibraryModel(QObject):
         if self._listed.pop(_key(path), None) is not None:
             self._soon()
 
-    def remove(self, paths: Iterable[str]) -> list[str]:
+    def remove(self, *paths: str) -> list[str]:
         """Take entries off the list, for good; no file is touched. Returns those that went: bundled models stay."""
         hidden = self._context.settings.hidden
         gone = [path for path in map(_key, paths) if path not in hidden and not places.is_bundled(path)]
@@ -137,7 +136,7 @@ class LibraryModel(QObject):
             self._soon()
         return gone
 
-    def put_back(self, paths: Iterable[str]) -> None:
+    def put_back(self, *paths: str) -> None:
         """Undo :meth:`remove`."""
         back = set(paths)
         left = tuple(path for path in self._context.settings.hidden if path not in back)
@@ -227,7 +226,7 @@ class LibraryModel(QObject):
 
     def _job_ended(self, job: Job) -> None:
         if isinstance(job.result, ConversionResult):
-            self.put_back(_key(output.path) for output in job.result.outputs)
+            self.put_back(*(_key(output.path) for output in job.result.outputs))
             for output in job.result.outputs:
                 self._context.store.add_model(_key(output.path))
                 self.refresh(output.path)

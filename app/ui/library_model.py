@@ -15,7 +15,6 @@ from app.local.entry import BROKEN, FileFact, Listed
 from converter.spec import ConversionResult, ModelInfo, QuenchError
 
 if TYPE_CHECKING:
-
     from app.ui.context import Context
     from app.ui.job_center import Job
 

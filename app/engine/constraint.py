@@ -28,14 +28,24 @@ class Candidates:
 
     def __init__(self, vocabulary: int) -> None:
         self._ids = np.arange(vocabulary, dtype=np.int32)
-        self._data = np.empty(vocabulary, _CANDIDATE)
+        self._data = self._taken = np.empty(vocabulary, _CANDIDATE)
         self._array = lib.llama_token_data_array()
 
     def fill(self, logits: npt.NDArray[np.float32]) -> Any:
         """Take the logits (vocabulary,) afresh; a pointer for the library, valid until the next call."""
-        self._data["id"], self._data["logit"], self._data["p"] = self._ids, logits, 0.0
+        return self._take(self._ids, logits)
+
+    def fill_likeliest(self, logits: npt.NDArray[np.float32], count: int) -> tuple[Any, float]:
+        """The same with only the ``count`` likeliest, in no order; and the least of their logits."""
+        ids = np.argpartition(logits, -count)[-count:].astype(np.int32)
+        values = logits[ids]
+        return self._take(ids, values), float(values.min())
+
+    def _take(self, ids: npt.NDArray[np.int32], logits: npt.NDArray[np.float32]) -> Any:
+        self._taken = taken = self._data[: len(ids)]
+        taken["id"], taken["logit"], taken["p"] = ids, logits, 0.0
         self._array.data = self._data.ctypes.data_as(lib.llama_token_data_p)
-        self._array.size, self._array.selected, self._array.sorted = len(self._data), -1, False
+        self._array.size, self._array.selected, self._array.sorted = len(ids), -1, False
         return ctypes.byref(self._array)
 
     @property
@@ -46,8 +56,13 @@ class Candidates:
 
     def possible(self) -> int:
         """The likeliest token that is not ruled out, -1 if all are."""
-        best = int(self._data["logit"].argmax())
-        return int(self._data["id"][best]) if self._data["logit"][best] > -np.inf else -1
+        best = int(self._taken["logit"].argmax())
+        return int(self._taken["id"][best]) if self._taken["logit"][best] > -np.inf else -1
+
+    def left(self) -> tuple[int, float]:
+        """How many are not ruled out, and the largest logit of these (-inf for none)."""
+        values = self._taken["logit"]
+        return int(np.count_nonzero(values > -np.inf)), float(values.max())
 
 
 class Restriction:

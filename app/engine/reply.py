@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +19,7 @@ from app.protocol import Sampling
 if TYPE_CHECKING:
     from app.engine.model import Model
 
+_LIKELIEST = 1024
 _TAIL = 64  # characters in which the end of a thought is looked for
 
 
@@ -133,21 +135,27 @@ class Writer:
         if not self._extras.grammar:
             return lambda: int(lib.llama_sampler_sample(chain, model.context_pointer, -1))
         self.restriction = Restriction(model.vocab_pointer, model.vocabulary, self._extras.grammar, model.token_named)
-        return _Constrained(model, chain, self.restriction, logits, self._extras).pick
+        return _Constrained(model, chain, self.restriction, logits, (self._sampling, self._extras)).pick
 
 
 class _Constrained:
-    """Draws as the chain would and asks the grammar; only where it says no, all tokens are gone through with it.
+    """Draws as the chain would and asks the grammar; only where it says no, other tokens are gone through with it: the
+    likeliest where they are certain to hold all that could be drawn, else all of them, which takes the library a tenth
+    of a second in a vocabulary of 130,000.
 
     A reasoning section at the beginning is left free, whether the prompt has opened it or the model's first token does.
     """
 
-    def __init__(self, model: Model, chain: Any, restriction: Restriction, logits: LogitsView, extras: Extras) -> None:
+    def __init__(
+        self, model: Model, chain: Any, restriction: Restriction, logits: LogitsView, asked: tuple[Sampling, Extras]
+    ) -> None:
+        sampling, extras = asked
         self._model = model
         self._chain = chain
         self._restriction = restriction
         self._logits = logits
         self._candidates = Candidates(model.vocabulary)
+        self._sampling = sampling
         self._thinking = extras.thinking
         self._begun = bool(extras.written)
         self._tail = ""
@@ -173,6 +181,9 @@ class _Constrained:
         return token
 
     def _again(self) -> int:
+        token = self._among_likeliest()
+        if token >= 0:
+            return token
         candidates = self._candidates.fill(self._logits.now())
         self._restriction.restrict(candidates)
         fallback = self._candidates.possible()
@@ -184,6 +195,25 @@ class _Constrained:
         token = self._candidates.chosen
         # Rounding in the draw may end on a token that is ruled out.
         return token if token >= 0 and self._restriction.allows(token) else fallback
+
+    def _among_likeliest(self) -> int:
+        """A draw from the likeliest tokens alone, -1 if others could be drawn too.
+
+        They are enough if as many as top-k keeps are allowed among them, or if the least of them is one that min-p
+        would cut. (Tokens behind it then only weigh in the sum that top-p goes by, with next to nothing.)
+        """
+        sampling = self._sampling
+        if sampling.repeat_penalty != 1.0 or self._model.vocabulary <= _LIKELIEST:
+            return -1
+        candidates, least = self._candidates.fill_likeliest(self._logits.now(), _LIKELIEST)
+        self._restriction.restrict(candidates)
+        count, most = self._candidates.left()
+        cut = sampling.min_p > 0 and least < most + math.log(sampling.min_p)
+        if not count or not (sampling.temperature <= 0 or 0 < sampling.top_k <= count or cut):
+            return -1
+        lib.llama_sampler_apply(self._chain, candidates)
+        token = self._candidates.chosen
+        return token if token >= 0 and self._restriction.allows(token) else -1
 
     def _think(self, token: int) -> None:
         self._tail = (self._tail + self._text(token))[-_TAIL:]

@@ -1,4 +1,4 @@
-"""What it costs to record how likely each token was: replies with and without, in turns, on one thread.
+"""What it costs to record how likely each token was, and to be held to a JSON schema: replies in turns, on one thread.
 
 Usage: python -m tests.bench.choices [MODEL.gguf ...] [--tokens 128] [--repeat 11]. Without a model: Pocket (vocabulary
 2,048) and random models of 127M and 226M parameters with 32,768 and 131,072 tokens, all as Q8_0. Prints one JSON
@@ -18,12 +18,14 @@ import numpy as np
 
 import converter
 from app import hardware
-from app.chat_messages import ALWAYS, AUTOMATIC, NEVER
+from app.chat_messages import ALWAYS, AUTOMATIC, NEVER, Constraint
+from app.constraints import grammar_of
 from app.engine.model import Extras, Model
 from app.protocol import LoadOptions, Sampling
 from resources import path as resource
 from tests.models import HIDDEN, write_model
 
+SCHEMA = '{"type": "array", "items": {"properties": {"name": {"type": "string"}}, "required": ["name"]}}'
 PROMPT = "Once upon a time there was a fox who"
 
 
@@ -77,12 +79,14 @@ def measure(path: str, tokens: int, repeat: int) -> dict[str, object]:
     with Model.load(path, LoadOptions(context=tokens + 64, threads=1)) as model:
         prompt = model.tokenize(PROMPT, special=False, add_special=True)
         sampling = Sampling(max_tokens=tokens, seed=1)
-        times: dict[str, list[float]] = {NEVER: [], ALWAYS: [], AUTOMATIC: []}
+        held = grammar_of(Constraint("schema", SCHEMA))
+        times: dict[str, list[float]] = {NEVER: [], ALWAYS: [], AUTOMATIC: [], "schema": []}
         recorded = None
         for _ in range(repeat):
             for mode, found in times.items():
                 start = time.perf_counter()
-                last = list(model.generate(prompt, sampling, extras=Extras(probabilities=mode)))[-1]
+                extras = Extras(held) if mode == "schema" else Extras(probabilities=mode)
+                last = list(model.generate(prompt, sampling, extras=extras))[-1]
                 assert last.stats is not None
                 found.append((time.perf_counter() - start) / last.stats.tokens * 1000)
                 if mode == AUTOMATIC:
@@ -96,6 +100,7 @@ def measure(path: str, tokens: int, repeat: int) -> dict[str, object]:
             "cost": round(medians[ALWAYS] / medians[NEVER] - 1, 4),
             "auto_cost": round(medians[AUTOMATIC] / medians[NEVER] - 1, 4),
             "auto_records": recorded,
+            "schema_cost": round(medians["schema"] / medians[NEVER] - 1, 4),
         }
 
 

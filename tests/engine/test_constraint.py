@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from app.chat_messages import ALWAYS, AUTOMATIC, Constraint
+from app.chat_messages import ALWAYS, AUTOMATIC, NEVER, Constraint
 from app.constraints import grammar, grammar_of
+from app.engine.choices import Recorder
 from app.engine.constraint import Restriction
 from app.engine.model import Extras, Model
 from app.engine.scoring import log_softmax
@@ -125,6 +126,13 @@ def test_a_grammar_decides_what_can_be_said(model, sampling):
     assert re.fullmatch(r"The answer is (yes|no|42){2}[.!]\n?", text)
     assert stats.stop == "end"
     assert text != free
+
+
+def test_looking_at_the_likeliest_alone_changes_no_answer(model):
+    """A penalty so small that it changes nothing makes the engine go through the whole vocabulary."""
+    for rule in (held(PERSON), "root ::= [A-Z] [a-z ]{20} [.]", 'root ::= ("x" | "yz" | "qu"){6}'):
+        whole = msgspec.structs.replace(GREEDY, repeat_penalty=1.0000001)
+        assert reply(model, rule)[0] == reply(model, rule, whole)[0]
 
 
 def test_characters_of_several_bytes_and_named_tokens_can_be_asked_for(model):
@@ -247,7 +255,16 @@ def test_under_a_constraint_they_show_what_the_model_would_have_said(model):
     assert stats.choices[0].probability < 0.01 < stats.choices[0].top[0][1]
 
 
-def test_where_they_cost_too_much_nobody_pays_unasked(model):
-    """One token of Pocket takes about as long as a few dozen walks over its logits: too few."""
-    _, stats = reply(model, "", msgspec.structs.replace(HOT, seed=5, max_tokens=40), probabilities=AUTOMATIC)
-    assert stats.choices is None
+def test_unasked_they_are_recorded_whole_or_not_at_all(model):
+    text, stats = reply(model, "", msgspec.structs.replace(HOT, seed=5, max_tokens=40), probabilities=AUTOMATIC)
+    assert stats.choices is None or model.detokenize([choice.token for choice in stats.choices]) == text
+
+
+def test_where_recording_takes_the_time_nobody_pays_unasked():
+    """Nothing is done here but record."""
+    logits = np.random.default_rng(1).standard_normal(50_000).astype(np.float32)
+    for mode, kept in ((AUTOMATIC, None), (ALWAYS, 20), (NEVER, None)):
+        recorder = Recorder(len(logits), mode)
+        for token in range(20):
+            recorder.add(token, logits)
+        assert (None if recorder.choices is None else len(recorder.choices)) == kept

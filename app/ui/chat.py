@@ -8,7 +8,7 @@ from PySide6.QtCore import QSize, Qt, QTimer
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import QHBoxLayout, QSplitter, QWidget
 
-from app.chat_messages import Constraint
+from app.chat_messages import SCHEMA, Constraint
 from app.protocol import Replied
 from app.store import StoredMessage
 from app.ui.chat_frame import NARROW, WIDE, ChatFrame
@@ -396,14 +396,15 @@ class ChatPage(QWidget):
             message = self._store.add_message(conversation, "assistant", "", partial=True)
         else:
             message = self._store.add_alternative(beside, "assistant", "", partial=True)
-        self._thread.add(message, streaming=True)
+        held = self.inspector.constraint_panel.constraint()
+        self._thread.add(message, streaming=True, json=held.kind == SCHEMA)
         prompt = prompt_of(self._thread.rows(), self.inspector.system.toPlainText())
         reply = self._expect(Reply(self._store, engine, conversation, message, self, beside=beside))
         panel = self.inspector
         reply.start(
             prompt,
             panel.sampling(),
-            constraint=panel.constraint_panel.constraint(),
+            constraint=held,
             probabilities=panel.sampling_panel.wanted_probabilities(),
         )
 

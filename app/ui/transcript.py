@@ -46,6 +46,8 @@ from app.ui.transcript_actions import (
     MessageActions,
 )
 from app.ui.transcript_blocks import (
+    JSON_BEGINS,
+    JSON_FENCE,
     MAX_SHOWN,
     Entry,
     Message,
@@ -180,8 +182,11 @@ class Transcript(QTextBrowser):
         message = self._message(key)
         message.text += text
         if len(message.shown) < MAX_SHOWN:
-            message.shown += clean(text)
-            if THOUGHT_END.search(message.shown[-len(text) - 40 :]) and not message.shown.startswith("<think>\n"):
+            begins = not message.shown and message.json and text.lstrip().startswith(JSON_BEGINS)
+            message.shown += (JSON_FENCE if begins else "") + clean(text)
+            if message.shown.startswith(JSON_FENCE):
+                pass  # in JSON a mark is a part of some text
+            elif THOUGHT_END.search(message.shown[-len(text) - 40 :]) and not message.shown.startswith("<think>\n"):
                 fixed = with_open_thought(message.shown)
                 if fixed is not message.shown:
                     message.shown = fixed
@@ -749,7 +754,8 @@ def _message(entry: Entry) -> Message:
         entry.name,
         entry.text,
         entry.note,
-        shown=shown_of(entry.text),
+        shown=shown_of(entry.text, entry.json),
+        json=entry.json,
         place=entry.place,
         unfinished=entry.unfinished,
         seed=entry.seed,
@@ -759,7 +765,7 @@ def _message(entry: Entry) -> Message:
 def _is_shown(message: Message, entry: Entry) -> bool:
     shown = Entry(
         message.key, message.role, message.text, message.name, message.note, message.place, message.unfinished,
-        message.seed,
+        message.seed, message.json,
     )  # fmt: skip
     return not message.streaming and shown == entry
 

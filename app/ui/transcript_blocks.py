@@ -23,7 +23,7 @@ WHOLE_ROWS = 8
 
 class Entry(NamedTuple):
     """A message to show. ``place`` is (position, count) among its versions; ``unfinished`` if it can be continued;
-    ``seed`` is the one that an answer was drawn with, -1 for none."""
+    ``seed`` is the one that an answer was drawn with, -1 for none; ``json``: the answer was held to a JSON schema."""
 
     key: int
     role: str
@@ -33,6 +33,7 @@ class Entry(NamedTuple):
     place: tuple[int, int] = (1, 1)
     unfinished: bool = False
     seed: int = -1
+    json: bool = False
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Message:
     place: tuple[int, int] = (1, 1)
     unfinished: bool = False
     seed: int = -1
+    json: bool = False
     call: str = ""  # where its last tool call stands, as in the links of the card
     start: int = 0
     open_from: int = 0
@@ -188,6 +190,13 @@ def _code(chunk: Chunk, message: Message, tr: Translate, offset: int, *, plain: 
     return [head, *body]
 
 
-def shown_of(text: str) -> str:
-    """What is drawn of a message's text."""
+JSON_BEGINS = ("{", "[", '"')
+JSON_FENCE = "```json\n"
+"""No line of a JSON text can close this."""
+
+
+def shown_of(text: str, json: bool = False) -> str:
+    """What is drawn of a message's text; ``json``: as code, not as Markdown, if it begins like JSON."""
+    if json and text.lstrip().startswith(JSON_BEGINS):
+        return JSON_FENCE + clean(text[:MAX_SHOWN])
     return with_open_thought(clean(text[:MAX_SHOWN]))

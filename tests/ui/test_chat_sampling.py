@@ -78,6 +78,7 @@ def test_a_schema_holds_the_answers_of_its_conversation(qtbot: QtBot, page: Chat
     assert "can be used" in panel.verdict.text()
     assert json.loads(ask(qtbot, page, "What is the capital of France?")) == {"city": "Paris"}
     assert "held to a JSON schema" in page.transcript.toPlainText()
+    assert "json    Copy" in page.transcript.toPlainText()  # as code, in which no mark is Markdown
     first = page.conversation()
     assert first is not None
     assert page.frame.held_button.isVisible()

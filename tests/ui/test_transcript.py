@@ -392,6 +392,22 @@ def test_other_marks_of_reasoning_are_folded_too(transcript: Transcript, opening
     assert transcript.toPlainText().replace("\n", " ").split("Model ")[1].startswith("▸ Thought, 4 words Paris.")
 
 
+@pytest.mark.parametrize("step", [1, 9, 1000])
+def test_an_answer_held_to_a_schema_is_shown_as_it_is(transcript: Transcript, step: int) -> None:
+    text = '{"name": "f", "arguments": "*a* </think> `b`",\n  "c": ["<tool_call>"]}'
+    transcript.append(Entry(1, "assistant", "", "Model", json=True), streaming=True)
+    for start in range(0, len(text), step):
+        transcript.feed(1, text[start : start + step])
+        transcript.flush()
+    transcript.finish(1, "12 tokens")
+    assert all(line in transcript.toPlainText() for line in text.split("\n"))
+    assert "Thought" not in transcript.toPlainText() and "Tool call" not in transcript.toPlainText()
+    once = transcript.toPlainText()
+    transcript.set_messages([Entry(1, "assistant", text, "Model", "12 tokens", json=True)])
+    assert transcript.toPlainText() == once
+    assert transcript.text_of(1) == text
+
+
 HOSTILE_CALLS = {
     "never closed": "<tool_call>" + '{"name": "f", "arguments": {"a": "' + "x" * 100_000,
     "nested": "<tool_call>" * 5_000,

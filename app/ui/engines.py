@@ -7,6 +7,7 @@ from typing import Any
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import protocol
+from app.chat_messages import NEVER, Constraint, TokenChoices
 from app.child import Verdict
 from app.protocol import ChatMessage, Loaded, LoadOptions, Memory, Sampling
 from app.ui.process import WorkerProcess
@@ -20,7 +21,8 @@ class Engine(QObject):
     """One model in one process.
 
     ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
-    ``tokens``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a fraction 0..1.
+    ``tokens``, ``choices``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a
+    fraction 0..1.
     ``failed`` carries a :class:`Failed` (its ``request`` says what failed; the engine lives on) or, when the worker has
     died or could not load, a QuenchError (its attribute ``request`` is the request that was running, or 0; state is
     ``dead``). ``silent`` says that it hangs while it should write, ``awake`` that it does not after all; one that does
@@ -33,6 +35,7 @@ class Engine(QObject):
     replied = Signal(object)
     scored = Signal(object)
     counted = Signal(object)
+    choices = Signal(object)
     failed = Signal(object)
     silent = Signal()
     awake = Signal()
@@ -77,10 +80,15 @@ class Engine(QObject):
         messages: list[ChatMessage] | tuple[ChatMessage, ...],
         sampling: Sampling | None = None,
         continue_last: bool = False,
+        constraint: Constraint | None = None,
+        probabilities: str = NEVER,
     ) -> int:
         """Answer a conversation; returns the request id. ``sampling`` None means the model's own defaults."""
         chosen = sampling or (self.loaded.defaults if self.loaded else Sampling())
-        number = self._request(lambda number: protocol.Generate(number, tuple(messages), chosen, continue_last))
+        held = constraint or Constraint()
+        number = self._request(
+            lambda number: protocol.Generate(number, tuple(messages), chosen, continue_last, held, probabilities)
+        )
         self._writing.add(number)
         self._watch()
         return number
@@ -92,7 +100,7 @@ class Engine(QObject):
         write: str | None = None,
         against: str | None = None,
     ) -> int:
-        """Teacher-force ``answer``; give exactly one of ``write`` and ``against``. Returns the request id."""
+        """Teacher-force ``answer``; give at most one of ``write`` and ``against``. Returns the request id."""
         return self._request(lambda number: protocol.Score(number, tuple(messages), answer, write, against))
 
     def count(self, messages: list[ChatMessage] | tuple[ChatMessage, ...], text: str) -> int:
@@ -176,6 +184,8 @@ class Engine(QObject):
             self.rate = message.rate
             self.context_used = message.context_used
             self.tokens.emit(message)
+        elif isinstance(message, TokenChoices):
+            self.choices.emit(message)
         elif isinstance(message, protocol.Loading):
             if self.state != LOADING:
                 self._set_state(LOADING)

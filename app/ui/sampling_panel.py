@@ -149,13 +149,13 @@ class SamplingPanel(QWidget):
         self.probabilities = QComboBox()
         self.probabilities.setAccessibleName(self.tr("Token probabilities"))
         for key, text in (
-            (AUTOMATIC, self.tr("where they are free")),
+            (AUTOMATIC, self.tr("automatic")),
             (ALWAYS, self.tr("always")),
             (NEVER, self.tr("never")),
         ):
             self.probabilities.addItem(text, key)
         self.probabilities.activated.connect(self._probabilities_chosen)
-        why = self.tr("Keep how likely each token was, and what else was likely. Free: they take less than 2 % of the "
+        why = self.tr("Keep how likely each token was, and what else was likely. Automatic: where they take less than 2 % of the "
                       "time, as in all but the smallest models.")  # fmt: skip
         row(made, self.tr("Probabilities"), why, self.probabilities)
         self.reset_button = button(self.tr("Reset to the model's own"), self.reset)

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from app.adapter_messages import AdaptersSet, SetAdapters
+from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked, TokenChoices
 from app.context_messages import ContextFitted, Summary
 from app.hub.messages import (
     AskToken,
@@ -86,7 +87,7 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
-    """One message of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One message of a conversation; ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
 
     role: str
     content: str
@@ -217,15 +218,19 @@ class Load(msgspec.Struct, frozen=True, tag_field="message", tag="load"):
 class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate"):
     """Answer a conversation (worker ``chat``); :class:`Tokens` ..., then :class:`Replied`.
 
-    ``continue_last`` goes on with the last assistant message instead of opening a new one. ``overflow``: one of
-    :data:`app.context_messages.OVERFLOWS`; where turns were left out, a :class:`ContextFitted` says so. ``summary`` is
-    what an earlier one carried. ``conversation`` names what the answer belongs to, so that it can be found again.
+    ``continue_last`` goes on with the last assistant message instead of opening a new one. ``probabilities``: whether
+    :class:`TokenChoices` are wanted: ``always``, ``never``, or ``auto``, where they cost next to nothing. ``overflow``:
+    one of :data:`app.context_messages.OVERFLOWS`; where turns were left out, a :class:`ContextFitted` says so.
+    ``summary`` is what an earlier one carried. ``conversation`` names what the answer belongs to, so that it can be
+    found again.
     """
 
     request: int
     messages: tuple[ChatMessage, ...]
     sampling: Sampling = Sampling()
     continue_last: bool = False
+    constraint: Constraint = Constraint()
+    probabilities: str = "never"
     overflow: str = "stop"
     summary: Summary | None = None
     conversation: str = ""
@@ -252,7 +257,7 @@ class Score(msgspec.Struct, frozen=True, tag_field="message", tag="score"):
     """Teacher-force ``answer`` after ``messages`` (worker ``chat``); answered by :class:`Scored`.
 
     ``write`` is a file for this model's log-probabilities (the reference does this), ``against`` such a file written
-    by the reference: then the divergence from it is computed. Exactly one of the two is given.
+    by the reference: then the divergence from it is computed. With neither, only the probabilities are told.
     """
 
     request: int
@@ -486,7 +491,10 @@ class Tokens(msgspec.Struct, frozen=True, tag_field="message", tag="tokens"):
 
 
 class Replied(msgspec.Struct, frozen=True, tag_field="message", tag="replied"):
-    """The end of a reply. ``stop`` is ``end``, ``stop_string``, ``max_tokens``, ``context`` or ``cancelled``."""
+    """The end of a reply. ``stop`` is ``end``, ``stop_string``, ``max_tokens``, ``context`` or ``cancelled``.
+
+    ``seed`` is the one that was drawn with, -1 where nothing was drawn (temperature 0).
+    """
 
     request: int
     stop: str
@@ -498,6 +506,7 @@ class Replied(msgspec.Struct, frozen=True, tag_field="message", tag="replied"):
     prompt_per_second: float
     context_used: int
     memory: Memory
+    seed: int = -1
 
 
 class Counted(msgspec.Struct, frozen=True, tag_field="message", tag="counted"):
@@ -793,6 +802,7 @@ Command = (
     | Stop
     | Score
     | Count
+    | CheckConstraint
     | TryModel
     | MeasureQuality
     | MeasureBench
@@ -830,6 +840,8 @@ Event = (
     | Loading
     | Loaded
     | Tokens
+    | TokenChoices
+    | ConstraintChecked
     | Replied
     | Scored
     | Counted

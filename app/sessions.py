@@ -9,6 +9,7 @@ from typing import Self
 import msgspec
 
 from app.adapter_messages import Adapter, AdaptersSet, SetAdapters
+from app.chat_messages import NEVER, Constraint, TokenChoice, TokenChoices
 from app.child import Child
 from app.context_messages import ContextFitted, Summary
 from app.protocol import (
@@ -31,10 +32,12 @@ from converter.spec import Cancelled, QuenchError
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A finished answer and its figures; ``left_out`` messages of the conversation were not seen for it."""
+    """A finished answer and its figures; its tokens' probabilities if they were asked for; ``left_out`` messages of the
+    conversation were not seen for it."""
 
     text: str
     end: Replied
+    choices: tuple[TokenChoice, ...] = ()
     left_out: int = 0
 
 
@@ -78,6 +81,9 @@ class ChatSession:
         messages: tuple[ChatMessage, ...],
         sampling: Sampling,
         on_text: Callable[[str], None] | None = None,
+        *,
+        constraint: Constraint | None = None,
+        probabilities: str = NEVER,
     ) -> Reply:
         """Answer the conversation; ``on_text`` gets each new piece. Ctrl-C stops the answer and raises Cancelled."""
         self._request += 1
@@ -85,8 +91,19 @@ class ChatSession:
         pieces: list[str] = []
         interrupted = False
         left_out = 0
+        choices: list[TokenChoice] = []
+        held = constraint or Constraint()
         self._child.send(
-            Generate(request, messages, sampling, overflow=self._overflow, summary=self._summary, conversation="1")
+            Generate(
+                request,
+                messages,
+                sampling,
+                constraint=held,
+                probabilities=probabilities,
+                overflow=self._overflow,
+                summary=self._summary,
+                conversation="1",
+            )
         )
         while True:
             try:
@@ -95,6 +112,8 @@ class ChatSession:
                     pieces.append(event.text)
                     if on_text is not None:
                         on_text(event.text)
+                elif isinstance(event, TokenChoices) and event.request == request:
+                    choices += event.tokens
                 elif isinstance(event, ContextFitted):
                     left_out, self._summary = event.left_out, event.summary
                     if self._on_fit is not None:
@@ -102,7 +121,7 @@ class ChatSession:
                 elif isinstance(event, Replied) and event.request == request:
                     if interrupted:
                         raise Cancelled
-                    return Reply("".join(pieces), event, left_out)
+                    return Reply("".join(pieces), event, tuple(choices), left_out)
             except KeyboardInterrupt:
                 if interrupted:
                     self._child.kill()

@@ -25,12 +25,13 @@ _BEFORE = "What was said before, in short:"
 
 class Fitted(NamedTuple):
     """A prompt that fits. ``left_out`` messages after the system prompt are not in it; the first ``keep`` tokens stay
-    where the context runs full during the answer (-1: the answer ends then)."""
+    when the context runs full during the answer (-1: the answer ends). ``text`` is the prompt up to the answer."""
 
     tokens: list[int]
     left_out: int
     summary: Summary | None
     keep: int
+    text: str
 
 
 def fitted(
@@ -61,10 +62,10 @@ def fitted(
     talk = _Talk(model, messages, continue_last)
     room = model.context - min(most, model.context // _REPLY_SHARE)
     if overflow == "stop":
-        return Fitted(talk.tokens(0, None), 0, None, -1)
+        return Fitted(talk.tokens(0, None), 0, None, -1, talk.text(0, None))
     whole = talk.measured(0, None)
     if whole is not None and len(whole) <= room:
-        return Fitted(whole, 0, None, talk.keep(whole, None))
+        return Fitted(whole, 0, None, talk.keep(whole, None), talk.text(0, None))
     if overflow == "shift":
         summary = None
     cuts = talk.cuts()
@@ -72,7 +73,7 @@ def fitted(
     if before in cuts:
         tokens = talk.measured(before, summary)
         if tokens is not None and len(tokens) <= room:
-            return Fitted(tokens, before, summary, talk.keep(tokens, summary))
+            return Fitted(tokens, before, summary, talk.keep(tokens, summary), talk.text(before, summary))
     goal = min(room, model.context // _CUT_SHARE)
     cut, tokens = _cut(talk, [each for each in cuts if each >= before], goal, room)
     if overflow == "summarise":
@@ -83,7 +84,7 @@ def fitted(
             summary = None  # the last turn takes all there is; better without a summary than not at all
         else:
             tokens = told
-    return Fitted(tokens, cut, summary, talk.keep(tokens, summary))
+    return Fitted(tokens, cut, summary, talk.keep(tokens, summary), talk.text(cut, summary))
 
 
 def _cut(talk: _Talk, cuts: list[int], goal: int, room: int) -> tuple[int, list[int]]:
@@ -119,13 +120,16 @@ class _Talk:
         last = len(self._rest) - (2 if self._continue else 1)
         return [at for at, message in enumerate(self._rest[: last + 1]) if message.role == "user" or at == last]
 
-    def tokens(self, cut: int, summary: Summary | None) -> list[int]:
-        rest = list(self._rest[cut:])
+    def text(self, cut: int, summary: Summary | None) -> str:
+        """The rendered prompt, up to where the answer begins."""
+        rest = self._rest[cut : -1 if self._continue else None]
         if summary is not None and rest:
             rest[0] = ChatMessage(rest[0].role, f"{_told(summary)}{rest[0].content}")
-        if self._continue and rest:
-            return self.model.prompt_tokens(self.model.render([*self._system, *rest[:-1]]) + rest[-1].content)
-        return self.model.prompt_tokens(self.model.render([*self._system, *rest]))
+        return self.model.render([*self._system, *rest])
+
+    def tokens(self, cut: int, summary: Summary | None) -> list[int]:
+        written = self._rest[-1].content if self._continue else ""
+        return self.model.prompt_tokens(self.text(cut, summary) + written)
 
     def measured(self, cut: int, summary: Summary | None) -> list[int] | None:
         """As :meth:`tokens`; None where the length of the text alone says that it does not fit."""

@@ -9,6 +9,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import protocol
 from app.adapter_messages import Adapter, AdaptersSet, SetAdapters
+from app.chat_messages import NEVER, Constraint, TokenChoices
 from app.child import Verdict
 from app.context_messages import ContextFitted, Summary
 from app.protocol import ChatMessage, Loaded, LoadOptions, Memory, Sampling
@@ -23,11 +24,11 @@ class Engine(QObject):
     """One model in one process.
 
     ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
-    ``tokens``, ``replied``, ``scored``, ``counted``, ``fitted`` and ``adapted`` carry the protocol's messages,
-    ``loading`` a fraction 0..1. ``failed`` carries a :class:`Failed` (its ``request`` says what failed; the engine
-    lives on) or, when the worker has died or could not load, a QuenchError (its attribute ``request`` is the request
-    that was running, or 0; state is ``dead``). ``silent`` says that it hangs while it should write, ``awake`` that it
-    does not after all; one that does not stop when it is told to is ended.
+    ``tokens``, ``choices``, ``replied``, ``scored``, ``counted``, ``fitted`` and ``adapted`` carry the protocol's
+    messages, ``loading`` a fraction 0..1. ``failed`` carries a :class:`Failed` (its ``request`` says what failed; the
+    engine lives on) or, when the worker has died or could not load, a QuenchError (its attribute ``request`` is the
+    request that was running, or 0; state is ``dead``). ``silent`` says that it hangs while it should write, ``awake``
+    that it does not after all; one that does not stop when it is told to is ended.
     """
 
     state_changed = Signal()
@@ -36,6 +37,7 @@ class Engine(QObject):
     replied = Signal(object)
     scored = Signal(object)
     counted = Signal(object)
+    choices = Signal(object)
     fitted = Signal(object)
     adapted = Signal(object)
     failed = Signal(object)
@@ -90,6 +92,8 @@ class Engine(QObject):
         messages: list[ChatMessage] | tuple[ChatMessage, ...],
         sampling: Sampling | None = None,
         continue_last: bool = False,
+        constraint: Constraint | None = None,
+        probabilities: str = NEVER,
         *,
         overflow: str = "stop",
         summary: Summary | None = None,
@@ -98,9 +102,18 @@ class Engine(QObject):
         """Answer a conversation; returns the request id. ``sampling`` None means the model's own defaults; the rest is
         as in :class:`app.protocol.Generate`."""
         chosen = sampling or (self.loaded.defaults if self.loaded else Sampling())
+        held = constraint or Constraint()
         number = self._request(
             lambda number: protocol.Generate(
-                number, tuple(messages), chosen, continue_last, overflow, summary, conversation
+                number,
+                tuple(messages),
+                chosen,
+                continue_last,
+                held,
+                probabilities,
+                overflow,
+                summary,
+                conversation,
             )
         )
         self._writing.add(number)
@@ -114,7 +127,7 @@ class Engine(QObject):
         write: str | None = None,
         against: str | None = None,
     ) -> int:
-        """Teacher-force ``answer``; give exactly one of ``write`` and ``against``. Returns the request id."""
+        """Teacher-force ``answer``; give at most one of ``write`` and ``against``. Returns the request id."""
         return self._request(lambda number: protocol.Score(number, tuple(messages), answer, write, against))
 
     def count(self, messages: list[ChatMessage] | tuple[ChatMessage, ...], text: str) -> int:
@@ -203,6 +216,8 @@ class Engine(QObject):
             self.rate = message.rate
             self.context_used = message.context_used
             self.tokens.emit(message)
+        elif isinstance(message, TokenChoices):
+            self.choices.emit(message)
         elif isinstance(message, protocol.Loading):
             if self.state != LOADING:
                 self._set_state(LOADING)

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import msgspec
 from PySide6.QtCore import QObject, Signal
 
+from app.chat_messages import NEVER, Constraint, TokenChoice, TokenChoices
 from app.context_messages import ContextFitted
+from app.marks import without_thought
 from app.protocol import ChatMessage, Failed, Replied, Sampling, Tokens
 from app.store import Store, StoredMessage
 from app.ui import format as fmt
 from app.ui.engines import Engine
-from app.ui.markdown import THINK_TAGS
 from app.ui.seen import Seen, kept_with, seen_of, summary_for
 from converter.spec import QuenchError
-
-_NAMES = "|".join(THINK_TAGS)
-_THOUGHT = re.compile(rf"\A\s*<({_NAMES})>.*?</\1>\s*|\A.*?</(?:{_NAMES})>\s*", re.DOTALL | re.IGNORECASE)
-
-
-def without_thought(text: str) -> str:
-    """An earlier answer as the model is shown it again: its reasoning section is left out."""
-    return _THOUGHT.sub("", text, count=1)
 
 
 def prompt_of(messages: list[StoredMessage], system: str = "", *, continue_last: bool = False) -> list[ChatMessage]:
@@ -35,11 +30,19 @@ def prompt_of(messages: list[StoredMessage], system: str = "", *, continue_last:
             content = without_thought(content)
         if not content.strip() and not whole:
             continue
-        if prompt and prompt[-1].role == message.role:
+        if prompt and prompt[-1].role == message.role and message.role != "tool":
             prompt[-1] = ChatMessage(message.role, f"{prompt[-1].content}\n\n{content}")
         else:
             prompt.append(ChatMessage(message.role, content))
     return prompt
+
+
+class Prompt(NamedTuple):
+    """What is answered: the messages of a branch, the system prompt, and what happens when they do not fit."""
+
+    rows: list[StoredMessage]
+    system: str = ""
+    overflow: str = "stop"
 
 
 class Reply(QObject):
@@ -72,26 +75,29 @@ class Reply(QObject):
         self.conversation = conversation
         self.message = message
         self.content = ""
+        self.stats: dict[str, Any] | None = None
         self.request = 0
         self.over = False
         self.seen: Seen | None = None
         self._rows: list[StoredMessage] = []
         self._store = store
         self._unsaved = ""
+        self._choices: list[TokenChoice] = []
+        self._constraint = Constraint()
 
     def start(
         self,
-        rows: list[StoredMessage],
-        system: str,
+        prompt: Prompt,
         sampling: Sampling | None,
         *,
-        overflow: str = "stop",
         before: str = "",
         continue_last: bool = False,
+        constraint: Constraint | None = None,
+        probabilities: str = NEVER,
     ) -> None:
-        """Ask the engine to answer ``rows``; ``before`` is what the message holds already."""
+        """Ask the engine; ``before`` is what the message holds already. Errors and ends come as signals."""
         self.content = before
-        self._rows = rows
+        self._rows = prompt.rows
         if before:
             self._save()  # it is unfinished from now on
         engine = self.engine
@@ -99,12 +105,17 @@ class Reply(QObject):
         engine.fitted.connect(self._fitted)
         engine.replied.connect(self._replied)
         engine.failed.connect(self._trouble)
+        engine.choices.connect(self._chosen)
+        wanted = NEVER if continue_last else probabilities  # of an answer in two parts only one would be known
+        self._constraint = constraint or Constraint()
         self.request = engine.generate(
-            prompt_of(rows, system, continue_last=continue_last),
+            prompt_of(prompt.rows, prompt.system, continue_last=continue_last),
             sampling,
             continue_last,
-            overflow=overflow,
-            summary=summary_for(rows),
+            self._constraint,
+            wanted,
+            overflow=prompt.overflow,
+            summary=summary_for(prompt.rows),
             conversation=str(self.conversation),
         )
 
@@ -141,9 +152,14 @@ class Reply(QObject):
         if event.request != self.request:
             return
         self._leave()
-        stats = stats_of(event, self.engine.path) | kept_with(self.seen)
-        self._store.update_message(self.message, self.content, stats, partial=False)
+        self.stats = stats_of(event, self.engine.path, self._constraint) | kept_with(self.seen)
+        self._store.update_message(self.message, self.content, self.stats, partial=False)
+        self._store.keep_choices(self.message, pack(self._choices) if self._choices else None)
         self.ended.emit(event)
+
+    def _chosen(self, event: TokenChoices) -> None:
+        if event.request == self.request:
+            self._choices += event.tokens
 
     def _trouble(self, failure: Failed | QuenchError) -> None:
         if isinstance(failure, Failed) and failure.request != self.request:
@@ -161,10 +177,25 @@ class Reply(QObject):
         self.engine.fitted.disconnect(self._fitted)
         self.engine.replied.disconnect(self._replied)
         self.engine.failed.disconnect(self._trouble)
+        self.engine.choices.disconnect(self._chosen)
 
 
-def stats_of(event: Replied, path: str) -> dict[str, Any]:
+def pack(choices: Sequence[TokenChoice]) -> bytes:
+    """The probabilities of an answer as they are kept: about 40 bytes a token."""
+    return zlib.compress(msgspec.json.encode(choices), 1)
+
+
+def unpack(data: bytes) -> tuple[TokenChoice, ...]:
+    """What :func:`pack` made; nothing if it is damaged."""
+    try:
+        return msgspec.json.decode(zlib.decompress(data), type=tuple[TokenChoice, ...])
+    except (zlib.error, msgspec.DecodeError):
+        return ()
+
+
+def stats_of(event: Replied, path: str, constraint: Constraint | None = None) -> dict[str, Any]:
     """The figures that are kept with an answer."""
+    held = {"constraint": constraint.kind} if constraint is not None and constraint.kind else {}
     return {
         "model": path,
         "stop": event.stop,
@@ -173,6 +204,8 @@ def stats_of(event: Replied, path: str) -> dict[str, Any]:
         "first_token": event.first_token,
         "prompt_tokens": event.prompt_tokens,
         "prompt_reused": event.prompt_reused,
+        "seed": event.seed,
+        **held,
     }
 
 
@@ -198,4 +231,11 @@ def note_of(tr: Any, stats: dict[str, Any] | None, partial: bool) -> str:
         "context": tr("stopped because the context is full: choose what happens then under Settings, When full"),
     }
     end = ends.get(str(stats.get("stop")))
-    return " · ".join([*parts, end] if end else parts)
+    held = {"schema": tr("held to a JSON schema"), "grammar": tr("held to a grammar")}.get(str(stats.get("constraint")))
+    return " · ".join([*parts, *(part for part in (held, end) if part)])
+
+
+def seed_of(stats: dict[str, Any] | None) -> int:
+    """The seed that an answer was drawn with, -1 if nothing was drawn or it is not known."""
+    seed = (stats or {}).get("seed", -1)
+    return seed if isinstance(seed, int) else -1

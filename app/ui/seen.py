@@ -27,7 +27,7 @@ def groups_of(rows: list[StoredMessage]) -> list[int]:
     for row in rows:
         if not row.content.strip():
             continue
-        if row.role != role:
+        if row.role != role or role == "tool":
             begins.append(row.id)
             role = row.role
     return begins

@@ -9,7 +9,7 @@ import pytest
 from app.context_messages import Summary
 from app.engine import native
 from app.engine.held import Held
-from app.engine.model import Model
+from app.engine.model import Extras, Model
 from app.engine.overflow import fitted
 from app.protocol import ChatMessage, LoadOptions
 from converter.spec import QuenchError
@@ -81,7 +81,7 @@ def test_a_last_message_that_does_not_fit_is_refused_in_words(model):
 def test_stopping_refuses_what_does_not_fit(model):
     prompt = fit(model, long_talk(30), "stop")
     with pytest.raises(QuenchError) as caught:
-        next(model.generate(prompt.tokens, ENDLESS, keep=prompt.keep))
+        next(model.generate(prompt.tokens, ENDLESS, extras=Extras(keep=prompt.keep)))
     assert caught.value.code == "context_full"
     assert "When full" in caught.value.hint
 
@@ -120,7 +120,7 @@ def test_a_full_context_moves_on_and_keeps_the_system_prompt(model, monkeypatch)
     assert prompt.keep >= len(system) - 8
     monkeypatch.setattr(native.lib, "llama_vocab_is_eog", lambda vocabulary, token: False)
     endless = msgspec.structs.replace(ENDLESS, max_tokens=1200)
-    steps = list(model.generate(prompt.tokens, endless, keep=prompt.keep))
+    steps = list(model.generate(prompt.tokens, endless, extras=Extras(keep=prompt.keep)))
     stats = steps[-1].stats
     assert (stats.stop, stats.tokens) == ("max_tokens", 1200)
     assert stats.shifted > 600

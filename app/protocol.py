@@ -43,6 +43,7 @@ from app.inspect_messages import (
 from app.local.entry import Listed
 from app.local.places import Place
 from app.local.verify import VerifiedFile
+from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerTold
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
@@ -794,6 +795,9 @@ Command = (
     | AskToken
     | KeepToken
     | LimitRate
+    | Connect
+    | AskServer
+    | KeepKey
 )
 
 Event = (
@@ -845,6 +849,8 @@ Event = (
     | CardRead
     | DownloadPlanned
     | TokenTold
+    | ServerTold
+    | KeyTold
 )
 
 TERMINAL = (

@@ -14,6 +14,7 @@ import msgspec
 from app import paths
 from app.files import write_atomically
 from app.protocol import LoadOptions, Sampling
+from app.remote.address import Server
 
 VERSION = 1
 MAX_BYTES = 1 << 20
@@ -26,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state. ``kernels_told``:
     backends of which the person has heard that they are wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub
     itself, no proxy; ``downloads_at_once`` files of one download, ``download_limit`` bytes a second (0: no limit).
+    ``servers``: models that other programs serve; their keys are elsewhere.
     """
 
     version: int = VERSION
@@ -47,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hub_offline: bool = False
     downloads_at_once: int = 4
     download_limit: int = 0
+    servers: tuple[Server, ...] = ()
     first_start: bool = True
     kernels_told: tuple[str, ...] = ()
     last_page: str = "library"

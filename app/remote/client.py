@@ -42,11 +42,10 @@ _EXTRAS: Mapping[str, Mapping[str, str]] = {
     LLAMA: {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repeat_penalty"},
     VLLM: {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
 }
-_CONTINUES: Mapping[str, Mapping[str, Any]] = {
-    LLAMA: {},
-    VLLM: {"add_generation_prompt": False, "continue_final_message": True},
-}
-"""What makes a program go on with the last message, if it is the assistant's."""
+_EXTRA_NAMES = {"top_k": "top-k", "min_p": "min-p", "repeat_penalty": "repeat penalty"}
+
+_CONTINUING = frozenset({LLAMA, VLLM})
+"""Programs that go on with the last message when they are told so."""
 
 THINK, END_OF_THOUGHT = "<think>\n", "\n</think>\n\n"
 
@@ -288,20 +287,20 @@ def request_body(
     if continue_last:
         if not messages or messages[-1].role != "assistant":
             raise QuenchError("usage", "There is no answer to go on with.", "", "", exit_status=2)
-        if software not in _CONTINUES:
+        if software not in _CONTINUING:
             raise QuenchError(
                 "cannot_continue",
                 "This server is not known to go on with an answer.",
                 "llama.cpp's and vLLM's servers do.",
                 "Ask it to continue, or answer again with a higher token limit.",
             )
-        body.update(_CONTINUES[software])
+        body |= {"add_generation_prompt": False, "continue_final_message": True}
     return body
 
 
 def unsent(software: str) -> tuple[str, ...]:
-    """Names of sampling values that this program is not sent, because it is not known to understand them."""
-    return tuple(name for name in ("top_k", "min_p", "repeat_penalty") if name not in _EXTRAS.get(software, {}))
+    """What of the sampling this program is not sent, because it is not known to understand it; names for people."""
+    return tuple(words for name, words in _EXTRA_NAMES.items() if name not in _EXTRAS.get(software, {}))
 
 
 def _text(choice: _Choice | None, thinking: bool) -> tuple[str, bool]:

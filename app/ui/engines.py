@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import protocol
 from app.child import Verdict
 from app.protocol import ChatMessage, Loaded, LoadOptions, Memory, Sampling
+from app.remote.address import is_remote
 from app.ui.process import WorkerProcess
 from converter.spec import QuenchError
+
+Opening = Callable[[str, LoadOptions], tuple[str, msgspec.Struct]]
+"""What a model is loaded with: the kind of worker, and its first command."""
 
 STARTING, LOADING, READY, BUSY, DEAD = "starting", "loading", "ready", "busy", "dead"
 
 
+def load_file(path: str, options: LoadOptions) -> tuple[str, msgspec.Struct]:
+    """The opening of a model file."""
+    return "chat", protocol.Load(path, options)
+
+
 class Engine(QObject):
-    """One model in one process.
+    """One model in one process: a file, or the model of a server, as its ``opening`` says.
 
     ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
     ``tokens``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a fraction 0..1.
@@ -33,9 +44,12 @@ class Engine(QObject):
     counted = Signal(object)
     failed = Signal(object)
 
-    def __init__(self, path: str, options: LoadOptions, parent: QObject | None = None) -> None:
+    def __init__(
+        self, path: str, options: LoadOptions, parent: QObject | None = None, opening: Opening = load_file
+    ) -> None:
         super().__init__(parent)
         self.path = path
+        self._opening = opening
         self.options = options
         self.state = STARTING
         self.loaded: Loaded | None = None
@@ -54,13 +68,14 @@ class Engine(QObject):
         self.loaded, self.error, self.rate, self.context_used = None, None, 0.0, 0
         self._open.clear()
         self._leaving = False
-        process = WorkerProcess("chat", self)
+        kind, command = self._opening(self.path, self.options)
+        process = WorkerProcess(kind, self)
         self._process = process
         process.event.connect(lambda message: self._heard(process, message))
         process.finished.connect(lambda verdict: self._died(process, verdict))
         self._set_state(STARTING)
         process.start()
-        process.send(protocol.Load(self.path, self.options))
+        process.send(command)
 
     def generate(
         self,
@@ -218,8 +233,9 @@ class EnginePool(QObject):
 
     changed = Signal()
 
-    def __init__(self, parent: QObject | None = None) -> None:
+    def __init__(self, parent: QObject | None = None, opening: Opening = load_file) -> None:
         super().__init__(parent)
+        self._opening = opening
         self.engines: list[Engine] = []
         self._leaving: list[Engine] = []
         self._closing = False
@@ -232,7 +248,7 @@ class EnginePool(QObject):
         """
         engine = self.find(path)
         if engine is None:
-            engine = Engine(path, options or LoadOptions(), self)
+            engine = Engine(path, options or LoadOptions(), self, self._opening)
             engine.state_changed.connect(self.changed)
             self.engines.append(engine)
             engine.owners.add(owner)
@@ -240,7 +256,8 @@ class EnginePool(QObject):
             self.changed.emit()
             return engine
         engine.owners.add(owner)
-        if engine.state == DEAD or (options is not None and options != engine.options):
+        other = options is not None and options != engine.options and not is_remote(path)
+        if engine.state == DEAD or other:
             engine.options = options or engine.options
             engine.reload()
         return engine

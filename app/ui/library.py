@@ -29,6 +29,8 @@ from PySide6.QtWidgets import (
 
 from app import hardware
 from app.local import places
+from app.remote import address
+from app.remote.address import Server
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.first_start import FirstStartCard, PocketStart
@@ -39,12 +41,15 @@ from app.ui.library_keeper import Keeper
 from app.ui.library_rows import Room, Row, make_rows, measured
 from app.ui.library_table import LibraryTable, arranged
 from app.ui.library_view import make_action, make_bar, make_view
+from app.ui.server_dialog import ServerDialog
+from app.ui.servers import KIND
 from app.ui.theme import set_role
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, drop_paths, icon_button, label
 
 REFRESH_MS = 100
 AT_ONCE = 300
 """Models whose rows are made between two events without anybody noticing."""
+CHATTING = frozenset({"gguf", KIND})
 LONG = 1000
 """A list of more models has its groups closed at first."""
 
@@ -124,7 +129,10 @@ class LibraryPage(QWidget):
             "you opened. Models made from the same original stand together. **Fits?** compares weights, KV cache and "
             "compute buffer with the memory that is free now; hold the mouse over it for the sum. **KLD** and "
             "**Tokens/s** are measured on this machine: choose *Measure* to fill them in.\n\nDouble-click a GGUF file "
-            "to chat with it, a model folder to convert it. Drop files and folders anywhere on this page."
+            "to chat with it, a model folder to convert it. Drop files and folders anywhere on this page.\n\n"
+            "*Add*, *Server…* lists the models of a server with OpenAI's form of the API (llama-server, vLLM, Ollama, "
+            "TGI). They chat and take part in Compare; what is written there leaves this machine if the server is "
+            "elsewhere. The address is in their status line, its key in the system's keyring."
         )
 
     # ---- what the person does ----------------------------------------------------------------------------------
@@ -144,6 +152,22 @@ class LibraryPage(QWidget):
         path = QFileDialog.getExistingDirectory(self, self.tr("Open a model folder"))
         if path:
             self.add(path)
+
+    def open_server(self) -> ServerDialog:
+        """Ask for a server whose models are to be listed."""
+        return self._server_dialog(None)
+
+    def edit_server(self) -> ServerDialog | None:
+        """Change the address, name or key of the selected model's server."""
+        chosen = next((row for row in self.selected() if row.is_served), None)
+        server = address.find(self._context.servers.known, address.split_path(chosen.info.path)[0]) if chosen else None
+        return self._server_dialog(server) if server is not None else None
+
+    def _server_dialog(self, server: Server | None) -> ServerDialog:
+        dialog = ServerDialog(self._context, self, server)
+        dialog.accepted.connect(self._dismiss)
+        dialog.open()
+        return dialog
 
     def find(self) -> None:
         self._context.navigate.emit("find", {})
@@ -167,7 +191,7 @@ class LibraryPage(QWidget):
         return True
 
     def chat(self) -> None:
-        rows = [row for row in self.selected() if row.info.kind == "gguf"]
+        rows = [row for row in self.selected() if row.info.kind in CHATTING]
         if rows:
             self._context.navigate.emit("chat", {"model": rows[0].info.path})
 
@@ -176,13 +200,13 @@ class LibraryPage(QWidget):
             self._context.navigate.emit("convert", {"source": rows[0].info.path})
 
     def compare(self) -> None:
-        reference, others = self._reference_and_others()
+        reference, others = self._reference_and_others(CHATTING)
         if reference is not None:
             paths = [row.info.path for row in others]
             self._context.navigate.emit("compare", {"reference": reference.info.path, "models": paths})
 
     def measure(self) -> None:
-        reference, others = self._reference_and_others()
+        reference, others = self._reference_and_others(frozenset({"gguf"}))
         if reference is not None:
             paths = [row.info.path for row in others]
             self._context.navigate.emit("quality", {"reference": reference.info.path, "candidates": paths})
@@ -228,14 +252,14 @@ class LibraryPage(QWidget):
     def refresh(self) -> None:
         """Fill the table from the library and the store; selection and open groups stay."""
         context = self._context
-        rows = make_rows(context.library.unsorted, context.store, context.settings, self.tr)
+        rows = make_rows(context.library.everything, context.store, context.settings, self.tr)
         view = self.table.view_of()
         self._show_rows(Filling(rows, arranged(rows, *view), view))
 
     def _refresh_soon(self) -> None:
         """As :meth:`refresh`; a long list is put together beside the window's own work."""
         context = self._context
-        models = context.library.unsorted
+        models = context.library.everything
         if len(models) <= AT_ONCE:
             self.refresh()
             return
@@ -288,7 +312,7 @@ class LibraryPage(QWidget):
             self.error.clear()
         elif library.error is not self.error.error:
             self.error.show_error(library.error, [(self.tr("Look again"), library.rescan)])
-        count, shown = len(library.unsorted), len(self.table.shown())
+        count, shown = len(library.everything), len(self.table.shown())
         one, many = self.tr("1 model"), self.tr("{0} models")
         self._count.setText("" if not count else one if count == 1 else many.format(count))
         self.first.setVisible(settings.first_start)
@@ -310,17 +334,20 @@ class LibraryPage(QWidget):
         rows = self.selected()
         usable = [row for row in rows if not row.is_broken]
         files = [row for row in usable if row.info.kind == "gguf"]
+        local = [row for row in rows if not row.is_served]
+        answering = [row for row in usable if row.info.kind in CHATTING]
         allowed = {
-            "chat": len(files) > 0 and len(rows) == 1,
-            "convert": len(usable) == 1,
-            "compare": len(files) >= 1,
+            "chat": len(answering) > 0 and len(rows) == 1,
+            "convert": len(usable) == 1 and len(local) == 1,
+            "compare": len(answering) >= 1,
             "measure": len(files) >= 1,
             "bench": len(files) >= 1,
-            "inspect": len(usable) == 1,
-            "show": len(rows) == 1,
+            "inspect": len(usable) == 1 and len(local) == 1,
+            "show": len(rows) == 1 and len(local) == 1,
             "path": len(rows) >= 1,
+            "server": len(rows) == 1 and not local,
             "remove": any(not places.is_bundled(row.info.path) for row in rows),
-            "delete": any(not places.holds_bundled(row.info.path) for row in rows),
+            "delete": any(not places.holds_bundled(row.info.path) for row in local),
         }
         for name, action in self.actions_by_name.items():
             action.setEnabled(allowed[name])
@@ -343,6 +370,9 @@ class LibraryPage(QWidget):
             set_role(self._facts, "warn" if row.is_partial else "bad")
             return
         set_role(self._facts, "muted")
+        if row.is_served:
+            self._show_served(row)
+            return
         facts = [row.info.architecture, self.tr("{0} layers").format(row.info.layers)]
         facts.append(self.tr("trained for a context of {0} tokens").format(fmt.number(row.info.context_length)))
         if row.fit is not None:
@@ -352,6 +382,13 @@ class LibraryPage(QWidget):
         if row.copies:
             facts.insert(0, self.tr("The same as {0}").format(fmt.path(row.copies[0])))
         self._facts.setText(" · ".join(fact for fact in facts if fact))
+
+    def _show_served(self, row: Row) -> None:
+        software = str(row.info.metadata.get("software", ""))
+        context = self.tr("a context of {0} tokens").format(fmt.number(row.info.context_length))
+        what = self.tr("Served by {0}").format(software) if software else self.tr("Not asked yet")
+        self._facts.setText(" · ".join([what, context] if row.info.context_length else [what]))
+        self._path.setText(str(row.info.metadata.get("url", "")))
 
     def _expand(self) -> None:
         """Groups are open unless closed by hand; in a long list they are closed unless opened by hand."""
@@ -378,10 +415,10 @@ class LibraryPage(QWidget):
                 flags = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows
                 selection.select(index, flags)
 
-    def _reference_and_others(self) -> tuple[Row | None, list[Row]]:
+    def _reference_and_others(self, kinds: frozenset[str]) -> tuple[Row | None, list[Row]]:
         """Of the selected files the most precise one is the reference; with one file its own group has it."""
-        rows = [row for row in self.selected() if row.info.kind == "gguf" and not row.is_broken]
-        if len(rows) == 1:
+        rows = [row for row in self.selected() if row.info.kind in kinds and not row.is_broken]
+        if len(rows) == 1 and not rows[0].is_served:
             family = [row for row in self.table.shown() if row.base.lower() == rows[0].base.lower()]
             rows += [row for row in family if row.info.kind == "gguf" and not row.is_broken and row not in rows]
             best = max(rows, key=lambda row: row.info.bytes)
@@ -396,7 +433,7 @@ class LibraryPage(QWidget):
         rows = self.table.rows_at(index)
         if len(rows) != 1 or rows[0].is_broken:
             return
-        page, name = ("chat", "model") if rows[0].info.kind == "gguf" else ("convert", "source")
+        page, name = ("chat", "model") if rows[0].info.kind in CHATTING else ("convert", "source")
         self._context.navigate.emit(page, {name: rows[0].info.path})
 
     def _menu(self, where: QPoint) -> None:
@@ -422,6 +459,7 @@ class LibraryPage(QWidget):
             ("inspect", self.tr("Inspect"), self.inspect, "inspect", "Ctrl+I"),
             ("show", self.tr("Show in files"), self.show_in_files, "folder", ""),
             ("path", self.tr("Copy path"), self.copy_path, "copy", "Ctrl+C"),
+            ("server", self.tr("Server…"), self.edit_server, "settings", ""),
             ("remove", self.tr("Remove from the list"), self.remove, "close", ""),
             ("delete", self.tr("Delete…"), self.delete, "trash", "Del"),
         )
@@ -443,6 +481,7 @@ class LibraryPage(QWidget):
         menu = QMenu(add)
         menu.addAction(self.tr("GGUF file…"), self.open_file)
         menu.addAction(self.tr("Model folder…"), self.open_folder)
+        menu.addAction(self.tr("Server…"), self.open_server)
         add.clicked.connect(lambda checked=False: menu.popup(add.mapToGlobal(add.rect().bottomLeft())))
         row = QHBoxLayout()
         row.setSpacing(8)

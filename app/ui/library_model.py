@@ -12,6 +12,8 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from app import library
 from app.local import places
 from app.local.entry import BROKEN, FileFact, Listed
+from app.remote.address import is_remote, split_path
+from app.ui.servers import KIND
 from converter.spec import ConversionResult, ModelInfo, QuenchError
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class LibraryModel(QObject):
         self._timer.timeout.connect(self._tell)
         context.jobs.finished.connect(self._job_ended)
         context.scout.unwatched.connect(self._unwatched)
+        context.servers.changed.connect(self._soon)
 
     def close(self) -> None:
         """No more ``changed`` and no more scans (used at the end of the program)."""
@@ -67,6 +70,11 @@ class LibraryModel(QObject):
         return [listed for listed in self._listed.values() if listed.path not in busy]
 
     @property
+    def everything(self) -> list[Listed]:
+        """As :attr:`unsorted`, and the models of servers, which take nothing up here."""
+        return [*self.unsorted, *self._context.servers.listed()]
+
+    @property
     def models(self) -> list[Listed]:
         """As :attr:`unsorted`, by base name and then size, largest first."""
         if self._sorted is None:
@@ -79,7 +87,9 @@ class LibraryModel(QObject):
         return [listed.info for listed in self.models]
 
     def entry(self, path: str) -> ModelInfo | None:
-        """The entry of a path, or None."""
+        """The entry of a path, or of a server's model; None if it is not known."""
+        if is_remote(path):
+            return self._context.servers.entry(path)
         listed = self._listed.get(_key(path))
         return listed.info if listed is not None else None
 
@@ -88,8 +98,11 @@ class LibraryModel(QObject):
         return self._listed.get(_key(path))
 
     def usable(self, kinds: set[str] | None = None) -> list[ModelInfo]:
-        """Entries without problems, of the given kinds."""
-        return [info for info in self.entries if not info.problems and (kinds is None or info.kind in kinds)]
+        """Entries without problems, of the given kinds; ``server``, which must be asked for, are those of servers."""
+        entries = self.entries
+        if kinds is not None and KIND in kinds:
+            entries += [listed.info for listed in self._context.servers.listed()]
+        return [info for info in entries if not info.problems and (kinds is None or info.kind in kinds)]
 
     def add(self, path: str) -> None:
         """Take a model into the library, for good; a folder that is none itself is remembered as a place to look."""
@@ -109,7 +122,13 @@ class LibraryModel(QObject):
         self._context.scout.inspect(key, lambda answer: self._described(key, answer))
 
     def remove(self, path: str) -> None:
-        """Take an entry off the list and forget it; the file is not touched. The bundled model stays."""
+        """Take an entry off the list and forget it; the file is not touched. The bundled model stays.
+
+        A model of a server goes with its server and all of its models.
+        """
+        if is_remote(path):
+            self._context.servers.remove(split_path(path)[0])
+            return
         if places.is_bundled(path):
             return
         self._context.store.remove_model(_key(path))
@@ -134,6 +153,7 @@ class LibraryModel(QObject):
         if self.scanning:
             self._again = True
             return
+        self._context.servers.look()
         self.scanning, self.error = True, None
         self._seen = set()
         self._scanned_at = time.monotonic()

@@ -7,6 +7,7 @@ from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QToolButton, QWidget
 
 from app import hardware
+from app.remote.address import is_remote
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, STARTING, Engine
@@ -21,7 +22,7 @@ MEMORY_EVERY = 4
 def memory_parts(engine: Engine) -> list[tuple[str, int]]:
     """An engine's memory, part by part: (name, bytes); empty until it is loaded."""
     memory = engine.memory
-    if memory is None:
+    if memory is None or is_remote(engine.path):
         return []
     tr = engine.tr
     return [
@@ -100,8 +101,9 @@ class StatusBar(QFrame):
             return self.tr("{0} models loaded · {1}").format(len(alive), fmt.size(total))
         name = self._name(alive[0])
         if alive[0].state in (STARTING, LOADING) or alive[0].memory is None:
-            return self.tr("Loading {0}").format(name)
-        return f"{name} · {fmt.size(total)}"
+            words = self.tr("Connecting to {0}") if is_remote(alive[0].path) else self.tr("Loading {0}")
+            return words.format(name)
+        return name if is_remote(alive[0].path) else f"{name} · {fmt.size(total)}"
 
     def _name(self, engine: Engine) -> str:
         info = self._context.library.entry(engine.path)

@@ -35,6 +35,7 @@ from app.ui.job_drawer import WIDTH as DRAWER_WIDTH
 from app.ui.job_drawer import JobDrawer
 from app.ui.notify import Notice
 from app.ui.palette import Command, Palette
+from app.ui.servers import KIND
 from app.ui.status_bar import StatusBar
 from app.ui.theme import set_role
 from app.ui.toasts import ToastStack
@@ -229,7 +230,7 @@ class MainWindow(QMainWindow):
             Command(self.tr("Help for this page"), self.show_help, "inspect", "F1"),
             Command(self.tr("Quit"), self.close, "close", "Ctrl+Q"),
         ]
-        for info in context.library.usable({"gguf"}):
+        for info in context.library.usable({"gguf", KIND}):
             name, path = title_of(info), info.path
             found.append(
                 Command(self.tr("Chat with {0}").format(name),

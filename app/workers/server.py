@@ -34,7 +34,7 @@ from app.protocol import (
 )
 from app.remote import keys
 from app.remote.address import check_url, host
-from app.remote.client import Client, Piece, Usage
+from app.remote.client import Client, Piece, Usage, unsent
 from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerState, ServerTold
 from app.workers.runtime import Connection, Throttle
 from converter.spec import QuenchError
@@ -164,6 +164,8 @@ class _Worker:
         self._served = _Served(client, model, state)
         context = next((found.context for found in state.models if found.id == model), 0)
         name = f"{state.software or 'Server'} at {host(command.url)}"
+        if names := unsent(state.software):
+            name += f"; not sent to it: {', '.join(names)}"
         seconds = time.monotonic() - start
         return Loaded(model, name, 0, context, context, 0, seconds, _NO_MEMORY, True, Sampling())
 

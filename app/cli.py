@@ -150,6 +150,15 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--system", default="", metavar="S")
     _add_sampling(chat)
 
+    serve = add("serve", "a model behind an OpenAI-compatible API", _late("serve", "app.serve_command"))
+    serve.add_argument("model", metavar="MODEL")
+    serve.add_argument("--host", default="127.0.0.1", metavar="H", help="beyond this machine only with a token")
+    serve.add_argument("--port", type=_port, default=8080, metavar="N", help="0: any free one")
+    serve.add_argument(
+        "--token", default="", metavar="T", help="wanted of everybody; QUENCH_SERVE_TOKEN keeps it off the process list"
+    )
+    _add_loading(serve)
+
     compare = add("compare", "answers side by side, and where they part", commands.compare)
     compare.add_argument("reference", metavar="REF")
     compare.add_argument("models", nargs="+", metavar="MODEL")
@@ -212,6 +221,13 @@ def _natural(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = _natural(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError("must be at most 65535")
+    return value
+
+
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -236,6 +252,11 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-p", type=_number)
     parser.add_argument("--repeat-penalty", type=_number)
     parser.add_argument("--seed", type=int)
+    _add_loading(parser)
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    """How a model is loaded."""
     parser.add_argument("--context", type=_natural, default=0)
     parser.add_argument("--kv", default="f16", choices=("f16", "q8_0", "q4_0"))
     parser.add_argument(

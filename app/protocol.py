@@ -44,6 +44,7 @@ from app.local.entry import Listed
 from app.local.places import Place
 from app.local.verify import VerifiedFile
 from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerTold
+from app.serving.messages import Embed, Embedded, Served, Serving, StartServing
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
@@ -220,6 +221,14 @@ class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate")
     messages: tuple[ChatMessage, ...]
     sampling: Sampling = Sampling()
     continue_last: bool = False
+
+
+class Complete(msgspec.Struct, frozen=True, tag_field="message", tag="complete"):
+    """Go on with a text as it stands, without a template (worker ``chat``); answered as :class:`Generate`."""
+
+    request: int
+    prompt: str
+    sampling: Sampling = Sampling()
 
 
 class Stop(msgspec.Struct, frozen=True, tag_field="message", tag="stop"):
@@ -761,6 +770,7 @@ class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatr
     statistics: tuple[ImatrixStatistics, ...]
 
 
+# Serving relays: what the worker ``serve`` is asked goes up, what the model's worker answers comes down.
 Command = (
     Cancel
     | Pause
@@ -798,6 +808,13 @@ Command = (
     | Connect
     | AskServer
     | KeepKey
+    | Complete
+    | Embed
+    | StartServing
+    | Tokens
+    | Replied
+    | Embedded
+    | Failed
 )
 
 Event = (
@@ -851,6 +868,13 @@ Event = (
     | TokenTold
     | ServerTold
     | KeyTold
+    | Embedded
+    | Serving
+    | Served
+    | Generate
+    | Complete
+    | Embed
+    | Stop
 )
 
 TERMINAL = (

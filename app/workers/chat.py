@@ -16,6 +16,7 @@ from app.engine.model import Generated, Model, Stats
 from app.protocol import (
     Cancel,
     Command,
+    Complete,
     Count,
     Counted,
     Generate,
@@ -90,12 +91,12 @@ class _Worker:
         if isinstance(command, Load):
             self._load(command)
             return
-        if not isinstance(command, (Generate, Score, Count)):
+        if not isinstance(command, (Generate, Complete, Score, Count)):
             raise QuenchError("usage", "The chat worker cannot do this.", type(command).__name__, "", exit_status=2)
         with self._lock:
             self._current = command.request
         try:
-            if isinstance(command, Generate):
+            if isinstance(command, Generate | Complete):
                 self._generate(command)
             elif isinstance(command, Count):
                 self._count(command)
@@ -150,16 +151,20 @@ class _Worker:
     def _cancelled(self, request: int) -> bool:
         return request in self._stopped or self._connection.cancelled.is_set()
 
-    def _generate(self, command: Generate) -> None:
-        model = self._loaded()
-        start = time.perf_counter()
+    def _prompt(self, model: Model, command: Generate | Complete) -> list[int]:
+        if isinstance(command, Complete):
+            return model.prompt_tokens(command.prompt)
         messages = command.messages
         if command.continue_last:
             if not messages or messages[-1].role != "assistant":
                 raise QuenchError("usage", "There is no answer to go on with.", "", "", exit_status=2)
-            prompt = model.prompt_tokens(model.render(messages[:-1]) + messages[-1].content)
-        else:
-            prompt = model.prompt_tokens(model.render(messages))
+            return model.prompt_tokens(model.render(messages[:-1]) + messages[-1].content)
+        return model.prompt_tokens(model.render(messages))
+
+    def _generate(self, command: Generate | Complete) -> None:
+        model = self._loaded()
+        start = time.perf_counter()
+        prompt = self._prompt(model, command)
         before = time.perf_counter() - start
         reporter = _Reporter(self._connection, model, command.request)
         last: Generated | None = None

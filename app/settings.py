@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backends of which the person has heard that they are wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub
     itself, no proxy; ``downloads_at_once`` files of one download, ``download_limit`` bytes a second (0: no limit).
     ``servers``: models that other programs serve; their keys are elsewhere.
+    ``serve_port``: where a loaded model is served when that is switched on.
     """
 
     version: int = VERSION
@@ -50,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     downloads_at_once: int = 4
     download_limit: int = 0
     servers: tuple[Server, ...] = ()
+    serve_port: int = 8080
     first_start: bool = True
     kernels_told: tuple[str, ...] = ()
     last_page: str = "library"

@@ -18,6 +18,7 @@ from app.ui.job_center import JobCenter
 from app.ui.library_model import LibraryModel
 from app.ui.notify import Notify
 from app.ui.scout import Scout
+from app.ui.serve_desk import ServeDesk
 from app.ui.servers import Servers
 from app.ui.theme import Theme
 from converter.spec import QuenchError
@@ -46,6 +47,7 @@ class Context(QObject):
         self.scout = Scout(self)
         self.servers = Servers(self, self)
         self.engines = EnginePool(self, opening=self.servers.opening)
+        self.serving = ServeDesk(self, self)
         self.jobs = JobCenter(self)
         self.hub = HubDesk(self, self)
         self.library = LibraryModel(self, self)
@@ -118,9 +120,10 @@ class Context(QObject):
         self.scout.close()
         self.hub.close()
         self.servers.close()
+        self.serving.close()
         self.library.close()
         jobs = self.jobs.processes()
-        askers = [*self.scout.processes(), *self.hub.processes(), *self.servers.processes()]
+        askers = [*self.scout.processes(), *self.hub.processes(), *self.servers.processes(), *self.serving.processes()]
         processes = [*jobs, *self.engines.processes(), *askers]
         for process in processes:
             process.stop(grace_ms, keep=process in jobs)

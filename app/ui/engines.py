@@ -63,6 +63,11 @@ class Engine(QObject):
         self._open: list[int] = []
         self._leaving = False
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server has the model."""
+        return is_remote(self.path)
+
     def start(self) -> None:
         """Start the worker and load the model; called by the pool and by :meth:`reload`."""
         self.loaded, self.error, self.rate, self.context_used = None, None, 0.0, 0
@@ -96,6 +101,10 @@ class Engine(QObject):
     ) -> int:
         """Teacher-force ``answer``; give exactly one of ``write`` and ``against``. Returns the request id."""
         return self._request(lambda number: protocol.Score(number, tuple(messages), answer, write, against))
+
+    def pass_on(self, question: protocol.Generate | protocol.Complete) -> int:
+        """Ask what another program wants to know, under a number of this engine's own, which is returned."""
+        return self._request(lambda number: msgspec.structs.replace(question, request=number))
 
     def count(self, messages: list[ChatMessage] | tuple[ChatMessage, ...], text: str) -> int:
         """Count the tokens of a text, and of the prompt that ``messages`` make. Returns the request id."""

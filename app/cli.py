@@ -159,6 +159,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_loading(serve)
 
+    embed = add("embed", "how alike texts are to an embeddings model", _late("embed", "app.embed_command"))
+    embed.add_argument("model", metavar="MODEL")
+    embed.add_argument("--text", required=True, metavar="F", help="a file with one text a line; - for the input")
+    embed.add_argument("--context", type=_natural, default=0)
+    embed.add_argument("--threads", type=_natural, default=0)
+
     compare = add("compare", "answers side by side, and where they part", commands.compare)
     compare.add_argument("reference", metavar="REF")
     compare.add_argument("models", nargs="+", metavar="MODEL")

@@ -30,10 +30,11 @@ def serve(options: argparse.Namespace) -> Result:
         context=options.context, threads=options.threads, kv_type=options.kv, gpu_layers=options.gpu_layers
     )
     began = time.monotonic()
-    with Child("chat") as model:
+    embeds = makes_vectors(path)
+    with Child("embed" if embeds else "chat") as model:
         loaded = _load(model, path, load)
         start = StartServing(
-            options.host, options.port, Path(path).stem, token, context=loaded.context,
+            options.host, options.port, Path(path).stem, token, embeds, context=loaded.context,
             temperature=loaded.defaults.temperature, top_k=loaded.defaults.top_k, top_p=loaded.defaults.top_p,
             min_p=loaded.defaults.min_p, repeat_penalty=loaded.defaults.repeat_penalty,
         )  # fmt: skip
@@ -54,6 +55,13 @@ def serve(options: argparse.Namespace) -> Result:
         "seconds": time.monotonic() - began,
     }
     return Result(data, f"{counts.answered} requests answered, {counts.refused} refused.")
+
+
+def makes_vectors(path: str) -> bool:
+    """Whether a file is an embeddings model; what cannot be read is for the worker to complain of."""
+    from app import library
+
+    return library.makes_vectors(library.describe(path))
 
 
 def _load(model: Child, path: str, options: LoadOptions) -> Loaded:

@@ -80,6 +80,13 @@ def _plain(name: str) -> str:
     return BUNDLED if name.lower() == BUNDLED.lower() else name
 
 
+def makes_vectors(info: ModelInfo) -> bool:
+    """Whether a GGUF file is an embeddings model: it turns texts into vectors (or ranks them) and is not for chats."""
+    pooling = info.metadata.get(f"{info.architecture}.pooling_type")
+    causal = info.metadata.get(f"{info.architecture}.attention.causal")
+    return info.kind == "gguf" and (causal is False or (isinstance(pooling, int) and pooling > 0))
+
+
 def in_folder(path: str, folders: Iterable[str]) -> bool:
     """Whether ``path`` is one of ``folders`` or inside one of them."""
     place = Path(path)

@@ -80,13 +80,15 @@ def pairs(table: npt.NDArray[np.float64]) -> list[tuple[float, int, int]]:
     return sorted(found, key=lambda pair: (-pair[0], pair[1], pair[2]))
 
 
-def as_csv(texts: Sequence[str], table: npt.NDArray[np.float64]) -> str:
-    """The table with the texts as its head and its first column."""
+def as_csv(
+    texts: Sequence[str], table: npt.NDArray[np.float64], rows: Sequence[int] | None = None, separator: str = ","
+) -> str:
+    """The table with the texts as its head and its first column; ``rows`` in this order, all of them if not given."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = csv.writer(out, delimiter=separator, lineterminator="\n")
     writer.writerow(["", *texts])
-    for text, row in zip(texts, table, strict=True):
-        writer.writerow([text, *(f"{value:.6f}" for value in row)])
+    for row in range(len(texts)) if rows is None else rows:
+        writer.writerow([texts[row], *(f"{value:.6f}" for value in table[row])])
     return out.getvalue()
 
 

@@ -43,6 +43,7 @@ from app.ui.library_table import LibraryTable, arranged
 from app.ui.library_view import make_action, make_bar, make_view
 from app.ui.server_dialog import ServerDialog
 from app.ui.servers import KIND
+from app.ui.similarity import SimilarityDialog
 from app.ui.theme import set_role
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, drop_paths, icon_button, label
 
@@ -191,7 +192,7 @@ class LibraryPage(QWidget):
         return True
 
     def chat(self) -> None:
-        rows = [row for row in self.selected() if row.info.kind in CHATTING]
+        rows = [row for row in self.selected() if row.info.kind in CHATTING and not row.makes_vectors]
         if rows:
             self._context.navigate.emit("chat", {"model": rows[0].info.path})
 
@@ -212,7 +213,7 @@ class LibraryPage(QWidget):
             self._context.navigate.emit("quality", {"reference": reference.info.path, "candidates": paths})
 
     def bench(self) -> None:
-        paths = [row.info.path for row in self.selected() if row.info.kind == "gguf"]
+        paths = [row.info.path for row in self.selected() if row.info.kind == "gguf" and not row.makes_vectors]
         if paths:
             self._context.navigate.emit("bench", {"models": paths})
 
@@ -221,6 +222,15 @@ class LibraryPage(QWidget):
         if not rows:
             return None
         dialog = InspectDialog(self._context, rows[0].info.path, self)
+        dialog.show()
+        return dialog
+
+    def similarity(self) -> SimilarityDialog | None:
+        """What an embeddings model is for: how alike texts are."""
+        chosen = next((row for row in self.selected() if row.makes_vectors), None)
+        if chosen is None:
+            return None
+        dialog = SimilarityDialog(self._context, chosen.info.path, self)
         dialog.show()
         return dialog
 
@@ -333,15 +343,16 @@ class LibraryPage(QWidget):
     def _selection_changed(self) -> None:
         rows = self.selected()
         usable = [row for row in rows if not row.is_broken]
-        files = [row for row in usable if row.info.kind == "gguf"]
+        files = [row for row in usable if row.info.kind == "gguf" and not row.makes_vectors]
         local = [row for row in rows if not row.is_served]
-        answering = [row for row in usable if row.info.kind in CHATTING]
+        answering = [row for row in usable if row.info.kind in CHATTING and not row.makes_vectors]
         allowed = {
             "chat": len(answering) > 0 and len(rows) == 1,
             "convert": len(usable) == 1 and len(local) == 1,
             "compare": len(answering) >= 1,
             "measure": len(files) >= 1,
             "bench": len(files) >= 1,
+            "similarity": len(rows) == 1 and not rows[0].is_broken and rows[0].makes_vectors,
             "inspect": len(usable) == 1 and len(local) == 1,
             "show": len(rows) == 1 and len(local) == 1,
             "path": len(rows) >= 1,
@@ -373,7 +384,8 @@ class LibraryPage(QWidget):
         if row.is_served:
             self._show_served(row)
             return
-        facts = [row.info.architecture, self.tr("{0} layers").format(row.info.layers)]
+        kind = self.tr("makes vectors, does not write") if row.makes_vectors else ""
+        facts = [row.info.architecture, kind, self.tr("{0} layers").format(row.info.layers)]
         facts.append(self.tr("trained for a context of {0} tokens").format(fmt.number(row.info.context_length)))
         if row.fit is not None:
             facts.append(row.fit.why.splitlines()[1])
@@ -417,7 +429,9 @@ class LibraryPage(QWidget):
 
     def _reference_and_others(self, kinds: frozenset[str]) -> tuple[Row | None, list[Row]]:
         """Of the selected files the most precise one is the reference; with one file its own group has it."""
-        rows = [row for row in self.selected() if row.info.kind in kinds and not row.is_broken]
+        rows = [
+            row for row in self.selected() if row.info.kind in kinds and not row.is_broken and not row.makes_vectors
+        ]
         if len(rows) == 1 and not rows[0].is_served:
             family = [row for row in self.table.shown() if row.base.lower() == rows[0].base.lower()]
             rows += [row for row in family if row.info.kind == "gguf" and not row.is_broken and row not in rows]
@@ -432,6 +446,9 @@ class LibraryPage(QWidget):
     def _activated(self, index: QModelIndex) -> None:
         rows = self.table.rows_at(index)
         if len(rows) != 1 or rows[0].is_broken:
+            return
+        if rows[0].makes_vectors:
+            self.similarity()
             return
         page, name = ("chat", "model") if rows[0].info.kind in CHATTING else ("convert", "source")
         self._context.navigate.emit(page, {name: rows[0].info.path})
@@ -456,6 +473,7 @@ class LibraryPage(QWidget):
             ("compare", self.tr("Compare"), self.compare, "compare", ""),
             ("measure", self.tr("Measure"), self.measure, "quality", ""),
             ("bench", self.tr("Bench"), self.bench, "bench", ""),
+            ("similarity", self.tr("Similarity"), self.similarity, "compare", ""),
             ("inspect", self.tr("Inspect"), self.inspect, "inspect", "Ctrl+I"),
             ("show", self.tr("Show in files"), self.show_in_files, "folder", ""),
             ("path", self.tr("Copy path"), self.copy_path, "copy", "Ctrl+C"),

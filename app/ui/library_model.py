@@ -98,11 +98,17 @@ class LibraryModel(QObject):
         return self._listed.get(_key(path))
 
     def usable(self, kinds: set[str] | None = None) -> list[ModelInfo]:
-        """Entries without problems, of the given kinds; ``server``, which must be asked for, are those of servers."""
+        """Entries without problems, of the given kinds; ``server``, which must be asked for, are those of servers.
+
+        Without ``hf`` among the kinds embeddings models are left out: they answer nobody.
+        """
         entries = self.entries
         if kinds is not None and KIND in kinds:
             entries += [listed.info for listed in self._context.servers.listed()]
-        return [info for info in entries if not info.problems and (kinds is None or info.kind in kinds)]
+        found = [info for info in entries if not info.problems and (kinds is None or info.kind in kinds)]
+        # Who asks for models to run, and not for sources of a conversion, wants those that write.
+        runs = kinds is not None and "hf" not in kinds
+        return [info for info in found if not (runs and library.makes_vectors(info))]
 
     def add(self, path: str) -> None:
         """Take a model into the library, for good; a folder that is none itself is remembered as a place to look."""

@@ -73,6 +73,11 @@ class Row:
         return f"{self.base} {self.type} {self.info.architecture} {self.owner} {self.info.path}".lower()
 
     @property
+    def makes_vectors(self) -> bool:
+        """Whether it is an embeddings model, which does not write."""
+        return library.makes_vectors(self.info)
+
+    @property
     def is_served(self) -> bool:
         """Whether another program serves it, here or elsewhere."""
         return self.info.kind == KIND

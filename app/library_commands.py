@@ -35,9 +35,10 @@ def library(options: argparse.Namespace) -> Result:
         where = places.all_places(settings.load().folders, store.known_models())
     finally:
         store.close()
+    hidden = _hidden(options.action, chosen)
     if options.action == "verify" and chosen:
         where = tuple(Place(places.ADDED if Path(path).is_file() else places.FOLDER, path) for path in chosen)
-    models = _look(where)
+    models = [listed for listed in _look(where) if listed.path not in hidden]
     data = _data(models)
     if options.action == "verify":
         return _verify(where, data)
@@ -58,6 +59,17 @@ def library(options: argparse.Namespace) -> Result:
         lines.append(f"\n{console.size(total)} could go (each by itself):")
         lines += [f"  {console.size(item['bytes']):>10}  {item['reason']:<9}  {item['path']}" for item in could]
     return Result(data, "\n".join(lines))
+
+
+def _hidden(action: str, chosen: list[str]) -> set[str]:
+    """What is off the list after ``action``, which other commands and the window then leave out too."""
+    now = settings.load()
+    hidden = set(now.hidden)
+    if action in ("add", "remove"):
+        hidden = hidden | set(chosen) if action == "remove" else hidden - set(chosen)
+        if hidden != set(now.hidden):
+            settings.save(msgspec.structs.replace(now, hidden=tuple(sorted(hidden))))
+    return set() if action == "verify" else hidden
 
 
 def _look(where: tuple[Place, ...]) -> list[Listed]:

@@ -24,9 +24,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a person can set, and what the window remembers.
 
     ``context`` 0, ``threads`` 0 mean automatic. ``pass_kld``/``fail_kld`` are nats, ``pass_top1`` a fraction: the
-    thresholds of the quality verdict. ``geometry`` and ``splitters`` are base64 of Qt's own state. ``kernels_told``:
-    backends of which the person has heard that they are wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub
-    itself, no proxy; ``downloads_at_once`` files of one download, ``download_limit`` bytes a second (0: no limit).
+    thresholds of the quality verdict. ``hidden`` are paths of models that were taken off the list. ``geometry`` and
+    ``splitters`` are base64 of Qt's own state. ``kernels_told``: backends of which the person has heard that they are
+    wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub itself, no proxy; ``downloads_at_once`` files of one
+    download, ``download_limit`` bytes a second (0: no limit).
     ``servers``: models that other programs serve; their keys are elsewhere.
     ``serve_port``: where a loaded model is served when that is switched on.
     """
@@ -41,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     gpu_layers: int = 0
     flash_attention: str = "auto"
     folders: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
     pass_kld: float = 0.03
     fail_kld: float = 0.2

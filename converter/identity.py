@@ -62,13 +62,13 @@ def glance(path: str | os.PathLike[str], known: KnownParts | None = None) -> Gla
     if target.suffix.lower() == ".gguf" and target.is_file():
         with glance_gguf(target, known) as (info, parts):
             files = tuple(str(file.path) for file in parts.files)
-            return Glance(short_info(info), _content_of_parts(parts), _family_of_parts(info, parts), files)
+            return Glance(info, _content_of_parts(parts), _family_of_parts(info, parts), files)
     from converter.sources import open_model
 
     with open_model(target) as model:
         if model.info.kind == "gguf":  # under a name of its own, such as a blob of a store
             with glance_gguf(target, known) as (info, parts):
-                return Glance(short_info(info), _content_of_parts(parts), _family_of_parts(info, parts), (str(target),))
+                return Glance(info, _content_of_parts(parts), _family_of_parts(info, parts), (str(target),))
         files = tuple(str(file.path) for file in model.files)
         return Glance(short_info(model.info), _content_of_folder(target, model.files), _family_of_model(model), files)
 
@@ -122,14 +122,13 @@ def _add_file(digest: hashlib.blake2b, file: ByteFile, head: bytes, begin: int) 
 
 
 def _family_of_parts(info: ModelInfo, parts: Parts) -> str:
-    norms = {
-        tensor.name: (file, tensor)
-        for file, header in zip(parts.files, parts.headers, strict=True)
-        for tensor in header.tensors
-        if tensor.name in NORMS and tensor.type == "F32" and tensor.n_bytes <= MAX_NORM_BYTES
-    }
-    found = [(name, norms[name]) for name in NORMS if name in norms]
-    return _family(info, ((name, file.read(tensor.offset, tensor.n_bytes)) for name, (file, tensor) in found))
+    found = []
+    for name in NORMS:
+        for file, header in zip(parts.files, parts.headers, strict=True):
+            tensor = header.table.named.get(name)
+            if tensor is not None and tensor.type == "F32" and tensor.n_bytes <= MAX_NORM_BYTES:
+                found.append((name, file.read(tensor.offset, tensor.n_bytes)))
+    return _family(info, found)
 
 
 def _family_of_model(model: SourceModel) -> str:

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from tokenizers import Tokenizer
 
+from app import paths
 from converter import journal
 from tests.converter.folders import join, safetensors
 from tests.quantized import SCHEMES, write_pocket
@@ -338,6 +339,15 @@ def test_the_library_keeps_what_was_added(pocket_gguf: Pocket, tmp_path: Path) -
     assert listed["problems"]
     assert added_by_hand(quench_json("library", "remove", copy)) == []
     assert copy.exists()
+
+
+def test_a_model_in_a_place_that_is_scanned_can_be_taken_off_the_list(pocket_gguf: Pocket) -> None:
+    found = paths.models() / "found.gguf"
+    shutil.copy(pocket_gguf("Q2_K"), found)
+    assert [model["path"] for model in added_by_hand(quench_json("library", "list"))] == [str(found)]
+    assert added_by_hand(quench_json("library", "remove", found)) == []
+    assert added_by_hand(quench_json("library", "list")) == []
+    assert [model["path"] for model in added_by_hand(quench_json("library", "add", found))] == [str(found)]
 
 
 def added_by_hand(data: dict[str, Any]) -> list[dict[str, Any]]:

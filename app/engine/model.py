@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app import hardware
-from app.engine import native
+from app.engine import native, threads
 from app.engine.capture import Capture
 from app.engine.loading import BATCH, open_native, text_of, tokens_of, trained_context
 from app.engine.native import DECODE_ABORTED, DECODE_NO_SLOT, DECODE_OK, lib
@@ -27,8 +27,6 @@ from converter.spec import Cancelled, QuenchError
 
 Logits = npt.NDArray[np.float32]
 
-_SWEEP_BELOW = 128 << 20  # bytes of weights
-_SWEEP_TOKENS = 8
 _SENTENCEPIECE = 1  # enum llama_vocab_type
 
 
@@ -138,8 +136,8 @@ class Model:
         callback = capture.callback if capture else None
         opened = open_native(path, options, on_progress, outputs, sequences, eval_callback=callback, repack=repack)
         model = cls(path, options, opened, sequences)
-        if capture is None and options.threads == 0 and int(lib.llama_model_size(model._model)) < _SWEEP_BELOW:
-            model._sweep_threads()
+        if capture is None and repack and options.threads == 0:
+            model._settle_threads()
         return model
 
     # ---- text ------------------------------------------------------------------------------------------------
@@ -405,7 +403,7 @@ class Model:
         self._clear()
         inputs = [prompt[-1], *answer[:-1]]
         step = min(self._outputs, self._batch.capacity)
-        threads = self.threads
+        before = self.threads
         self.set_threads(self.prompt_threads)
         try:
             if not self._feed(prompt[:-1], cancelled):
@@ -415,7 +413,7 @@ class Model:
                     raise Cancelled
                 yield at, self._logits(inputs[at : at + step], len(self._cached), 0)
         finally:
-            self.set_threads(threads, self.prompt_threads)
+            self.set_threads(before, self.prompt_threads)
 
     def _check_window(self, tokens: Sequence[int], first: int) -> None:
         if not 0 <= first < len(tokens):
@@ -486,29 +484,27 @@ class Model:
 
     # ---- speed and memory ------------------------------------------------------------------------------------
 
-    def set_threads(self, threads: int, prompt_threads: int = 0) -> None:
+    def set_threads(self, number: int, prompt_threads: int = 0) -> None:
         """Change the number of threads for replies and for prompts (0: the same), at once."""
-        for count in (threads, prompt_threads or threads):
+        for count in (number, prompt_threads or number):
             if not 1 <= count <= 512:
                 raise ValueError(f"{count} threads")
-        lib.llama_set_n_threads(self._context, threads, prompt_threads or threads)
-        self.threads, self.prompt_threads = threads, prompt_threads or threads
+        lib.llama_set_n_threads(self._context, number, prompt_threads or number)
+        self.threads, self.prompt_threads = number, prompt_threads or number
 
-    def _sweep_threads(self) -> None:
-        """Take the number of threads that writes fastest here and now.
-
-        In a small model waking the other threads costs more than they help with (five times over for the smallest).
-        In a large one the cores always help, and measuring would take long.
-        """
-        full = self.threads
-        if full == 1 or self.context < _SWEEP_TOKENS:
+    def _settle_threads(self) -> None:
+        """Take the number of threads that writes fastest with this model here."""
+        cores = self.threads
+        if cores == 1 or self.context < threads.MOST:
             return
-        speeds: dict[int, float] = {}
-        for threads in sorted({1, max(1, full // 2), full}):
-            self.set_threads(threads, full)
-            self.bench_generate(2)
-            speeds[threads] = self.bench_generate(_SWEEP_TOKENS)
-        self.set_threads(min(speeds, key=lambda threads: speeds[threads]), full)
+
+        def measure(count: int, tokens: int) -> float:
+            self.set_threads(count, cores)
+            return self.bench_generate(tokens)
+
+        options = self.options
+        circumstances = (options.kv_type, options.gpu_layers, options.flash_attention)
+        self.set_threads(threads.settle(self.path, cores, measure, *circumstances), cores)
 
     def bench_prompt(self, tokens: int, depth: int = 0) -> float:
         """Seconds to compute a prompt of ``tokens`` random tokens after ``depth`` others (not timed).

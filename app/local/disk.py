@@ -80,7 +80,7 @@ def removable(models: Sequence[Listed]) -> list[Removable]:
         if listed.state == PARTIAL:
             suggest(listed, LEFTOVER)
     for group in duplicates(models):
-        first, *others = sorted(group, key=lambda each: (_KEPT_FIRST.index(each.place), not each.refs, each.path))
+        first, *others = sorted(group, key=lambda each: (_KEPT_FIRST.index(each.place), not each.refs, *_plain(each)))
         for listed in others:
             suggest(listed, DUPLICATE, first.path)
     for listed in models:
@@ -94,8 +94,13 @@ def removable(models: Sequence[Listed]) -> list[Removable]:
         small = [listed for listed in family if not is_source(listed) and listed.path not in found]
         for listed in family:
             if small and is_source(listed):
-                suggest(listed, SOURCE, small[0].path)
+                suggest(listed, SOURCE, min(small, key=_plain).path)
     return sorted(found.values(), key=lambda each: (-each.bytes, each.path))
+
+
+def _plain(listed: Listed) -> tuple[int, str]:
+    """Sorts the copy that a program or a person has renamed ("Copy of ...", "... (2)") behind what it was made from."""
+    return len(listed.path), listed.path
 
 
 def removal(chosen: Sequence[Listed], models: Sequence[Listed]) -> Removal:

@@ -41,6 +41,7 @@ from app.ui.chart_parts import (
     decimal,
     significant,
 )
+from app.ui.widgets import LiveLabel
 
 Cell = str | float | int | None
 
@@ -280,8 +281,7 @@ class ChartFrame(QWidget):
         self._title.setTextFormat(Qt.TextFormat.PlainText)
         self._title.setFont(self.theme.font(13, True))
         self._title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-        self.readout = QLabel("")
-        self.readout.setFont(self.theme.mono())
+        self.readout = LiveLabel(self.theme.mono())
         self._reset_button = QToolButton()
         self._reset_button.setText(self.tr("Reset zoom"))
         self._reset_button.setAccessibleName(self.tr("Reset zoom of %1").replace("%1", self.title))

@@ -39,10 +39,13 @@ class Ring:
 class TimeChart(ChartFrame):
     """Values over the seconds since the first one. Unit ``B`` or ``B/s`` is shown in KiB, MiB, GiB.
 
-    Drawn at most ten times a second and only while visible, whatever the rate of :meth:`append`.
+    Drawn at most ten times a second, less often where drawing is slow, and only while visible, whatever the rate of
+    :meth:`append`: whose figures it shows wants the processor more.
     """
 
-    FRAME_MS = 100
+    FRAME_MS, SLOWEST_MS = 100, 1000
+    SHARE = 160
+    """Preparing a picture, which is about half of its cost, is followed by a pause of this many times what it took."""
     CAPACITY = 6000
 
     def __init__(
@@ -158,7 +161,10 @@ class TimeChart(ChartFrame):
             self._timer.stop()
             return
         self._dirty = False
+        begin = time.perf_counter()
         self.refresh()
+        took = 1000 * (time.perf_counter() - begin)
+        self._timer.setInterval(round(min(self.SLOWEST_MS, max(self.FRAME_MS, self.SHARE * took))))
 
     def showEvent(self, event: Any) -> None:
         super().showEvent(event)

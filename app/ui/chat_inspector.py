@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import msgspec
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -31,7 +31,10 @@ from app.ui.engines import BUSY, DEAD, LOADING, READY, STARTING, Engine
 from app.ui.servers import KIND
 from app.ui.status_bar import memory_parts
 from app.ui.theme import set_role
-from app.ui.widgets import ModelPicker, button, label
+from app.ui.widgets import LiveLabel, ModelPicker, button, label
+
+LIVE_MS = 200
+"""Figures that change with every token are shown so often: each time is a repaint."""
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
 
@@ -79,6 +82,9 @@ class Inspector(QWidget):
         self._context = context
         self._engine: Engine | None = None
         self._quiet = False
+        self._used = 0
+        self._live = QTimer(self, singleShot=True, interval=LIVE_MS)
+        self._live.timeout.connect(lambda: self._show_fill(self._used))
         self.setMinimumWidth(280)
         self.picker = ModelPicker(context, {"gguf", KIND})
         self.picker.changed.connect(self._picked)
@@ -112,8 +118,7 @@ class Inspector(QWidget):
         self.fill.setTextVisible(False)
         self.fill.setRange(0, 1000)
         self.fill.setAccessibleName(self.tr("Context in use"))
-        self._fill_text = label("", "number")
-        self._fill_text.setFont(theme.mono(12))
+        self._fill_text = LiveLabel(theme.mono(12), "number")
         head = QHBoxLayout()
         head.addWidget(label(self.tr("Context"), ""), 1)
         head.addWidget(self._fill_text)
@@ -329,9 +334,12 @@ class Inspector(QWidget):
         if event.rate > 0:
             self.speed.append(self.speed.series[0], event.rate)
         self.memory.append(self.memory.series[0], float(event.memory))
-        self._show_fill(event.context_used)
+        self._used = event.context_used
+        if not self._live.isActive():
+            self._live.start()
 
     def _show_reply(self, event: Replied) -> None:
+        self._live.stop()
         self._show_fill(event.context_used)
         self._show_parts()
 

@@ -242,9 +242,33 @@ class LibraryPage(QWidget):
         QGuiApplication.clipboard().setText("\n".join(row.info.path for row in self.selected()))
 
     def remove(self) -> None:
-        """Take the selection off the list; the files stay, and so does the bundled model."""
-        for row in self.selected():
-            self._context.library.remove(row.info.path)
+        """Take the selection off the list; the files stay, and so does the bundled model. A model of a server goes with
+        its server."""
+        library = self._context.library
+        chosen = self.selected()
+        self._remove_servers({address.split_path(row.info.path)[0] for row in chosen if row.is_served})
+        gone = library.remove(*(row.info.path for row in chosen if not row.is_served))
+        if gone:
+            one, many = (
+                self.tr("1 model is off the list; its files stay."),
+                self.tr("{0} models are off the list; their files stay."),
+            )
+            said = one if len(gone) == 1 else many.format(len(gone))
+            self._context.notify.info(said, [(self.tr("Undo"), lambda: library.put_back(*gone))])
+
+    def _remove_servers(self, names: set[str]) -> None:
+        for name in sorted(names):
+            self._context.servers.remove(name)
+            self._context.notify.info(self.tr("{0} is off the list, and its key forgotten.").format(name))
+
+    def _put_back(self) -> None:
+        library = self._context.library
+        library.put_back(*library.removed)
+
+    def _name_put_back(self) -> None:
+        count = len(self._context.library.removed)
+        self.put_back_action.setText(self.tr("What was removed from the list ({0})").format(count))
+        self.put_back_action.setVisible(count > 0)
 
     def delete(self) -> None:
         """Move the selection to the wastebasket, after asking."""
@@ -362,6 +386,8 @@ class LibraryPage(QWidget):
         }
         for name, action in self.actions_by_name.items():
             action.setEnabled(allowed[name])
+        # What hardly any model can do takes no room but beside one that can.
+        self._bar_buttons["similarity"].setVisible(allowed["similarity"])
         self._show_detail(rows)
 
     def _show_detail(self, rows: list[Row]) -> None:
@@ -500,6 +526,9 @@ class LibraryPage(QWidget):
         menu.addAction(self.tr("GGUF file…"), self.open_file)
         menu.addAction(self.tr("Model folder…"), self.open_folder)
         menu.addAction(self.tr("Server…"), self.open_server)
+        menu.addSeparator()
+        self.put_back_action = menu.addAction("", self._put_back)
+        menu.aboutToShow.connect(self._name_put_back)
         add.clicked.connect(lambda checked=False: menu.popup(add.mapToGlobal(add.rect().bottomLeft())))
         row = QHBoxLayout()
         row.setSpacing(8)

@@ -107,7 +107,7 @@ class Keeper(QObject):
         library = self._context.library
         chosen = [listed for listed in map(library.listed, paths) if listed is not None]
         try:
-            removal = disk.removal(chosen, library.unsorted)
+            removal = disk.removal(chosen, library.known)
         except QuenchError as error:
             self._context.notify.error(error)
             return
@@ -118,7 +118,7 @@ class Keeper(QObject):
             library.rescan()
             return
         for path in paths:
-            library.remove(path)
+            library.forget(path)
         one, many = self.tr("Moved to the wastebasket: {0}"), self.tr("{0} models moved to the wastebasket")
         self._context.notify.info(one.format(names[0]) if len(names) == 1 else many.format(len(names)))
 

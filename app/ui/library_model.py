@@ -12,7 +12,7 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from app import library
 from app.local import places
 from app.local.entry import BROKEN, FileFact, Listed
-from app.remote.address import is_remote, split_path
+from app.remote.address import is_remote
 from app.ui.servers import KIND
 from converter.spec import ConversionResult, ModelInfo, QuenchError
 
@@ -61,13 +61,24 @@ class LibraryModel(QObject):
         self._timer.stop()
 
     @property
-    def unsorted(self) -> list[Listed]:
-        """Everything known, with where it lies.
+    def known(self) -> list[Listed]:
+        """Every model seen, those that were taken off the list too."""
+        return list(self._listed.values())
 
-        Half-written files of a job of this window are left out: the job shows them itself.
+    @property
+    def unsorted(self) -> list[Listed]:
+        """What the list shows, with where it lies.
+
+        Half-written files of a job of this window are left out: the job shows them itself. So is what was removed.
         """
-        busy = {f"{path}.part" for job in self._context.jobs.active() for path in job.outputs}
-        return [listed for listed in self._listed.values() if listed.path not in busy]
+        left_out = {f"{path}.part" for job in self._context.jobs.active() for path in job.outputs}
+        left_out.update(self._context.settings.hidden)
+        return [listed for listed in self._listed.values() if listed.path not in left_out]
+
+    @property
+    def removed(self) -> list[str]:
+        """Paths of models that are still there, and were taken off the list."""
+        return [path for path in self._context.settings.hidden if path in self._listed]
 
     @property
     def everything(self) -> list[Listed]:
@@ -120,6 +131,7 @@ class LibraryModel(QObject):
             self.rescan()
             return
         self._context.store.add_model(str(place))
+        self.put_back(str(place))
         self.refresh(str(place))
 
     def refresh(self, path: str) -> None:
@@ -127,18 +139,27 @@ class LibraryModel(QObject):
         key = _key(path)
         self._context.scout.inspect(key, lambda answer: self._described(key, answer))
 
-    def remove(self, path: str) -> None:
-        """Take an entry off the list and forget it; the file is not touched. The bundled model stays.
-
-        A model of a server goes with its server and all of its models.
-        """
-        if is_remote(path):
-            self._context.servers.remove(split_path(path)[0])
-            return
-        if places.is_bundled(path):
-            return
+    def forget(self, path: str) -> None:
+        """Drop the entry of a model whose files are no more."""
         self._context.store.remove_model(_key(path))
         if self._listed.pop(_key(path), None) is not None:
+            self._soon()
+
+    def remove(self, *paths: str) -> list[str]:
+        """Take entries off the list, for good; no file is touched. Returns those that went: bundled models stay."""
+        hidden = self._context.settings.hidden
+        gone = [path for path in map(_key, paths) if path not in hidden and not places.is_bundled(path)]
+        if gone:
+            self._context.update_settings(hidden=(*hidden, *gone))
+            self._soon()
+        return gone
+
+    def put_back(self, *paths: str) -> None:
+        """Undo :meth:`remove`."""
+        back = set(paths)
+        left = tuple(path for path in self._context.settings.hidden if path not in back)
+        if left != self._context.settings.hidden:
+            self._context.update_settings(hidden=left)
             self._soon()
 
     def mark_damaged(self, path: str, why: str) -> None:
@@ -224,6 +245,7 @@ class LibraryModel(QObject):
 
     def _job_ended(self, job: Job) -> None:
         if isinstance(job.result, ConversionResult):
+            self.put_back(*(_key(output.path) for output in job.result.outputs))
             for output in job.result.outputs:
                 self._context.store.add_model(_key(output.path))
                 self.refresh(output.path)

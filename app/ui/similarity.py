@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersistentModelIndex, QPoint, Qt
-from PySide6.QtGui import QAction, QBrush, QColor, QGuiApplication, QKeySequence
+from PySide6.QtGui import QAction, QBrush, QColor, QGuiApplication, QKeySequence, QPainter
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QDialog,
@@ -17,6 +17,8 @@ from PySide6.QtWidgets import (
     QPlainTextEdit,
     QSplitter,
     QStackedLayout,
+    QStyledItemDelegate,
+    QStyleOptionViewItem,
     QTableView,
     QVBoxLayout,
     QWidget,
@@ -36,6 +38,7 @@ from converter.spec import QuenchError
 
 _Index = QModelIndex | QPersistentModelIndex
 COLUMN = 76
+SHADE_ROLE = int(Qt.ItemDataRole.UserRole)
 TEXT_COLUMN = 260
 
 
@@ -49,6 +52,7 @@ class SimilarityTable(QAbstractTableModel):
         self.table: Any = None
         self._order: list[int] = []
         self._cut: frozenset[int] = frozenset()
+        self._least = self._most = 0.0
         theme.changed.connect(self._repaint)
 
     def show_table(self, texts: tuple[str, ...], table: Any, cut: tuple[int, ...]) -> None:
@@ -56,6 +60,8 @@ class SimilarityTable(QAbstractTableModel):
         self.beginResetModel()
         self.texts, self.table, self._cut = texts, table, frozenset(cut)
         self._order = list(range(len(texts)))
+        others = [float(table[a][b]) for a in range(len(texts)) for b in range(a)]
+        self._least, self._most = min(others, default=0.0), max(others, default=0.0)
         self.endResetModel()
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
@@ -112,10 +118,8 @@ class SimilarityTable(QAbstractTableModel):
             return self._theme.mono(12)
         if role == Qt.ItemDataRole.ToolTipRole:
             return f"{fmt.number(value, 5)}\n{self.texts[row]}\n{self.texts[column]}"
-        if role == Qt.ItemDataRole.BackgroundRole and row != column:
-            shade = QColor(self._theme.color("accent"))
-            shade.setAlphaF(0.35 * max(0.0, min(1.0, value)) ** 2)
-            return QBrush(shade)
+        if role == SHADE_ROLE and row != column:
+            return (value - self._least) / (self._most - self._least) if self._most > self._least else 0.0
         if role == Qt.ItemDataRole.ForegroundRole and row == column:
             return QBrush(QColor(self._theme.color("muted")))
         return None
@@ -123,6 +127,22 @@ class SimilarityTable(QAbstractTableModel):
     def _repaint(self) -> None:
         if self.texts:
             self.dataChanged.emit(self.index(0, 0), self.index(len(self.texts) - 1, len(self.texts)))
+
+
+class ShadeDelegate(QStyledItemDelegate):
+    """Lays a shade under the numbers: the darker, the more alike two texts are among those in the table."""
+
+    def __init__(self, theme: Theme, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: _Index) -> None:
+        share = index.data(SHADE_ROLE)
+        if share is not None:
+            shade = QColor(self._theme.color("accent"))
+            shade.setAlphaF(0.4 * share)
+            painter.fillRect(option.rect, shade)
+        super().paint(painter, option, index)
 
 
 class SimilarityDialog(QDialog):
@@ -204,6 +224,7 @@ class SimilarityDialog(QDialog):
     def _make_view(self) -> QTableView:
         view = QTableView()
         view.setModel(self.table)
+        view.setItemDelegate(ShadeDelegate(self._context.theme, view))
         view.setAccessibleName(self.tr("Similarity"))
         view.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         view.setWordWrap(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QEvent, QObject, Qt, QTimer
+from PySide6.QtCore import QEvent, QObject, QPoint, Qt, QTimer
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
@@ -11,6 +11,7 @@ from app.ui.theme import Theme, set_role
 from app.ui.widgets import button, details, icon_button, label
 
 WIDTH, SHOWN, STAYS_MS = 360, 3, 6000
+_MOVED = (QEvent.Type.Resize, QEvent.Type.Move, QEvent.Type.Show, QEvent.Type.Hide)
 
 
 class Toast(QFrame):
@@ -80,6 +81,7 @@ class ToastStack(QWidget):
         self._theme = theme
         self._bottom = bottom
         self._right = 0
+        self._clear: QWidget | None = None
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
         self._layout.setSpacing(8)
@@ -108,6 +110,15 @@ class ToastStack(QWidget):
         self._right = width
         self.arrange()
 
+    def keep_clear_of(self, widget: QWidget | None) -> None:
+        """Stay above ``widget`` wherever it would be covered: what a person writes in and sends with."""
+        if self._clear is not None:
+            self._clear.removeEventFilter(self)
+        self._clear = widget
+        if widget is not None:
+            widget.installEventFilter(self)
+        self.arrange()
+
     def arrange(self) -> None:
         """Take the place that the notices need."""
         if not self.toasts():
@@ -119,12 +130,23 @@ class ToastStack(QWidget):
             self._layout.totalHeightForWidth(WIDTH) if self._layout.hasHeightForWidth() else self.sizeHint().height()
         )
         parent = self.parentWidget()
-        height = min(height, parent.height() - self._bottom - 16)
         left = parent.width() - self._right - WIDTH - 16
-        self.setGeometry(left, parent.height() - height - self._bottom - 8, WIDTH, height)
+        bottom = self._lowest(left)
+        height = min(height, bottom - 16)
+        self.setGeometry(left, bottom - height - 8, WIDTH, height)
         self.raise_()
 
+    def _lowest(self, left: int) -> int:
+        """Where the notices must end when they begin at ``left``."""
+        parent = self.parentWidget()
+        bottom = parent.height() - self._bottom
+        if self._clear is None or not self._clear.isVisible():
+            return bottom
+        corner = self._clear.mapTo(parent, QPoint(0, 0))
+        covered = corner.x() < left + WIDTH and corner.x() + self._clear.width() > left
+        return min(bottom, corner.y()) if covered else bottom
+
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        if event.type() == QEvent.Type.Resize and not self.isHidden():
+        if event.type() in _MOVED and not self.isHidden():
             self.arrange()
         return False

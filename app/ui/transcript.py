@@ -35,7 +35,10 @@ from app.ui.transcript_actions import CONTINUE, COPY, DELETE, EDIT, NEXT, PREVIO
 from app.ui.transcript_blocks import MAX_SHOWN, Entry, Message, blocks_of, note_block, shown_of
 from app.ui.transcript_style import KEY, KIND, PAD, QUOTE, ROLE, Formats
 
-FLUSH_MS = 40
+FLUSH_MS, SLOWEST_MS = 40, 400
+SHARE = 100
+"""New text is followed by a pause of this many times what writing it took (painting it takes about twice that): the
+engine, which may use every core, is to be disturbed little."""
 MAX_MARKS = 200
 MEASURE = 820
 """The widest column of text, in pixels: longer lines are hard to read."""
@@ -161,7 +164,7 @@ class Transcript(QTextBrowser):
                     message.shown = fixed
                     self._rewrite(self._messages.index(message))
         if not self._timer.isActive():
-            self._timer.start(max(FLUSH_MS, min(400, round(self.last_cost * 4000))))
+            self._timer.start(max(FLUSH_MS, min(SLOWEST_MS, round(1000 * SHARE * self.last_cost))))
 
     def finish(self, key: int, note: str = "", *, unfinished: bool = False) -> None:
         """The message is whole; ``note`` is the muted line under it, ``unfinished`` offers to go on."""

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PySide6.QtCore import QRectF, QSize, Qt, Signal
+from PySide6.QtCore import QEvent, QRectF, QSize, Qt, Signal
 from PySide6.QtGui import (
     QColor,
     QDragEnterEvent,
     QDropEvent,
+    QFont,
     QFontMetrics,
     QGuiApplication,
     QPainter,
@@ -124,6 +125,37 @@ class ElidedLabel(QLabel):
             text,
             self.foregroundRole(),
         )
+
+
+class LiveLabel(QLabel):
+    """A one-line plain-text label for figures that change many times a second.
+
+    A label of any size asks for a new layout with every text, which repaints all that shares a window's layouts with
+    it. This one has a fixed size, that of its widest text so far.
+    """
+
+    def __init__(self, font: QFont, role: str = "") -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.setFont(font)
+        if role:
+            set_role(self, role)
+        self._fit()
+
+    def setText(self, text: str) -> None:
+        if text != self.text():
+            super().setText(text)
+            if self.sizeHint().width() > self.width():
+                self._fit()
+
+    def changeEvent(self, event: QEvent) -> None:
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.FontChange, QEvent.Type.StyleChange):
+            self._fit()
+
+    def _fit(self) -> None:
+        self.setFixedSize(self.sizeHint())
 
 
 class Card(QFrame):

@@ -149,6 +149,7 @@ class MainWindow(QMainWindow):
         """Bring a page to the front, making it at the first visit; returns it. ``KeyError`` for an unknown key."""
         page = self.page(key)
         self.stack.setCurrentWidget(page)
+        self.toasts.keep_clear_of(getattr(page, "composer", None))
         self._rail[ENTRIES[key].under or key].setChecked(True)
         self.page_shown.emit(key)
         return page

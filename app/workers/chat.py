@@ -33,7 +33,7 @@ from app.protocol import (
 from app.workers.runtime import Connection, Throttle
 from converter.spec import Cancelled, QuenchError
 
-TOKENS_PER_SECOND = 30
+TOKENS_PER_SECOND = 20
 """Most Tokens events a second."""
 
 _OUTPUTS = 64  # rows of logits at once; scoring goes in such steps

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from converter.sources.base import SourceTensor
-    from converter.sources.gguf_header import HeaderTensor, KnownParts
+    from converter.sources.gguf_header import KnownParts
 
 SHORT_TEXT = 200
 """Characters of a metadata value that still fits on a line."""
@@ -46,8 +45,15 @@ def open_gguf(path: Path) -> SourceModel:
             for file, header in zip(parts.files, parts.headers, strict=True)
             for t in header.tensors
         ]
-        info = _info(parts, parts.headers[0].values)
         first = parts.headers[0]
+        info = _info(parts, {key: first.preview(key) for key in first.values})
+        info = msgspec.structs.replace(
+            info,
+            tensors=tuple(
+                TensorInfo(t.name, t.shape, t.type, t.n_bytes) for each in parts.headers for t in each.tensors
+            ),
+            chat_template=_string(first, "tokenizer.chat_template") or None,
+        )
         hints = RecipeHints(
             architecture=info.architecture,
             layers=info.layers,
@@ -63,20 +69,13 @@ def open_gguf(path: Path) -> SourceModel:
 
 @contextmanager
 def glance(path: Path, known: KnownParts | None = None) -> Iterator[tuple[ModelInfo, Parts]]:
-    """What :func:`open_gguf` says of a file, without long metadata, and its parts, open and checked like there.
+    """What :func:`open_gguf` says of a file, shortened as by :func:`short_info`, and its parts, open and checked.
 
     For looking at thousands of files: no object for each tensor to read from is made, and no array becomes numbers.
     """
     with ExitStack() as stack:
         parts = _open_parts(path, stack, known)
-        values = parts.headers[0].values.items()
-        # A character has at most four bytes.
-        short = [
-            key
-            for key, value in values
-            if value.item_type is None and (value.type != STRING or value.stop - value.start <= 4 * SHORT_TEXT)
-        ]
-        yield _info(parts, short, with_tensors=False), parts
+        yield _info(parts, parts.headers[0].short(SHORT_TEXT)), parts
 
 
 def short_info(info: ModelInfo) -> ModelInfo:
@@ -116,7 +115,8 @@ def _metadata(header: Header) -> list[MetaEntry]:
     ]
 
 
-def _info(parts: Parts, keys: Iterable[str], *, with_tensors: bool = True) -> ModelInfo:
+def _info(parts: Parts, metadata: dict[str, Any]) -> ModelInfo:
+    """The description of the model without its tensors and its template."""
     path, header = parts.files[0].path, parts.headers[0]
     architecture = _string(header, "general.architecture")
     if not architecture:
@@ -126,8 +126,7 @@ def _info(parts: Parts, keys: Iterable[str], *, with_tensors: bool = True) -> Mo
             f"{path.name} has no general.architecture.",
             "It may be a data file of another program; choose a model.",
         )
-    found = [tensor for each in parts.headers for tensor in each.tensors]
-    tensors = tuple(TensorInfo(t.name, t.shape, t.type, t.n_bytes) for t in found) if with_tensors else ()
+    tables = [each.table for each in parts.headers]
 
     def number(key: str) -> int:
         return _number(header, f"{architecture}.{key}")
@@ -136,14 +135,16 @@ def _info(parts: Parts, keys: Iterable[str], *, with_tensors: bool = True) -> Mo
     embedding = number("embedding_length")
     head_size = embedding // heads if heads else 0
     tokens = header.values.get("tokenizer.ggml.tokens")
-    template = _string(header, "tokenizer.chat_template")
-    names = {t.name for t in found}
+
+    def has(name: str) -> bool:
+        return any(name in table.named for table in tables)
+
     return ModelInfo(
         path=str(path),
         kind="gguf",
         name=base_name(path),
         architecture=architecture,
-        parameters=sum(prod(t.shape) for t in found),
+        parameters=sum(table.parameters for table in tables),
         layers=number("block_count"),
         context_length=number("context_length"),
         embedding_length=embedding,
@@ -155,19 +156,21 @@ def _info(parts: Parts, keys: Iterable[str], *, with_tensors: bool = True) -> Mo
         vocabulary=tokens.count if tokens is not None and tokens.type == ARRAY else number("vocab_size"),
         tokenizer=_string(header, "tokenizer.ggml.model"),
         pre_tokenizer=_string(header, "tokenizer.ggml.pre"),
-        types=count_types(found),
+        types=_by_frequency(sum((table.types for table in tables), Counter())),
         bytes=sum(file.size for file in parts.files),
-        tensors=tensors,
-        metadata={key: header.preview(key) for key in keys},
-        problems=tuple(_problems(header, architecture, bool(found), parts.missing)),
-        chat_template=template or None,
-        tied_embeddings="token_embd.weight" in names and "output.weight" not in names,
+        tensors=(),
+        metadata=metadata,
+        problems=tuple(_problems(header, architecture, any(table.listed for table in tables), parts.missing)),
+        tied_embeddings=has("token_embd.weight") and not has("output.weight"),
     )
 
 
-def count_types(tensors: Iterable[TensorInfo | HeaderTensor]) -> dict[str, int]:
+def count_types(tensors: Iterable[TensorInfo]) -> dict[str, int]:
     """How many tensors there are of each type, the most frequent first."""
-    counts = Counter(tensor.type for tensor in tensors)
+    return _by_frequency(Counter(tensor.type for tensor in tensors))
+
+
+def _by_frequency(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

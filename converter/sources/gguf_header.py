@@ -12,6 +12,7 @@ import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from hashlib import sha256
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import msgspec
@@ -70,18 +71,32 @@ class HeaderTensor(msgspec.Struct, frozen=True, gc=False):
     n_bytes: int
 
 
+class Tensors(NamedTuple):
+    """A file's tensors in their order and by name, the number of their weights, and how many there are of each type."""
+
+    listed: list[HeaderTensor]
+    named: dict[str, HeaderTensor]
+    parameters: int
+    types: Counter[str]
+
+
 @dataclass(frozen=True)
 class Header:
     """A checked header. ``data`` holds its bytes, of which the first ``length`` are it and its padding; ``lists`` are
-    the long lists of strings in it, in their order."""
+    the long lists of strings in it, in their order. ``table`` may be shared between files of one shape."""
 
     version: int
     alignment: int
     data: bytearray
     values: dict[str, HeaderValue]
-    tensors: list[HeaderTensor]
+    table: Tensors
     length: int
     lists: list[LongList]
+
+    @property
+    def tensors(self) -> list[HeaderTensor]:
+        """The tensors in their order."""
+        return self.table.listed
 
     def value(self, key: str) -> Any:
         """The value of ``key`` as Python objects, or None. Text that is no UTF-8 comes as bytes."""
@@ -104,6 +119,20 @@ class Header:
                 :length
             ]
         return self.value(key)
+
+    def short(self, length: int) -> dict[str, Any]:
+        """All values that are no arrays, but without strings of more than ``length`` characters."""
+        values: dict[str, Any] = {}
+        for key, entry in self.values.items():
+            if entry.item_type is not None:
+                continue
+            if entry.type != STRING:
+                values[key] = _SCALARS[entry.type].unpack_from(self.data, entry.start)[0]
+            elif entry.stop - entry.start <= 4 * length:  # a character has at most four bytes
+                text = self.data[entry.start : entry.stop].decode("utf-8", "replace")
+                if len(text) <= length:
+                    values[key] = text
+        return values
 
     def items(self, key: str, start: int, count: int) -> list[Any]:
         """At most ``count`` items of an array from ``start`` on; the others are not built."""
@@ -147,7 +176,7 @@ class _Table(NamedTuple):
 
     alignment: int
     stubs: list[_Stub]
-    placed: dict[int, list[HeaderTensor]]
+    placed: dict[int, Tensors]
 
 
 _PLACES = 64
@@ -227,8 +256,8 @@ class _Reader:
             self._bad(f"it claims {n_tensors} tensors in {self.file.size} bytes")
         values = self._values(n_values)
         alignment = self._alignment(values)
-        tensors, data_start = self._tensors(n_tensors, alignment)
-        return Header(version, alignment, self.data, values, tensors, min(data_start, self.file.size), self.lists)
+        table, data_start = self._tensors(n_tensors, alignment)
+        return Header(version, alignment, self.data, values, table, min(data_start, self.file.size), self.lists)
 
     def _version(self) -> int:
         if self.file.size < 24:
@@ -246,11 +275,12 @@ class _Reader:
 
     def _values(self, count: int) -> dict[str, HeaderValue]:
         values: dict[str, HeaderValue] = {}
+        number, word = _U64.unpack_from, _U32.unpack_from
         for _ in range(count):
             position = self.position
             if position + 12 > len(self.data):
                 self._fetch(position + 12)
-            length = _U64.unpack_from(self.data, position)[0]
+            length = number(self.data, position)[0]
             if length > MAX_KEY_BYTES:
                 self._bad(f"a key has {length} bytes; at most {MAX_KEY_BYTES} are read")
             start = position + 12 + length
@@ -261,11 +291,16 @@ class _Reader:
                 self._bad(f"it has the key {key[:40]!r}")
             if key in values:
                 self._bad(f"the key {key} is there twice")
-            kind = _U32.unpack_from(self.data, start - 4)[0]
-            size = _SIZES.get(kind, 0)
-            if size and kind != BOOL and start + size <= len(self.data):  # most are plain numbers
-                self.position = start + size
-                values[key] = HeaderValue(key, kind, None, 1, start, start + size)
+            kind = word(self.data, start - 4)[0]
+            # Most are plain numbers and short strings: written out, since a scan reads thousands of headers.
+            if kind == STRING and start + 8 <= len(self.data):
+                begin = start + 8
+                stop = begin + number(self.data, start)[0]
+            else:
+                begin, stop = start, start + _SIZES.get(kind, 0)
+            if kind != BOOL and start < stop <= len(self.data) and stop - begin <= MAX_STRING_BYTES:
+                self.position = stop
+                values[key] = HeaderValue(key, kind, None, 1, begin, stop)
             else:
                 self.position = start
                 values[key] = self._value(key, kind)
@@ -357,7 +392,7 @@ class _Reader:
             self._bad(f"general.alignment is {alignment}, not a power of two up to {MAX_ALIGNMENT}")
         return alignment
 
-    def _tensors(self, count: int, alignment: int) -> tuple[list[HeaderTensor], int]:
+    def _tensors(self, count: int, alignment: int) -> tuple[Tensors, int]:
         """The table of tensors, and where the data begins."""
         begin = self.position
         table = self._known_table(count, alignment)
@@ -369,7 +404,7 @@ class _Reader:
             table = _Table(alignment, stubs, {})
             self.known.keep(-count, bytes(self.data[begin : self.position]), table)
         placed = table.placed.get(data_start)
-        if placed is None or placed[-1].offset + placed[-1].n_bytes > self.file.size:
+        if placed is None or placed.listed[-1].offset + placed.listed[-1].n_bytes > self.file.size:
             placed = self._placed(stubs, data_start, alignment)
             if len(table.placed) < _PLACES:
                 table.placed[data_start] = placed
@@ -424,7 +459,7 @@ class _Reader:
         self.position = position
         return stubs
 
-    def _placed(self, stubs: list[_Stub], data_start: int, alignment: int) -> list[HeaderTensor]:
+    def _placed(self, stubs: list[_Stub], data_start: int, alignment: int) -> Tensors:
         names = {name for name, *_ in stubs}
         if len(names) < len(stubs):
             twice = next(name for name, count in Counter(stub[0] for stub in stubs).items() if count > 1)
@@ -441,7 +476,12 @@ class _Reader:
                 self._bad(f"{name} ends {behind} bytes behind the end of the file", code="truncated")
             expected += -(-n_bytes // alignment) * alignment
             tensors.append(HeaderTensor(name, shape, BY_ID[type_id].name, begin, n_bytes))
-        return tensors
+        return Tensors(
+            tensors,
+            {tensor.name: tensor for tensor in tensors},
+            sum(prod(tensor.shape) for tensor in tensors),
+            Counter(tensor.type for tensor in tensors),
+        )
 
     def _u32(self) -> int:
         self._need(4)

@@ -18,7 +18,7 @@ from PySide6.QtWidgets import QApplication, QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
 import resources
-from app import hardware, library, paths
+from app import hardware, library, paths, settings
 from app.local.disk import Removal
 from app.local.entry import BROKEN, Listed
 from app.ui.context import Context
@@ -225,6 +225,41 @@ def test_a_broken_file_is_listed_with_what_is_wrong(qtbot: QtBot, page: LibraryP
     assert enabled == {"show", "path", "remove", "delete"}
     page.remove()
     assert page.table.shown() == [] or qtbot.waitUntil(lambda: page.table.shown() == []) is None
+
+
+def test_what_is_removed_stays_away_through_scans_and_comes_back_when_asked(
+    qtbot: QtBot, page: LibraryPage, context: Context, pocket_gguf: Gguf, tmp_path: Path
+) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for name in ("one.gguf", "two.gguf"):
+        shutil.copy(pocket_gguf("Q4_K_M"), shelf / name)
+    page.add(str(shelf))
+    one, two = str(shelf / "one.gguf"), str(shelf / "two.gguf")
+
+    def listed() -> set[str]:
+        return {row.info.path for row in page.table.shown()} & {one, two}
+
+    def scanned() -> None:
+        context.library.rescan()
+        qtbot.waitUntil(lambda: not context.library.scanning)
+
+    qtbot.waitUntil(lambda: listed() == {one, two})
+    page.select(one)
+    qtbot.waitUntil(lambda: [row.info.path for row in page.selected()] == [one])
+    page.remove()
+    qtbot.waitUntil(lambda: listed() == {two})
+    scanned()
+    qtbot.waitUntil(lambda: listed() == {two})
+    assert settings.load().hidden == (one,) and Path(one).exists()
+    page.put_back_action.trigger()
+    qtbot.waitUntil(lambda: listed() == {one, two})
+    assert context.settings.hidden == ()
+    page.select(two)
+    page.remove()
+    qtbot.waitUntil(lambda: listed() == {one})
+    page.add(two)  # asked for by name
+    qtbot.waitUntil(lambda: listed() == {one, two})
 
 
 def test_a_folder_of_models_becomes_a_place_to_look(

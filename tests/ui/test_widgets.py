@@ -171,7 +171,7 @@ def test_the_picker_offers_usable_models_of_its_kind(
         picker.set_path(str(file))
     assert picker.path() == str(file)
     assert picker.info().layers == 6
-    context.library.remove(str(file))
+    context.library.forget(str(file))
     qtbot.waitUntil(lambda: context.library.entry(str(file)) is None)
     assert picker.itemText(0) == "Pocket · Q4_K_M"
     assert picker.path() == str(file)  # a choice does not vanish because the list changed

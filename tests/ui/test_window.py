@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QPoint, QRect, Qt
 from PySide6.QtGui import QAccessible
 from PySide6.QtWidgets import (
     QAbstractButton,
@@ -256,6 +256,23 @@ def test_notices_show_act_and_leave(qtbot: QtBot, window: MainWindow, context: C
     assert shown_toasts(window) == [bad]
     window.escape()
     assert shown_toasts(window) == []
+
+
+def test_notices_leave_what_a_person_writes_in_free(window: MainWindow, context: Context) -> None:
+    context.notify.info("The conversation is gone.", [("Undo", lambda: None)])
+    for key in ("library", "chat", "compare", "chat"):
+        page = window.show_page(key)
+        for size in ((960, 600), (1280, 800)):
+            window.resize(*size)
+            QApplication.processEvents()
+            notices = global_box(window.toasts)
+            assert global_box(window).contains(notices)
+            composer = getattr(page, "composer", None)
+            assert composer is None or not notices.intersects(global_box(composer))
+
+
+def global_box(widget: QWidget) -> QRect:
+    return QRect(widget.mapToGlobal(QPoint(0, 0)), widget.size())
 
 
 def test_notices_stay_inside_a_small_window(window: MainWindow, context: Context) -> None:

@@ -387,7 +387,7 @@ class LibraryPage(QWidget):
         for name, action in self.actions_by_name.items():
             action.setEnabled(allowed[name])
         # What hardly any model can do takes no room but beside one that can.
-        self._bar_buttons["similarity"].setVisible(allowed["similarity"])
+        self._bar_buttons["similarity"].setVisible(allowed["similarity"] and not self.disk_button.isChecked())
         self._show_detail(rows)
 
     def _show_detail(self, rows: list[Row]) -> None:

@@ -51,12 +51,12 @@ def shared() -> Iterator[Talk]:
         yield made
 
 
-def test_it_answers_like_a_model_of_this_machine(talk: Talk) -> None:
+def test_it_answers_like_a_model_of_this_machine(shared: Talk) -> None:
     with FakeServer(key=KEY) as server:
-        loaded = talk.connect(server.url, secret=KEY)
+        loaded = shared.connect(server.url, secret=KEY)
         assert (loaded.path, loaded.context) == ("pocket", 4096)
         assert loaded.description.startswith("llama.cpp at 127.0.0.1:")
-        text, end = talk.reply(sampling=Sampling(seed=7, stop=("END",), max_tokens=100))
+        text, end = shared.reply(sampling=Sampling(seed=7, stop=("END",), max_tokens=100))
         assert text == TEXT
         assert (end.stop, end.tokens, end.prompt_tokens, end.prompt_reused) == ("end", 6, PROMPT_TOKENS, CACHED)
         assert end.context_used == PROMPT_TOKENS + 6
@@ -67,75 +67,75 @@ def test_it_answers_like_a_model_of_this_machine(talk: Talk) -> None:
         assert {name: body[name] for name in wanted} == wanted
         assert {heard.authorization for heard in server.heard} == {f"Bearer {KEY}"}
         # The next one on the same connection, cut at its limit; then one that goes on with it.
-        text, end = talk.reply(2, Sampling(max_tokens=2))
+        text, end = shared.reply(2, Sampling(max_tokens=2))
         assert (text, end.stop, end.tokens) == ("Bears like", "max_tokens", 2)
-        text, end = talk.reply(3, messages=(*BEAR, ChatMessage("assistant", "Well")), continue_last=True)
+        text, end = shared.reply(3, messages=(*BEAR, ChatMessage("assistant", "Well")), continue_last=True)
         assert text == TEXT
         assert server.bodies()[-1]["messages"][-1] == {"role": "assistant", "content": "Well"}
 
 
-def test_a_program_that_is_not_known_is_sent_only_what_the_standard_has(talk: Talk) -> None:
+def test_a_program_that_is_not_known_is_sent_only_what_the_standard_has(shared: Talk) -> None:
     with FakeServer(owner="somebody") as server:
-        talk.connect(server.url, "second")
-        talk.reply()
+        shared.connect(server.url, "second")
+        shared.reply()
         body = server.bodies()[0]
         assert body["model"] == "second"
         assert set(body) == {"model", "messages", "stream", "stream_options", "max_tokens", "temperature", "top_p"}
-        _, end = talk.reply(2, messages=(*BEAR, ChatMessage("assistant", "Well")), continue_last=True)
+        _, end = shared.reply(2, messages=(*BEAR, ChatMessage("assistant", "Well")), continue_last=True)
         assert end.code == "cannot_continue"
-        talk.send(Count(3, BEAR, "words"))
-        assert talk.until(Failed).code == "cannot_count"
-        talk.send(Score(4, BEAR, "words", write="/nowhere"))
-        assert talk.until(Failed).code == "no_probabilities"
+        shared.send(Count(3, BEAR, "words"))
+        assert shared.until(Failed).code == "cannot_count"
+        shared.send(Score(4, BEAR, "words", write="/nowhere"))
+        assert shared.until(Failed).code == "no_probabilities"
 
 
-def test_reasoning_stands_between_its_tags(talk: Talk) -> None:
+def test_reasoning_stands_between_its_tags(shared: Talk) -> None:
     with FakeServer(fault="think") as server:
-        talk.connect(server.url)
-        assert talk.reply()[0] == f"<think>\nThey glow.\n</think>\n\n{TEXT}"
+        shared.connect(server.url)
+        assert shared.reply()[0] == f"<think>\nThey glow.\n</think>\n\n{TEXT}"
 
 
-def test_a_server_that_does_not_stream_answers_whole(talk: Talk) -> None:
+def test_a_server_that_does_not_stream_answers_whole(shared: Talk) -> None:
     with FakeServer(fault="plain") as server:
-        talk.connect(server.url)
-        text, end = talk.reply()
+        shared.connect(server.url)
+        text, end = shared.reply()
         assert (text, end.tokens, end.stop) == (TEXT, 6, "end")
 
 
 @pytest.mark.parametrize("fault", ["stall", "deaf", "comments"])
-def test_stop_takes_hold_whatever_is_waited_for(talk: Talk, fault: str) -> None:
+def test_stop_takes_hold_whatever_is_waited_for(shared: Talk, fault: str) -> None:
     """Within 100 ms of the processor's time: the worker does nothing else but leave."""
     with FakeServer(fault=fault) as server:
-        talk.connect(server.url)
-        talk.send(Generate(1, BEAR, Sampling()))
+        shared.connect(server.url)
+        shared.send(Generate(1, BEAR, Sampling()))
         if fault != "comments":
             assert server.half_way.wait(60)
         if fault == "stall":
-            talk.until(Tokens)
-        times = psutil.Process(talk.process.pid).cpu_times()
-        talk.send(Stop(1))
-        end = talk.until(Replied, Failed)
-        used = psutil.Process(talk.process.pid).cpu_times()
+            shared.until(Tokens)
+        times = psutil.Process(shared.process.pid).cpu_times()
+        shared.send(Stop(1))
+        end = shared.until(Replied, Failed)
+        used = psutil.Process(shared.process.pid).cpu_times()
         assert end.stop == "cancelled"
         assert used.user + used.system - times.user - times.system < 0.1 or fault == "comments"
         if fault == "stall":
             assert server.left.wait(60), "the server was not told"
         server.fault = ""
-        assert talk.reply(2)[0] == TEXT
+        assert shared.reply(2)[0] == TEXT
 
 
-def test_stop_reaches_a_reply_that_has_not_begun(talk: Talk) -> None:
+def test_stop_reaches_a_reply_that_has_not_begun(shared: Talk) -> None:
     with FakeServer(fault="stall") as server:
-        talk.connect(server.url)
+        shared.connect(server.url)
         for request in (1, 2, 3):
-            talk.send(Generate(request, BEAR, Sampling()))
+            shared.send(Generate(request, BEAR, Sampling()))
         assert server.half_way.wait(60)
-        talk.send(Stop(3))
-        end = talk.until(Replied)
+        shared.send(Stop(3))
+        end = shared.until(Replied)
         assert (end.request, end.stop, end.tokens) == (3, "cancelled", 0)
-        talk.send(Stop(2))
-        talk.send(Stop(1))
-        assert {talk.until(Replied).request, talk.until(Replied).request} == {1, 2}
+        shared.send(Stop(2))
+        shared.send(Stop(1))
+        assert {shared.until(Replied).request, shared.until(Replied).request} == {1, 2}
         assert len(server.bodies()) == 1
 
 

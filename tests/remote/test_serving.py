@@ -271,8 +271,8 @@ def test_what_is_no_http_does_no_harm(served: Running, raw: httpx2.Client, words
             line.shutdown(socket.SHUT_WR)
             while line.recv(65536):
                 pass
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+        except OSError:
+            pass  # it hung up on us, in one of several ways
     assert raw.get("/health").json() == {"status": "ok"}
     assert raw.get("/nowhere").status_code == 404
     assert raw.get("/v1/completions").status_code == 405
@@ -309,6 +309,7 @@ def test_a_token_and_the_end(pocket_gguf: Callable[[str], Path]) -> None:
         running.process.communicate()
 
 
+@pytest.mark.slow
 def test_a_dead_engine_ends_it_in_words(pocket_gguf: Callable[[str], Path]) -> None:
     running = begin(pocket_gguf("Q8_0"), "--context", "512")
     try:
@@ -336,6 +337,7 @@ def test_what_is_not_served(pocket_gguf: Callable[[str], Path], options: list[st
     assert words in err
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken(served: Running, pocket_gguf: Callable[[str], Path]) -> None:
     status, _, err = quench_words("serve", str(pocket_gguf("Q8_0")), "--port", str(served.place[1]))
     assert status == 3

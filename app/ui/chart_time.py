@@ -44,7 +44,7 @@ class TimeChart(ChartFrame):
     """
 
     FRAME_MS, SLOWEST_MS = 100, 1000
-    SHARE = 160
+    SHARE = 320
     """Preparing a picture, which is about half of its cost, is followed by a pause of this many times what it took."""
     CAPACITY = 6000
 

@@ -33,7 +33,7 @@ from app.ui.status_bar import memory_parts
 from app.ui.theme import set_role
 from app.ui.widgets import LiveLabel, ModelPicker, button, label
 
-LIVE_MS = 200
+LIVE_MS = 500
 """Figures that change with every token are shown so often: each time is a repaint."""
 
 KV_TYPES = ("f16", "q8_0", "q4_0")

@@ -14,10 +14,13 @@ PREFIX = "server:"
 MAX_NAME = 40
 MAX_URL = 500
 MAX_MODEL = 256
+MAX_SERVERS = 32
+MAX_REMEMBERED = 16 << 10
+"""Bytes of names of one server's models that are kept: with all servers together half of what settings may have."""
 
 
 class Server(msgspec.Struct, frozen=True):
-    """A server that the library knows. ``models`` are the ids that it listed when it last answered.
+    """A server that the library knows. ``models`` are ids that it listed when it last answered (:func:`remembered`).
 
     ``name`` is unique and tells its models apart; ``url`` is the base of the API, ``http://127.0.0.1:8080/v1``.
     """
@@ -41,6 +44,17 @@ def split_path(path: str) -> tuple[str, str]:
     """(name of the server, id of the model) of what :func:`model_path` made."""
     name, _, model = path.removeprefix(PREFIX).partition("/")
     return name, model
+
+
+def remembered(models: Iterable[str]) -> tuple[str, ...]:
+    """The first of a server's models, as many as may be kept: a server can list any number of any length."""
+    kept, size = [], 0
+    for model in models:
+        size += len(model.encode())
+        if size > MAX_REMEMBERED:
+            break
+        kept.append(model)
+    return tuple(kept)
 
 
 def find(servers: Iterable[Server], name: str) -> Server | None:
@@ -135,6 +149,7 @@ def suggested_name(url: str, taken: Iterable[str] = ()) -> str:
 
 __all__ = [
     "MAX_MODEL",
+    "MAX_SERVERS",
     "PREFIX",
     "Server",
     "check_name",
@@ -146,6 +161,7 @@ __all__ = [
     "is_remote",
     "model_path",
     "origin",
+    "remembered",
     "split_path",
     "suggested_name",
     "travels_open",

@@ -128,6 +128,10 @@ class ServerDialog(QDialog):
         except QuenchError as error:
             self.error.show_error(error)
             return
+        if self._before is None and len(self._context.servers.known) >= address.MAX_SERVERS:
+            title = self.tr("There are {0} servers in the library already.").format(address.MAX_SERVERS)
+            self.error.show_error(QuenchError("too_many_servers", title, "", self.tr("Remove one of them first.")))
+            return
         server, secret = Server(name, url), self.key.text().strip()
         self._request = self._context.servers.ask(url, secret, lambda answer: self._told(server, secret, answer))
         self._show_state()

@@ -91,14 +91,15 @@ class Servers(QObject):
                 value_length=0, experts=0, vocabulary=0, tokenizer="", pre_tokenizer="", types={}, bytes=0, tensors=(),
                 metadata=metadata, problems=problems,
             )
-            for model in server.models or ("",)
+            for model in (tuple(contexts) or server.models or ("",))
         ]  # fmt: skip
 
     # ---- changes -----------------------------------------------------------------------------------------------
 
     def put(self, server: Server, state: ServerState, replaces: str = "") -> None:
         """Take a server that has answered into the library, in the place of the one called ``replaces``."""
-        server = msgspec.structs.replace(server, models=tuple(model.id for model in state.models))
+        models = address.remembered(model.id for model in state.models)
+        server = msgspec.structs.replace(server, models=models)
         others = [other for other in self.known if other.name not in (server.name, replaces)]
         self._health.pop(replaces, None)
         self._health[server.name] = state
@@ -127,7 +128,7 @@ class Servers(QObject):
             return  # changed or removed meanwhile
         self._health[server.name] = answer if isinstance(answer, QuenchError) else answer.state
         if isinstance(answer, ServerTold):
-            models = tuple(model.id for model in answer.state.models)
+            models = address.remembered(model.id for model in answer.state.models)
             now = tuple(
                 msgspec.structs.replace(other, models=models) if other == server else other for other in self.known
             )

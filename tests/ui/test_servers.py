@@ -13,7 +13,7 @@ from pytestqt.qtbot import QtBot
 from app import settings
 from app.local.entry import Listed
 from app.protocol import Sampling
-from app.remote.address import Server, model_path
+from app.remote.address import MAX_SERVERS, Server, model_path
 from app.remote.messages import ServedModel, ServerState
 from app.ui.chat import ChatPage
 from app.ui.compare import ComparePage
@@ -143,6 +143,23 @@ def test_what_is_typed_is_checked_and_what_is_open_is_said(qtbot: QtBot, context
     assert "the key" in dialog.warning.text()
     dialog.url.setText("https://192.0.2.1:8080")
     assert not dialog.warning.isVisible()
+
+
+def test_what_a_server_lists_cannot_fill_the_settings(qtbot: QtBot, context: Context) -> None:
+    names = tuple(f"{number:04}" + "\U0001f43b" * 252 for number in range(1000))
+    with FakeServer(names=names) as server:
+        for number in range(4):
+            context.servers.put(Server(f"{number}", server.url), ServerState("", (), 0.0))
+        context.servers.look()
+        qtbot.waitUntil(lambda: len(served(context)) == 4000)
+    assert settings.load() == context.settings  # not set aside as too large
+    for number in range(MAX_SERVERS):
+        context.servers.put(Server(f"{number}", "http://127.0.0.1:9/v1"), ServerState("", (), 0.0))
+    dialog = ServerDialog(context)
+    qtbot.addWidget(dialog)
+    dialog.url.setText("http://127.0.0.1:9")
+    dialog.ask()
+    assert dialog.error.error is not None and dialog.error.error.code == "too_many_servers"
 
 
 @pytest.fixture

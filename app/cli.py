@@ -148,6 +148,11 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--model", dest="served", metavar="NAME", help="with --url: which of its models")
     chat.add_argument("-p", "--prompt", metavar="TEXT")
     chat.add_argument("--system", default="", metavar="S")
+    held = chat.add_mutually_exclusive_group()
+    held.add_argument("--schema", metavar="F", help="hold answers to the JSON schema in this file")
+    held.add_argument("--grammar", metavar="F", help="hold answers to the grammar (GBNF) in this file")
+    chat.add_argument("--stop", action="append", default=[], metavar="S", help="end before this text; repeatable")
+    chat.add_argument("--probabilities", action="store_true", help="with -p --json: how likely each token was")
     _add_sampling(chat)
 
     serve = add("serve", "a model behind an OpenAI-compatible API", _late("serve", "app.serve_command"))

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from app import console, tables
+from app.chat_messages import ALWAYS, GRAMMAR, NEVER, SCHEMA, Constraint
 from app.child import SERVER_KEY_VARIABLE
 from converter.spec import Cancelled, ConversionSpec, Plan, Planned, QuenchError
 
@@ -314,6 +315,7 @@ def chat(options: argparse.Namespace) -> Result:
 
     if options.prompt is not None:
         _check_prompt(options.prompt)
+    constraint = _constraint(options)
     progress = console.Progress()
     load = LoadOptions(
         context=options.context, threads=options.threads, kv_type=options.kv, gpu_layers=options.gpu_layers
@@ -327,10 +329,11 @@ def chat(options: argparse.Namespace) -> Result:
                 raise QuenchError(
                     "usage", "A chat in the terminal has no JSON form.", "", "Give -p TEXT.", exit_status=2
                 )
-            return _terminal_chat(session, history, sampling)
+            return _terminal_chat(session, history, sampling, constraint)
         messages = (*history, ChatMessage("user", options.prompt))
         stream = None if options.json else _print_piece
-        reply = session.generate(messages, sampling, stream)
+        wanted = ALWAYS if options.probabilities else NEVER
+        reply = session.generate(messages, sampling, stream, constraint=constraint, probabilities=wanted)
     end = reply.end
     data = {
         "text": reply.text,
@@ -339,7 +342,17 @@ def chat(options: argparse.Namespace) -> Result:
         "first_token": end.first_token,
         "stop": end.stop,
         "memory": msgspec.to_builtins(end.memory),
+        "seed": end.seed,
     }
+    if options.probabilities:
+        data["probabilities"] = [
+            {
+                "text": choice.text,
+                "probability": choice.probability,
+                "top": [{"text": each.text, "probability": each.probability} for each in choice.top],
+            }
+            for choice in reply.choices
+        ]
     if not options.json:
         print()
         rate = f"{end.tokens} tokens, {end.tokens_per_second:.1f} tokens/s, first token {end.first_token * 1000:.0f} ms"
@@ -366,6 +379,34 @@ def _what_answers(options: argparse.Namespace) -> Any:
     return Connect(address.check_url(options.url), options.served or "", secret)
 
 
+MAX_CONSTRAINT = 1 << 20
+"""Bytes of a schema's or grammar's file that are read."""
+
+
+def _constraint(options: argparse.Namespace) -> Constraint:
+    """What the answers are held to, from a file; it is checked before the model is loaded."""
+    kind = SCHEMA if options.schema else GRAMMAR if options.grammar else ""
+    if not kind:
+        return Constraint()
+    from app import constraints
+
+    path = absolute(options.schema or options.grammar)
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a pipe is as good as a file
+            data = file.read(MAX_CONSTRAINT + 1)
+        text = data.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "It is not a UTF-8 text." if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise QuenchError("unreadable", "The file cannot be read.", f"{path}: {why}", "Choose another file.") from error
+    if len(data) > MAX_CONSTRAINT:
+        raise QuenchError(
+            "unreadable", "The file is too large.", f"{path} has more than 1 MiB.", "Choose another file."
+        )
+    made = Constraint(kind, text)
+    constraints.check(made)
+    return made
+
+
 def _check_prompt(prompt: str) -> None:
     if not prompt.strip():
         raise QuenchError(
@@ -382,10 +423,11 @@ def _sampling(options: argparse.Namespace, defaults: Any) -> Any:
     """The model's own defaults with what the command line says on top."""
     names = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    return msgspec.structs.replace(defaults, max_tokens=options.max_tokens, **given)
+    stop = tuple(options.stop) or defaults.stop
+    return msgspec.structs.replace(defaults, max_tokens=options.max_tokens, stop=stop, **given)
 
 
-def _terminal_chat(session: Any, history: list[Any], sampling: Any) -> Result:
+def _terminal_chat(session: Any, history: list[Any], sampling: Any, constraint: Constraint) -> Result:
     from app.protocol import ChatMessage
 
     print(f"{session.loaded.description}. An empty line or Ctrl-D ends the chat.", file=sys.stderr)
@@ -398,7 +440,7 @@ def _terminal_chat(session: Any, history: list[Any], sampling: Any) -> Result:
             break
         history.append(ChatMessage("user", question))
         try:
-            reply = session.generate(tuple(history), sampling, _print_piece)
+            reply = session.generate(tuple(history), sampling, _print_piece, constraint=constraint)
         except Cancelled:
             print()
             history.pop()

@@ -20,10 +20,10 @@ MAX_FILE = 64 << 20
 MAX_MESSAGES = 20_000
 MAX_TITLE = 200
 MAX_NUMBER = 10**18
-ROLES = {"user": "You", "assistant": "Model", "system": "System"}
+ROLES = {"user": "You", "assistant": "Model", "system": "System", "tool": "Tool"}
 
-_WORDS = ("model", "stop")
-_NUMBERS = ("tokens", "tokens_per_second", "first_token", "prompt_tokens", "prompt_reused")
+_WORDS = ("model", "stop", "constraint")
+_NUMBERS = ("tokens", "tokens_per_second", "first_token", "prompt_tokens", "prompt_reused", "seed")
 """What is taken of an answer's figures."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked, TokenChoices
 from app.hub.messages import (
     AskToken,
     CardRead,
@@ -82,7 +83,7 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
-    """One message of a conversation; ``role`` is ``system``, ``user`` or ``assistant``."""
+    """One message of a conversation; ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
 
     role: str
     content: str
@@ -214,13 +215,16 @@ class Load(msgspec.Struct, frozen=True, tag_field="message", tag="load"):
 class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate"):
     """Answer a conversation (worker ``chat``); :class:`Tokens` ..., then :class:`Replied`.
 
-    ``continue_last`` goes on with the last assistant message instead of opening a new one.
+    ``continue_last`` goes on with the last assistant message instead of opening a new one. ``probabilities``: whether
+    :class:`TokenChoices` are wanted: ``always``, ``never``, or ``auto``, where they cost next to nothing.
     """
 
     request: int
     messages: tuple[ChatMessage, ...]
     sampling: Sampling = Sampling()
     continue_last: bool = False
+    constraint: Constraint = Constraint()
+    probabilities: str = "never"
 
 
 class Complete(msgspec.Struct, frozen=True, tag_field="message", tag="complete"):
@@ -252,7 +256,7 @@ class Score(msgspec.Struct, frozen=True, tag_field="message", tag="score"):
     """Teacher-force ``answer`` after ``messages`` (worker ``chat``); answered by :class:`Scored`.
 
     ``write`` is a file for this model's log-probabilities (the reference does this), ``against`` such a file written
-    by the reference: then the divergence from it is computed. Exactly one of the two is given.
+    by the reference: then the divergence from it is computed. With neither, only the probabilities are told.
     """
 
     request: int
@@ -484,7 +488,10 @@ class Tokens(msgspec.Struct, frozen=True, tag_field="message", tag="tokens"):
 
 
 class Replied(msgspec.Struct, frozen=True, tag_field="message", tag="replied"):
-    """The end of a reply. ``stop`` is ``end``, ``stop_string``, ``max_tokens``, ``context`` or ``cancelled``."""
+    """The end of a reply. ``stop`` is ``end``, ``stop_string``, ``max_tokens``, ``context`` or ``cancelled``.
+
+    ``seed`` is the one that was drawn with, -1 where nothing was drawn (temperature 0).
+    """
 
     request: int
     stop: str
@@ -496,6 +503,7 @@ class Replied(msgspec.Struct, frozen=True, tag_field="message", tag="replied"):
     prompt_per_second: float
     context_used: int
     memory: Memory
+    seed: int = -1
 
 
 class Counted(msgspec.Struct, frozen=True, tag_field="message", tag="counted"):
@@ -792,6 +800,7 @@ Command = (
     | Stop
     | Score
     | Count
+    | CheckConstraint
     | TryModel
     | MeasureQuality
     | MeasureBench
@@ -837,6 +846,8 @@ Event = (
     | Loading
     | Loaded
     | Tokens
+    | TokenChoices
+    | ConstraintChecked
     | Replied
     | Scored
     | Counted

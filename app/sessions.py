@@ -8,6 +8,7 @@ from typing import Self
 
 import msgspec
 
+from app.chat_messages import NEVER, Constraint, TokenChoice, TokenChoices
 from app.child import Child
 from app.protocol import (
     ChatMessage,
@@ -30,10 +31,11 @@ from converter.spec import Cancelled, QuenchError
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A finished answer and its figures."""
+    """A finished answer and its figures; the probabilities of its tokens if they were asked for."""
 
     text: str
     end: Replied
+    choices: tuple[TokenChoice, ...] = ()
 
 
 class ChatSession:
@@ -69,13 +71,18 @@ class ChatSession:
         messages: tuple[ChatMessage, ...],
         sampling: Sampling,
         on_text: Callable[[str], None] | None = None,
+        *,
+        constraint: Constraint | None = None,
+        probabilities: str = NEVER,
     ) -> Reply:
         """Answer the conversation; ``on_text`` gets each new piece. Ctrl-C stops the answer and raises Cancelled."""
         self._request += 1
         request = self._request
         pieces: list[str] = []
         interrupted = False
-        self._child.send(Generate(request, messages, sampling))
+        choices: list[TokenChoice] = []
+        held = constraint or Constraint()
+        self._child.send(Generate(request, messages, sampling, constraint=held, probabilities=probabilities))
         while True:
             try:
                 event = self._next()
@@ -83,10 +90,12 @@ class ChatSession:
                     pieces.append(event.text)
                     if on_text is not None:
                         on_text(event.text)
+                elif isinstance(event, TokenChoices) and event.request == request:
+                    choices += event.tokens
                 elif isinstance(event, Replied) and event.request == request:
                     if interrupted:
                         raise Cancelled
-                    return Reply("".join(pieces), event)
+                    return Reply("".join(pieces), event, tuple(choices))
             except KeyboardInterrupt:
                 if interrupted:
                     self._child.kill()

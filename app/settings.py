@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from app import paths
+from app.chat_messages import ALWAYS, AUTOMATIC, NEVER
 from app.files import write_atomically
 from app.protocol import LoadOptions, Sampling
 from app.remote.address import Server
@@ -22,6 +23,9 @@ MAX_BYTES = 1 << 20
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a person can set, and what the window remembers.
+
+    ``sampling_preset`` is the key of a built-in one, ``user:`` and the name of one in ``presets``, ``own`` for values
+    set by hand, or empty: temperature and the like are the model's own, the rest is as in ``sampling``.
 
     ``context`` 0, ``threads`` 0 mean automatic. ``pass_kld``/``fail_kld`` are nats, ``pass_top1`` a fraction: the
     thresholds of the quality verdict. ``hidden`` are paths of models that were taken off the list. ``geometry`` and
@@ -44,6 +48,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     folders: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     sampling: Sampling = Sampling()
+    sampling_preset: str = ""
+    presets: dict[str, Sampling] = msgspec.field(default_factory=dict)
+    token_probabilities: str = AUTOMATIC
     pass_kld: float = 0.03
     fail_kld: float = 0.2
     pass_top1: float = 0.95
@@ -76,6 +83,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "theme": ("system", "light", "dark"),
     "kv_type": ("f16", "q8_0", "q4_0"),
     "flash_attention": ("auto", "on", "off"),
+    "token_probabilities": (AUTOMATIC, ALWAYS, NEVER),
 }
 
 

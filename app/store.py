@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from app.branches import Branches
+from app.chat_messages import Constraint
 from converter.spec import QuenchError
 
 _TREE = """
@@ -40,6 +41,15 @@ _TREE = """
 """Messages become a tree: ``parent`` is the message before (NULL at a root), a conversation's ``head`` the last message
 of the branch that is shown. ``deleted`` is the time of the deletion, 0 for what is there. ``pieces`` holds an answer
 in progress behind its message's own text: one short row each time, whatever the answer's length."""
+
+_CHOICES = """
+    ALTER TABLE conversations ADD COLUMN held_to TEXT NOT NULL DEFAULT '';
+    CREATE TABLE choices (
+        message_id INTEGER PRIMARY KEY REFERENCES messages(id) ON DELETE CASCADE, data BLOB NOT NULL
+    );
+"""
+"""``held_to`` is the constraint of a conversation's answers as JSON, empty for none. ``choices`` are the
+probabilities of an answer's tokens, apart from the message: they are read only when somebody wants to see them."""
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -73,6 +83,7 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     "ALTER TABLE measurements ADD COLUMN content TEXT NOT NULL DEFAULT '';",
     _TREE,
+    _CHOICES,
 )
 
 
@@ -284,6 +295,19 @@ class Store:
             (model_path, system, conversation_id),
         )
 
+    def hold_to(self, conversation_id: int, constraint: Constraint) -> None:
+        """Remember what the answers of a conversation must be."""
+        text = _json(constraint) if constraint.kind else ""
+        self._database.execute("UPDATE conversations SET held_to = ? WHERE id = ?", (text, conversation_id))
+
+    def held_to(self, conversation_id: int) -> Constraint:
+        """What :meth:`hold_to` was given last."""
+        row = self._database.execute("SELECT held_to FROM conversations WHERE id = ?", (conversation_id,)).fetchone()
+        try:
+            return msgspec.json.decode(row[0], type=Constraint) if row and row[0] else Constraint()
+        except msgspec.DecodeError:
+            return Constraint()
+
     def pin(self, conversation_id: int, pinned: bool) -> None:
         """Keep a conversation at the top, or not."""
         self._database.execute("UPDATE conversations SET pinned = ? WHERE id = ?", (int(pinned), conversation_id))
@@ -476,6 +500,18 @@ class Store:
             ).fetchall()
         )
         return [Hit(row[1], row[2], row[0], row[3], _parts(around.get(row[0], ""))) for row in found]
+
+    def keep_choices(self, message_id: int, data: bytes | None) -> None:
+        """Keep the probabilities of an answer's tokens, packed; ``None`` forgets those of an earlier text."""
+        if data is None:
+            self._database.execute("DELETE FROM choices WHERE message_id = ?", (message_id,))
+        else:
+            self._database.execute("INSERT OR REPLACE INTO choices VALUES (?, ?)", (message_id, data))
+
+    def choices(self, message_id: int) -> bytes | None:
+        """What :meth:`keep_choices` was given."""
+        row = self._database.execute("SELECT data FROM choices WHERE message_id = ?", (message_id,)).fetchone()
+        return row[0] if row else None
 
     # ---- drafts ------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from kernels import _library
 from kernels._dot import activations, dot
 from kernels._library import KernelError
-from kernels._rows import RowDivergences, RowScores, compare_rows, log_softmax, score_rows
+from kernels._rows import RowDivergences, RowScorer, RowScores, compare_rows, log_softmax, score_rows
 
 __all__ = [
     "READABLE",
@@ -29,6 +29,7 @@ __all__ = [
     "BlockSize",
     "KernelError",
     "RowDivergences",
+    "RowScorer",
     "RowScores",
     "activations",
     "active",

@@ -165,6 +165,32 @@ def score_rows(
     return found._replace(top_log_probability=values - found.log_sum[:, None])
 
 
+class RowScorer:
+    """:func:`score_rows` for one row at a time, again and again, without the price of fresh arrays and checks.
+
+    ``n_cols`` logits a row, ``top_k`` of the largest. Raises :class:`KernelError` as :func:`score_rows` does.
+    """
+
+    def __init__(self, n_cols: int, top_k: int, *, backend: str | None = None) -> None:
+        self._shape = (n_cols,)
+        self._top = np.empty(_top_k(top_k, n_cols), np.int32)
+        self._scores = np.empty((1, 2), np.float64)
+        self._function = _library.library().quench_score_rows
+        self._before = (kernels._current(backend),)
+        self._after = (
+            4 * n_cols, 1, n_cols, None, len(self._top), self._scores.ctypes.data, self._scores.nbytes,
+            self._top.ctypes.data, self._top.nbytes, None, 0, ctypes.byref(_library.Report()),
+        )  # fmt: skip
+
+    def __call__(self, row: Float32Array) -> tuple[float, list[int]]:
+        """``log_sum`` and the columns of the largest logits of ``row``, float32 (n_cols,), contiguous. A row that is no
+        distribution has the sum NaN and columns of -1."""
+        if row.shape != self._shape or row.dtype != np.float32 or not row.flags.c_contiguous:
+            raise KernelError("bad_array", f"the row must be {self._shape[0]} float32, not {row.dtype} {row.shape}.")
+        _check(self._function(*self._before, row.ctypes.data, *self._after))
+        return float(self._scores[0, 0]), self._top.tolist()
+
+
 def log_softmax(rows: Float32Array, out: Float32Array | None = None, *, backend: str | None = None) -> Float32Array:
     """Natural log-probabilities of each row of logits, computed in float64 and rounded once: float32 (n, vocabulary).
 

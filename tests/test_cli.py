@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -232,6 +233,40 @@ def test_chat_answers(pocket_gguf: Pocket) -> None:
     assert data["memory"]["anonymous"] > 1 << 20
     plain = quench("chat", pocket_gguf("Q8_0"), *arguments)
     assert plain.stdout.strip() == data["text"].strip()
+
+
+def test_chat_is_held_to_a_schema_or_a_grammar(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    model = pocket_gguf("Q8_0")
+    schema, grammar = tmp_path / "schema.json", tmp_path / "answer.gbnf"
+    schema.write_text('{"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}')
+    grammar.write_text('root ::= "It is " [A-Z] [a-z]{4} "." " So be it."')
+    question = ("chat", model, "-p", "What is the capital of France?")
+    data = quench_json(*question, "--schema", schema, "--temperature", "1.4", "--probabilities")
+    assert json.loads(data["text"]) == {"city": "Paris"} or json.loads(data["text"]) == {"city": "Rome"}
+    assert "".join(each["text"] for each in data["probabilities"]) == data["text"]
+    assert set(data["probabilities"][0]["top"][0]) == {"text", "probability"}
+    again = quench_json(*question, "--schema", schema, "--temperature", "1.4", "--seed", str(data["seed"]))
+    assert again["text"] == data["text"]
+    assert "probabilities" not in again
+    held = quench_json(*question, "--grammar", grammar, "--temperature", "0", "--stop", " So", "--stop", "never")
+    assert re.fullmatch("It is [A-Z][a-z]{4}[.]", held["text"])
+    assert (held["stop"], held["seed"]) == ("stop_string", -1)
+
+
+def test_a_constraint_that_cannot_be_used_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+    bad, binary = tmp_path / "bad", tmp_path / "binary"
+    bad.write_text('{"not": {}}')
+    binary.write_bytes(b"\xff\xfe")
+    question = ("chat", tmp_path / "no-model.gguf", "-p", "x")
+    for option, file, code in (
+        ("--schema", bad, "bad_schema"),
+        ("--grammar", bad, "bad_grammar"),
+        ("--schema", binary, "unreadable"),
+        ("--grammar", tmp_path / "nothing", "unreadable"),
+        ("--grammar", tmp_path, "unreadable"),
+    ):
+        assert quench_error(3, *question, option, file)["code"] == code
+    assert quench_error(2, *question, "--schema", bad, "--grammar", bad)["code"] == "usage"
 
 
 def test_a_terminal_chat_remembers_what_was_said(pocket_gguf: Pocket) -> None:

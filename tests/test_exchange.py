@@ -98,7 +98,7 @@ def entry(number: int, parent: int | None = None, **changes: Any) -> dict[str, A
         ({"messages": [entry(1, 1)]}, "follows itself"),
         ({"messages": [entry(1), entry(1)]}, "Two messages have the id 1"),
         ({"messages": [entry(1, 9)]}, "follows 9, which is not there"),
-        ({"messages": [entry(1, role="tool")]}, "role 'tool'"),
+        ({"messages": [entry(1, role="oracle")]}, "role 'oracle'"),
         ({"messages": [entry(1)], "head": 2}, "ends with message 2"),
         ({"messages": [entry(1, content=5)]}, "Expected `str`"),
         ({"messages": [entry(1, content="\ud800")]}, "truncated"),
@@ -122,7 +122,7 @@ def test_a_file_that_is_not_consistent_is_refused(changes: dict[str, Any], says:
         b"\xff\xfe\x00",
         b'{"format":' + b"[" * 200_000,
         b'{"x":' * 200_000,
-        b"<!-- quench:tool -->\n**Tool**\n\nx\n",
+        b"<!-- quench:oracle -->\n**Oracle**\n\nx\n",
     ],
     ids=["empty", "cut", "prose", "binary", "lists", "objects", "role"],
 )

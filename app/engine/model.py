@@ -19,35 +19,16 @@ from app.engine import native, threads
 from app.engine.capture import Capture
 from app.engine.loading import BATCH, open_native, text_of, tokens_of, trained_context
 from app.engine.native import DECODE_ABORTED, DECODE_NO_SLOT, DECODE_OK, lib
-from app.engine.sampling import defaults_of, sampler_chain
+from app.engine.reply import Extras, Generated, Stats, Writer, never
+from app.engine.sampling import defaults_of
 from app.engine.template import ChatTemplate
-from app.engine.text import TextStream
+from app.marks import KEPT
 from app.protocol import ChatMessage, LoadOptions, Memory, Sampling
 from converter.spec import Cancelled, QuenchError
 
 Logits = npt.NDArray[np.float32]
 
 _SENTENCEPIECE = 1  # enum llama_vocab_type
-
-
-class Stats(NamedTuple):
-    """How a reply went. ``stop`` as in :class:`app.protocol.Replied`; seconds; ``rate`` in tokens/s."""
-
-    stop: str
-    tokens: int
-    prompt_tokens: int
-    prompt_reused: int
-    prompt_seconds: float
-    first_token: float
-    rate: float
-
-
-class Generated(NamedTuple):
-    """One step of a reply: text to show (may be empty), tokens so far, and at the very end the statistics."""
-
-    text: str
-    tokens: int
-    stats: Stats | None = None
 
 
 class Part(NamedTuple):
@@ -59,11 +40,6 @@ class Part(NamedTuple):
     wanted: bool
 
 
-def never() -> bool:
-    """A ``cancelled`` that never is."""
-    return False
-
-
 class Model:
     """A loaded model with one context. Make it with :meth:`load`, end it with :meth:`close`.
 
@@ -73,6 +49,7 @@ class Model:
         template: the model's own chat template or None.
         defaults: sampling from the model's metadata, ours where it says nothing.
         bos, eos: token numbers, -1 if there is none; ``adds_bos``: a text begins with ``bos``.
+        context_pointer, vocab_pointer: the library's own, for this package.
     """
 
     def __init__(self, path: str, options: LoadOptions, opened: Any, sequences: int) -> None:
@@ -100,6 +77,10 @@ class Model:
         self._batch = native.Batch(opened.batch)
         self._interrupt = native.Interrupt()
         self._interrupt.attach(self._context)
+        self.context_pointer, self.vocab_pointer = self._context, self._vocab
+        self._token = (ctypes.c_int32 * 1)()
+        self._single = lib.llama_batch_get_one(self._token, 1)
+        self._writer: Writer | None = None
         self._chat: ChatTemplate | None = None
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._cached: list[int] = []
@@ -157,6 +138,14 @@ class Model:
             piece = text_of(lambda buffer, size: lib.llama_token_to_piece(self._vocab, token, buffer, size, 0, special))
             self._pieces[key] = piece
         return piece
+
+    def shown(self, token: int) -> bytes:
+        """What a reply shows of a token: its bytes, and of a control token the name if it marks a part of an answer."""
+        piece = self.piece(token)
+        if piece:
+            return piece
+        name = self.piece(token, special=True)
+        return name if name.decode("utf-8", "replace") in KEPT else b""
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The text of ``tokens``; bytes that are no UTF-8 become U+FFFD."""
@@ -220,7 +209,12 @@ class Model:
         return len(self._cached)
 
     def generate(
-        self, tokens: Sequence[int], sampling: Sampling, *, cancelled: Callable[[], bool] = never
+        self,
+        tokens: Sequence[int],
+        sampling: Sampling,
+        *,
+        extras: Extras | None = None,
+        cancelled: Callable[[], bool] = never,
     ) -> Iterator[Generated]:
         """Answer the prompt ``tokens``, one item a token; the last item has the statistics.
 
@@ -229,59 +223,50 @@ class Model:
 
         Raises:
             QuenchError: ``empty_prompt``, ``context_full`` (the prompt does not fit), ``bad_sampling``,
-                ``decode_failed``.
+                ``decode_failed``; with a grammar ``bad_grammar``, ``not_in_grammar``, ``grammar_dead_end``.
         """
-        start = time.perf_counter()
-        self._interrupt.clear()
-        self._check_prompt(tokens)
-        stream = TextStream(sampling.stop)
-        with sampler_chain(self.vocabulary, sampling, tokens) as sampler:
-            reused = self._reuse(tokens)
-            count, stop = 0, "cancelled"
-            first = last = start
-            prompt_seconds = 0.0
-            if self._feed(tokens[reused:], cancelled):
-                prompt_seconds = time.perf_counter() - start
-                one = (ctypes.c_int32 * 1)()
-                batch = lib.llama_batch_get_one(one, 1)
-                while True:
-                    token = lib.llama_sampler_sample(sampler, self._context, -1)
-                    last = time.perf_counter()
-                    if count == 0:
-                        first = last
-                    if lib.llama_vocab_is_eog(self._vocab, token):
-                        stop = "end"
-                        break
-                    count += 1
-                    yield Generated(stream.push(self.piece(token)), count)
-                    reason = self._must_stop(stream, count, sampling, cancelled)
-                    if reason:
-                        stop = reason
-                        break
-                    one[0] = token
-                    code = lib.llama_decode(self._context, batch)
-                    if code == DECODE_ABORTED:
-                        self._forget_after(len(self._cached))
-                        break
-                    if code != DECODE_OK:
-                        self._decode_failed(code)
-                    self._cached.append(token)
-        rate = (count - 1) / (last - first) if count > 1 and last > first else 0.0
-        stats = Stats(stop, count, len(tokens), reused, prompt_seconds, first - start, rate)
-        yield Generated(stream.finish(), count, stats)
+        self._writer = Writer(self, sampling, extras or Extras())
+        try:
+            yield from self._writer.write(tokens, cancelled)
+        finally:
+            self._writer = None
+
+    def grammar_busy(self) -> float:
+        """Seconds that a constraint has been keeping the library busy, which nothing can interrupt. From any thread."""
+        writer = self._writer
+        restriction = writer.restriction if writer is not None else None
+        since = restriction.busy_since if restriction is not None else 0.0
+        return time.monotonic() - since if since else 0.0
 
     def interrupt(self) -> None:
         """Make the decode call in progress return. May be called from any thread; the next reply starts afresh."""
         self._interrupt.set()
 
-    def _must_stop(self, stream: TextStream, count: int, sampling: Sampling, cancelled: Callable[[], bool]) -> str:
-        if stream.stopped:
-            return "stop_string"
-        if cancelled():
-            return "cancelled"
-        if count >= sampling.max_tokens:
-            return "max_tokens"
-        return "context" if len(self._cached) >= self.context else ""
+    def prepare(self, tokens: Sequence[int]) -> None:
+        """Before a reply to ``tokens``: forget an old interruption; errors as :meth:`generate`."""
+        self._interrupt.clear()
+        self._check_prompt(tokens)
+
+    def step(self, token: int) -> bool:
+        """Compute one token more of sequence 0; False when it was interrupted."""
+        self._token[0] = token
+        code = lib.llama_decode(self._context, self._single)
+        if code == DECODE_ABORTED:
+            self._forget_after(len(self._cached))
+            return False
+        if code != DECODE_OK:
+            self._decode_failed(code)
+        self._cached.append(token)
+        return True
+
+    def ends(self) -> bool:
+        """Whether some token of the vocabulary ends a reply."""
+        return any(lib.llama_vocab_is_eog(self._vocab, token) for token in range(self.vocabulary))
+
+    def token_named(self, text: str) -> int:
+        """The token whose text this is, a special one too; -1 if it is not one token."""
+        tokens = self.tokenize(text, special=True, add_special=False)
+        return tokens[0] if len(tokens) == 1 else -1
 
     def _check_prompt(self, tokens: Sequence[int]) -> None:
         if not tokens:
@@ -289,7 +274,7 @@ class Model:
         if len(tokens) >= self.context:
             raise _context_full(f"The prompt has {len(tokens)} tokens, the context {self.context}.")
 
-    def _reuse(self, tokens: Sequence[int]) -> int:
+    def reuse(self, tokens: Sequence[int]) -> int:
         """Keep what the context has in common with ``tokens`` (never all of it: the last one gives the logits)."""
         common = 0
         for ours, theirs in zip(self._cached, tokens[:-1], strict=False):
@@ -313,7 +298,7 @@ class Model:
         lib.llama_memory_clear(self._memory, True)
         self._cached.clear()
 
-    def _feed(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> bool:
+    def feed(self, tokens: Sequence[int], cancelled: Callable[[], bool]) -> bool:
         """Compute a prompt, logits for its last token; False when it was cancelled on the way."""
         step = min(BATCH, self._batch.capacity)
         for at in range(0, len(tokens), step):
@@ -406,7 +391,7 @@ class Model:
         before = self.threads
         self.set_threads(self.prompt_threads)
         try:
-            if not self._feed(prompt[:-1], cancelled):
+            if not self.feed(prompt[:-1], cancelled):
                 raise Cancelled
             for at in range(0, len(inputs) if answer else 0, step):
                 if cancelled():
@@ -552,7 +537,7 @@ class Model:
         return drawn[depth:]
 
     def _feed_or_cancel(self, tokens: Sequence[int]) -> None:
-        if not self._feed(tokens, self._interrupt.is_set):
+        if not self.feed(tokens, self._interrupt.is_set):
             raise Cancelled
 
     def memory(self) -> Memory:
@@ -588,4 +573,4 @@ def _context_full(detail: str) -> QuenchError:
     )
 
 
-__all__ = ["Generated", "Logits", "Model", "Part", "Stats", "never"]
+__all__ = ["Extras", "Generated", "Logits", "Model", "Part", "Stats", "never"]

@@ -16,12 +16,13 @@ from converter.spec import QuenchError
 REPEAT_WINDOW = 64
 """Tokens that the repeat penalty looks back on."""
 
-_RANDOM_SEED_LIMIT = 0xFFFFFFFF  # the library's own word for "draw a seed"
+_SEED_LIMIT = 0xFFFFFFFF  # the library's own word for "draw a seed"
+_DRAWN_LIMIT = 1 << 31  # seeds that are drawn here can be typed in again everywhere
 
 
 @contextmanager
-def sampler_chain(vocabulary: int, sampling: Sampling, history: Sequence[int]) -> Iterator[Any]:
-    """The library's sampler for ``sampling``, freed on leaving.
+def sampler_chain(vocabulary: int, sampling: Sampling, history: Sequence[int]) -> Iterator[tuple[Any, int]]:
+    """The library's sampler for ``sampling``, freed on leaving, and the seed that it draws with (-1: it draws nothing).
 
     The order is the library's customary one: penalties, top-k, top-p, min-p, temperature, draw. ``history`` are the
     tokens so far, for the penalty. Temperature 0 takes the most probable token.
@@ -30,19 +31,20 @@ def sampler_chain(vocabulary: int, sampling: Sampling, history: Sequence[int]) -
         QuenchError: ``bad_sampling`` for values out of range.
     """
     _check(sampling)
+    seed = secrets.randbelow(_DRAWN_LIMIT) if sampling.seed < 0 else sampling.seed % _SEED_LIMIT
     chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
     try:
-        for part in _parts(vocabulary, sampling):
+        for part in _parts(vocabulary, sampling, seed):
             lib.llama_sampler_chain_add(chain, part)
         if sampling.repeat_penalty != 1.0:
             for token in history[-REPEAT_WINDOW:]:
                 lib.llama_sampler_accept(chain, token)
-        yield chain
+        yield chain, seed if sampling.temperature > 0 else -1
     finally:
         lib.llama_sampler_free(chain)
 
 
-def _parts(vocabulary: int, sampling: Sampling) -> Iterator[Any]:
+def _parts(vocabulary: int, sampling: Sampling, seed: int) -> Iterator[Any]:
     if sampling.repeat_penalty != 1.0:
         yield lib.llama_sampler_init_penalties(vocabulary, REPEAT_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
     if sampling.temperature <= 0:
@@ -55,7 +57,6 @@ def _parts(vocabulary: int, sampling: Sampling) -> Iterator[Any]:
     if sampling.min_p > 0.0:
         yield lib.llama_sampler_init_min_p(sampling.min_p, 1)
     yield lib.llama_sampler_init_temp(sampling.temperature)
-    seed = secrets.randbelow(_RANDOM_SEED_LIMIT) if sampling.seed < 0 else sampling.seed % _RANDOM_SEED_LIMIT
     yield lib.llama_sampler_init_dist(seed)
 
 

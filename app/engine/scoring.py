@@ -70,6 +70,18 @@ def write_reference(
     return tuple(scored)
 
 
+def probabilities(
+    answer: Sequence[int], blocks: Iterable[tuple[int, npt.NDArray[np.float32]]], text: Text
+) -> tuple[ScoredToken, ...]:
+    """How probable each token of ``answer`` was, and what else was; ``blocks`` as in :func:`write_reference`."""
+    scored: list[ScoredToken] = []
+    for at, rows in _small(blocks):
+        logs = log_softmax(rows)
+        for row, token in zip(logs, answer[at : at + len(rows)], strict=True):
+            scored.append(ScoredToken(text(token), float(np.exp(row[token])), 0.0, True, _top(row, text), ()))
+    return tuple(scored)
+
+
 def read_header(file: BinaryIO, path: str) -> tuple[list[int], int]:
     """(tokens, vocabulary) of a reference file; QuenchError ``bad_reference`` if it is none."""
     start = file.read(_HEADER.size)
@@ -151,4 +163,4 @@ def _top(logs: npt.NDArray[np.float64], text: Text) -> tuple[Alternative, ...]:
     return tuple(Alternative(text(int(token)), float(np.exp(logs[token]))) for token in best)
 
 
-__all__ = ["compare", "first_divergence", "log_softmax", "read_header", "write_reference"]
+__all__ = ["compare", "first_divergence", "log_softmax", "probabilities", "read_header", "write_reference"]

@@ -53,4 +53,21 @@ def _overlap(text: str, stop: str) -> int:
     return 0
 
 
-__all__ = ["TextStream"]
+def choice_texts(pieces: Sequence[bytes], shown: int) -> list[str]:
+    """What each token adds to a text of which the first ``shown`` characters are seen; what lies beyond is left out.
+
+    A character that is spread over tokens belongs to the one that completes it.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    texts: list[str] = []
+    length = 0
+    for piece in pieces:
+        if length >= shown:
+            break
+        text = decoder.decode(piece)[: shown - length]
+        length += len(text)
+        texts.append(text)
+    return texts
+
+
+__all__ = ["TextStream", "choice_texts"]

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Self
 import httpx2
 import msgspec
 
+from app.chat_messages import GRAMMAR, SCHEMA, Constraint
+from app.constraints import grammar_of
 from app.protocol import ChatMessage, Sampling
 from app.remote import errors
 from app.remote.address import MAX_MODEL, is_loopback
@@ -48,6 +50,9 @@ _CONTINUING = frozenset({LLAMA, VLLM})
 """Programs that go on with the last message when they are told so."""
 
 THINK, END_OF_THOUGHT = "<think>\n", "\n</think>\n\n"
+
+
+NO_CONSTRAINT = Constraint()
 
 
 class Piece(NamedTuple):
@@ -178,9 +183,11 @@ class Client:
         software: str = "",
         *,
         continue_last: bool = False,
+        constraint: Constraint = NO_CONSTRAINT,
     ) -> AsyncIterator[Piece]:
         """An answer, piece by piece; its end is known when the iterator ends without an error."""
         body = request_body(model, messages, sampling, software, continue_last=continue_last)
+        body |= _held(constraint, software)
         request = self._http.build_request("POST", f"{self.url}/chat/completions", json=body)
         request.extensions["timeout"] = httpx2.Timeout(CONNECT_TIMEOUT, read=self._silence).as_dict()
         limit = min(MAX_CHARACTERS, max(4096, MAX_CHARACTERS_PER_TOKEN * sampling.max_tokens))
@@ -296,6 +303,24 @@ def request_body(
             )
         body |= {"add_generation_prompt": False, "continue_final_message": True}
     return body
+
+
+def _held(constraint: Constraint, software: str) -> dict[str, Any]:
+    """What holds an answer to a schema (OpenAI's own form) or to a grammar, which llama.cpp's server alone takes."""
+    if constraint.kind == SCHEMA:
+        grammar_of(constraint)  # what our own engine would refuse is refused here too, in words
+        schema = {"name": "answer", "strict": True, "schema": msgspec.json.decode(constraint.text)}
+        return {"response_format": {"type": "json_schema", "json_schema": schema}}
+    if constraint.kind == GRAMMAR:
+        if software != LLAMA:
+            raise QuenchError(
+                "cannot_constrain",
+                "This server does not take a grammar.",
+                "llama.cpp's server does.",
+                "Use a JSON schema, or none.",
+            )
+        return {"grammar": grammar_of(constraint)}
+    return {}
 
 
 def unsent(software: str) -> tuple[str, ...]:

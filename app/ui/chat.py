@@ -8,8 +8,10 @@ from PySide6.QtCore import QSize, Qt, QTimer
 from PySide6.QtGui import QDragEnterEvent, QDropEvent, QKeyEvent, QKeySequence, QResizeEvent, QShortcut
 from PySide6.QtWidgets import QHBoxLayout, QSplitter, QWidget
 
+from app.chat_messages import SCHEMA, Constraint
 from app.protocol import Replied
 from app.remote.address import is_remote
+from app.store import StoredMessage
 from app.ui.chat_frame import NARROW, WIDE, ChatFrame
 from app.ui.chat_inspector import Inspector
 from app.ui.context import Context
@@ -17,10 +19,11 @@ from app.ui.conversation_list import ConversationList
 from app.ui.drafts import Drafts
 from app.ui.engines import LOADING, STARTING, Engine
 from app.ui.markdown import highlight, split
-from app.ui.reply import Reply, note_of, prompt_of, stats_of, unfinished
+from app.ui.reply import Reply, note_of, prompt_of, seed_of, unfinished
 from app.ui.servers import KIND
 from app.ui.thread import Thread
-from app.ui.transcript_actions import CONTINUE, EDIT, REGENERATE
+from app.ui.token_dialog import TokenDialog
+from app.ui.transcript_actions import CONTINUE, EDIT, REGENERATE, SEED, TOKENS
 from app.ui.undo import UndoStack
 from app.ui.widgets import drop_paths, title_of
 from converter.spec import QuenchError
@@ -42,6 +45,7 @@ class ChatPage(QWidget):
         self._store = context.store
         self._engine: Engine | None = None
         self._reply: Reply | None = None
+        self._tool: int | None = None
         self._sides: dict[str, bool | None] = {"left": None, "right": None}
         self.setAcceptDrops(True)
         self._undo = UndoStack(context.notify)
@@ -77,12 +81,15 @@ class ChatPage(QWidget):
         self.frame.suggested.connect(self.send)
         self.frame.pocket_wanted.connect(self.pocket_chat)
         self.frame.file_wanted.connect(self._open_file)
+        self.frame.held_wanted.connect(self._show_constraint)
         self.list.chosen.connect(self.open_conversation)
         self.list.found.connect(self._open_hit)
         self.list.new_wanted.connect(self.new_chat)
         self.list.gone.connect(self._conversation_gone)
         self.list.renamed.connect(lambda conversation: self._show_title())
         self.transcript.action.connect(self._act)
+        self.transcript.tool_wanted.connect(self._answer_as_tool)
+        self.inspector.constraint_panel.changed.connect(self._save_constraint)
         self.composer.sent.connect(self.send)
         self.composer.stopped.connect(self.stop)
         QShortcut(QKeySequence.StandardKey.Undo, self.transcript, self._undo.undo,
@@ -112,9 +119,13 @@ class ChatPage(QWidget):
         return self.tr(
             "Ask on the left of Send; the answer streams in. Esc stops it.\n\n"
             "Alt+Up and Alt+Down choose a message; then R answers again, E edits the question, C continues the answer, "
-            "Delete removes it, Ctrl+Z brings it back, Ctrl+C copies it. The same is in the menu of each message.\n\n"
+            "T shows its tokens with their probabilities, Delete removes it, Ctrl+Z brings it back, Ctrl+C copies it. "
+            "The same is in the menu of each message.\n\n"
             "An edited question or another answer begins a branch; the earlier one stays. Under a message with several "
             "versions ‹ 2 / 3 › goes from one to the next, as do Alt+Left and Alt+Right.\n\n"
+            "A model's reasoning is folded; a click opens it. A tool that a model calls is never run: its card offers "
+            "to copy the call, or to answer in the tool's place. The inspector's settings can hold the answers of a "
+            "conversation to a JSON schema or a grammar.\n\n"
             "The inspector at the right has the model, the sampling and, live, tokens per second and memory. "
             "Everything that you see here is kept at once, what you have not sent yet too; a crash loses nothing."
         )
@@ -198,6 +209,8 @@ class ChatPage(QWidget):
             engine.state_changed.connect(self._engine_changed)
             engine.loading.connect(self._show_loading)
             engine.failed.connect(self._engine_failed)
+            engine.silent.connect(self._engine_silent)
+            engine.awake.connect(self.error.clear)
             self.inspector.follow(engine)
         self.error.clear()
         self._engine_changed()
@@ -211,6 +224,8 @@ class ChatPage(QWidget):
         engine.state_changed.disconnect(self._engine_changed)
         engine.loading.disconnect(self._show_loading)
         engine.failed.disconnect(self._engine_failed)
+        engine.silent.disconnect(self._engine_silent)
+        engine.awake.disconnect(self.error.clear)
         self.inspector.follow(None)
         self._drafts.follow(None)
         self._context.engines.release(engine.path, OWNER)
@@ -246,6 +261,20 @@ class ChatPage(QWidget):
         if self._reply is None and isinstance(failure, QuenchError):
             self._show_error(failure, self._load)
 
+    def _engine_silent(self) -> None:
+        """It hangs, or the whole machine does: a person decides how long to wait."""
+        engine = self._engine
+        if engine is None:
+            return
+        error = QuenchError(
+            "engine_silent",
+            self.tr("The engine has not been heard of for a while."),
+            engine.path,
+            self.tr("If the memory is full the system may only be slow: wait, or close other programs. Ending the "
+                    "engine keeps the conversation and what was written so far."),
+        )  # fmt: skip
+        self.error.show_error(error, [(self.tr("Wait"), self.error.clear), (self.tr("End the engine"), engine.end)])
+
     def _show_error(self, error: QuenchError, retry: Any) -> None:
         actions = [(self.tr("Retry"), retry), (self.tr("Choose another model"), self._focus_picker)]
         self.error.show_error(error, actions)
@@ -266,6 +295,8 @@ class ChatPage(QWidget):
         self._thread.open(None)
         self.list.select(None)
         self.inspector.set_system("")
+        self.inspector.constraint_panel.set_constraint(Constraint())
+        self.frame.show_held("")
         self._drafts.show()
         self._show_title()
         self._show_stack()
@@ -278,6 +309,9 @@ class ChatPage(QWidget):
         self._thread.open(conversation)
         self.list.select(conversation)
         self.inspector.set_system(row.system)
+        held = self._store.held_to(conversation)
+        self.inspector.constraint_panel.set_constraint(held)
+        self.frame.show_held(held.kind)
         engine = self._engine
         if row.model_path and (engine is None or engine.path != row.model_path) and self._reply is None:
             self._drop_engine()
@@ -319,6 +353,15 @@ class ChatPage(QWidget):
         if has_model and not self.inspector.picker.path() and self._engine is None:
             self.inspector.set_model(self._context.library.usable({"gguf", KIND})[0].path)
 
+    def _show_constraint(self) -> None:
+        self._show_side("right", True)
+        self.inspector.show_constraint()
+
+    def _save_constraint(self) -> None:
+        self.frame.show_held(self.inspector.constraint_panel.constraint().kind)
+        if self._thread.conversation is not None:
+            self._store.hold_to(self._thread.conversation, self.inspector.constraint_panel.constraint())
+
     def _save_system(self) -> None:
         if self._thread.conversation is None:
             return
@@ -344,15 +387,19 @@ class ChatPage(QWidget):
         if conversation is None:
             title = " ".join(_words(text).split())[:TITLE] or self.tr("New chat")
             conversation = self._store.create_conversation(title, path, system).id
+            self._store.hold_to(conversation, self.inspector.constraint_panel.constraint())
         else:
             self._store.set_model(conversation, path, system)
-        if self._drafts.editing is not None:
+        if self._drafts.editing is not None and self._drafts.editing == self._tool:
+            self._store.set_head(conversation, self._tool)
+            message = self._store.add_message(conversation, "tool", text)
+        elif self._drafts.editing is not None:
             message = self._store.add_alternative(self._drafts.editing, "user", text)
         else:
             message = self._store.add_message(conversation, "user", text)
         if text == self.composer.question():
             self._drafts.forget()  # only now: at no moment is the question in neither place
-        self._drafts.editing = None
+        self._drafts.editing = self._tool = None
         self._thread.conversation = conversation
         self._drafts.show()
         self._thread.add(message)
@@ -371,10 +418,17 @@ class ChatPage(QWidget):
             message = self._store.add_message(conversation, "assistant", "", partial=True)
         else:
             message = self._store.add_alternative(beside, "assistant", "", partial=True)
-        self._thread.add(message, streaming=True)
+        held = self.inspector.constraint_panel.constraint()
+        self._thread.add(message, streaming=True, json=held.kind == SCHEMA)
         prompt = prompt_of(self._thread.rows(), self.inspector.system.toPlainText())
         reply = self._expect(Reply(self._store, engine, conversation, message, self, beside=beside))
-        reply.start(prompt, self.inspector.sampling())
+        panel = self.inspector
+        reply.start(
+            prompt,
+            panel.sampling(),
+            constraint=held,
+            probabilities=panel.sampling_panel.wanted_probabilities(),
+        )
 
     def go_on(self, message: int) -> None:
         """Let the model continue its last answer."""
@@ -384,7 +438,9 @@ class ChatPage(QWidget):
         self.transcript.reopen(message)
         prompt = prompt_of(rows, self.inspector.system.toPlainText(), continue_last=True)
         reply = self._expect(Reply(self._store, engine, conversation, message, self))
-        reply.start(prompt, self.inspector.sampling(), before=rows[-1].content, continue_last=True)
+        held = self.inspector.constraint_panel.constraint()
+        sampling = self.inspector.sampling()
+        reply.start(prompt, sampling, before=rows[-1].content, continue_last=True, constraint=held)
 
     def _expect(self, reply: Reply) -> Reply:
         self._reply = self._thread.reply = reply
@@ -414,9 +470,8 @@ class ChatPage(QWidget):
     def _ended(self, event: Replied) -> None:
         reply = self._over()
         if reply is not None and self._is_shown(reply):
-            stats = stats_of(event, reply.engine.path)
-            cut = unfinished(stats, False)
-            self.transcript.finish(reply.message, note_of(self.tr, stats, False), unfinished=cut)
+            note, cut = note_of(self.tr, reply.stats, False), unfinished(reply.stats, False)
+            self.transcript.finish(reply.message, note, unfinished=cut, seed=seed_of(reply.stats))
         self.list.refresh()
 
     def _failed(self, error: QuenchError) -> None:
@@ -468,7 +523,38 @@ class ChatPage(QWidget):
         elif name == CONTINUE:
             self.go_on(message)
         elif name == EDIT:
+            self._tool = None
             self._drafts.edit(message, self.transcript.text_of(message))
+        elif name in (TOKENS, SEED):
+            row = next(row for row in self._thread.rows() if row.id == message)
+            if name == SEED:
+                self._use_seed(seed_of(row.stats))
+            else:
+                self._show_tokens(row)
+
+    def _use_seed(self, seed: int) -> None:
+        """The next answers are drawn with the seed of an earlier one."""
+        panel = self.inspector.sampling_panel
+        before = panel.spins["seed"].value()
+        panel.use_seed(seed)
+        words = self.tr("Answers are drawn with seed {0} from now on.").format(seed)
+        undo = (self.tr("Undo"), lambda: panel.use_seed(before))
+        self._context.notify.info(words, [undo])
+
+    def _show_tokens(self, row: StoredMessage) -> None:
+        """How sure the model was of each token of an answer."""
+        rows = self._thread.rows()
+        before = prompt_of(rows[: [each.id for each in rows].index(row.id)], self.inspector.system.toPlainText())
+        TokenDialog(self._context, row, before, self._load, self).show()
+
+    def _answer_as_tool(self, message: int, name: str) -> None:
+        """A person answers in the place of the tool that the model wanted; no tool is ever run."""
+        if self._reply is not None:
+            return
+        what = self.tr("In the place of the tool “{0}”: write or paste what it would have answered.").format(name)
+        plain = self.tr("In the place of the tool: write or paste what it would have answered.")
+        self._tool = message
+        self._drafts.edit(message, "", what if name else plain)
 
     # ---- side panels -------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 import resources
+from app.chat_messages import GRAMMAR, SCHEMA
 from app.ui.composer import Composer
 from app.ui.context import Context
 from app.ui.first_start import PocketStart
@@ -27,6 +28,7 @@ class ChatFrame(QWidget):
     suggested = Signal(str)
     pocket_wanted = Signal()
     file_wanted = Signal()
+    held_wanted = Signal()
 
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -42,6 +44,9 @@ class ChatFrame(QWidget):
         head.setSpacing(8)
         head.addWidget(self.left_button)
         head.addWidget(self.heading, 1)
+        self.held_button = button("", self.held_wanted.emit, "link")
+        self.held_button.hide()
+        head.addWidget(self.held_button)
         head.addWidget(self.new_button)
         head.addWidget(self.right_button)
         self.transcript = Transcript(theme)
@@ -74,6 +79,15 @@ class ChatFrame(QWidget):
             self.stack.setCurrentWidget(self.transcript)
         else:
             self.stack.setCurrentIndex(1 if model else 0)
+
+    def show_held(self, kind: str) -> None:
+        """Say above the messages that the answers are held to something; ``kind`` as in a constraint."""
+        names = {SCHEMA: self.tr("JSON schema"), GRAMMAR: self.tr("Grammar")}
+        self.held_button.setText(names.get(kind, ""))
+        words = self.tr("The answers of this conversation are held to this: {0}. Show it.").format(names.get(kind, ""))
+        self.held_button.setToolTip(words)
+        self.held_button.setAccessibleName(words)
+        self.held_button.setVisible(kind in names)
 
     def _toggle(self, icon: str, name: str, side: str) -> QToolButton:
         made = icon_button(self._context.theme, icon, name)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import msgspec
 from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import (
     QComboBox,
-    QDoubleSpinBox,
     QFrame,
     QGridLayout,
     QHBoxLayout,
@@ -26,8 +23,10 @@ from app.protocol import LoadOptions, Replied, Sampling, Tokens
 from app.remote.address import is_remote
 from app.ui import format as fmt
 from app.ui.charts import TimeChart
+from app.ui.constraint_panel import ConstraintPanel
 from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, READY, STARTING, Engine
+from app.ui.sampling_panel import SamplingPanel, form, row
 from app.ui.servers import KIND
 from app.ui.status_bar import memory_parts
 from app.ui.theme import set_role
@@ -37,34 +36,6 @@ LIVE_MS = 500
 """Figures that change with every token are shown so often: each time is a repaint."""
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
-
-
-class Field(NamedTuple):
-    """One row of the sampling form: a field of :class:`Sampling` and its limits."""
-
-    name: str
-    low: float
-    high: float
-    step: float
-    digits: int
-
-
-FIELDS = (
-    Field("temperature", 0, 5, 0.05, 2),
-    Field("top_k", 0, 1000, 1, 0),
-    Field("top_p", 0, 1, 0.01, 2),
-    Field("min_p", 0, 1, 0.01, 2),
-    Field("repeat_penalty", 0.5, 2, 0.01, 2),
-    Field("max_tokens", 1, 1_000_000, 64, 0),
-    Field("seed", -1, 2_147_483_647, 1, 0),
-)
-
-PRESETS: tuple[tuple[str, dict[str, float]], ...] = (
-    ("exact", {"temperature": 0.0, "top_k": 1, "top_p": 1.0, "min_p": 0.0}),
-    ("careful", {"temperature": 0.3, "top_k": 40, "top_p": 0.9, "min_p": 0.05}),
-    ("balanced", {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}),
-    ("inventive", {"temperature": 1.2, "top_k": 0, "top_p": 1.0, "min_p": 0.05}),
-)
 
 
 class Inspector(QWidget):
@@ -92,7 +63,8 @@ class Inspector(QWidget):
         self.tabs = QTabWidget()
         self.tabs.setAccessibleName(self.tr("Inspector"))
         self.tabs.addTab(self._make_live(), self.tr("Live"))
-        self.tabs.addTab(_scroll(self._make_settings()), self.tr("Settings"))
+        self._settings = _scroll(self._make_settings())
+        self.tabs.addTab(self._settings, self.tr("Settings"))
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 12, 12, 12)
         layout.setSpacing(8)
@@ -152,45 +124,22 @@ class Inspector(QWidget):
         layout.addWidget(self.system)
         layout.addSpacing(8)
         layout.addWidget(label(self.tr("Sampling"), "heading"))
-        layout.addLayout(self._make_sampling())
+        self.sampling_panel = SamplingPanel(self._context)
+        self.preset, self.spins = self.sampling_panel.preset, self.sampling_panel.spins
+        self.reset_button = self.sampling_panel.reset_button
+        layout.addWidget(self.sampling_panel)
+        layout.addSpacing(8)
+        layout.addWidget(label(self.tr("Constraint"), "heading"))
+        self.constraint_panel = ConstraintPanel(self._context)
+        layout.addWidget(self.constraint_panel)
         layout.addSpacing(8)
         layout.addWidget(label(self.tr("Loading"), "heading"))
         layout.addLayout(self._make_loading())
         layout.addStretch(1)
         return page
 
-    def _make_sampling(self) -> QGridLayout:
-        form = _form()
-        self.preset = QComboBox()
-        self.preset.setAccessibleName(self.tr("Sampling preset"))
-        self.preset.addItem(self.tr("The model's own"), "")
-        for key, _ in PRESETS:
-            self.preset.addItem(self._preset_names()[key], key)
-        self.preset.addItem(self.tr("Own values"), "own")
-        self.preset.activated.connect(self._preset_chosen)
-        _row(form, self.tr("Preset"), self.tr("Ready-made values; editing one makes them your own."), self.preset)
-        words = self._field_words()
-        self.spins: dict[str, Any] = {}
-        for entry in FIELDS:
-            spin: Any = QDoubleSpinBox() if entry.digits else QSpinBox()
-            if entry.digits:
-                spin.setDecimals(entry.digits)
-            spin.setRange(entry.low, entry.high)
-            spin.setSingleStep(entry.step)
-            name, why = words[entry.name]
-            spin.setAccessibleName(name)
-            spin.setToolTip(why)
-            if entry.name == "seed":
-                spin.setSpecialValueText(self.tr("new each time"))
-            spin.valueChanged.connect(self._sampling_edited)
-            _row(form, name, why, spin)
-            self.spins[entry.name] = spin
-        self.reset_button = button(self.tr("Reset to the model's own"), self.reset_sampling)
-        form.addWidget(self.reset_button, form.rowCount(), 0, 1, 2)
-        return form
-
     def _make_loading(self) -> QGridLayout:
-        form = _form()
+        made = form()
         self.context_spin = QSpinBox()
         self.context_spin.setRange(0, 1 << 20)
         self.context_spin.setSingleStep(1024)
@@ -222,42 +171,20 @@ class Inspector(QWidget):
         for name, widget, why in rows:
             widget.setAccessibleName(name)
             widget.setToolTip(why)
-            _row(form, name, why, widget)
+            row(made, name, why, widget)
         for spin in (self.context_spin, self.threads_spin, self.gpu_spin):
             spin.valueChanged.connect(self._options_edited)
         for combo in (self.kv_combo, self.flash_combo):
             combo.activated.connect(self._options_edited)
         self.apply_button = button(self.tr("Load again with these"), self.options_applied.emit, "primary")
-        form.addWidget(self.apply_button, form.rowCount(), 0, 1, 2)
-        return form
-
-    def _preset_names(self) -> dict[str, str]:
-        return {
-            "exact": self.tr("Exact (always the likeliest)"),
-            "careful": self.tr("Careful"),
-            "balanced": self.tr("Balanced"),
-            "inventive": self.tr("Inventive"),
-        }
-
-    def _field_words(self) -> dict[str, tuple[str, str]]:
-        return {
-            "temperature": (self.tr("Temperature"), self.tr("How daring the choice of the next token is; 0 takes the "
-                            "likeliest.")),
-            "top_k": (self.tr("Top-k"), self.tr("Only the k likeliest tokens are considered; 0 means all.")),
-            "top_p": (self.tr("Top-p"), self.tr("Only the likeliest tokens that together have this probability.")),
-            "min_p": (self.tr("Min-p"), self.tr("Tokens less likely than this share of the likeliest are left out.")),
-            "repeat_penalty": (self.tr("Repeat penalty"), self.tr("Above 1, tokens used before become less likely.")),
-            "max_tokens": (self.tr("Max tokens"), self.tr("The longest answer.")),
-            "seed": (self.tr("Seed"), self.tr("The same seed gives the same answer again; -1 draws a new one.")),
-        }  # fmt: skip
+        made.addWidget(self.apply_button, made.rowCount(), 0, 1, 2)
+        return made
 
     # ---- for the page ------------------------------------------------------------------------------------------
 
     def sampling(self) -> Sampling | None:
         """What was set by hand, or None for the model's own values."""
-        if self.preset.currentData() == "":
-            return None
-        return Sampling(**{entry.name: self.spins[entry.name].value() for entry in FIELDS})
+        return self.sampling_panel.sampling()
 
     def options(self) -> LoadOptions:
         """How the model is to be loaded."""
@@ -268,6 +195,12 @@ class Inspector(QWidget):
             kv_type=self.kv_combo.currentData(),
             flash_attention=self.flash_combo.currentData(),
         )
+
+    def show_constraint(self) -> None:
+        """Bring what the answers are held to into sight."""
+        self.tabs.setCurrentIndex(1)
+        self._settings.ensureWidgetVisible(self.constraint_panel)
+        self.constraint_panel.text.setFocus()
 
     def set_system(self, text: str) -> None:
         """Show a conversation's system prompt."""
@@ -298,12 +231,6 @@ class Inspector(QWidget):
         self.memory.setVisible(engine is None or not is_remote(engine.path))
         self._show_state()
 
-    def reset_sampling(self) -> None:
-        """Back to the model's own values."""
-        self.preset.setCurrentIndex(0)
-        self._show_values(self._defaults())
-        self._save_sampling()
-
     # ---- showing -----------------------------------------------------------------------------------------------
 
     def _show_state(self) -> None:
@@ -324,8 +251,7 @@ class Inspector(QWidget):
         served = is_remote(self.picker.path() or "")
         for field in (self.context_spin, self.kv_combo, self.threads_spin, self.gpu_spin, self.flash_combo):
             field.setEnabled(not served)
-        if self.preset.currentData() == "":
-            self._show_values(self._defaults())
+        self.sampling_panel.set_defaults(loaded.defaults if loaded is not None else Sampling())
         self._show_fill(engine.context_used if engine is not None else 0)
         self._show_parts()
         self._options_edited()
@@ -363,26 +289,16 @@ class Inspector(QWidget):
     def _show_parts(self) -> None:
         parts = memory_parts(self._engine) if self._engine is not None else []
         rows = self._parts.count() // 2
-        for row in range(rows, len(parts)):
-            self._parts.addWidget(label("", "small"), row, 0)
+        for place in range(rows, len(parts)):
+            self._parts.addWidget(label("", "small"), place, 0)
             number = label("", "number")
             number.setFont(self._context.theme.mono(12))
             number.setAlignment(Qt.AlignmentFlag.AlignRight)
-            self._parts.addWidget(number, row, 1)
-        for row in range(max(rows, len(parts))):
-            name, count = parts[row] if row < len(parts) else ("", None)
-            self._parts.itemAtPosition(row, 0).widget().setText(name)
-            self._parts.itemAtPosition(row, 1).widget().setText(fmt.size(count) if count is not None else "")
-
-    def _show_values(self, sampling: Sampling) -> None:
-        self._quiet = True
-        for entry in FIELDS:
-            self.spins[entry.name].setValue(getattr(sampling, entry.name))
-        self._quiet = False
-
-    def _defaults(self) -> Sampling:
-        loaded = self._engine.loaded if self._engine is not None else None
-        return loaded.defaults if loaded is not None else Sampling()
+            self._parts.addWidget(number, place, 1)
+        for place in range(max(rows, len(parts))):
+            name, count = parts[place] if place < len(parts) else ("", None)
+            self._parts.itemAtPosition(place, 0).widget().setText(name)
+            self._parts.itemAtPosition(place, 1).widget().setText(fmt.size(count) if count is not None else "")
 
     # ---- editing -----------------------------------------------------------------------------------------------
 
@@ -394,35 +310,6 @@ class Inspector(QWidget):
     def _system_edited(self) -> None:
         if not self._quiet:
             self.system_changed.emit()
-
-    def _preset_chosen(self) -> None:
-        key = self.preset.currentData()
-        if key == "":
-            self.reset_sampling()
-            return
-        values = dict(PRESETS).get(key)
-        if values is not None:
-            now = Sampling(**{entry.name: self.spins[entry.name].value() for entry in FIELDS})
-            self._show_values(msgspec.structs.replace(now, repeat_penalty=1.0, **values))
-        self._save_sampling()
-
-    def _sampling_edited(self) -> None:
-        if self._quiet:
-            return
-        self._match_preset(Sampling(**{entry.name: self.spins[entry.name].value() for entry in FIELDS}))
-        self._save_sampling()
-
-    def _match_preset(self, values: Sampling) -> None:
-        key = next(
-            (key for key, preset in PRESETS
-             if all(abs(getattr(values, name) - wanted) < 1e-9 for name, wanted in preset.items())
-             and values.repeat_penalty == 1.0),
-            "own",
-        )  # fmt: skip
-        self.preset.setCurrentIndex(self.preset.findData(key))
-
-    def _save_sampling(self) -> None:
-        self._context.update_settings(sampling=self.sampling() or Sampling())
 
     def _options_edited(self) -> None:
         engine = self._engine
@@ -442,30 +329,7 @@ class Inspector(QWidget):
         self.gpu_spin.setValue(settings.gpu_layers)
         self.kv_combo.setCurrentIndex(max(0, self.kv_combo.findData(settings.kv_type)))
         self.flash_combo.setCurrentIndex(max(0, self.flash_combo.findData(settings.flash_attention)))
-        if settings.sampling != Sampling():
-            self._show_values(settings.sampling)
-            self._match_preset(settings.sampling)
         self._quiet = False
-
-
-def _form() -> QGridLayout:
-    form = QGridLayout()
-    form.setHorizontalSpacing(12)
-    form.setVerticalSpacing(8)
-    form.setColumnStretch(1, 1)
-    return form
-
-
-def _row(form: QGridLayout, text: str, why: str, widget: QWidget) -> None:
-    """A caption and its field; the field takes the width that is left and never asks for more."""
-    caption = label(text, "muted")
-    caption.setToolTip(why)
-    widget.setToolTip(why)
-    widget.setMinimumWidth(96)
-    widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-    row = form.rowCount()
-    form.addWidget(caption, row, 0)
-    form.addWidget(widget, row, 1)
 
 
 def _scroll(page: QWidget) -> QScrollArea:

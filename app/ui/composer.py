@@ -154,10 +154,10 @@ class Composer(QFrame):
         banner = QWidget()
         row = QHBoxLayout(banner)
         row.setContentsMargins(12, 0, 8, 0)
-        row.addWidget(
-            label(self.tr("Editing a question: sending it begins a branch, the earlier one stays."), "small"), 1
-        )
-        row.addWidget(button(self.tr("Cancel edit"), self.leave_edit, "link"))
+        self._banner_text = label("", "small", wrap=True)
+        row.addWidget(self._banner_text, 1)
+        self._banner_button = button(self.tr("Cancel edit"), self.leave_edit, "link")
+        row.addWidget(self._banner_button)
         banner.hide()
         return banner
 
@@ -177,9 +177,13 @@ class Composer(QFrame):
         self.stop_button.setVisible(busy)
         self._refresh()
 
-    def begin_edit(self, text: str) -> None:
-        """Put an earlier question into the field; the files of a draft wait until the edit is over."""
+    def begin_edit(self, text: str, note: str = "") -> None:
+        """Put an earlier question into the field, or begin something else that ``note`` describes; the files of a draft
+        wait until that is over."""
         self.restore("")
+        editing = self.tr("Editing a question: sending it begins a branch, the earlier one stays.")
+        self._banner_text.setText(note or editing)
+        self._banner_button.setText(self.tr("Cancel") if note else self.tr("Cancel edit"))
         self._banner.show()
         self.set_text(text)
         self.field.setFocus()

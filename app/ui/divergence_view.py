@@ -259,13 +259,14 @@ class DivergenceView(QTextEdit):
         if index < 0 or index >= len(self._tokens):
             self.popover.hide()
             return
-        token = self._tokens[index]
-        if self._reference or not token.reference_top:
-            sides = [(self.tr("Reference"), token.top)]
-        else:
-            sides = [(self.tr("Reference"), token.reference_top), (self.tr("This model"), token.top)]
-        self.popover.show_token(sides)
+        self.popover.show_token(self._sides(self._tokens[index]))
         self._place_popover(self._area(index))
+
+    def _sides(self, token: ScoredToken) -> list[tuple[str, tuple[Alternative, ...]]]:
+        """What the pop-over has beside one another."""
+        if self._reference or not token.reference_top:
+            return [(self.tr("Reference"), token.top)]
+        return [(self.tr("Reference"), token.reference_top), (self.tr("This model"), token.top)]
 
     def _place_popover(self, area: QRectF) -> None:
         """Below the token, above it where there is no room; over the whole window, as a column can be very low."""
@@ -371,15 +372,23 @@ class DivergenceView(QTextEdit):
 class ShadeLegend(QWidget):
     """What the shading means: nats on a square-root scale, and the mark where greedy decoding would part."""
 
+    title, mark = "", True
+    ticks: tuple[tuple[float, int], ...] = TICKS
+
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._theme = theme
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setFixedHeight(36)
+        self.title = self.tr("Divergence in nats")
         self.setAccessibleName(
             self.tr("Legend: tokens are shaded by divergence, from clear at 0 nats to the strongest at 2 and more.")
         )
         theme.changed.connect(self.update)
+
+    def caption(self, tick: float, digits: int) -> str:
+        """The words at a mark of the scale, which is in nats."""
+        return fmt.number(tick, digits) + ("+" if tick == TICKS[-1][0] else "")
 
     def sizeHint(self) -> QSize:
         return QSize(420, 36)
@@ -391,9 +400,8 @@ class ShadeLegend(QWidget):
         painter.setFont(self._theme.font(12))
         metrics = QFontMetrics(self._theme.font(12))
         painter.setPen(QColor(tokens.muted))
-        title = self.tr("Divergence in nats")
-        painter.drawText(QPointF(0, 14), title)
-        left = metrics.horizontalAdvance(title) + 12
+        painter.drawText(QPointF(0, 14), self.title)
+        left = metrics.horizontalAdvance(self.title) + 12
         width = min(240, max(self.width() - left - 200, 100))
         scale = QLinearGradient(left, 0, left + width, 0)
         for step in range(21):
@@ -402,11 +410,14 @@ class ShadeLegend(QWidget):
         painter.setBrush(QBrush(scale))
         painter.drawRoundedRect(QRectF(left, 4, width, 12), 3, 3)
         painter.setPen(QColor(tokens.muted))
-        for tick, digits in TICKS:
-            text = fmt.number(tick, digits) + ("+" if tick == TICKS[-1][0] else "")
+        for tick, digits in self.ticks:
+            text = self.caption(tick, digits)
             x = left + width * (tick / 2.0) ** 0.5
             place = min(max(x - metrics.horizontalAdvance(text) / 2, left), left + width)
             painter.drawText(QPointF(place, 31), text)
+        if not self.mark:
+            painter.end()
+            return
         mark = left + width + 32
         painter.setPen(QPen(QColor(tokens.bad), 1.5))
         painter.setBrush(Qt.BrushStyle.NoBrush)

@@ -65,12 +65,13 @@ class Drafts(QObject):
         self._pause.stop()
         self._store.keep_draft(self._thread.conversation, "", (), self.editing or 0)
 
-    def edit(self, message: int, text: str) -> None:
-        """Edit an earlier question; an edit of it that was left before goes on."""
+    def edit(self, message: int, text: str, note: str = "") -> None:
+        """Edit an earlier question, or write what stands after a message (``note`` says what); what was left before
+        goes on."""
         self.leave()
         self.editing = message
         kept = self._store.draft(self._thread.conversation, message)
-        self._composer.begin_edit(kept.content or text)
+        self._composer.begin_edit(kept.content or text, note)
 
     def follow(self, engine: Engine | None) -> None:
         """Files are counted by this engine from now on."""

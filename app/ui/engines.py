@@ -9,10 +9,12 @@ import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import protocol
+from app.chat_messages import NEVER, Constraint, TokenChoices
 from app.child import Verdict
 from app.protocol import ChatMessage, Loaded, LoadOptions, Memory, Sampling
 from app.remote.address import is_remote
 from app.ui.process import WorkerProcess
+from app.ui.watchdog import Watchdog
 from converter.spec import QuenchError
 
 Opening = Callable[[str, LoadOptions], tuple[str, msgspec.Struct]]
@@ -30,10 +32,12 @@ class Engine(QObject):
     """One model in one process: a file, or the model of a server, as its ``opening`` says.
 
     ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
-    ``tokens``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a fraction 0..1.
+    ``tokens``, ``choices``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a
+    fraction 0..1.
     ``failed`` carries a :class:`Failed` (its ``request`` says what failed; the engine lives on) or, when the worker has
     died or could not load, a QuenchError (its attribute ``request`` is the request that was running, or 0; state is
-    ``dead``).
+    ``dead``). ``silent`` says that it hangs while it should write, ``awake`` that it does not after all; one that does
+    not stop when it is told to is ended.
     """
 
     state_changed = Signal()
@@ -42,7 +46,10 @@ class Engine(QObject):
     replied = Signal(object)
     scored = Signal(object)
     counted = Signal(object)
+    choices = Signal(object)
     failed = Signal(object)
+    silent = Signal()
+    awake = Signal()
 
     def __init__(
         self, path: str, options: LoadOptions, parent: QObject | None = None, opening: Opening = load_file
@@ -61,7 +68,13 @@ class Engine(QObject):
         self._process: WorkerProcess | None = None
         self._last = 0
         self._open: list[int] = []
+        self._writing: set[int] = set()
         self._leaving = False
+        self._ended_for: QuenchError | None = None
+        self.watchdog = Watchdog(self)
+        self.watchdog.silent.connect(self.silent)
+        self.watchdog.awake.connect(self.awake)
+        self.watchdog.deaf.connect(self._did_not_stop)
 
     @property
     def is_remote(self) -> bool:
@@ -72,7 +85,7 @@ class Engine(QObject):
         """Start the worker and load the model; called by the pool and by :meth:`reload`."""
         self.loaded, self.error, self.rate, self.context_used = None, None, 0.0, 0
         self._open.clear()
-        self._leaving = False
+        self._leaving, self._ended_for = False, None
         kind, command = self._opening(self.path, self.options)
         process = WorkerProcess(kind, self)
         self._process = process
@@ -87,10 +100,18 @@ class Engine(QObject):
         messages: list[ChatMessage] | tuple[ChatMessage, ...],
         sampling: Sampling | None = None,
         continue_last: bool = False,
+        constraint: Constraint | None = None,
+        probabilities: str = NEVER,
     ) -> int:
         """Answer a conversation; returns the request id. ``sampling`` None means the model's own defaults."""
         chosen = sampling or (self.loaded.defaults if self.loaded else Sampling())
-        return self._request(lambda number: protocol.Generate(number, tuple(messages), chosen, continue_last))
+        held = constraint or Constraint()
+        number = self._request(
+            lambda number: protocol.Generate(number, tuple(messages), chosen, continue_last, held, probabilities)
+        )
+        self._writing.add(number)
+        self._watch()
+        return number
 
     def score(
         self,
@@ -99,12 +120,15 @@ class Engine(QObject):
         write: str | None = None,
         against: str | None = None,
     ) -> int:
-        """Teacher-force ``answer``; give exactly one of ``write`` and ``against``. Returns the request id."""
+        """Teacher-force ``answer``; give at most one of ``write`` and ``against``. Returns the request id."""
         return self._request(lambda number: protocol.Score(number, tuple(messages), answer, write, against))
 
     def pass_on(self, question: protocol.Generate | protocol.Complete) -> int:
         """Ask what another program wants to know, under a number of this engine's own, which is returned."""
-        return self._request(lambda number: msgspec.structs.replace(question, request=number))
+        number = self._request(lambda number: msgspec.structs.replace(question, request=number))
+        self._writing.add(number)
+        self._watch()
+        return number
 
     def count(self, messages: list[ChatMessage] | tuple[ChatMessage, ...], text: str) -> int:
         """Count the tokens of a text, and of the prompt that ``messages`` make. Returns the request id."""
@@ -114,6 +138,14 @@ class Engine(QObject):
         """Stop a reply; it ends with ``replied`` whose ``stop`` is ``cancelled``."""
         if self._process is not None and request in self._open:
             self._process.send(protocol.Stop(request))
+            if request == self._open[0]:
+                self.watchdog.stopping()
+
+    def end(self, error: QuenchError | None = None) -> None:
+        """Kill a worker that hangs; ``failed`` comes with ``error``, or with what a killed process means."""
+        self._ended_for = error
+        if self._process is not None:
+            self._process.kill()
 
     def reload(self) -> None:
         """Load again: after it died, or with other ``options`` set on it before.
@@ -174,10 +206,13 @@ class Engine(QObject):
     def _heard(self, process: WorkerProcess, message: object) -> None:
         if process is not self._process:
             return  # the last words of a worker that a reload has sent away
+        self.watchdog.hear()
         if isinstance(message, protocol.Tokens):
             self.rate = message.rate
             self.context_used = message.context_used
             self.tokens.emit(message)
+        elif isinstance(message, TokenChoices):
+            self.choices.emit(message)
         elif isinstance(message, protocol.Loading):
             if self.state != LOADING:
                 self._set_state(LOADING)
@@ -185,6 +220,7 @@ class Engine(QObject):
         elif isinstance(message, protocol.Loaded):
             self.loaded, self.memory = message, message.memory
             self._set_state(BUSY if self._open else READY)
+            self._watch()
         elif isinstance(message, protocol.Replied):
             self.memory, self.rate, self.context_used = message.memory, 0.0, message.context_used
             self._close(message.request)
@@ -202,8 +238,25 @@ class Engine(QObject):
     def _close(self, request: int) -> None:
         if request in self._open:
             self._open.remove(request)
+        self._writing.discard(request)
         self.rate = 0.0
         self._set_state(BUSY if self._open else READY)
+        self._watch()
+
+    def _watch(self) -> None:
+        """A loaded engine that writes an answer is heard of all the time; scoring is silent, loading may be."""
+        self.watchdog.watch(self.loaded is not None and bool(self._open) and self._open[0] in self._writing)
+
+    def _did_not_stop(self) -> None:
+        self.end(
+            QuenchError(
+                "engine_hung",
+                self.tr("The engine did not stop when it was told to, and was ended."),
+                self.path,
+                self.tr("What it had written is kept. Load the model again."),
+                exit_status=5,
+            )
+        )
 
     def _died(self, process: WorkerProcess, verdict: Verdict) -> None:
         process.deleteLater()
@@ -212,15 +265,21 @@ class Engine(QObject):
         self._process = None
         self.memory, self.rate = None, 0.0
         requests, self._open = self._open, []
+        self._writing.clear()
+        self.watchdog.watch(False)
         self._set_state(DEAD)
         if self._leaving or (verdict.error is None and verdict.cancelled):
             return
-        self.error = verdict.error or QuenchError(
-            "engine_died",
-            self.tr("The engine process ended."),
-            self.path,
-            self.tr("Load the model again."),
-            exit_status=5,
+        self.error = (
+            self._ended_for
+            or verdict.error
+            or QuenchError(
+                "engine_died",
+                self.tr("The engine process ended."),
+                self.path,
+                self.tr("Load the model again."),
+                exit_status=5,
+            )
         )
         self.error.request = requests[0] if requests else 0
         self.failed.emit(self.error)

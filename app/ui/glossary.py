@@ -25,6 +25,10 @@ GLOSSARY: dict[str, str] = {
     "Compute buffer": "Memory that the engine needs while it works, beside weights and KV cache.",
     "Importance matrix": "A measurement of which weights matter most, made on a text. It makes small types better.",
     "Temperature": "How freely the next token is drawn. 0 always takes the likeliest.",
+    "Seed": "The number that drawing tokens begins with. The same seed, model and question give the same answer again.",
+    "JSON schema": "A description of what a JSON text must look like. An answer can be held to one.",
+    "Grammar (GBNF)": "Rules for which texts are allowed, in llama.cpp's notation. An answer can be held to one.",
+    "Tool call": "A model's wish to have a function called, as text. Nothing is ever run here.",
     "Pareto front": "The files for which no other is both smaller and better.",
     "Roofline": "The share of this machine's memory bandwidth in use while writing. 100 % is the limit.",
 }

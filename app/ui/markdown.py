@@ -9,11 +9,14 @@ lengths are bounded.
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QTextBlockFormat, QTextCharFormat, QTextDocument, QTextFormat, QTextListFormat, QTextTable
+
+from app.marks import CALL, THOUGHT, THOUGHT_END, bare_calls, calls_at
 
 MAX_LINE = 2_000
 """Characters of one line or paragraph laid out as one piece; longer ones are broken."""
@@ -22,8 +25,6 @@ MAX_CHUNK = 6_000
 MAX_NESTING = 6
 MAX_LEXED = 20_000
 """Characters of a code block that are coloured as a whole; beyond it the colours are found by pieces."""
-
-THINK_TAGS = ("think", "thinking", "reasoning")
 
 
 class Run(NamedTuple):
@@ -56,10 +57,11 @@ class Block(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """A piece of the source that can be drawn on its own. ``kind``: text, code, rule, think.
+    """A piece of the source that can be drawn on its own. ``kind``: text, code, rule, think, call.
 
     ``start``/``end`` are offsets in the text given to :func:`split`; ``body`` is the content without fences, tags or
-    indentation; ``closed`` says that more text cannot change it; ``in_list`` that what follows may belong to a list.
+    indentation (a tool call's with its marks); ``closed`` says that more text cannot change it; ``in_list`` that what
+    follows may belong to a list.
     """
 
     kind: str
@@ -74,11 +76,9 @@ class Chunk(NamedTuple):
 
 _FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^`\n]*)$")
 _ITEM = re.compile(r"^\s*(?:[-*+]|\d{1,9}[.)])(?:\s+|$)")
+_INLINE_CALL = "[TOOL_CALLS]"  # this one may follow the words in their line
 _HEADING = re.compile(r"^ {0,3}#{1,6}(?:\s|$)")
 _RULE = re.compile(r"^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$")
-_THINK = re.compile(rf"^[ \t]*<({'|'.join(THINK_TAGS)})>", re.IGNORECASE)
-_THINK_END = re.compile(rf"</(?:{'|'.join(THINK_TAGS)})>[ \t]*", re.IGNORECASE)
-
 # Qt keeps its own structure in the text as these characters; a reply must not forge them. The rest are invisible
 # controls and the bidirectional overrides that make code read differently from what it is.
 _REPLACED = (0x0000, 0xFFFC, 0xFDD0, 0xFDD1, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -92,8 +92,8 @@ def clean(text: str) -> str:
 
 def with_open_thought(text: str) -> str:
     """Some templates open the thinking section in the prompt, so the reply holds only its end: put the start back."""
-    end = _THINK_END.search(text)
-    if end and not re.search(rf"<({'|'.join(THINK_TAGS)})>", text[: end.start()], re.IGNORECASE):
+    end = THOUGHT_END.search(text)
+    if end and not THOUGHT.search(text, 0, end.start()):
         return "<think>\n" + text
     return text
 
@@ -101,16 +101,16 @@ def with_open_thought(text: str) -> str:
 # ---- cutting ------------------------------------------------------------------------------------------------------
 
 
-def split(text: str, *, plain: bool = False, in_list: bool = False) -> list[Chunk]:
+def split(text: str, *, plain: bool = False, in_list: bool = False, whole: bool = False) -> list[Chunk]:
     """Cut ``text`` into chunks that are drawn one by one; only the last may be open.
 
     With ``plain`` only code fences are seen, everything else is text as it was typed. ``in_list`` goes on after a
-    chunk that said so.
+    chunk that said so. ``whole``: the text is a message from its beginning, which may be a tool call without a mark.
     """
     chunks: list[Chunk] = []
     position = 0
     while position < len(text):
-        chunk = _next(text, position, in_list, plain)
+        chunk = _next(text, position, in_list, plain, whole)
         if chunk is None:
             break
         in_list = bool(chunk.kind == "text" and _ITEM.match(chunk.body)) or (in_list and chunk.indent > 0)
@@ -119,9 +119,9 @@ def split(text: str, *, plain: bool = False, in_list: bool = False) -> list[Chun
     return chunks
 
 
-def _next(text: str, start: int, in_list: bool, plain: bool) -> Chunk | None:
+def _next(text: str, start: int, in_list: bool, plain: bool, whole: bool) -> Chunk | None:
     while True:
-        line, after = _line(text, start)
+        line, after = _line(text, start, 2 * MAX_LINE)
         if line.strip():
             break
         if after >= len(text) and not text.endswith("\n", start):
@@ -135,16 +135,24 @@ def _next(text: str, start: int, in_list: bool, plain: bool) -> Chunk | None:
     if fence and (after < len(text) or text.endswith("\n")):
         return _code(text, start, after, fence, in_list)
     if not plain:
-        if _THINK.match(line):
-            return _think(text, start)
+        lead = start + len(line) - len(line.lstrip(" \t"))
+        if THOUGHT.match(text, lead):
+            return _think(text, start, lead)
+        calls = calls_at(text, lead)
+        if calls is None and whole and not text[:lead].strip():
+            calls = bare_calls(text)
+        if calls is not None:
+            return Chunk("call", start, calls.end, text[lead : calls.end], closed=calls.closed)
         if _RULE.match(line) and after <= len(text) and text[start:after].endswith("\n"):
             return Chunk("rule", start, after, "")
     return _text(text, start, in_list, plain)
 
 
-def _line(text: str, start: int) -> tuple[str, int]:
-    end = text.find("\n", start)
-    return (text[start:], len(text)) if end < 0 else (text[start:end], end + 1)
+def _line(text: str, start: int, limit: int = sys.maxsize) -> tuple[str, int]:
+    """The line from ``start`` on, cut after ``limit`` characters, and where the next one (or its rest) begins."""
+    last = min(len(text), start + limit)
+    end = text.find("\n", start, last)
+    return (text[start:last], last) if end < 0 else (text[start:end], end + 1)
 
 
 def _code(text: str, start: int, body_start: int, fence: re.Match[str], in_list: bool) -> Chunk:
@@ -164,13 +172,14 @@ def _code(text: str, start: int, body_start: int, fence: re.Match[str], in_list:
     return Chunk("code", start, len(text), "\n".join(lines), info, indent, closed=False)
 
 
-def _think(text: str, start: int) -> Chunk:
-    opening = _THINK.match(_line(text, start)[0])
-    body_start = start + (opening.end() if opening else 0)
-    end = _THINK_END.search(text, body_start)
+def _think(text: str, start: int, lead: int) -> Chunk:
+    opening = THOUGHT.match(text, lead)
+    body_start = opening.end() if opening else lead
+    end = THOUGHT_END.search(text, body_start)
     if end is None:
         return Chunk("think", start, len(text), text[body_start:].strip(), closed=False)
-    after = end.end() + (1 if text[end.end() : end.end() + 1] == "\n" else 0)
+    after = end.end() + len(text[end.end() : end.end() + 40]) - len(text[end.end() : end.end() + 40].lstrip(" \t"))
+    after += 1 if text[after : after + 1] == "\n" else 0
     return Chunk("think", start, after, text[body_start : end.start()].strip())
 
 
@@ -180,7 +189,7 @@ def _dedent(line: str, width: int) -> str:
 
 
 def _text(text: str, start: int, in_list: bool, plain: bool) -> Chunk:
-    first, _ = _line(text, start)
+    first, _ = _line(text, start, 2 * MAX_LINE)
     nature = "plain" if plain else _nature(first)
     margin = len(first) - len(first.lstrip(" "))
     indent = 1 if in_list and margin >= 2 and nature not in {"item", "plain"} else 0
@@ -189,7 +198,7 @@ def _text(text: str, start: int, in_list: bool, plain: bool) -> Chunk:
     position = start
     blank = False
     while position < len(text):
-        line, after = _line(text, position)
+        line, after = _line(text, position, 2 * MAX_LINE)
         whole = after < len(text) or text.endswith("\n")
         if len(line) > MAX_LINE:
             if lines:
@@ -205,6 +214,10 @@ def _text(text: str, start: int, in_list: bool, plain: bool) -> Chunk:
             lines.append("")
             position = after
             continue
+        call = -1 if plain else line.find(_INLINE_CALL)
+        if call > 0 or (call == 0 and lines):
+            lines += [line[:call]] if call else []
+            return Chunk("text", start, position + call, "\n".join(lines).rstrip("\n"), indent=indent)
         if lines and (whole or not _FENCE.match(line)) and _breaks(line, nature, blank):
             return Chunk("text", start, position, "\n".join(lines).rstrip("\n"), indent=indent)
         blank = False
@@ -231,7 +244,7 @@ def _breaks(line: str, nature: str, blank: bool) -> bool:
         return True
     if nature == "plain":
         return False
-    if _HEADING.match(line) or _THINK.match(line):
+    if _HEADING.match(line) or THOUGHT.match(line.lstrip(" \t")) or CALL.match(line.lstrip(" \t")):
         return True
     if nature == "item":
         if line.startswith((" ", "\t")):

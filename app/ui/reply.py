@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from PySide6.QtCore import QObject, Signal
 
+from app.chat_messages import NEVER, Constraint, TokenChoice, TokenChoices
+from app.marks import without_thought
 from app.protocol import ChatMessage, Failed, Replied, Sampling, Tokens
 from app.store import Store, StoredMessage
 from app.ui import format as fmt
 from app.ui.engines import Engine
-from app.ui.markdown import THINK_TAGS
 from converter.spec import QuenchError
-
-_NAMES = "|".join(THINK_TAGS)
-_THOUGHT = re.compile(rf"\A\s*<({_NAMES})>.*?</\1>\s*|\A.*?</(?:{_NAMES})>\s*", re.DOTALL | re.IGNORECASE)
-
-
-def without_thought(text: str) -> str:
-    """An earlier answer as the model is shown it again: its reasoning section is left out."""
-    return _THOUGHT.sub("", text, count=1)
 
 
 def prompt_of(messages: list[StoredMessage], system: str = "", *, continue_last: bool = False) -> list[ChatMessage]:
@@ -33,7 +28,7 @@ def prompt_of(messages: list[StoredMessage], system: str = "", *, continue_last:
             content = without_thought(content)
         if not content.strip() and not whole:
             continue
-        if prompt and prompt[-1].role == message.role:
+        if prompt and prompt[-1].role == message.role and message.role != "tool":
             prompt[-1] = ChatMessage(message.role, f"{prompt[-1].content}\n\n{content}")
         else:
             prompt.append(ChatMessage(message.role, content))
@@ -69,15 +64,25 @@ class Reply(QObject):
         self.conversation = conversation
         self.message = message
         self.content = ""
+        self.stats: dict[str, Any] | None = None
         self.request = 0
         self.over = False
         self._store = store
         self._unsaved = ""
+        self._choices: list[TokenChoice] = []
+        self._constraint = Constraint()
 
     def start(
-        self, messages: list[ChatMessage], sampling: Sampling | None, *, before: str = "", continue_last: bool = False
+        self,
+        messages: list[ChatMessage],
+        sampling: Sampling | None,
+        *,
+        before: str = "",
+        continue_last: bool = False,
+        constraint: Constraint | None = None,
+        probabilities: str = NEVER,
     ) -> None:
-        """Ask the engine; ``before`` is what the message holds already."""
+        """Ask the engine; ``before`` is what the message holds already. Errors and ends come as signals."""
         self.content = before
         if before:
             self._save()  # it is unfinished from now on
@@ -85,7 +90,10 @@ class Reply(QObject):
         engine.tokens.connect(self._tokens)
         engine.replied.connect(self._replied)
         engine.failed.connect(self._trouble)
-        self.request = engine.generate(messages, sampling, continue_last)
+        engine.choices.connect(self._chosen)
+        wanted = NEVER if continue_last else probabilities  # of an answer in two parts only one would be known
+        self._constraint = constraint or Constraint()
+        self.request = engine.generate(messages, sampling, continue_last, self._constraint, wanted)
 
     def stop(self) -> None:
         """Ask the engine to stop; ``ended`` follows."""
@@ -115,8 +123,14 @@ class Reply(QObject):
         if event.request != self.request:
             return
         self._leave()
-        self._store.update_message(self.message, self.content, stats_of(event, self.engine.path), partial=False)
+        self.stats = stats_of(event, self.engine.path, self._constraint)
+        self._store.update_message(self.message, self.content, self.stats, partial=False)
+        self._store.keep_choices(self.message, pack(self._choices) if self._choices else None)
         self.ended.emit(event)
+
+    def _chosen(self, event: TokenChoices) -> None:
+        if event.request == self.request:
+            self._choices += event.tokens
 
     def _trouble(self, failure: Failed | QuenchError) -> None:
         if isinstance(failure, Failed) and failure.request != self.request:
@@ -133,10 +147,25 @@ class Reply(QObject):
         self.engine.tokens.disconnect(self._tokens)
         self.engine.replied.disconnect(self._replied)
         self.engine.failed.disconnect(self._trouble)
+        self.engine.choices.disconnect(self._chosen)
 
 
-def stats_of(event: Replied, path: str) -> dict[str, Any]:
+def pack(choices: Sequence[TokenChoice]) -> bytes:
+    """The probabilities of an answer as they are kept: about 40 bytes a token."""
+    return zlib.compress(msgspec.json.encode(choices), 1)
+
+
+def unpack(data: bytes) -> tuple[TokenChoice, ...]:
+    """What :func:`pack` made; nothing if it is damaged."""
+    try:
+        return msgspec.json.decode(zlib.decompress(data), type=tuple[TokenChoice, ...])
+    except (zlib.error, msgspec.DecodeError):
+        return ()
+
+
+def stats_of(event: Replied, path: str, constraint: Constraint | None = None) -> dict[str, Any]:
     """The figures that are kept with an answer."""
+    held = {"constraint": constraint.kind} if constraint is not None and constraint.kind else {}
     return {
         "model": path,
         "stop": event.stop,
@@ -145,6 +174,8 @@ def stats_of(event: Replied, path: str) -> dict[str, Any]:
         "first_token": event.first_token,
         "prompt_tokens": event.prompt_tokens,
         "prompt_reused": event.prompt_reused,
+        "seed": event.seed,
+        **held,
     }
 
 
@@ -170,4 +201,11 @@ def note_of(tr: Any, stats: dict[str, Any] | None, partial: bool) -> str:
         "context": tr("the context is full"),
     }
     end = ends.get(str(stats.get("stop")))
-    return " · ".join([*parts, end] if end else parts)
+    held = {"schema": tr("held to a JSON schema"), "grammar": tr("held to a grammar")}.get(str(stats.get("constraint")))
+    return " · ".join([*parts, *(part for part in (held, end) if part)])
+
+
+def seed_of(stats: dict[str, Any] | None) -> int:
+    """The seed that an answer was drawn with, -1 if nothing was drawn or it is not known."""
+    seed = (stats or {}).get("seed", -1)
+    return seed if isinstance(seed, int) else -1

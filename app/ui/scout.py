@@ -11,6 +11,7 @@ import msgspec
 from PySide6.QtCore import QObject, Signal
 
 from app import protocol
+from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked
 from app.child import Verdict
 from app.local.entry import Listed
 from app.local.places import Place
@@ -85,6 +86,10 @@ class Scout(QObject):
         """Describe an importance matrix or the checkpoint of one, with the statistics of every matrix."""
         return self._ask(lambda number: protocol.ReadImatrix(number, path), callback)
 
+    def check_constraint(self, constraint: Constraint, callback: Callable[[int | QuenchError], object]) -> int:
+        """Can answers be held to this? How many rules its grammar has."""
+        return self._ask(lambda number: CheckConstraint(number, constraint), callback)
+
     def check_kernels(self, callback: Callable[[protocol.KernelCheck | QuenchError], object]) -> int:
         """Which backend of the kernels this machine can trust; they are tested if that is not known."""
         return self._ask(protocol.CheckKernels, callback)
@@ -146,6 +151,8 @@ class Scout(QObject):
             question.done(message.description)
         elif isinstance(message, protocol.KernelsChecked):
             question.done(message.check)
+        elif isinstance(message, ConstraintChecked):
+            question.done(message.rules)
         elif isinstance(message, protocol.Failed):
             question.done(message.to_error())
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from PySide6.QtCore import QObject
 
 from app.store import Store, StoredMessage
-from app.ui.reply import Reply, note_of, unfinished
+from app.ui.reply import Reply, note_of, seed_of, unfinished
 from app.ui.transcript import Transcript
 from app.ui.transcript_actions import DELETE, NEXT, PREVIOUS
 from app.ui.transcript_blocks import Entry
@@ -52,12 +52,14 @@ class Thread(QObject):
         if self._transcript.has(message):
             self._transcript.find_words(message, words.split())
 
-    def add(self, message: int, *, streaming: bool = False) -> None:
-        """A message that the store has just been given."""
+    def add(self, message: int, *, streaming: bool = False, json: bool = False) -> None:
+        """A message that the store has just been given; ``json``: an answer that will be held to a schema."""
         entries = self._entries()
         self._transcript.show_branch(entries[:-1])
         if entries and entries[-1].key == message:
-            self._transcript.append(entries[-1]._replace(note="", unfinished=False), streaming=streaming)
+            self._transcript.append(
+                entries[-1]._replace(note="", unfinished=False, seed=-1, json=json), streaming=streaming
+            )
 
     def act(self, name: str, message: int) -> bool:
         """Another version, or a deletion. False if it is no such action."""
@@ -79,7 +81,9 @@ class Thread(QObject):
         note = note_of(self.tr, row.stats, row.partial)
         place = (row.alternatives.index(row.id) + 1, len(row.alternatives))
         cut = last and row.role == "assistant" and unfinished(row.stats, row.partial)
-        return Entry(row.id, row.role, row.content, self._name_of(path) if path else "", note, place, cut)
+        name = self._name_of(path) if path else ""
+        held = (row.stats or {}).get("constraint") == "schema"
+        return Entry(row.id, row.role, row.content, name, note, place, cut, seed_of(row.stats), held)
 
     def _join(self, reply: Reply | None) -> None:
         """The answer that is coming goes on here, if it is of this branch."""

@@ -13,7 +13,6 @@ from PySide6.QtCore import QEvent, QMimeData, QPoint, QRectF, Qt, QTimer, QUrl, 
 from PySide6.QtGui import (
     QAction,
     QColor,
-    QDesktopServices,
     QGuiApplication,
     QKeyEvent,
     QKeySequence,
@@ -27,12 +26,36 @@ from PySide6.QtGui import (
     QTextCursor,
     QTextTable,
 )
-from PySide6.QtWidgets import QFrame, QMenu, QMessageBox, QTextBrowser, QTextEdit, QWidget
+from PySide6.QtWidgets import QFrame, QMenu, QTextBrowser, QTextEdit, QWidget
 
+from app.marks import THOUGHT_END
+from app.ui.link_box import confirm
 from app.ui.markdown import Block, Run, clean, split, with_open_thought
 from app.ui.theme import Theme, set_role
-from app.ui.transcript_actions import CONTINUE, COPY, DELETE, EDIT, NEXT, PREVIOUS, REGENERATE, MessageActions
-from app.ui.transcript_blocks import MAX_SHOWN, Entry, Message, blocks_of, note_block, shown_of
+from app.ui.transcript_actions import (
+    CONTINUE,
+    COPY,
+    DELETE,
+    EDIT,
+    NEXT,
+    PREVIOUS,
+    REGENERATE,
+    SEED,
+    TOKENS,
+    TOOL,
+    MessageActions,
+)
+from app.ui.transcript_blocks import (
+    JSON_BEGINS,
+    JSON_FENCE,
+    MAX_SHOWN,
+    Entry,
+    Message,
+    blocks_of,
+    call_of,
+    note_block,
+    shown_of,
+)
 from app.ui.transcript_style import KEY, KIND, PAD, QUOTE, ROLE, Formats
 
 FLUSH_MS, SLOWEST_MS = 40, 400
@@ -47,12 +70,14 @@ MEASURE = 820
 class Transcript(QTextBrowser):
     """Messages from top to bottom. Keys are the caller's numbers (the store's ids).
 
-    ``action(name, key)`` asks the page to ``regenerate``, ``edit``, ``continue`` or ``delete``, or for the ``previous``
-    or ``next`` version of a message; copying is done here.
+    ``action(name, key)`` asks the page to ``regenerate``, ``edit``, ``continue`` or ``delete``, for the ``previous``
+    or ``next`` version of a message, for its ``tokens`` or to take its ``seed``; ``tool_wanted(key, name)`` wants to
+    answer in a tool's place. Copying is done here.
     ``editable`` False (the Compare page) leaves only copying.
     """
 
     action = Signal(str, int)
+    tool_wanted = Signal(int, str)
 
     def __init__(self, theme: Theme, parent: QWidget | None = None, *, editable: bool = True) -> None:
         super().__init__(parent)
@@ -157,8 +182,11 @@ class Transcript(QTextBrowser):
         message = self._message(key)
         message.text += text
         if len(message.shown) < MAX_SHOWN:
-            message.shown += clean(text)
-            if "</" in message.shown[-64:] and not message.shown.startswith("<think>\n"):
+            begins = not message.shown and message.json and text.lstrip().startswith(JSON_BEGINS)
+            message.shown += (JSON_FENCE if begins else "") + clean(text)
+            if message.shown.startswith(JSON_FENCE):
+                pass  # in JSON a mark is a part of some text
+            elif THOUGHT_END.search(message.shown[-len(text) - 40 :]) and not message.shown.startswith("<think>\n"):
                 fixed = with_open_thought(message.shown)
                 if fixed is not message.shown:
                     message.shown = fixed
@@ -166,10 +194,10 @@ class Transcript(QTextBrowser):
         if not self._timer.isActive():
             self._timer.start(max(FLUSH_MS, min(SLOWEST_MS, round(1000 * SHARE * self.last_cost))))
 
-    def finish(self, key: int, note: str = "", *, unfinished: bool = False) -> None:
+    def finish(self, key: int, note: str = "", *, unfinished: bool = False, seed: int = -1) -> None:
         """The message is whole; ``note`` is the muted line under it, ``unfinished`` offers to go on."""
         message = self._message(key)
-        message.unfinished = unfinished
+        message.unfinished, message.seed = unfinished, seed
         follow = self.at_bottom()
 
         def close() -> None:
@@ -314,6 +342,7 @@ class Transcript(QTextBrowser):
     def _write_message(self, message: Message) -> None:
         message.start = self._end().position()
         message.open_from, message.in_list, message.open, message.colours = 0, False, [], {}
+        message.call = ""
         self._put(
             Block("label", (Run(message.name or self._role_name(message.role), bold=True, role="muted"),)), message
         )
@@ -338,9 +367,11 @@ class Transcript(QTextBrowser):
         source = message.shown[message.open_from :]
         wanted: list[Block] = []
         open_at, open_from, in_list = 0, message.open_from, message.in_list
-        for chunk in split(source, plain=plain, in_list=in_list):
+        for chunk in split(source, plain=plain, in_list=in_list, whole=open_from == 0):
             open_at = len(wanted)
             final = chunk.closed or not message.streaming
+            if chunk.kind == "call" and final:
+                message.call = f"{message.open_from + chunk.start}.0"
             wanted += blocks_of(chunk, message, self.tr, plain=plain, final=final)
             if final:
                 open_at, open_from, in_list = len(wanted), message.open_from + chunk.end, chunk.in_list
@@ -437,7 +468,9 @@ class Transcript(QTextBrowser):
         return True
 
     def _role_name(self, role: str) -> str:
-        return {"user": self.tr("You"), "system": self.tr("System")}.get(role, self.tr("Answer"))
+        return {"user": self.tr("You"), "system": self.tr("System"), "tool": self.tr("Tool")}.get(
+            role, self.tr("Answer")
+        )
 
     # ---- links and actions -------------------------------------------------------------------------------------
 
@@ -452,7 +485,9 @@ class Transcript(QTextBrowser):
             message = next((m for m in self._messages if m.key == int(key)), None)
             if message is None:
                 return
-            if verb == COPY:
+            if verb in (TOOL, "callcopy"):
+                self._call_clicked(verb, message, offset)
+            elif verb == COPY:
                 self._copy_code(message, int(offset))
             elif verb == "fold":
                 message.unfolded ^= {int(offset)}
@@ -460,33 +495,22 @@ class Transcript(QTextBrowser):
             else:
                 self.act(verb, message.key)
         elif url.scheme() in {"http", "https"}:
-            self._confirm(url)
+            confirm(url, self)
 
     def _copy_code(self, message: Message, offset: int) -> None:
         chunks = split(message.shown[offset:], plain=message.role != "assistant")
         if chunks:
             QGuiApplication.clipboard().setText(chunks[0].body)
 
-    def _confirm(self, url: QUrl) -> None:
-        """Ask before a link from a model's answer opens a browser; the whole address is shown."""
-        box = QMessageBox(self)
-        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        box.setTextFormat(Qt.TextFormat.PlainText)
-        box.setWindowTitle(self.tr("Open a link?"))
-        box.setText(self.tr("The text links to {0}. Open it in the browser?").format(url.host()))
-        box.setInformativeText(url.toString()[:500])
-        yes = box.addButton(self.tr("Open"), QMessageBox.ButtonRole.AcceptRole)
-        copy = box.addButton(self.tr("Copy address"), QMessageBox.ButtonRole.ActionRole)
-        box.setDefaultButton(box.addButton(QMessageBox.StandardButton.Cancel))
-
-        def answered(button: Any) -> None:
-            if button is yes:
-                QDesktopServices.openUrl(url)
-            elif button is copy:
-                QGuiApplication.clipboard().setText(url.toString())
-
-        box.buttonClicked.connect(answered)
-        box.open()
+    def _call_clicked(self, verb: str, message: Message, place: str) -> None:
+        call = call_of(message, place)
+        if call is None:
+            return
+        if verb == TOOL:
+            if not self._busy:
+                self.tool_wanted.emit(message.key, call.name)
+        else:
+            QGuiApplication.clipboard().setText(call.arguments)
 
     def createMimeDataFromSelection(self) -> Any:
         """Copy plain text: colours of our theme have no place in another program's document."""
@@ -506,7 +530,8 @@ class Transcript(QTextBrowser):
         if message.role != "assistant":
             return [COPY, DELETE, *versions]
         last = message is self._messages[-1]
-        return [COPY, REGENERATE, *([CONTINUE] if last else []), DELETE, *versions]
+        more = [*([TOOL] if message.call else []), *([SEED] if message.seed >= 0 else [])]
+        return [COPY, REGENERATE, *([CONTINUE] if last else []), TOKENS, DELETE, *more, *versions]
 
     def _chosen(self, name: str) -> None:
         key = self._acting()
@@ -519,6 +544,8 @@ class Transcript(QTextBrowser):
             return
         if name == COPY:
             QGuiApplication.clipboard().setText(self._message(key).text)
+        elif name == TOOL:
+            self._call_clicked(TOOL, self._message(key), self._message(key).call)
         else:
             self.action.emit(name, key)
 
@@ -727,21 +754,30 @@ def _message(entry: Entry) -> Message:
         entry.name,
         entry.text,
         entry.note,
-        shown=shown_of(entry.text),
+        shown=shown_of(entry.text, entry.json),
+        json=entry.json,
         place=entry.place,
         unfinished=entry.unfinished,
+        seed=entry.seed,
     )
 
 
 def _is_shown(message: Message, entry: Entry) -> bool:
     shown = Entry(
-        message.key, message.role, message.text, message.name, message.note, message.place, message.unfinished
-    )
+        message.key, message.role, message.text, message.name, message.note, message.place, message.unfinished,
+        message.seed, message.json,
+    )  # fmt: skip
     return not message.streaming and shown == entry
 
 
 _VERSIONS = {Qt.Key.Key_Left: PREVIOUS, Qt.Key.Key_Right: NEXT}
-_KEYS = {Qt.Key.Key_R: REGENERATE, Qt.Key.Key_E: EDIT, Qt.Key.Key_C: CONTINUE, Qt.Key.Key_Delete: DELETE}
+_KEYS = {
+    Qt.Key.Key_R: REGENERATE,
+    Qt.Key.Key_E: EDIT,
+    Qt.Key.Key_C: CONTINUE,
+    Qt.Key.Key_T: TOKENS,
+    Qt.Key.Key_Delete: DELETE,
+}
 """Keys on the message that Alt+Up and Alt+Down have chosen."""
 
 

@@ -8,6 +8,8 @@ from PySide6.QtWidgets import QFrame, QHBoxLayout, QToolButton, QWidget
 from app.ui.theme import Theme, set_role
 
 COPY, REGENERATE, EDIT, CONTINUE, DELETE = "copy", "regenerate", "edit", "continue", "delete"
+TOKENS, TOOL, SEED = "tokens", "tool", "seed"
+"""How sure the model was; an answer in a tool's place; drawing with the same seed again."""
 PREVIOUS, NEXT = "previous", "next"
 """The other versions of a message: under it, in its menu, and with Alt+Left and Alt+Right."""
 
@@ -42,6 +44,7 @@ class MessageActions(QFrame):
             (EDIT, "edit", self.tr("Edit and ask again")),
             (REGENERATE, "retry", self.tr("Answer again")),
             (CONTINUE, "play", self.tr("Continue this answer")),
+            (TOKENS, "chart", self.tr("Show tokens and probabilities")),
             (DELETE, "trash", self.tr("Delete message")),
         ]
 
@@ -49,6 +52,8 @@ class MessageActions(QFrame):
         """(name, text) of all that a message's menu may have."""
         return [
             *((name, text) for name, _, text in self._table()),
+            (TOOL, self.tr("Answer as the tool")),
+            (SEED, self.tr("Use this seed")),
             (PREVIOUS, self.tr("Previous version")),
             (NEXT, self.tr("Next version")),
         ]

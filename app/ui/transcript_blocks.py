@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from app.ui.markdown import Block, Chunk, CodeColours, Run, clean, parse, split, with_open_thought
+from app.marks import Call, bare_calls, calls_at
+from app.ui.markdown import Block, Chunk, CodeColours, Run, clean, highlight, parse, split, with_open_thought
 
 Translate = Callable[[str], str]
 
@@ -14,12 +15,15 @@ MAX_SHOWN = 400_000
 """Characters of one message that are drawn; the whole text stays in the store."""
 FOLDED_LINES = 24
 """A file in a question that is longer than this is folded."""
+CALL_SHOWN = 8_000
+"""Characters of a tool call's arguments that are drawn."""
 WHOLE_ROWS = 8
 """A streamed table longer than this grows by whole rows: its layout is done anew for every change."""
 
 
 class Entry(NamedTuple):
-    """A message to show. ``place`` is (position, count) among its versions; ``unfinished`` if it can be continued."""
+    """A message to show. ``place`` is (position, count) among its versions; ``unfinished`` if it can be continued;
+    ``seed`` is the one that an answer was drawn with, -1 for none; ``json``: the answer was held to a JSON schema."""
 
     key: int
     role: str
@@ -28,6 +32,8 @@ class Entry(NamedTuple):
     note: str = ""
     place: tuple[int, int] = (1, 1)
     unfinished: bool = False
+    seed: int = -1
+    json: bool = False
 
 
 @dataclass
@@ -43,6 +49,9 @@ class Message:
     shown: str = ""
     place: tuple[int, int] = (1, 1)
     unfinished: bool = False
+    seed: int = -1
+    json: bool = False
+    call: str = ""  # where its last tool call stands, as in the links of the card
     start: int = 0
     open_from: int = 0
     in_list: bool = False
@@ -59,6 +68,8 @@ def blocks_of(chunk: Chunk, message: Message, tr: Translate, *, plain: bool, fin
     offset = message.open_from + chunk.start
     if chunk.kind == "think":
         return _thought(chunk, message, tr, offset, final=final)
+    if chunk.kind == "call":
+        return _call(chunk, message, tr, offset, final=final)
     if chunk.kind == "code":
         return _code(chunk, message, tr, offset, plain=plain, final=final)
     if plain:
@@ -86,6 +97,9 @@ def note_block(message: Message, tr: Translate, *, last: bool) -> Block | None:
         parts.append(tr("{0} more characters are not shown").format(f"{len(message.text) - MAX_SHOWN:n}"))
     if parts:
         runs.append(Run(("\u2003" if runs else "") + " · ".join(parts), role="muted"))
+    if message.seed >= 0 and not message.streaming:
+        runs.append(Run(" · " if runs else "", role="muted"))
+        runs.append(Run(tr("seed {0}").format(message.seed), role="muted", link=f"quench:seed/{message.key}/0"))
     if message.unfinished and last:
         runs.append(Run("\u2003" if runs else "", role="muted"))
         runs.append(Run(tr("Continue"), link=f"quench:continue/{message.key}/0"))
@@ -116,6 +130,42 @@ def _thought(chunk: Chunk, message: Message, tr: Translate, offset: int, *, fina
     return blocks
 
 
+def _call(chunk: Chunk, message: Message, tr: Translate, offset: int, *, final: bool) -> list[Block]:
+    """A card for each tool call: its name, its arguments, and what a person can do with it. Nothing is ever run."""
+    found = calls_at(chunk.body, 0) or bare_calls(chunk.body)
+    calls = found.calls if found is not None else (Call("", chunk.body),)
+    blocks: list[Block] = []
+    for index, call in enumerate(calls):
+        title = tr("Tool call: {0}").format(call.name) if call.name else tr("Tool call")
+        runs = [Run(title, bold=True)]
+        if final or call.name:
+            runs.append(Run("\u2002" + tr("not run"), role="muted"))
+            for words, verb in ((tr("Copy"), "callcopy"), (tr("Answer as the tool"), "tool")):
+                runs += [Run("    "), Run(words, link=f"quench:{verb}/{message.key}/{offset}.{index}")]
+        else:
+            runs.append(Run("\u2002" + tr("being written …"), role="muted"))
+        blocks.append(Block("code_head", tuple(runs)))
+        shown = call.arguments[:CALL_SHOWN]
+        body = [Block("code", line) for line in highlight(shown, "json" if call.name else "")]
+        more = len(call.arguments) - len(shown)
+        if more:
+            words = tr("{0} more characters are not shown; Copy has them all").format(f"{more:n}")
+            body.append(Block("code", (Run(words, code=True, role="comment"),)))
+        body[-1] = body[-1]._replace(last=True)
+        blocks += body
+    return blocks
+
+
+def call_of(message: Message, place: str) -> Call | None:
+    """The tool call that a link of its card stands for: ``place`` is offset.index."""
+    offset, _, index = place.partition(".")
+    chunks = split(message.shown[int(offset) :], whole=offset == "0")
+    if not chunks or chunks[0].kind != "call":
+        return None
+    found = calls_at(chunks[0].body, 0) or bare_calls(chunks[0].body)
+    return found.calls[int(index)] if found is not None and int(index) < len(found.calls) else None
+
+
 def _code(chunk: Chunk, message: Message, tr: Translate, offset: int, *, plain: bool, final: bool) -> list[Block]:
     language = chunk.info.split(" ")[0].strip("{}.") if chunk.info else ""
     title = chunk.info.split(" ", 1)[1] if plain and " " in chunk.info else language or tr("text")
@@ -140,6 +190,13 @@ def _code(chunk: Chunk, message: Message, tr: Translate, offset: int, *, plain: 
     return [head, *body]
 
 
-def shown_of(text: str) -> str:
-    """What is drawn of a message's text."""
+JSON_BEGINS = ("{", "[", '"')
+JSON_FENCE = "```json\n"
+"""No line of a JSON text can close this."""
+
+
+def shown_of(text: str, json: bool = False) -> str:
+    """What is drawn of a message's text; ``json``: as code, not as Markdown, if it begins like JSON."""
+    if json and text.lstrip().startswith(JSON_BEGINS):
+        return JSON_FENCE + clean(text[:MAX_SHOWN])
     return with_open_thought(clean(text[:MAX_SHOWN]))

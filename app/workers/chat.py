@@ -9,10 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from app import hardware
+from app.chat_messages import Likely, TokenChoice, TokenChoices
+from app.constraints import grammar_of
 from app.engine import scoring
-from app.engine.model import Generated, Model, Stats
+from app.engine.model import Extras, Generated, Model, Stats
+from app.engine.text import choice_texts
+from app.marks import THOUGHT, THOUGHT_END, without_thought
 from app.protocol import (
     Cancel,
     Command,
@@ -30,7 +35,7 @@ from app.protocol import (
     Tokens,
     failed,
 )
-from app.workers.runtime import Connection, Throttle
+from app.workers.runtime import Connection, Throttle, leave
 from converter.spec import Cancelled, QuenchError
 
 TOKENS_PER_SECOND = 20
@@ -39,6 +44,11 @@ TOKENS_PER_SECOND = 20
 _OUTPUTS = 64  # rows of logits at once; scoring goes in such steps
 _HEARTBEAT = 1.0  # seconds without a Tokens event after which one comes anyway, with the memory
 _LOADING_PER_SECOND = 10
+_GRAMMAR_SECONDS = 30.0
+"""The longest that a constraint may take for one token; the engine cannot be interrupted there, only ended."""
+_GRAMMAR_STOPPED = 1.0  # the same once the person has pressed Stop
+_GRAMMAR_MEMORY = 4 << 30
+_CHOICES_AT_ONCE = 1000
 
 
 def serve(connection: Connection) -> None:
@@ -151,28 +161,53 @@ class _Worker:
     def _cancelled(self, request: int) -> bool:
         return request in self._stopped or self._connection.cancelled.is_set()
 
-    def _prompt(self, model: Model, command: Generate | Complete) -> list[int]:
+    def _prompt(self, model: Model, command: Generate | Complete) -> tuple[list[int], Extras]:
         if isinstance(command, Complete):
-            return model.prompt_tokens(command.prompt)
+            return model.prompt_tokens(command.prompt), Extras()
         messages = command.messages
+        grammar = grammar_of(command.constraint)
+        written = ""
         if command.continue_last:
             if not messages or messages[-1].role != "assistant":
                 raise QuenchError("usage", "There is no answer to go on with.", "", "", exit_status=2)
-            return model.prompt_tokens(model.render(messages[:-1]) + messages[-1].content)
-        return model.prompt_tokens(model.render(messages))
+            written = messages[-1].content
+            text = model.render(messages[:-1])
+        else:
+            text = model.render(messages)
+        return model.prompt_tokens(text + written), _extras(grammar, text, written, command.probabilities)
 
     def _generate(self, command: Generate | Complete) -> None:
         model = self._loaded()
         start = time.perf_counter()
-        prompt = self._prompt(model, command)
+        prompt, extras = self._prompt(model, command)
         before = time.perf_counter() - start
-        reporter = _Reporter(self._connection, model, command.request)
+        request = command.request
+        reporter = _Reporter(self._connection, model, request, lambda: self._cancelled(request))
         last: Generated | None = None
         with reporter:
-            for last in model.generate(prompt, command.sampling, cancelled=lambda: self._cancelled(command.request)):
+            steps = model.generate(prompt, command.sampling, extras=extras, cancelled=lambda: self._cancelled(request))
+            for last in steps:
                 reporter.add(last)
         assert last is not None and last.stats is not None
-        self._connection.send(_replied(command.request, last.stats, before, model))
+        self._tell_choices(request, last.stats, reporter.characters)
+        self._connection.send(_replied(request, last.stats, before, model))
+
+    def _tell_choices(self, request: int, stats: Stats, shown: int) -> None:
+        """The recorded probabilities of the tokens whose text was shown."""
+        if stats.choices is None:
+            return
+        model = self._loaded()
+        texts = choice_texts([model.shown(choice.token) for choice in stats.choices], shown)
+        choices = [
+            TokenChoice(
+                text,
+                _rounded(choice.probability),
+                tuple(Likely(model.detokenize([token], special=True), _rounded(part)) for token, part in choice.top),
+            )
+            for text, choice in zip(texts, stats.choices, strict=False)
+        ]
+        for at in range(0, len(choices), _CHOICES_AT_ONCE):
+            self._connection.send(TokenChoices(request, tuple(choices[at : at + _CHOICES_AT_ONCE])))
 
     def _count(self, command: Count) -> None:
         model = self._loaded()
@@ -182,8 +217,8 @@ class _Worker:
 
     def _score(self, command: Score) -> None:
         model = self._loaded()
-        if (command.write is None) == (command.against is None):
-            raise QuenchError("usage", "Exactly one of write and against is needed.", "", "", exit_status=2)
+        if command.write is not None and command.against is not None:
+            raise QuenchError("usage", "At most one of write and against can be given.", "", "", exit_status=2)
         prompt = model.prompt_tokens(model.render(command.messages))
         answer = model.continuation_tokens(command.answer)
         blocks = model.answer_logits(prompt, answer, cancelled=lambda: self._cancelled(command.request))
@@ -193,8 +228,9 @@ class _Worker:
 
         if command.write is not None:
             tokens = scoring.write_reference(command.write, answer, blocks, model.vocabulary, text)
+        elif command.against is None:
+            tokens = scoring.probabilities(answer, blocks, text)
         else:
-            assert command.against is not None
             tokens = scoring.compare(command.against, answer, blocks, model.vocabulary, text)
         count = max(1, len(tokens))
         self._connection.send(
@@ -211,13 +247,16 @@ class _Worker:
 class _Reporter:
     """Tokens events of one reply: coalesced, with the live rate, and at least one a second even when none come."""
 
-    def __init__(self, connection: Connection, model: Model, request: int) -> None:
+    def __init__(self, connection: Connection, model: Model, request: int, stopped: Callable[[], bool]) -> None:
         self._connection = connection
         self._model = model
         self._request = request
+        self._stopped = stopped
+        self.characters = 0
         self._throttle = Throttle(TOKENS_PER_SECOND)
         self._lock = threading.Lock()
         self._done = threading.Event()
+        self._memory = hardware.anonymous_memory()
         self._text = ""
         self._tokens = 0
         self._sent = time.monotonic()
@@ -237,6 +276,7 @@ class _Reporter:
         now = time.monotonic()
         with self._lock:
             self._text += step.text
+            self.characters += len(step.text)
             self._tokens = step.tokens
             self._times.append((now, step.tokens))
             while now - self._times[0][0] > 1.0 and len(self._times) > 2:
@@ -246,9 +286,18 @@ class _Reporter:
 
     def _heartbeat(self) -> None:
         while not self._done.wait(_HEARTBEAT / 4):
+            self._watch_grammar()
             with self._lock:
                 if time.monotonic() - self._sent >= _HEARTBEAT:
                     self._send()
+
+    def _watch_grammar(self) -> None:
+        """End the process where a constraint keeps the library busy without an end in sight."""
+        busy = self._model.grammar_busy()
+        limit = _GRAMMAR_STOPPED if self._stopped() else _GRAMMAR_SECONDS
+        if busy > limit or (busy > 0 and hardware.anonymous_memory() > self._memory + _GRAMMAR_MEMORY):
+            self._connection.send(failed(_grammar_too_slow()))
+            leave(_grammar_too_slow().exit_status)
 
     def _send(self) -> None:
         self._sent = time.monotonic()
@@ -278,6 +327,31 @@ def _replied(request: int, stats: Stats, before: float, model: Model) -> Replied
         computed / stats.prompt_seconds if stats.prompt_seconds > 0 else 0.0,
         model.used,
         model.memory(),
+        stats.seed,
+    )
+
+
+def _extras(grammar: str, prompt: str, written: str, probabilities: str) -> Extras:
+    """``prompt`` may end with the beginning of a reasoning section, ``written`` may be in the middle of one."""
+    opened = THOUGHT.search(prompt[-60:].rstrip()) if not THOUGHT_END.search(prompt[-60:]) else None
+    thinking = opened is not None and prompt.rstrip().endswith(opened.group())
+    thinking = thinking or THOUGHT.match(written.lstrip()) is not None
+    if thinking and THOUGHT_END.search(written) is None:
+        return Extras(grammar, "", True, probabilities)
+    return Extras(grammar, without_thought(written), False, probabilities)
+
+
+def _rounded(probability: float) -> float:
+    """Four digits: nobody reads more, and they travel and are kept."""
+    return float(f"{probability:.4g}")
+
+
+def _grammar_too_slow() -> QuenchError:
+    return QuenchError(
+        "grammar_too_slow",
+        "The constraint takes the engine too long.",
+        "It allows so many ways to go on that the engine came to no end, and had to be ended.",
+        "Simplify the grammar: two alternatives should not begin alike. Then answer again.",
     )
 
 

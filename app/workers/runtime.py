@@ -184,7 +184,7 @@ class Connection:
         """The parent is gone: stop the work, wait a little for it to tidy up, then leave whatever it does."""
         self._receive(encode(Pause()))
         self._finished.wait(ORPHAN_GRACE)
-        _leave(_EXIT_ORPHANED)
+        leave(_EXIT_ORPHANED)
 
 
 class Throttle:
@@ -238,7 +238,7 @@ def run(kind: str, find: Callable[[], Serve]) -> NoReturn:
         connection.send(failed(_internal(error)))
         status = EXIT_INTERNAL
     connection.finished()
-    _leave(status)
+    leave(status)
 
 
 def _find(kind: str) -> Serve:
@@ -270,7 +270,8 @@ def _private_descriptors() -> tuple[int, int]:
     return read_fd, write_fd
 
 
-def _leave(status: int) -> NoReturn:
+def leave(status: int) -> NoReturn:
+    """End the process at once, from any thread; what was said before is on its way."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

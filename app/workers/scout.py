@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app import paths
+from app.chat_messages import CheckConstraint, ConstraintChecked
 from app.local.entry import Listed
 from app.local.headers import HeaderCache
 from app.local.listing import Lister
@@ -50,7 +51,7 @@ _RARELY = 100_000, 20, 100
 
 
 def serve(connection: Connection) -> None:
-    """Answer Inspect, MakePlan, ReadImatrix and Scan until the parent leaves."""
+    """Answer Inspect, MakePlan, ReadImatrix, CheckConstraint and Scan until the parent leaves."""
     gc.set_threshold(*_RARELY)
     scan: Scanning | None = None
     try:
@@ -77,7 +78,7 @@ def _take(connection: Connection, command: Command) -> None:
     if isinstance(command, CheckKernels):
         threading.Thread(target=_check_kernels, args=(connection, command.request), daemon=True).start()
         return
-    if not isinstance(command, Inspect | MakePlan | ReadImatrix):
+    if not isinstance(command, Inspect | MakePlan | ReadImatrix | CheckConstraint):
         return
     try:
         connection.send(_answer(connection, command))
@@ -143,7 +144,11 @@ def _check_kernels(connection: Connection, request: int) -> None:
         connection.send(failed(error, request))
 
 
-def _answer(connection: Connection, command: Inspect | MakePlan | ReadImatrix) -> Event:
+def _answer(connection: Connection, command: Inspect | MakePlan | ReadImatrix | CheckConstraint) -> Event:
+    if isinstance(command, CheckConstraint):
+        from app import constraints
+
+        return ConstraintChecked(command.request, constraints.check(command.constraint))
     import converter
 
     if isinstance(command, ReadImatrix):

@@ -40,6 +40,7 @@ from app.workers.runtime import Connection, Throttle
 from converter.spec import QuenchError
 
 TOKENS_PER_SECOND = 30
+_HEARTBEAT = 1.0
 _NO_MEMORY = Memory(0, 0, 0)
 _STOPS = {"length": "max_tokens"}
 
@@ -192,6 +193,14 @@ class _Worker:
         why = await asyncio.to_thread(keys.keep, check_url(command.url), command.secret)
         return KeyTold(command.request, not why, why)
 
+    async def _hear(self, served: _Served, command: Generate, progress: _Progress) -> None:
+        pieces = served.client.chat(
+            served.model, command.messages, command.sampling, served.software,
+            continue_last=command.continue_last, constraint=command.constraint,
+        )  # fmt: skip
+        async for piece in pieces:
+            progress.add(piece)
+
     async def _reply(self, command: Generate, progress: _Progress) -> None:
         try:
             async with self._turn:
@@ -201,18 +210,24 @@ class _Worker:
                         "not_loaded", "No server is connected.", "", "Connect to one first.", exit_status=2
                     )
                 progress.begin()
-                pieces = served.client.chat(
-                    served.model, command.messages, command.sampling, served.software,
-                    continue_last=command.continue_last,
-                )  # fmt: skip
-                async for piece in pieces:
-                    progress.add(piece)
+                beat = self._keep(_beat(progress))
+                try:
+                    await self._hear(served, command, progress)
+                finally:
+                    beat.cancel()
             progress.end()
         except Exception as error:
             progress.flush()
             self._connection.send(failed(_known(error), command.request))
             if not isinstance(error, QuenchError):
                 raise  # into the log
+
+
+async def _beat(progress: _Progress) -> None:
+    """At least one event a second: the worker lives, whatever the server does."""
+    while True:
+        await asyncio.sleep(_HEARTBEAT)
+        progress.flush(always=True)
 
 
 class _Progress:
@@ -252,12 +267,12 @@ class _Progress:
         if self._throttle.ready():
             self.flush()
 
-    def flush(self) -> None:
-        """Send what has come."""
-        if not self._text:
+    def flush(self, *, always: bool = False) -> None:
+        """Send what has come; ``always``: also if that is nothing."""
+        if not self._text and not always:
             return
         text, self._text = self._text, ""
-        (first, before), (last, after) = self._times[0], self._times[-1]
+        (first, before), (last, after) = (self._times[0], self._times[-1]) if self._times else ((0.0, 0), (0.0, 0))
         rate = (after - before) / (last - first) if last > first else 0.0
         self._connection.send(Tokens(self._request, text, self._tokens, rate, self._used(), 0))
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import trustme
 
+from app.chat_messages import Constraint
 from app.protocol import (
     Cancelled,
     ChatMessage,
@@ -87,6 +88,23 @@ def test_a_program_that_is_not_known_is_sent_only_what_the_standard_has(shared: 
         assert shared.until(Failed).code == "cannot_count"
         shared.send(Score(4, BEAR, "words", write="/nowhere"))
         assert shared.until(Failed).code == "no_probabilities"
+
+
+def test_an_answer_is_held_to_a_schema_and_to_a_grammar_where_one_is_taken(shared: Talk) -> None:
+    schema = Constraint("schema", '{"type": "object", "properties": {"a": {"type": "integer"}}}')
+    grammar = Constraint("grammar", 'root ::= "yes" | "no"')
+    with FakeServer() as server:
+        shared.connect(server.url)
+        shared.reply(1, constraint=schema)
+        assert server.bodies()[0]["response_format"]["json_schema"]["schema"]["type"] == "object"
+        shared.reply(2, constraint=grammar)
+        assert "yes" in server.bodies()[1]["grammar"] and "response_format" not in server.bodies()[1]
+        assert shared.reply(3, constraint=Constraint("schema", "{"))[1].code == "bad_schema"
+        assert len(server.bodies()) == 2
+    with FakeServer(owner="somebody") as server:
+        shared.connect(server.url)
+        assert shared.reply(4, constraint=grammar)[1].code == "cannot_constrain"
+        assert server.bodies() == []
 
 
 def test_reasoning_stands_between_its_tags(shared: Talk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ from app.ui.job_center import FAILED
 from app.ui.library import LibraryPage
 from app.ui.widgets import ErrorCard
 from app.ui.window import MainWindow
+from converter import convert
 from converter.spec import ConversionSpec, QuenchError, TensorDone
 from tests.models import ENDLESS
 
@@ -318,6 +320,115 @@ def test_a_worker_killed_while_it_scores_fails_its_column_and_the_page_goes_on(
     qtbot.waitUntil(lambda: not page.busy())
     assert [part.state for part in run.parts] == [DONE, DONE]
     assert red_cards(window) == []
+
+
+# ---- engines that hang, prompts that do not fit ------------------------------------------------------------------
+
+
+def picture(window: MainWindow, name: str) -> None:
+    """Keep what a person sees, in the folder for things built: a fault is judged by its card."""
+    folder = Path(__file__).resolve().parents[2] / "build" / "faults"
+    folder.mkdir(parents=True, exist_ok=True)
+    assert window.grab().save(str(folder / f"{name}.png"))
+
+
+@needs_signals
+def test_an_engine_that_hangs_is_a_card_and_goes_on_or_is_ended(
+    qtbot: QtBot, window: MainWindow, context: Context, endless: str
+) -> None:
+    page = chat_with(qtbot, window, endless)
+    loaded(qtbot, page)
+    conversation = streaming(qtbot, page, context)
+    engine = page.engine()
+    assert engine is not None
+    engine.watchdog.set_patience(2500, 60_000)
+    os.kill(engine.pid(), signal.SIGSTOP)
+    qtbot.waitUntil(page.error.isVisible)
+    assert page.error.error is not None and page.error.error.code == "engine_silent"
+    assert len(red_cards(window)) == 1 and page.busy()
+    picture(window, "engine hangs")
+    os.kill(engine.pid(), signal.SIGCONT)  # only the machine was slow
+    qtbot.waitUntil(page.error.isHidden)
+    assert page.busy()
+    os.kill(engine.pid(), signal.SIGSTOP)
+    engine.watchdog.set_patience(60_000, 500)
+    so_far = context.store.messages(conversation)[-1].content
+    page.stop()
+    qtbot.waitUntil(page.error.isVisible)
+    assert page.error.error.code == "engine_hung"
+    assert len(red_cards(window)) == 1 and not page.busy()
+    picture(window, "engine does not stop")
+    assert context.store.messages(conversation)[-1].content.startswith(so_far)
+    press(page.error, "Retry")
+    qtbot.waitUntil(page.busy)
+    assert red_cards(window) == []
+    page.stop()
+    qtbot.waitUntil(lambda: not page.busy())
+
+
+@needs_signals
+def test_a_hanging_engine_can_be_ended_from_its_card(
+    qtbot: QtBot, window: MainWindow, context: Context, endless: str
+) -> None:
+    page = chat_with(qtbot, window, endless)
+    loaded(qtbot, page)
+    streaming(qtbot, page, context)
+    engine = page.engine()
+    assert engine is not None
+    engine.watchdog.set_patience(1500, 60_000)
+    os.kill(engine.pid(), signal.SIGSTOP)
+    qtbot.waitUntil(page.error.isVisible)
+    press(page.error, "End the engine")
+    qtbot.waitUntil(lambda: not page.busy())
+    assert page.error.error is not None and page.error.error.code == "engine_died"
+    press(page.error, "Retry")
+    qtbot.waitUntil(page.busy)
+    page.stop()
+    qtbot.waitUntil(lambda: not page.busy())
+
+
+def test_ten_megabytes_of_prompt_are_a_message_and_the_next_question_works(
+    qtbot: QtBot, window: MainWindow, context: Context, model: str
+) -> None:
+    page = chat_with(qtbot, window, model)
+    loaded(qtbot, page)
+    engine = page.engine()
+    assert engine is not None
+    alive = engine.pid()
+    page.send("word " * 2_000_000)
+    qtbot.waitUntil(page.error.isVisible)
+    assert page.error.error is not None and page.error.error.code == "context_full"
+    assert len(red_cards(window)) == 1 and not page.busy()
+    picture(window, "ten megabytes of prompt")
+    page.new_chat()
+    page.inspector.spins["max_tokens"].setValue(8)
+    page.send("What is the capital of France?")
+    qtbot.waitUntil(lambda: not page.busy())
+    assert red_cards(window) == []
+    assert engine.pid() == alive
+
+
+def test_an_endless_template_is_a_message_and_the_engine_lives(
+    qtbot: QtBot, window: MainWindow, context: Context, pocket: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "endless template"
+    shutil.copytree(pocket, folder)
+    template = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a }}{% endfor %}{% endfor %}"
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": template}))
+    file = tmp_path / "endless template.gguf"
+    convert(ConversionSpec(source=str(folder), output=str(file), types=("Q8_0",), check=False), print, lambda: False)
+    page = chat_with(qtbot, window, str(file))
+    loaded(qtbot, page)
+    engine = page.engine()
+    assert engine is not None
+    alive = engine.pid()
+    page.send("Are you there?")
+    qtbot.waitUntil(page.error.isVisible)
+    assert page.error.error is not None and page.error.error.code.startswith("template")
+    assert len(red_cards(window)) == 1 and not page.busy()
+    picture(window, "endless template")
+    assert engine.state == READY and engine.pid() == alive
 
 
 # ---- other options ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pytestqt.qtbot import QtBot
 from app.ui import markdown
 from app.ui.theme import Theme
 from app.ui.transcript import Transcript
+from app.ui.transcript_blocks import Entry
 
 ANSWER = """<think>
 First think about *scales*.
@@ -335,3 +336,96 @@ def test_copying_takes_no_colours_along(transcript: Transcript) -> None:
     transcript.copy()
     data = QGuiApplication.clipboard().mimeData()
     assert data.hasText() and not data.hasHtml()
+
+
+CALLS = {
+    "hermes": 'Let me see.\n\n<tool_call>\n{"name": "look", "arguments": {"at": "sky"}}\n</tool_call>\nDone.',
+    "mistral": 'Let me see.[TOOL_CALLS]look[ARGS]{"at": "sky"}',
+    "llama": '{"name": "look", "parameters": {"at": "sky"}}',
+    "qwen": "<tool_call>\n<function=look>\n<parameter=at>\nsky\n</parameter>\n</function>\n</tool_call>",
+}
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+@pytest.mark.parametrize("form", CALLS)
+def test_tool_calls_become_cards_however_they_come(transcript: Transcript, form: str, step: int) -> None:
+    stream(transcript, CALLS[form], step)
+    shown = transcript.toPlainText()
+    assert "Tool call: look" in shown
+    assert '"at": "sky"' in shown
+    assert "tool_call>" not in shown and "TOOL_CALLS" not in shown
+    assert "not run" in shown
+    assert sum(link.startswith("quench:tool/") for link in links(transcript)) == 1
+    assert ("Let me see." in shown) == CALLS[form].startswith("Let")
+    assert ("Done." in shown) == CALLS[form].endswith("Done.")
+    once = transcript.toPlainText()
+    transcript.set_messages([Entry(1, "assistant", CALLS[form], "Model", "12 tokens")])
+    assert transcript.toPlainText() == once
+
+
+def test_a_card_asks_for_an_answer_in_the_tools_place_and_copies_the_call(qtbot: QtBot, transcript: Transcript) -> None:
+    stream(transcript, CALLS["hermes"], 50)
+    assert "tool" in transcript.actions_for(1)
+    [tool] = [link for link in links(transcript) if link.startswith("quench:tool/")]
+    [copy] = [link for link in links(transcript) if link.startswith("quench:callcopy/")]
+    with qtbot.waitSignal(transcript.tool_wanted) as wanted:
+        transcript.anchorClicked.emit(tool)
+    assert wanted.args == [1, "look"]
+    transcript.anchorClicked.emit(copy)
+    assert QGuiApplication.clipboard().text() == '{\n  "at": "sky"\n}'
+    transcript.add(2, "assistant", "No call.")
+    assert "tool" not in transcript.actions_for(2)
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("[THINK]", "[/THINK]"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("◁think▷", "◁/think▷"),
+        ("<seed:think>", "</seed:think>"),
+        ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ],
+)
+def test_other_marks_of_reasoning_are_folded_too(transcript: Transcript, opening: str, closing: str) -> None:
+    stream(transcript, f"{opening}I wonder about it.{closing}\n\nParis.", 3)
+    assert transcript.toPlainText().replace("\n", " ").split("Model ")[1].startswith("▸ Thought, 4 words Paris.")
+
+
+@pytest.mark.parametrize("step", [1, 9, 1000])
+def test_an_answer_held_to_a_schema_is_shown_as_it_is(transcript: Transcript, step: int) -> None:
+    text = '{"name": "f", "arguments": "*a* </think> `b`",\n  "c": ["<tool_call>"]}'
+    transcript.append(Entry(1, "assistant", "", "Model", json=True), streaming=True)
+    for start in range(0, len(text), step):
+        transcript.feed(1, text[start : start + step])
+        transcript.flush()
+    transcript.finish(1, "12 tokens")
+    assert all(line in transcript.toPlainText() for line in text.split("\n"))
+    assert "Thought" not in transcript.toPlainText() and "Tool call" not in transcript.toPlainText()
+    once = transcript.toPlainText()
+    transcript.set_messages([Entry(1, "assistant", text, "Model", "12 tokens", json=True)])
+    assert transcript.toPlainText() == once
+    assert transcript.text_of(1) == text
+
+
+HOSTILE_CALLS = {
+    "never closed": "<tool_call>" + '{"name": "f", "arguments": {"a": "' + "x" * 100_000,
+    "nested": "<tool_call>" * 5_000,
+    "deep": "<tool_call>" + "[" * 60_000 + "</tool_call>",
+    "many": '<tool_call>{"name": "f", "arguments": {}}</tool_call>\n' * 300,
+    "marks": "[TOOL_CALLS]" * 5_000,
+    "thoughts": "<think>" * 5_000 + "</think>" * 5_000,
+    "links": '<tool_call>{"name": "f", "arguments": "quench:delete/1/0 [a](quench:tool/1/0.0)"}</tool_call>',
+    "lines": "<tool_call>" + "a\n" * 40_000 + "</tool_call>",
+}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", HOSTILE_CALLS)
+def test_hostile_tool_calls_are_shown_within_bounds(transcript: Transcript, name: str) -> None:
+    text = HOSTILE_CALLS[name]
+    stream(transcript, text, max(len(text) // 20, 1))
+    transcript.grab()
+    assert transcript.text_of(1) == text
+    assert len(transcript.toPlainText()) < len(text) + 40_000
+    transcript.clear_messages()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 
+import msgspec
 import psutil
 import pytest
 
+from app.chat_messages import Constraint, TokenChoices
 from app.child import Child
 from app.protocol import (
     Cancel,
@@ -74,7 +77,7 @@ class Chat:
         """(text, Tokens events, the end)."""
         self.send(Generate(request, messages, sampling, **options))
         *tokens, end = self.until(Replied, Failed)
-        return "".join(event.text for event in tokens), tokens, end
+        return "".join(event.text for event in tokens if isinstance(event, Tokens)), tokens, end
 
 
 @pytest.fixture
@@ -339,3 +342,83 @@ def test_tokens_are_counted_as_a_reply_counts_them(start):
     assert long.prompt_tokens > long.tokens > 512
     chat.send(Count(4, (ChatMessage("user", "bear " * (1 << 20)),), ""))
     assert chat.until(Counted, Failed)[-1].code == "context_full"
+
+
+# ---- constraints and probabilities
+
+
+def test_a_constraint_that_cannot_be_used_is_a_message_and_the_next_one_works(start):
+    chat = start()
+    for number, (constraint, code) in enumerate(
+        [
+            (Constraint("schema", '{"type": "colour"}'), "bad_schema"),
+            (Constraint("grammar", 'root ::= "a"{5,2}'), "bad_grammar"),
+            (Constraint("grammar", "root ::= <[1000000]>"), "bad_grammar"),
+            (Constraint("other", "x"), "bad_grammar"),
+        ]
+    ):
+        _, _, end = chat.reply(number + 1, FRANCE, constraint=constraint)
+        assert (type(end), end.request, end.code) == (Failed, number + 1, code)
+    schema = '{"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}'
+    text, _, end = chat.reply(8, FRANCE, constraint=Constraint("schema", schema))
+    assert (json.loads(text), end.stop) == ({"city": "Paris"}, "end")
+    assert chat.reply(9, FRANCE)[0] == "The capital of France is Paris."
+
+
+def test_an_answer_goes_on_under_its_constraint(start):
+    chat = start()
+    held = Constraint("grammar", 'root ::= "Paris" | "Rome"')
+    asked = (*FRANCE, ChatMessage("assistant", "<think>Hm.</think>\n\nPar"))
+    assert chat.reply(1, asked, continue_last=True, constraint=held)[0] == "is"
+    asked = (*FRANCE, ChatMessage("assistant", "London"))
+    assert chat.reply(2, asked, continue_last=True, constraint=held)[2].code == "not_in_grammar"
+
+
+def test_probabilities_come_before_the_end_and_spell_the_answer(start):
+    chat = start()
+    hot = Sampling(temperature=1.2, max_tokens=60)
+    text, events, end = chat.reply(1, STORY, hot, probabilities="always")
+    *tokens, told = events
+    assert isinstance(told, TokenChoices)
+    assert all(isinstance(event, Tokens) for event in tokens)
+    assert "".join(choice.text for choice in told.tokens) == text
+    assert all(0 < choice.probability <= 1 and len(choice.top) == 5 for choice in told.tokens)
+    for choice in told.tokens:
+        parts = [each.probability for each in choice.top]
+        assert parts == sorted(parts, reverse=True)
+        assert sum(parts) <= 1.001
+    again = chat.reply(2, STORY, msgspec.structs.replace(hot, seed=end.seed))
+    assert again[0] == text
+    assert again[2].seed == end.seed
+
+
+def test_the_tokens_of_a_stop_string_are_not_told(start):
+    chat = start()
+    sampling = msgspec.structs.replace(GREEDY, stop=(" time",))
+    text, events, end = chat.reply(1, STORY, sampling, probabilities="always")
+    assert end.stop == "stop_string"
+    assert "".join(choice.text for choice in events[-1].tokens) == text == "Once upon a"
+
+
+def test_an_answer_is_scored_by_itself(start):
+    chat = start()
+    chat.send(Score(1, FRANCE, "The capital of France is Paris."))
+    scored = chat.until(Scored, Failed)[-1]
+    assert "".join(token.text for token in scored.tokens) == "The capital of France is Paris."
+    assert all(token.probability > 0.5 and token.top[0].text == token.text for token in scored.tokens)
+
+
+@pytest.mark.slow
+def test_a_grammar_without_an_end_in_sight_ends_the_worker_with_the_reason(start):
+    """With every space there are twice as many ways to go on, and after some thirty nothing comes back."""
+    chat = start()
+    rule = 'root ::= " " root "a" | " " root "b" | " " root "c"'
+    chat.send(Generate(1, STORY, Sampling(max_tokens=500), constraint=Constraint("grammar", rule)))
+    last = None
+    while last is None or chat.until(Tokens)[-1].tokens != last:  # until only the heartbeat comes
+        last = chat.until(Tokens)[-1].tokens
+    chat.send(Stop(1))
+    events = list(chat.events)
+    assert [event.code for event in events if isinstance(event, Failed)] == ["grammar_too_slow"]
+    error = chat.process.wait(120).error
+    assert error.code == "grammar_too_slow"

@@ -12,6 +12,7 @@ import msgspec
 
 from app import console, tables
 from app.chat_messages import ALWAYS, GRAMMAR, NEVER, SCHEMA, Constraint
+from app.child import SERVER_KEY_VARIABLE
 from converter.spec import Cancelled, ConversionSpec, Plan, Planned, QuenchError
 
 
@@ -319,7 +320,7 @@ def chat(options: argparse.Namespace) -> Result:
     load = LoadOptions(
         context=options.context, threads=options.threads, kv_type=options.kv, gpu_layers=options.gpu_layers
     )
-    with ChatSession(absolute(options.model), load, lambda part: progress.update("loading", part, 1.0)) as session:
+    with ChatSession(_what_answers(options), load, lambda part: progress.update("loading", part, 1.0)) as session:
         progress.clear()
         sampling = _sampling(options, session.loaded.defaults)
         history = [ChatMessage("system", options.system)] if options.system else []
@@ -357,6 +358,25 @@ def chat(options: argparse.Namespace) -> Result:
         rate = f"{end.tokens} tokens, {end.tokens_per_second:.1f} tokens/s, first token {end.first_token * 1000:.0f} ms"
         print(rate, file=sys.stderr)
     return Result(data, "")
+
+
+def _what_answers(options: argparse.Namespace) -> Any:
+    """The path of a model file, or how a served model is reached."""
+    if (options.model is None) == (options.url is None) or (options.served and not options.url):
+        raise QuenchError(
+            "usage",
+            "Name a model file, or a server.",
+            "",
+            "quench chat MODEL, or chat --url U --model NAME",
+            exit_status=2,
+        )
+    if options.url is None:
+        return absolute(options.model)
+    from app.remote import address, keys
+    from app.remote.messages import Connect
+
+    secret = keys.check(os.environ.get(SERVER_KEY_VARIABLE, ""))
+    return Connect(address.check_url(options.url), options.served or "", secret)
 
 
 MAX_CONSTRAINT = 1 << 20

@@ -44,6 +44,8 @@ from app.inspect_messages import (
 from app.local.entry import Listed
 from app.local.places import Place
 from app.local.verify import VerifiedFile
+from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerTold
+from app.serving.messages import Embed, Embedded, Served, Serving, StartServing
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
@@ -223,6 +225,14 @@ class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate")
     continue_last: bool = False
     constraint: Constraint = Constraint()
     probabilities: str = "never"
+
+
+class Complete(msgspec.Struct, frozen=True, tag_field="message", tag="complete"):
+    """Go on with a text as it stands, without a template (worker ``chat``); answered as :class:`Generate`."""
+
+    request: int
+    prompt: str
+    sampling: Sampling = Sampling()
 
 
 class Stop(msgspec.Struct, frozen=True, tag_field="message", tag="stop"):
@@ -768,6 +778,7 @@ class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatr
     statistics: tuple[ImatrixStatistics, ...]
 
 
+# Serving relays: what the worker ``serve`` is asked goes up, what the model's worker answers comes down.
 Command = (
     Cancel
     | Pause
@@ -803,6 +814,16 @@ Command = (
     | AskToken
     | KeepToken
     | LimitRate
+    | Connect
+    | AskServer
+    | KeepKey
+    | Complete
+    | Embed
+    | StartServing
+    | Tokens
+    | Replied
+    | Embedded
+    | Failed
 )
 
 Event = (
@@ -856,6 +877,15 @@ Event = (
     | CardRead
     | DownloadPlanned
     | TokenTold
+    | ServerTold
+    | KeyTold
+    | Embedded
+    | Serving
+    | Served
+    | Generate
+    | Complete
+    | Embed
+    | Stop
 )
 
 TERMINAL = (

@@ -26,6 +26,7 @@ from app.protocol import (
     Stop,
     Tokens,
 )
+from app.remote.messages import Connect
 from converter.spec import Cancelled, QuenchError
 
 
@@ -38,20 +39,24 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class ChatSession:
-    """One model, loaded. A context manager: leaving it ends the process.
+    """One model, loaded: a file, or with a ``Connect`` in its place the model of a server. A context manager: leaving
+    it ends the process.
 
     Every call raises :class:`QuenchError` (``engine_died``, exit status 5, when the process ended) and
     :class:`converter.spec.Cancelled` after Ctrl-C.
     """
 
     def __init__(
-        self, path: str, options: LoadOptions | None = None, on_loading: Callable[[float], None] | None = None
+        self,
+        path: str | Connect,
+        options: LoadOptions | None = None,
+        on_loading: Callable[[float], None] | None = None,
     ) -> None:
-        self._child = Child("chat")
+        self._child = Child("server" if isinstance(path, Connect) else "chat")
         self._events = self._child.events()
         self._request = 0
         try:
-            self._child.send(Load(path, options or LoadOptions()))
+            self._child.send(path if isinstance(path, Connect) else Load(path, options or LoadOptions()))
             self.loaded = self._await_loaded(on_loading)
         except KeyboardInterrupt:
             self._child.kill()

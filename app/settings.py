@@ -15,6 +15,7 @@ from app import paths
 from app.chat_messages import ALWAYS, AUTOMATIC, NEVER
 from app.files import write_atomically
 from app.protocol import LoadOptions, Sampling
+from app.remote.address import Server
 
 VERSION = 1
 MAX_BYTES = 1 << 20
@@ -31,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``splitters`` are base64 of Qt's own state. ``kernels_told``: backends of which the person has heard that they are
     wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub itself, no proxy; ``downloads_at_once`` files of one
     download, ``download_limit`` bytes a second (0: no limit).
+    ``servers``: models that other programs serve; their keys are elsewhere.
+    ``serve_port``: where a loaded model is served when that is switched on.
     """
 
     version: int = VERSION
@@ -56,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hub_offline: bool = False
     downloads_at_once: int = 4
     download_limit: int = 0
+    servers: tuple[Server, ...] = ()
+    serve_port: int = 8080
     first_start: bool = True
     kernels_told: tuple[str, ...] = ()
     last_page: str = "library"

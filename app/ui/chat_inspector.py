@@ -20,12 +20,14 @@ from PySide6.QtWidgets import (
 )
 
 from app.protocol import LoadOptions, Replied, Sampling, Tokens
+from app.remote.address import is_remote
 from app.ui import format as fmt
 from app.ui.charts import TimeChart
 from app.ui.constraint_panel import ConstraintPanel
 from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, READY, STARTING, Engine
 from app.ui.sampling_panel import SamplingPanel, form, row
+from app.ui.servers import KIND
 from app.ui.status_bar import memory_parts
 from app.ui.theme import set_role
 from app.ui.widgets import LiveLabel, ModelPicker, button, label
@@ -55,7 +57,7 @@ class Inspector(QWidget):
         self._live = QTimer(self, singleShot=True, interval=LIVE_MS)
         self._live.timeout.connect(lambda: self._show_fill(self._used))
         self.setMinimumWidth(280)
-        self.picker = ModelPicker(context, {"gguf"})
+        self.picker = ModelPicker(context, {"gguf", KIND})
         self.picker.changed.connect(self._picked)
         self._state = label("", "small", wrap=True)
         self.tabs = QTabWidget()
@@ -226,6 +228,7 @@ class Inspector(QWidget):
             engine.replied.connect(self._show_reply)
             self.speed.clear()
             self.memory.clear()
+        self.memory.setVisible(engine is None or not is_remote(engine.path))
         self._show_state()
 
     # ---- showing -----------------------------------------------------------------------------------------------
@@ -242,7 +245,12 @@ class Inspector(QWidget):
             count = loaded.threads
             threads = self.tr("1 thread") if count == 1 else self.tr("{0} threads").format(count)
             text = self.tr("{0} · loaded in {1} · {2}").format(one, fmt.seconds(loaded.seconds), threads)
+            if is_remote(engine.path):
+                text = f"{one} · {loaded.description}"
         self._state.setText(text)
+        served = is_remote(self.picker.path() or "")
+        for field in (self.context_spin, self.kv_combo, self.threads_spin, self.gpu_spin, self.flash_combo):
+            field.setEnabled(not served)
         self.sampling_panel.set_defaults(loaded.defaults if loaded is not None else Sampling())
         self._show_fill(engine.context_used if engine is not None else 0)
         self._show_parts()
@@ -306,6 +314,7 @@ class Inspector(QWidget):
     def _options_edited(self) -> None:
         engine = self._engine
         differs = engine is not None and engine.state != DEAD and engine.options != self.options()
+        differs = differs and not is_remote(engine.path)  # a server has loaded it its own way
         self.apply_button.setVisible(differs)
         if not self._quiet:
             self._context.update_settings(**msgspec.structs.asdict(self.options()))

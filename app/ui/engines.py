@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import protocol
 from app.chat_messages import NEVER, Constraint, TokenChoices
 from app.child import Verdict
 from app.protocol import ChatMessage, Loaded, LoadOptions, Memory, Sampling
+from app.remote.address import is_remote
 from app.ui.process import WorkerProcess
 from app.ui.watchdog import Watchdog
 from converter.spec import QuenchError
 
+Opening = Callable[[str, LoadOptions], tuple[str, msgspec.Struct]]
+"""What a model is loaded with: the kind of worker, and its first command."""
+
 STARTING, LOADING, READY, BUSY, DEAD = "starting", "loading", "ready", "busy", "dead"
 
 
+def load_file(path: str, options: LoadOptions) -> tuple[str, msgspec.Struct]:
+    """The opening of a model file."""
+    return "chat", protocol.Load(path, options)
+
+
 class Engine(QObject):
-    """One model in one process.
+    """One model in one process: a file, or the model of a server, as its ``opening`` says.
 
     ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
     ``tokens``, ``choices``, ``replied``, ``scored`` and ``counted`` carry the protocol's messages, ``loading`` a
@@ -40,9 +51,12 @@ class Engine(QObject):
     silent = Signal()
     awake = Signal()
 
-    def __init__(self, path: str, options: LoadOptions, parent: QObject | None = None) -> None:
+    def __init__(
+        self, path: str, options: LoadOptions, parent: QObject | None = None, opening: Opening = load_file
+    ) -> None:
         super().__init__(parent)
         self.path = path
+        self._opening = opening
         self.options = options
         self.state = STARTING
         self.loaded: Loaded | None = None
@@ -62,18 +76,24 @@ class Engine(QObject):
         self.watchdog.awake.connect(self.awake)
         self.watchdog.deaf.connect(self._did_not_stop)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server has the model."""
+        return is_remote(self.path)
+
     def start(self) -> None:
         """Start the worker and load the model; called by the pool and by :meth:`reload`."""
         self.loaded, self.error, self.rate, self.context_used = None, None, 0.0, 0
         self._open.clear()
         self._leaving, self._ended_for = False, None
-        process = WorkerProcess("chat", self)
+        kind, command = self._opening(self.path, self.options)
+        process = WorkerProcess(kind, self)
         self._process = process
         process.event.connect(lambda message: self._heard(process, message))
         process.finished.connect(lambda verdict: self._died(process, verdict))
         self._set_state(STARTING)
         process.start()
-        process.send(protocol.Load(self.path, self.options))
+        process.send(command)
 
     def generate(
         self,
@@ -102,6 +122,13 @@ class Engine(QObject):
     ) -> int:
         """Teacher-force ``answer``; give at most one of ``write`` and ``against``. Returns the request id."""
         return self._request(lambda number: protocol.Score(number, tuple(messages), answer, write, against))
+
+    def pass_on(self, question: protocol.Generate | protocol.Complete) -> int:
+        """Ask what another program wants to know, under a number of this engine's own, which is returned."""
+        number = self._request(lambda number: msgspec.structs.replace(question, request=number))
+        self._writing.add(number)
+        self._watch()
+        return number
 
     def count(self, messages: list[ChatMessage] | tuple[ChatMessage, ...], text: str) -> int:
         """Count the tokens of a text, and of the prompt that ``messages`` make. Returns the request id."""
@@ -274,8 +301,9 @@ class EnginePool(QObject):
 
     changed = Signal()
 
-    def __init__(self, parent: QObject | None = None) -> None:
+    def __init__(self, parent: QObject | None = None, opening: Opening = load_file) -> None:
         super().__init__(parent)
+        self._opening = opening
         self.engines: list[Engine] = []
         self._leaving: list[Engine] = []
         self._closing = False
@@ -288,7 +316,7 @@ class EnginePool(QObject):
         """
         engine = self.find(path)
         if engine is None:
-            engine = Engine(path, options or LoadOptions(), self)
+            engine = Engine(path, options or LoadOptions(), self, self._opening)
             engine.state_changed.connect(self.changed)
             self.engines.append(engine)
             engine.owners.add(owner)
@@ -296,7 +324,8 @@ class EnginePool(QObject):
             self.changed.emit()
             return engine
         engine.owners.add(owner)
-        if engine.state == DEAD or (options is not None and options != engine.options):
+        other = options is not None and options != engine.options and not is_remote(path)
+        if engine.state == DEAD or other:
             engine.options = options or engine.options
             engine.reload()
         return engine

@@ -21,6 +21,7 @@ from app.marks import THOUGHT, THOUGHT_END, without_thought
 from app.protocol import (
     Cancel,
     Command,
+    Complete,
     Count,
     Counted,
     Generate,
@@ -100,12 +101,12 @@ class _Worker:
         if isinstance(command, Load):
             self._load(command)
             return
-        if not isinstance(command, (Generate, Score, Count)):
+        if not isinstance(command, (Generate, Complete, Score, Count)):
             raise QuenchError("usage", "The chat worker cannot do this.", type(command).__name__, "", exit_status=2)
         with self._lock:
             self._current = command.request
         try:
-            if isinstance(command, Generate):
+            if isinstance(command, Generate | Complete):
                 self._generate(command)
             elif isinstance(command, Count):
                 self._count(command)
@@ -160,9 +161,9 @@ class _Worker:
     def _cancelled(self, request: int) -> bool:
         return request in self._stopped or self._connection.cancelled.is_set()
 
-    def _generate(self, command: Generate) -> None:
-        model = self._loaded()
-        start = time.perf_counter()
+    def _prompt(self, model: Model, command: Generate | Complete) -> tuple[list[int], Extras]:
+        if isinstance(command, Complete):
+            return model.prompt_tokens(command.prompt), Extras()
         messages = command.messages
         grammar = grammar_of(command.constraint)
         written = ""
@@ -173,8 +174,12 @@ class _Worker:
             text = model.render(messages[:-1])
         else:
             text = model.render(messages)
-        prompt = model.prompt_tokens(text + written)
-        extras = _extras(grammar, text, written, command.probabilities)
+        return model.prompt_tokens(text + written), _extras(grammar, text, written, command.probabilities)
+
+    def _generate(self, command: Generate | Complete) -> None:
+        model = self._loaded()
+        start = time.perf_counter()
+        prompt, extras = self._prompt(model, command)
         before = time.perf_counter() - start
         request = command.request
         reporter = _Reporter(self._connection, model, request, lambda: self._cancelled(request))

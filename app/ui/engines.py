@@ -244,8 +244,9 @@ class Engine(QObject):
         self._watch()
 
     def _watch(self) -> None:
-        """A loaded engine that writes an answer is heard of all the time; scoring is silent, loading may be."""
-        self.watchdog.watch(self.loaded is not None and bool(self._open) and self._open[0] in self._writing)
+        """A loaded engine that writes is heard of all the time; scoring is silent, loading and a server may be."""
+        writes = self.loaded is not None and not self.is_remote and bool(self._open) and self._open[0] in self._writing
+        self.watchdog.watch(writes)
 
     def _did_not_stop(self) -> None:
         self.end(

@@ -38,6 +38,12 @@ from app.protocol import (
 )
 from converter.spec import QuenchError
 
+SERVER_KEY_VARIABLE = "QUENCH_API_KEY"
+"""A server's key for the command line."""
+
+SERVING_TOKEN_VARIABLE = "QUENCH_SERVE_TOKEN"
+"""The token that others need for a model served by the command line."""
+
 STOP_GRACE = 5.0
 """Seconds between asking a child to stop and killing it."""
 
@@ -66,6 +72,9 @@ def worker_environment() -> dict[str, str]:
     environment["PYTHONUTF8"] = "1"
     # Our package comes from where we came from, never from a folder called "app" in the current directory.
     environment["PYTHONSAFEPATH"] = "1"
+    # They go down a worker's input, and only to the one that needs them.
+    for name in (SERVER_KEY_VARIABLE, SERVING_TOKEN_VARIABLE):
+        environment.pop(name, None)
     root = str(Path(__file__).resolve().parent.parent)
     earlier = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry and entry != root]
     environment["PYTHONPATH"] = os.pathsep.join([root, *earlier])
@@ -383,6 +392,8 @@ def _drain(child: Child, on_event: Callable[[Event], None]) -> None:
 
 
 __all__ = [
+    "SERVER_KEY_VARIABLE",
+    "SERVING_TOKEN_VARIABLE",
     "STOP_GRACE",
     "Child",
     "Verdict",

@@ -144,7 +144,9 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeat", type=_natural, default=5)
 
     chat = add("chat", "a reply, or a chat in the terminal", commands.chat)
-    chat.add_argument("model", metavar="MODEL")
+    chat.add_argument("model", nargs="?", metavar="MODEL")
+    chat.add_argument("--url", metavar="U", help="talk to an OpenAI-compatible server instead; key in QUENCH_API_KEY")
+    chat.add_argument("--model", dest="served", metavar="NAME", help="with --url: which of its models")
     chat.add_argument("-p", "--prompt", metavar="TEXT")
     chat.add_argument("--system", default="", metavar="S")
     held = chat.add_mutually_exclusive_group()
@@ -153,7 +155,22 @@ def build_parser() -> argparse.ArgumentParser:
     chat.add_argument("--stop", action="append", default=[], metavar="S", help="end before this text; repeatable")
     chat.add_argument("--probabilities", action="store_true", help="with -p --json: how likely each token was")
     _add_sampling(chat)
-    _add_loading(chat)
+    _add_context(chat)
+
+    serve = add("serve", "a model behind an OpenAI-compatible API", _late("serve", "app.serve_command"))
+    serve.add_argument("model", metavar="MODEL")
+    serve.add_argument("--host", default="127.0.0.1", metavar="H", help="beyond this machine only with a token")
+    serve.add_argument("--port", type=_port, default=8080, metavar="N", help="0: any free one")
+    serve.add_argument(
+        "--token", default="", metavar="T", help="wanted of everybody; QUENCH_SERVE_TOKEN keeps it off the process list"
+    )
+    _add_loading(serve)
+
+    embed = add("embed", "how alike texts are to an embeddings model", _late("embed", "app.embed_command"))
+    embed.add_argument("model", metavar="MODEL")
+    embed.add_argument("--text", required=True, metavar="F", help="a file with one text a line; - for the input")
+    embed.add_argument("--context", type=_natural, default=0)
+    embed.add_argument("--threads", type=_natural, default=0)
 
     compare = add("compare", "answers side by side, and where they part", commands.compare)
     compare.add_argument("reference", metavar="REF")
@@ -217,6 +234,13 @@ def _natural(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = _natural(text)
+    if value > 65535:
+        raise argparse.ArgumentTypeError("must be at most 65535")
+    return value
+
+
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -241,6 +265,11 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-p", type=_number)
     parser.add_argument("--repeat-penalty", type=_number)
     parser.add_argument("--seed", type=int)
+    _add_loading(parser)
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    """How a model is loaded."""
     parser.add_argument("--context", type=_natural, default=0)
     parser.add_argument("--kv", default="f16", choices=("f16", "bf16", "q8_0", "q5_1", "q4_0"))
     parser.add_argument(
@@ -249,7 +278,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=_natural, default=0)
 
 
-def _add_loading(parser: argparse.ArgumentParser) -> None:
+def _add_context(parser: argparse.ArgumentParser) -> None:
     """How the model is loaded, and what happens when its context is full."""
     parser.add_argument("--flash-attention", default="auto", choices=("auto", "on", "off"))
     parser.add_argument(

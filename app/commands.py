@@ -12,6 +12,7 @@ import msgspec
 
 from app import console, tables
 from app.chat_messages import ALWAYS, GRAMMAR, NEVER, SCHEMA, Constraint
+from app.child import SERVER_KEY_VARIABLE
 from converter.spec import Cancelled, ConversionSpec, Plan, Planned, QuenchError
 
 
@@ -323,11 +324,13 @@ def chat(options: argparse.Namespace) -> Result:
         gpu_layers=options.gpu_layers,
         flash_attention=options.flash_attention,
     )
-    if options.dry_run:
+    if options.dry_run and options.url is None and options.model is not None:
         return _plan_loading(absolute(options.model), load)
     adapters = tuple(_adapter(text) for text in options.lora)
+    if adapters and options.url is not None:
+        raise QuenchError("usage", "A server's model takes no adapters.", "", "Leave out --lora.", exit_status=2)
     with ChatSession(
-        absolute(options.model),
+        _what_answers(options),
         load,
         lambda part: progress.update("loading", part, 1.0),
         anyway=options.load_anyway,
@@ -415,6 +418,25 @@ def _tell_fit(event: Any) -> None:
         print(f"quench: the context was full; the oldest {event.shifted} tokens went", file=sys.stderr)
     else:
         print(f"quench: the model does not see the oldest {event.left_out} messages", file=sys.stderr)
+
+
+def _what_answers(options: argparse.Namespace) -> Any:
+    """The path of a model file, or how a served model is reached."""
+    if (options.model is None) == (options.url is None) or (options.served and not options.url):
+        raise QuenchError(
+            "usage",
+            "Name a model file, or a server.",
+            "",
+            "quench chat MODEL, or chat --url U --model NAME",
+            exit_status=2,
+        )
+    if options.url is None:
+        return absolute(options.model)
+    from app.remote import address, keys
+    from app.remote.messages import Connect
+
+    secret = keys.check(os.environ.get(SERVER_KEY_VARIABLE, ""))
+    return Connect(address.check_url(options.url), options.served or "", secret)
 
 
 MAX_CONSTRAINT = 1 << 20

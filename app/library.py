@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from app.local.entry import FileFact, Listed
 from app.local.listing import broken, describe, file_bytes, shorten
-from app.local.names import BUNDLED, base_name, file_title, in_folder, type_in_name, type_label
+from app.local.names import BUNDLED, base_name, file_title, in_folder, makes_vectors, type_in_name, type_label
 from app.local.places import default_folders, hub_cache
 from app.local.walk import candidates, is_gguf, is_model_folder
 
@@ -26,6 +26,7 @@ __all__ = [
     "in_folder",
     "is_gguf",
     "is_model_folder",
+    "makes_vectors",
     "shorten",
     "type_in_name",
     "type_label",

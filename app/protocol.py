@@ -48,6 +48,8 @@ from app.local.entry import Listed
 from app.local.places import Place
 from app.local.verify import VerifiedFile
 from app.memory_messages import LoadPlanned, MemoryPlan, PlanLoad
+from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerTold
+from app.serving.messages import Embed, Embedded, Served, Serving, StartServing
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
     ConversionResult,
@@ -234,6 +236,14 @@ class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate")
     overflow: str = "stop"
     summary: Summary | None = None
     conversation: str = ""
+
+
+class Complete(msgspec.Struct, frozen=True, tag_field="message", tag="complete"):
+    """Go on with a text as it stands, without a template (worker ``chat``); answered as :class:`Generate`."""
+
+    request: int
+    prompt: str
+    sampling: Sampling = Sampling()
 
 
 class Stop(msgspec.Struct, frozen=True, tag_field="message", tag="stop"):
@@ -781,6 +791,7 @@ class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatr
     statistics: tuple[ImatrixStatistics, ...]
 
 
+# Serving relays: what the worker ``serve`` is asked goes up, what the model's worker answers comes down.
 Command = (
     Cancel
     | Pause
@@ -818,6 +829,16 @@ Command = (
     | LimitRate
     | PlanLoad
     | SetAdapters
+    | Connect
+    | AskServer
+    | KeepKey
+    | Complete
+    | Embed
+    | StartServing
+    | Tokens
+    | Replied
+    | Embedded
+    | Failed
 )
 
 Event = (
@@ -874,6 +895,15 @@ Event = (
     | LoadPlanned
     | ContextFitted
     | AdaptersSet
+    | ServerTold
+    | KeyTold
+    | Embedded
+    | Serving
+    | Served
+    | Generate
+    | Complete
+    | Embed
+    | Stop
 )
 
 TERMINAL = (

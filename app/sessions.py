@@ -28,6 +28,7 @@ from app.protocol import (
     Stop,
     Tokens,
 )
+from app.remote.messages import Connect
 from converter.spec import Cancelled, QuenchError
 
 
@@ -42,8 +43,9 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class ChatSession:
-    """One model, loaded. A context manager: leaving it ends the process. ``overflow`` is one of
-    :data:`app.context_messages.OVERFLOWS`; ``on_fit`` hears what the model no longer sees.
+    """One model, loaded: a file, or with a ``Connect`` in its place the model of a server. A context manager: leaving
+    it ends the process. ``overflow`` is one of :data:`app.context_messages.OVERFLOWS`; ``on_fit`` hears what the model
+    no longer sees.
 
     Every call raises :class:`QuenchError` (``engine_died``, exit status 5, when the process ended) and
     :class:`converter.spec.Cancelled` after Ctrl-C.
@@ -51,7 +53,7 @@ class ChatSession:
 
     def __init__(
         self,
-        path: str,
+        path: str | Connect,
         options: LoadOptions | None = None,
         on_loading: Callable[[float], None] | None = None,
         *,
@@ -62,11 +64,11 @@ class ChatSession:
         self._overflow = overflow
         self._on_fit = on_fit
         self._summary: Summary | None = None
-        self._child = Child("chat")
+        self._child = Child("server" if isinstance(path, Connect) else "chat")
         self._events = self._child.events()
         self._request = 0
         try:
-            self._child.send(Load(path, options or LoadOptions(), anyway))
+            self._child.send(path if isinstance(path, Connect) else Load(path, options or LoadOptions(), anyway))
             self.loaded = self._await_loaded(on_loading)
         except KeyboardInterrupt:
             self._child.kill()

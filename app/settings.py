@@ -16,6 +16,7 @@ from app.chat_messages import ALWAYS, AUTOMATIC, NEVER
 from app.context_messages import OVERFLOWS
 from app.files import write_atomically
 from app.protocol import LoadOptions, Sampling
+from app.remote.address import Server
 
 VERSION = 1
 MAX_BYTES = 1 << 20
@@ -34,6 +35,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     download, ``download_limit`` bytes a second (0: no limit). ``overflow`` is one of
     :data:`app.context_messages.OVERFLOWS`, ``memory_ratios`` what loads took here for each architecture as a part of
     what was planned, ``prompt_cache_mib`` the most MiB of kept prompts.
+    download, ``download_limit`` bytes a second (0: no limit).
+    ``servers``: models that other programs serve; their keys are elsewhere.
+    ``serve_port``: where a loaded model is served when that is switched on.
     """
 
     version: int = VERSION
@@ -62,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     hub_offline: bool = False
     downloads_at_once: int = 4
     download_limit: int = 0
+    servers: tuple[Server, ...] = ()
+    serve_port: int = 8080
     first_start: bool = True
     kernels_told: tuple[str, ...] = ()
     last_page: str = "library"

@@ -191,6 +191,16 @@ def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] 
     return model
 
 
+def load_weights(path: str, options: LoadOptions, on_progress: Callable[[float], bool] | None = None) -> Any:
+    """A checked file's model without a context, to be given back with ``llama_model_free``; errors as for
+    :func:`open_native`."""
+    check_options(options)
+    check_file(path)
+    native.start()
+    native.log.clear()
+    return _load(path, options, on_progress, True)
+
+
 def trained_context(model: Any) -> int:
     """Tokens that the model was trained on; 0 where the file does not say, or says what no number of tokens is."""
     return max(0, int(lib.llama_model_n_ctx_train(model)))

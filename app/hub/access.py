@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from app import secret_store
 from app.hub.messages import TokenState
 from app.library import hub_cache
 from app.settings import Settings
 from converter.spec import QuenchError
 
 ENDPOINT = "https://huggingface.co"
-KEYRING_SERVICE = "Quench"
 
 _TRUE = {"1", "ON", "YES", "TRUE"}
 _TOKEN = re.compile(r"[\x21-\x7e]{8,512}")
@@ -144,7 +144,7 @@ def token(found: Access) -> str | None:
 
 def token_state(found: Access) -> TokenState:
     """Where the token comes from, without the token itself."""
-    why = _keyring_trouble()
+    why = secret_store.trouble()
     return TokenState(_find_token(found)[1], not why, why)
 
 
@@ -162,12 +162,7 @@ def save_token(found: Access, secret: str) -> TokenState:
             "A token is one word of letters, digits and signs, such as hf_...",
             f"Make one at {found.endpoint}/settings/tokens and copy it whole.",
         )
-    why = _keyring_trouble()
-    if not why:
-        try:
-            _write_keyring(found.host, secret)
-        except Exception as error:  # noqa: BLE001 - backends raise what their system raises
-            why = f"The keyring refused: {type(error).__name__}."
+    why = secret_store.keep(found.host, secret)
     if secret and why:
         os.environ["HF_TOKEN"] = secret  # for this process and the workers that it starts
     elif not secret:
@@ -180,7 +175,7 @@ def _find_token(found: Access) -> tuple[str | None, str]:
     for name in _TOKEN_VARIABLES:
         if secret := _clean(os.environ.get(name)):
             return secret, "environment"
-    if secret := _clean(_read_keyring(found.host)):
+    if secret := _clean(secret_store.read(found.host)):
         return secret, "keyring"
     if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() not in _TRUE and (secret := _login_file()):
         return secret, "file"
@@ -200,44 +195,6 @@ def _login_file() -> str | None:
         return _clean(file.read_bytes()[:1024].decode("utf-8", "replace"))
     except OSError:
         return None
-
-
-def _keyring_trouble() -> str:
-    """Why this system has no keyring that keeps secrets; empty if it has one."""
-    try:
-        import keyring
-        from keyring.backends import fail, null
-
-        backend = keyring.get_keyring()
-    except Exception as error:  # noqa: BLE001 - whatever a backend finds wrong with its system
-        return f"The system's keyring cannot be used ({type(error).__name__})."
-    if isinstance(backend, fail.Keyring | null.Keyring):
-        return "This system has no keyring (on Linux: GNOME Keyring, KWallet or KeePassXC)."
-    return ""
-
-
-def _read_keyring(host: str) -> str | None:
-    if _keyring_trouble():
-        return None
-    import keyring
-
-    try:
-        return keyring.get_password(KEYRING_SERVICE, host)
-    except Exception:  # noqa: BLE001 - a locked or broken keyring is as good as an empty one
-        return None
-
-
-def _write_keyring(host: str, secret: str) -> None:
-    import keyring
-    from keyring.errors import PasswordDeleteError
-
-    if secret:
-        keyring.set_password(KEYRING_SERVICE, host, secret)
-        return
-    try:
-        keyring.delete_password(KEYRING_SERVICE, host)
-    except PasswordDeleteError:
-        return  # there was none
 
 
 _USER_INFO = re.compile(r"(?<=://)[^/@\s'\"]*@")

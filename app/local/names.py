@@ -12,6 +12,9 @@ from converter.spec import ModelInfo
 BUNDLED = "Pocket"
 """The name of the model that comes with Quench; its folder is written small."""
 
+SERVED = "Servers"
+"""What the models of all servers are grouped under."""
+
 PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _TYPE_IN_NAME = re.compile(
     r"[-_.](I?Q\d(?:_[01KSMLX]|_[SMLX]{1,3}|_NL)(?:_(?:S|M|L|XS|XL))?|TQ\d_\d|BF16|F16|F32|FP16|FP8|MXFP4(?:_MOE)?)"
@@ -30,8 +33,10 @@ _FILE_TYPES = {
 def type_label(info: ModelInfo) -> str:
     """What the model's precision is called: ``Q4_K_M``, ``BF16`` ...; from the header, else the name, else the tensors.
 
-    An empty string for a broken model without any of them.
+    An empty string for a broken model without any of them. Of a server's model what serves it.
     """
+    if info.kind == "server":
+        return str(info.metadata.get("software", ""))
     number = info.metadata.get("general.file_type")
     if isinstance(number, int) and number in _FILE_TYPES:
         return _FILE_TYPES[number]
@@ -49,6 +54,8 @@ def type_in_name(name: str) -> str:
 
 def base_name(info: ModelInfo) -> str:
     """The name that files made from one model share: the model's own, without type and part number."""
+    if info.kind == "server":
+        return SERVED
     path = Path(info.path)
     if path == resources.path("pocket"):
         return BUNDLED
@@ -71,6 +78,13 @@ def _plain(name: str) -> str:
     found = _TYPE_IN_NAME.search(name)
     name = (name[: found.start()] if found else name).strip(" -_.") or name
     return BUNDLED if name.lower() == BUNDLED.lower() else name
+
+
+def makes_vectors(info: ModelInfo) -> bool:
+    """Whether a GGUF file is an embeddings model: it turns texts into vectors (or ranks them) and is not for chats."""
+    pooling = info.metadata.get(f"{info.architecture}.pooling_type")
+    causal = info.metadata.get(f"{info.architecture}.attention.causal")
+    return info.kind == "gguf" and (causal is False or (isinstance(pooling, int) and pooling > 0))
 
 
 def in_folder(path: str, folders: Iterable[str]) -> bool:

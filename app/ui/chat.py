@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QHBoxLayout, QSplitter, QWidget
 from app import prompt_files
 from app.chat_messages import SCHEMA, Constraint
 from app.protocol import Replied
+from app.remote.address import is_remote
 from app.store import StoredMessage
 from app.ui.chat_frame import NARROW, WIDE, ChatFrame
 from app.ui.chat_inspector import Inspector
@@ -20,6 +21,7 @@ from app.ui.drafts import Drafts
 from app.ui.engines import LOADING, STARTING, Engine
 from app.ui.markdown import highlight, split
 from app.ui.reply import Prompt, Reply, note_of, prompt_of, seed_of, unfinished
+from app.ui.servers import KIND
 from app.ui.thread import Thread
 from app.ui.token_dialog import TokenDialog
 from app.ui.transcript_actions import CONTINUE, EDIT, REGENERATE, SEED, TOKENS
@@ -250,8 +252,10 @@ class ChatPage(QWidget):
         self._drafts.follow(engine)
 
     def _show_loading(self, fraction: float) -> None:
-        name = self._model_name(self._engine.path) if self._engine is not None else ""
-        self.progress.set_progress(fraction if fraction > 0 else None, self.tr("Loading {0}").format(name))
+        path = self._engine.path if self._engine is not None else ""
+        words = self.tr("Connecting to {0}") if is_remote(path) else self.tr("Loading {0}")
+        name = self._model_name(path)
+        self.progress.set_progress(fraction if fraction > 0 else None, words.format(name))
 
     def _engine_failed(self, failure: Any) -> None:
         """The engine died or could not load while no answer was coming; an answer's own failure is handled there."""
@@ -367,10 +371,10 @@ class ChatPage(QWidget):
         self.frame.heading.setText(title or self.tr("New chat"))
 
     def _show_stack(self) -> None:
-        has_model = bool(self.inspector.picker.path()) or bool(self._context.library.usable({"gguf"}))
+        has_model = bool(self.inspector.picker.path()) or bool(self._context.library.usable({"gguf", KIND}))
         self.frame.show_face(conversation=self._thread.conversation is not None, model=has_model)
         if has_model and not self.inspector.picker.path() and self._engine is None:
-            self.inspector.set_model(self._context.library.usable({"gguf"})[0].path)
+            self.inspector.set_model(self._context.library.usable({"gguf", KIND})[0].path)
 
     def _show_constraint(self) -> None:
         self._show_side("right", True)

@@ -17,6 +17,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.protocol import LoadOptions, Replied, Sampling, Tokens
+from app.remote.address import is_remote
 from app.ui import format as fmt
 from app.ui.charts import TimeChart
 from app.ui.chat_adapters import AdapterList
@@ -25,6 +26,7 @@ from app.ui.constraint_panel import ConstraintPanel
 from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, READY, STARTING, Engine
 from app.ui.sampling_panel import SamplingPanel
+from app.ui.servers import KIND
 from app.ui.status_bar import memory_parts
 from app.ui.theme import set_role
 from app.ui.widgets import LiveLabel, ModelPicker, label
@@ -52,7 +54,7 @@ class Inspector(QWidget):
         self._live = QTimer(self, singleShot=True, interval=LIVE_MS)
         self._live.timeout.connect(lambda: self._show_fill(self._used))
         self.setMinimumWidth(280)
-        self.picker = ModelPicker(context, {"gguf"})
+        self.picker = ModelPicker(context, {"gguf", KIND})
         self.picker.changed.connect(self._picked)
         self._state = label("", "small", wrap=True)
         self.tabs = QTabWidget()
@@ -183,6 +185,7 @@ class Inspector(QWidget):
         self.loading.set_path(self.picker.path() or "")
         self.loading.follow(engine)
         self.adapters.follow(engine)
+        self.memory.setVisible(engine is None or not is_remote(engine.path))
         self._show_state()
 
     # ---- showing -----------------------------------------------------------------------------------------------
@@ -199,7 +202,12 @@ class Inspector(QWidget):
             count = loaded.threads
             threads = self.tr("1 thread") if count == 1 else self.tr("{0} threads").format(count)
             text = self.tr("{0} · loaded in {1} · {2}").format(one, fmt.seconds(loaded.seconds), threads)
+            if is_remote(engine.path):
+                text = f"{one} · {loaded.description}"
         self._state.setText(text)
+        served = is_remote(self.picker.path() or "")
+        self.loading.set_served(served)
+        self.adapters.setEnabled(not served)
         self.sampling_panel.set_defaults(loaded.defaults if loaded is not None else Sampling())
         self._show_fill(engine.context_used if engine is not None else 0)
         self._show_parts()

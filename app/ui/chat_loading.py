@@ -35,6 +35,7 @@ class LoadingForm(QWidget):
         self._engine: Engine | None = None
         self._path = ""
         self._quiet = False
+        self._served = False
         self._asked: tuple[Any, ...] = ()
         self.planner = Planner(self)
         self.planner.planned.connect(self._show_answer)
@@ -134,6 +135,14 @@ class LoadingForm(QWidget):
             engine.replied.connect(self._learn)
         self.refresh()
 
+    def set_served(self, served: bool) -> None:
+        """A server has loaded its model in its own way: nothing of it can be set here."""
+        self._served = served
+        for field in (self.context_spin, self.kv_combo, self.threads_spin, self.gpu_spin, self.flash_combo):
+            field.setEnabled(not served)
+        self.overflow_combo.setEnabled(not served)
+        self.refresh()
+
     def set_path(self, path: str) -> None:
         """The chosen model."""
         if path != self._path:
@@ -144,6 +153,12 @@ class LoadingForm(QWidget):
         """Show what holds now: the plan for what is set, and beside it what the loaded model took."""
         engine, options = self._engine, self.options()
         alive = engine is not None and engine.state != DEAD
+        if self._served:
+            self.planner.forget()
+            self.problem.hide()
+            self.apply_button.hide()
+            self.plan.show_nothing("")
+            return
         problem = self._problem(options)
         self.problem.setText(problem)
         self.problem.setVisible(bool(problem))

@@ -15,10 +15,12 @@ from PySide6.QtWidgets import (
 )
 
 from app.protocol import Tokens
+from app.remote.address import is_remote
 from app.ui import format as fmt
-from app.ui.compare_run import ANSWERING, FAILED, LOADING, SCORING, STOPPED, WAITING, Part, summary
+from app.ui.compare_run import ANSWERING, DONE, FAILED, LOADING, SCORING, STOPPED, WAITING, Part, summary
 from app.ui.context import Context
 from app.ui.divergence_view import DivergenceView
+from app.ui.servers import KIND
 from app.ui.theme import set_role
 from app.ui.transcript import Transcript
 from app.ui.widgets import ElidedLabel, ErrorCard, ModelPicker, ProgressLine, button, icon_button, label
@@ -41,7 +43,7 @@ class Column(QFrame):
         set_role(self, "card")
         self.role = label("", "small")
         self.role.setMinimumHeight(32)  # the first column has no button to give the row its height
-        self.picker = ModelPicker(context, {"gguf"})
+        self.picker = ModelPicker(context, {"gguf", KIND})
         self.picker.setMinimumWidth(120)
         self.picker.changed.connect(self._picked)
         self.remove_button = icon_button(context.theme, "close", self.tr("Remove this column"), self._remove)
@@ -152,7 +154,7 @@ class Column(QFrame):
 
     def figures(self, event: Tokens) -> None:
         self._figures["speed"].setText(fmt.tokens_per_second(event.rate) if event.rate > 0 else fmt.DASH)
-        self._figures["memory"].setText(fmt.size(event.memory))
+        self._figures["memory"].setText(fmt.size(event.memory or None))
 
     def load(self, fraction: float) -> None:
         self.progress.set_progress(fraction if fraction > 0 else None, self.tr("Loading"))
@@ -191,7 +193,7 @@ class Column(QFrame):
         part = self._part
         info = self.picker.info()
         known = part if part is not None else Part(0 if self._reference else 1, "")
-        for key, text in summary(known, info.bytes if info is not None else None):
+        for key, text in summary(known, (info.bytes or None) if info is not None else None):
             self._figures[key].setText(text)
             self._figures[key].setAccessibleName(text)
         states = {
@@ -221,6 +223,10 @@ class Column(QFrame):
 
     def _hint_text(self) -> str:
         if self._divergent:
+            if is_remote(self.picker.path() or ""):
+                return self.tr("A server tells no probabilities of a given text: compare its answer by reading it.")
+            if self._part is not None and self._part.state == DONE:
+                return self.tr("The reference is on a server, which tells no probabilities: there is nothing to shade.")
             if self._part is not None and self._part.state not in {FAILED, STOPPED}:
                 return self.tr("The shading appears when the answer is scored.")
             return self.tr("Ask something: the reference's answer appears here, shaded where this model differs.")

@@ -10,6 +10,7 @@ from PySide6.QtCore import QObject, Signal
 
 from app import hardware, paths
 from app.protocol import ChatMessage, Failed, Replied, Sampling, Scored, Tokens
+from app.remote.address import is_remote
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.engines import DEAD, Engine
@@ -50,7 +51,7 @@ def memory_plan(context: Context, models: list[str]) -> tuple[bool, int, int]:
     available = hardware.memory_available()
     settings = context.settings
     needed = 0
-    for path in dict.fromkeys(models):
+    for path in dict.fromkeys(path for path in models if not is_remote(path)):
         engine = context.engines.find(path)
         if engine is not None and engine.loaded is not None:
             continue
@@ -181,7 +182,9 @@ class ComparisonRun(QObject):
     def _try_score(self, part: Part) -> None:
         """Score the reference's answer with this model, once there is what it needs."""
         reference = self.parts[0]
-        if not reference.text.strip() and reference.state in _OVER | {ANSWERED}:
+        if is_remote(part.path) or is_remote(reference.path):
+            self._set(part, DONE)  # a server tells no probabilities of a text that it was sent
+        elif not reference.text.strip() and reference.state in _OVER | {ANSWERED}:
             self._set(part, DONE)
         elif part is reference:
             self._score(part, write=str(self._file))
@@ -317,6 +320,6 @@ def summary(part: Part, bytes_on_disk: int | None) -> list[tuple[str, str]]:
         ("kld", fmt.significant(relative.mean_kld, 3) if relative is not None else fmt.DASH),
         ("top1", fmt.percent(relative.top1) if relative is not None else fmt.DASH),
         ("speed", fmt.tokens_per_second(replied.tokens_per_second) if replied is not None else fmt.DASH),
-        ("memory", fmt.size(replied.memory.anonymous) if replied is not None else fmt.DASH),
+        ("memory", fmt.size(replied.memory.anonymous or None) if replied is not None else fmt.DASH),
         ("size", fmt.size(bytes_on_disk)),
     ]

@@ -1,4 +1,4 @@
-"""What every page is given: settings, store, theme, jobs, downloads, engines, scout, hub, library and message board."""
+"""What every page is given: settings, store, theme, jobs, engines, the askers, library and message board."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from app.ui.library_model import LibraryModel
 from app.ui.notify import Notify
 from app.ui.planner import ratio_of
 from app.ui.scout import Scout
+from app.ui.serve_desk import ServeDesk
+from app.ui.servers import Servers
 from app.ui.theme import Theme
 from converter.spec import QuenchError
 
@@ -44,7 +46,9 @@ class Context(QObject):
         self.theme = theme or Theme(self._settings.theme, self)
         self.notify = Notify(self)
         self.scout = Scout(self)
-        self.engines = EnginePool(self)
+        self.servers = Servers(self, self)
+        self.engines = EnginePool(self, opening=self.servers.opening)
+        self.serving = ServeDesk(self, self)
         self.jobs = JobCenter(self)
         self.hub = HubDesk(self, self)
         self.library = LibraryModel(self, self)
@@ -122,9 +126,12 @@ class Context(QObject):
         self._closed = True
         self.scout.close()
         self.hub.close()
+        self.servers.close()
+        self.serving.close()
         self.library.close()
         jobs = self.jobs.processes()
-        processes = [*jobs, *self.engines.processes(), *self.scout.processes(), *self.hub.processes()]
+        askers = [*self.scout.processes(), *self.hub.processes(), *self.servers.processes(), *self.serving.processes()]
+        processes = [*jobs, *self.engines.processes(), *askers]
         for process in processes:
             process.stop(grace_ms, keep=process in jobs)
         for process in processes:

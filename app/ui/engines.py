@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import protocol
@@ -13,15 +14,24 @@ from app.chat_messages import NEVER, Constraint, TokenChoices
 from app.child import Verdict
 from app.context_messages import ContextFitted, Summary
 from app.protocol import ChatMessage, Loaded, LoadOptions, Memory, Sampling
+from app.remote.address import is_remote
 from app.ui.process import WorkerProcess
 from app.ui.watchdog import Watchdog
 from converter.spec import QuenchError
 
+Opening = Callable[[str, LoadOptions], tuple[str, msgspec.Struct]]
+"""What a model is loaded with: the kind of worker, and its first command."""
+
 STARTING, LOADING, READY, BUSY, DEAD = "starting", "loading", "ready", "busy", "dead"
 
 
+def load_file(path: str, options: LoadOptions) -> tuple[str, msgspec.Struct]:
+    """The opening of a model file."""
+    return "chat", protocol.Load(path, options)
+
+
 class Engine(QObject):
-    """One model in one process.
+    """One model in one process: a file, or the model of a server, as its ``opening`` says.
 
     ``state`` is ``starting``, ``loading``, ``ready``, ``busy`` or ``dead``. Requests sent before it is ready wait.
     ``tokens``, ``choices``, ``replied``, ``scored``, ``counted``, ``fitted`` and ``adapted`` carry the protocol's
@@ -44,9 +54,12 @@ class Engine(QObject):
     silent = Signal()
     awake = Signal()
 
-    def __init__(self, path: str, options: LoadOptions, parent: QObject | None = None) -> None:
+    def __init__(
+        self, path: str, options: LoadOptions, parent: QObject | None = None, opening: Opening = load_file
+    ) -> None:
         super().__init__(parent)
         self.path = path
+        self._opening = opening
         self.options = options
         self.state = STARTING
         self.loaded: Loaded | None = None
@@ -71,19 +84,27 @@ class Engine(QObject):
         self.watchdog.awake.connect(self.awake)
         self.watchdog.deaf.connect(self._did_not_stop)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server has the model."""
+        return is_remote(self.path)
+
     def start(self) -> None:
         """Start the worker and load the model; called by the pool and by :meth:`reload`."""
         self.loaded, self.error, self.rate, self.context_used = None, None, 0.0, 0
         self._open.clear()
         self._leaving, self._ended_for = False, None
-        process = WorkerProcess("chat", self)
+        kind, command = self._opening(self.path, self.options)
+        process = WorkerProcess(kind, self)
         self._process = process
         process.event.connect(lambda message: self._heard(process, message))
         process.finished.connect(lambda verdict: self._died(process, verdict))
         self._set_state(STARTING)
         process.start()
-        process.send(protocol.Load(self.path, self.options, self.anyway, self.replaces, self.ratio, self.keeps))
-        if self.adapters:
+        if isinstance(command, protocol.Load):
+            command = protocol.Load(command.path, command.options, self.anyway, self.replaces, self.ratio, self.keeps)
+        process.send(command)
+        if self.adapters and not self.is_remote:
             wanted, self.adapters = self.adapters, ()
             self.adapt(wanted)
 
@@ -129,6 +150,13 @@ class Engine(QObject):
     ) -> int:
         """Teacher-force ``answer``; give at most one of ``write`` and ``against``. Returns the request id."""
         return self._request(lambda number: protocol.Score(number, tuple(messages), answer, write, against))
+
+    def pass_on(self, question: protocol.Generate | protocol.Complete) -> int:
+        """Ask what another program wants to know, under a number of this engine's own, which is returned."""
+        number = self._request(lambda number: msgspec.structs.replace(question, request=number))
+        self._writing.add(number)
+        self._watch()
+        return number
 
     def count(self, messages: list[ChatMessage] | tuple[ChatMessage, ...], text: str) -> int:
         """Count the tokens of a text, and of the prompt that ``messages`` make. Returns the request id."""
@@ -255,8 +283,9 @@ class Engine(QObject):
         self._watch()
 
     def _watch(self) -> None:
-        """A loaded engine that writes an answer is heard of all the time; scoring is silent, loading may be."""
-        self.watchdog.watch(self.loaded is not None and bool(self._open) and self._open[0] in self._writing)
+        """A loaded engine that writes is heard of all the time; scoring is silent, loading and a server may be."""
+        writes = self.loaded is not None and not self.is_remote and bool(self._open) and self._open[0] in self._writing
+        self.watchdog.watch(writes)
 
     def _did_not_stop(self) -> None:
         self.end(
@@ -312,8 +341,9 @@ class EnginePool(QObject):
 
     changed = Signal()
 
-    def __init__(self, parent: QObject | None = None) -> None:
+    def __init__(self, parent: QObject | None = None, opening: Opening = load_file) -> None:
         super().__init__(parent)
+        self._opening = opening
         self.engines: list[Engine] = []
         self.keeps: Callable[[], int] = lambda: 0
         self.ratio_of: Callable[[str], float] = lambda path: 1.0
@@ -329,7 +359,7 @@ class EnginePool(QObject):
         """
         engine = self.find(path)
         if engine is None:
-            engine = Engine(path, options or LoadOptions(), self)
+            engine = Engine(path, options or LoadOptions(), self, self._opening)
             engine.state_changed.connect(self.changed)
             self.engines.append(engine)
             engine.owners.add(owner)
@@ -338,7 +368,8 @@ class EnginePool(QObject):
             self.changed.emit()
             return engine
         engine.owners.add(owner)
-        if engine.state == DEAD or (options is not None and options != engine.options):
+        other = options is not None and options != engine.options and not is_remote(path)
+        if engine.state == DEAD or other:
             engine.options = options or engine.options
             self._prepare(engine, anyway)
             engine.reload()

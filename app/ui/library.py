@@ -29,6 +29,8 @@ from PySide6.QtWidgets import (
 
 from app import hardware
 from app.local import places
+from app.remote import address
+from app.remote.address import Server
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.first_start import FirstStartCard, PocketStart
@@ -39,12 +41,16 @@ from app.ui.library_keeper import Keeper
 from app.ui.library_rows import Room, Row, make_rows, measured
 from app.ui.library_table import LibraryTable, arranged
 from app.ui.library_view import make_action, make_bar, make_view
+from app.ui.server_dialog import ServerDialog
+from app.ui.servers import KIND
+from app.ui.similarity import SimilarityDialog
 from app.ui.theme import set_role
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, drop_paths, icon_button, label
 
 REFRESH_MS = 100
 AT_ONCE = 300
 """Models whose rows are made between two events without anybody noticing."""
+CHATTING = frozenset({"gguf", KIND})
 LONG = 1000
 """A list of more models has its groups closed at first."""
 
@@ -124,7 +130,10 @@ class LibraryPage(QWidget):
             "you opened. Models made from the same original stand together. **Fits?** compares weights, KV cache and "
             "compute buffer with the memory that is free now; hold the mouse over it for the sum. **KLD** and "
             "**Tokens/s** are measured on this machine: choose *Measure* to fill them in.\n\nDouble-click a GGUF file "
-            "to chat with it, a model folder to convert it. Drop files and folders anywhere on this page."
+            "to chat with it, a model folder to convert it. Drop files and folders anywhere on this page.\n\n"
+            "*Add*, *Server…* lists the models of a server with OpenAI's form of the API (llama-server, vLLM, Ollama, "
+            "TGI). They chat and take part in Compare; what is written there leaves this machine if the server is "
+            "elsewhere. The address is in their status line, its key in the system's keyring."
         )
 
     # ---- what the person does ----------------------------------------------------------------------------------
@@ -144,6 +153,22 @@ class LibraryPage(QWidget):
         path = QFileDialog.getExistingDirectory(self, self.tr("Open a model folder"))
         if path:
             self.add(path)
+
+    def open_server(self) -> ServerDialog:
+        """Ask for a server whose models are to be listed."""
+        return self._server_dialog(None)
+
+    def edit_server(self) -> ServerDialog | None:
+        """Change the address, name or key of the selected model's server."""
+        chosen = next((row for row in self.selected() if row.is_served), None)
+        server = address.find(self._context.servers.known, address.split_path(chosen.info.path)[0]) if chosen else None
+        return self._server_dialog(server) if server is not None else None
+
+    def _server_dialog(self, server: Server | None) -> ServerDialog:
+        dialog = ServerDialog(self._context, self, server)
+        dialog.accepted.connect(self._dismiss)
+        dialog.open()
+        return dialog
 
     def find(self) -> None:
         self._context.navigate.emit("find", {})
@@ -167,7 +192,7 @@ class LibraryPage(QWidget):
         return True
 
     def chat(self) -> None:
-        rows = [row for row in self.selected() if row.info.kind == "gguf"]
+        rows = [row for row in self.selected() if row.info.kind in CHATTING and not row.makes_vectors]
         if rows:
             self._context.navigate.emit("chat", {"model": rows[0].info.path})
 
@@ -176,19 +201,19 @@ class LibraryPage(QWidget):
             self._context.navigate.emit("convert", {"source": rows[0].info.path})
 
     def compare(self) -> None:
-        reference, others = self._reference_and_others()
+        reference, others = self._reference_and_others(CHATTING)
         if reference is not None:
             paths = [row.info.path for row in others]
             self._context.navigate.emit("compare", {"reference": reference.info.path, "models": paths})
 
     def measure(self) -> None:
-        reference, others = self._reference_and_others()
+        reference, others = self._reference_and_others(frozenset({"gguf"}))
         if reference is not None:
             paths = [row.info.path for row in others]
             self._context.navigate.emit("quality", {"reference": reference.info.path, "candidates": paths})
 
     def bench(self) -> None:
-        paths = [row.info.path for row in self.selected() if row.info.kind == "gguf"]
+        paths = [row.info.path for row in self.selected() if row.info.kind == "gguf" and not row.makes_vectors]
         if paths:
             self._context.navigate.emit("bench", {"models": paths})
 
@@ -200,6 +225,15 @@ class LibraryPage(QWidget):
         dialog.show()
         return dialog
 
+    def similarity(self) -> SimilarityDialog | None:
+        """What an embeddings model is for: how alike texts are."""
+        chosen = next((row for row in self.selected() if row.makes_vectors), None)
+        if chosen is None:
+            return None
+        dialog = SimilarityDialog(self._context, chosen.info.path, self)
+        dialog.show()
+        return dialog
+
     def show_in_files(self) -> None:
         for row in self.selected()[:1]:
             QDesktopServices.openUrl(QUrl.fromLocalFile(str(Path(row.info.path).parent)))
@@ -208,9 +242,12 @@ class LibraryPage(QWidget):
         QGuiApplication.clipboard().setText("\n".join(row.info.path for row in self.selected()))
 
     def remove(self) -> None:
-        """Take the selection off the list; the files stay, and so does the bundled model."""
+        """Take the selection off the list; the files stay, and so does the bundled model. A model of a server goes with
+        its server."""
         library = self._context.library
-        gone = library.remove(*(row.info.path for row in self.selected()))
+        chosen = self.selected()
+        self._remove_servers({address.split_path(row.info.path)[0] for row in chosen if row.is_served})
+        gone = library.remove(*(row.info.path for row in chosen if not row.is_served))
         if gone:
             one, many = (
                 self.tr("1 model is off the list; its files stay."),
@@ -218,6 +255,11 @@ class LibraryPage(QWidget):
             )
             said = one if len(gone) == 1 else many.format(len(gone))
             self._context.notify.info(said, [(self.tr("Undo"), lambda: library.put_back(*gone))])
+
+    def _remove_servers(self, names: set[str]) -> None:
+        for name in sorted(names):
+            self._context.servers.remove(name)
+            self._context.notify.info(self.tr("{0} is off the list, and its key forgotten.").format(name))
 
     def _put_back(self) -> None:
         library = self._context.library
@@ -244,14 +286,14 @@ class LibraryPage(QWidget):
     def refresh(self) -> None:
         """Fill the table from the library and the store; selection and open groups stay."""
         context = self._context
-        rows = make_rows(context.library.unsorted, context.store, context.settings, self.tr)
+        rows = make_rows(context.library.everything, context.store, context.settings, self.tr)
         view = self.table.view_of()
         self._show_rows(Filling(rows, arranged(rows, *view), view))
 
     def _refresh_soon(self) -> None:
         """As :meth:`refresh`; a long list is put together beside the window's own work."""
         context = self._context
-        models = context.library.unsorted
+        models = context.library.everything
         if len(models) <= AT_ONCE:
             self.refresh()
             return
@@ -304,7 +346,7 @@ class LibraryPage(QWidget):
             self.error.clear()
         elif library.error is not self.error.error:
             self.error.show_error(library.error, [(self.tr("Look again"), library.rescan)])
-        count, shown = len(library.unsorted), len(self.table.shown())
+        count, shown = len(library.everything), len(self.table.shown())
         one, many = self.tr("1 model"), self.tr("{0} models")
         self._count.setText("" if not count else one if count == 1 else many.format(count))
         self.first.setVisible(settings.first_start)
@@ -325,21 +367,27 @@ class LibraryPage(QWidget):
     def _selection_changed(self) -> None:
         rows = self.selected()
         usable = [row for row in rows if not row.is_broken]
-        files = [row for row in usable if row.info.kind == "gguf"]
+        files = [row for row in usable if row.info.kind == "gguf" and not row.makes_vectors]
+        local = [row for row in rows if not row.is_served]
+        answering = [row for row in usable if row.info.kind in CHATTING and not row.makes_vectors]
         allowed = {
-            "chat": len(files) > 0 and len(rows) == 1,
-            "convert": len(usable) == 1,
-            "compare": len(files) >= 1,
+            "chat": len(answering) > 0 and len(rows) == 1,
+            "convert": len(usable) == 1 and len(local) == 1,
+            "compare": len(answering) >= 1,
             "measure": len(files) >= 1,
             "bench": len(files) >= 1,
-            "inspect": len(usable) == 1,
-            "show": len(rows) == 1,
+            "similarity": len(rows) == 1 and not rows[0].is_broken and rows[0].makes_vectors,
+            "inspect": len(usable) == 1 and len(local) == 1,
+            "show": len(rows) == 1 and len(local) == 1,
             "path": len(rows) >= 1,
+            "server": len(rows) == 1 and not local,
             "remove": any(not places.is_bundled(row.info.path) for row in rows),
-            "delete": any(not places.holds_bundled(row.info.path) for row in rows),
+            "delete": any(not places.holds_bundled(row.info.path) for row in local),
         }
         for name, action in self.actions_by_name.items():
             action.setEnabled(allowed[name])
+        # What hardly any model can do takes no room but beside one that can.
+        self._bar_buttons["similarity"].setVisible(allowed["similarity"] and not self.disk_button.isChecked())
         self._show_detail(rows)
 
     def _show_detail(self, rows: list[Row]) -> None:
@@ -359,7 +407,11 @@ class LibraryPage(QWidget):
             set_role(self._facts, "warn" if row.is_partial else "bad")
             return
         set_role(self._facts, "muted")
-        facts = [row.info.architecture, self.tr("{0} layers").format(row.info.layers)]
+        if row.is_served:
+            self._show_served(row)
+            return
+        kind = self.tr("makes vectors, does not write") if row.makes_vectors else ""
+        facts = [row.info.architecture, kind, self.tr("{0} layers").format(row.info.layers)]
         facts.append(self.tr("trained for a context of {0} tokens").format(fmt.number(row.info.context_length)))
         if row.fit is not None:
             facts.append(row.fit.why.splitlines()[1])
@@ -368,6 +420,13 @@ class LibraryPage(QWidget):
         if row.copies:
             facts.insert(0, self.tr("The same as {0}").format(fmt.path(row.copies[0])))
         self._facts.setText(" · ".join(fact for fact in facts if fact))
+
+    def _show_served(self, row: Row) -> None:
+        software = str(row.info.metadata.get("software", ""))
+        context = self.tr("a context of {0} tokens").format(fmt.number(row.info.context_length))
+        what = self.tr("Served by {0}").format(software) if software else self.tr("Not asked yet")
+        self._facts.setText(" · ".join([what, context] if row.info.context_length else [what]))
+        self._path.setText(str(row.info.metadata.get("url", "")))
 
     def _expand(self) -> None:
         """Groups are open unless closed by hand; in a long list they are closed unless opened by hand."""
@@ -394,10 +453,12 @@ class LibraryPage(QWidget):
                 flags = QItemSelectionModel.SelectionFlag.Select | QItemSelectionModel.SelectionFlag.Rows
                 selection.select(index, flags)
 
-    def _reference_and_others(self) -> tuple[Row | None, list[Row]]:
+    def _reference_and_others(self, kinds: frozenset[str]) -> tuple[Row | None, list[Row]]:
         """Of the selected files the most precise one is the reference; with one file its own group has it."""
-        rows = [row for row in self.selected() if row.info.kind == "gguf" and not row.is_broken]
-        if len(rows) == 1:
+        rows = [
+            row for row in self.selected() if row.info.kind in kinds and not row.is_broken and not row.makes_vectors
+        ]
+        if len(rows) == 1 and not rows[0].is_served:
             family = [row for row in self.table.shown() if row.base.lower() == rows[0].base.lower()]
             rows += [row for row in family if row.info.kind == "gguf" and not row.is_broken and row not in rows]
             best = max(rows, key=lambda row: row.info.bytes)
@@ -412,7 +473,10 @@ class LibraryPage(QWidget):
         rows = self.table.rows_at(index)
         if len(rows) != 1 or rows[0].is_broken:
             return
-        page, name = ("chat", "model") if rows[0].info.kind == "gguf" else ("convert", "source")
+        if rows[0].makes_vectors:
+            self.similarity()
+            return
+        page, name = ("chat", "model") if rows[0].info.kind in CHATTING else ("convert", "source")
         self._context.navigate.emit(page, {name: rows[0].info.path})
 
     def _menu(self, where: QPoint) -> None:
@@ -435,9 +499,11 @@ class LibraryPage(QWidget):
             ("compare", self.tr("Compare"), self.compare, "compare", ""),
             ("measure", self.tr("Measure"), self.measure, "quality", ""),
             ("bench", self.tr("Bench"), self.bench, "bench", ""),
+            ("similarity", self.tr("Similarity"), self.similarity, "compare", ""),
             ("inspect", self.tr("Inspect"), self.inspect, "inspect", "Ctrl+I"),
             ("show", self.tr("Show in files"), self.show_in_files, "folder", ""),
             ("path", self.tr("Copy path"), self.copy_path, "copy", "Ctrl+C"),
+            ("server", self.tr("Server…"), self.edit_server, "settings", ""),
             ("remove", self.tr("Remove from the list"), self.remove, "close", ""),
             ("delete", self.tr("Delete…"), self.delete, "trash", "Del"),
         )
@@ -459,6 +525,7 @@ class LibraryPage(QWidget):
         menu = QMenu(add)
         menu.addAction(self.tr("GGUF file…"), self.open_file)
         menu.addAction(self.tr("Model folder…"), self.open_folder)
+        menu.addAction(self.tr("Server…"), self.open_server)
         menu.addSeparator()
         self.put_back_action = menu.addAction("", self._put_back)
         menu.aboutToShow.connect(self._name_put_back)

@@ -12,6 +12,8 @@ from PySide6.QtCore import QObject, QTimer, Signal
 from app import library
 from app.local import places
 from app.local.entry import BROKEN, FileFact, Listed
+from app.remote.address import is_remote
+from app.ui.servers import KIND
 from converter.spec import ConversionResult, ModelInfo, QuenchError
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class LibraryModel(QObject):
         self._timer.timeout.connect(self._tell)
         context.jobs.finished.connect(self._job_ended)
         context.scout.unwatched.connect(self._unwatched)
+        context.servers.changed.connect(self._soon)
 
     def close(self) -> None:
         """No more ``changed`` and no more scans (used at the end of the program)."""
@@ -78,6 +81,11 @@ class LibraryModel(QObject):
         return [path for path in self._context.settings.hidden if path in self._listed]
 
     @property
+    def everything(self) -> list[Listed]:
+        """As :attr:`unsorted`, and the models of servers, which take nothing up here."""
+        return [*self.unsorted, *self._context.servers.listed()]
+
+    @property
     def models(self) -> list[Listed]:
         """As :attr:`unsorted`, by base name and then size, largest first."""
         if self._sorted is None:
@@ -90,7 +98,9 @@ class LibraryModel(QObject):
         return [listed.info for listed in self.models]
 
     def entry(self, path: str) -> ModelInfo | None:
-        """The entry of a path, or None."""
+        """The entry of a path, or of a server's model; None if it is not known."""
+        if is_remote(path):
+            return self._context.servers.entry(path)
         listed = self._listed.get(_key(path))
         return listed.info if listed is not None else None
 
@@ -99,8 +109,17 @@ class LibraryModel(QObject):
         return self._listed.get(_key(path))
 
     def usable(self, kinds: set[str] | None = None) -> list[ModelInfo]:
-        """Entries without problems, of the given kinds."""
-        return [info for info in self.entries if not info.problems and (kinds is None or info.kind in kinds)]
+        """Entries without problems, of the given kinds; ``server``, which must be asked for, are those of servers.
+
+        Without ``hf`` among the kinds embeddings models are left out: they answer nobody.
+        """
+        entries = self.entries
+        if kinds is not None and KIND in kinds:
+            entries += [listed.info for listed in self._context.servers.listed()]
+        found = [info for info in entries if not info.problems and (kinds is None or info.kind in kinds)]
+        # Who asks for models to run, and not for sources of a conversion, wants those that write.
+        runs = kinds is not None and "hf" not in kinds
+        return [info for info in found if not (runs and library.makes_vectors(info))]
 
     def add(self, path: str) -> None:
         """Take a model into the library, for good; a folder that is none itself is remembered as a place to look."""
@@ -161,6 +180,7 @@ class LibraryModel(QObject):
         if self.scanning:
             self._again = True
             return
+        self._context.servers.look()
         self.scanning, self.error = True, None
         self._seen = set()
         self._scanned_at = time.monotonic()

@@ -13,6 +13,7 @@ from app.local.entry import PARTIAL, Listed
 from app.settings import Settings
 from app.store import Store
 from app.ui import format as fmt
+from app.ui.servers import KIND
 from converter.spec import ModelInfo
 
 LEAST_CONTEXT = 512
@@ -72,6 +73,16 @@ class Row:
         return f"{self.base} {self.type} {self.info.architecture} {self.owner} {self.info.path}".lower()
 
     @property
+    def makes_vectors(self) -> bool:
+        """Whether it is an embeddings model, which does not write."""
+        return library.makes_vectors(self.info)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether another program serves it, here or elsewhere."""
+        return self.info.kind == KIND
+
+    @property
     def is_partial(self) -> bool:
         return self.listed is not None and self.listed.state == PARTIAL
 
@@ -86,7 +97,16 @@ class Row:
         """Worked out when it is looked at: a long list has thousands of rows that nobody sees."""
         if self.room is None or self.is_broken:
             return None
+        if self.is_served:
+            return _answers(self.info, self.room.tr)
         return fit_words(self.info, self.room.settings, self.room.available, self.room.tr)
+
+
+def _answers(info: ModelInfo, tr: Any) -> FitWords | None:
+    """What stands for a verdict on memory where none is needed: whether the server answered."""
+    if "software" not in info.metadata:
+        return None
+    return FitWords(tr("Answers"), "good", 0, tr("Runs at {0}; needs no memory here.").format(info.metadata["url"]))
 
 
 def fit_words(info: ModelInfo, settings: Settings, available: int, tr: Any) -> FitWords:

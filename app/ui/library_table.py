@@ -263,6 +263,8 @@ class LibraryTable(QAbstractItemModel):
             return rows[0].base
         if column == PARAMETERS:
             return fmt.parameters(max(row.info.parameters for row in rows))
+        if rows[0].is_served:
+            return self.tr("{0} models").format(len(rows)) if column == TYPE else ""
         if column == TYPE:
             return self.tr("{0} files").format(len(rows))
         if column == SIZE:
@@ -280,10 +282,12 @@ class LibraryTable(QAbstractItemModel):
             notes = [row.owner, self.tr("copy") if row.copies else ""]
             return " · ".join(filter(None, [name, *notes]))
         if column == SIZE:
-            return fmt.size(info.bytes)
+            return fmt.DASH if row.is_served else fmt.size(info.bytes)
         if row.is_broken:
             if column != FITS:
                 return ""
+            if row.is_served:
+                return self.tr("No answer")
             return self.tr("Not whole") if row.is_partial else self.tr("Broken")
         if column == PARAMETERS:
             return fmt.parameters(info.parameters)
@@ -315,7 +319,7 @@ class LibraryTable(QAbstractItemModel):
         if row.is_broken:
             return "\n".join(row.info.problems)
         if column == TYPE:
-            return type_words(row.type)
+            return "" if row.is_served else type_words(row.type)
         if column == FITS and row.fit is not None:
             return row.fit.why
         if column == QUALITY and row.quality is None:
@@ -324,9 +328,14 @@ class LibraryTable(QAbstractItemModel):
             return self.tr("Not measured yet: choose Measure, or the Bench page")
         if column != NAME:
             return ""
+        if row.is_served:
+            return str(row.info.metadata.get("url", ""))
         return "\n".join([row.info.path, *(self.tr("The same as {0}").format(path) for path in row.copies[:3])])
 
     def _spoken(self, rows: list[Row]) -> str:
+        if rows[0].is_served and not rows[0].is_broken:
+            names = [row.listed.title for row in rows if row.listed is not None]
+            return self.tr("{0} of a server").format(", ".join(names))
         if len(rows) > 1:
             return self.tr("{0}, {1} files").format(rows[0].base, len(rows))
         row = rows[0]

@@ -12,7 +12,7 @@ from app.ui.library_table import NAME, LibraryDelegate, LibraryTable
 from app.ui.theme import Theme
 
 WIDTHS = {1: 96, 2: 104, 3: 88, 4: 120, 5: 80, 6: 88}
-IN_BAR = ("chat", "convert", "compare", "measure", "bench", "inspect", "delete")
+IN_BAR = ("chat", "convert", "compare", "measure", "bench", "inspect", "similarity", "delete")
 
 
 def make_view(theme: Theme, table: LibraryTable) -> QTreeView:

@@ -155,8 +155,8 @@ class SamplingPanel(QWidget):
         ):
             self.probabilities.addItem(text, key)
         self.probabilities.activated.connect(self._probabilities_chosen)
-        why = self.tr("Keep how likely each token was, and what else was likely. Automatic: where they take less "
-                      "than 2 % of the time, as in all but the smallest models.")  # fmt: skip
+        why = self.tr("Keep how likely each token was, and what else was likely. Automatic: where that takes less than "
+                      "2 % of the time, as in all but the smallest models.")  # fmt: skip
         row(made, self.tr("Probabilities"), why, self.probabilities)
         self.reset_button = button(self.tr("Reset to the model's own"), self.reset)
         made.addWidget(self.reset_button, made.rowCount(), 0, 1, 2)

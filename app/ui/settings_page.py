@@ -46,6 +46,8 @@ PARTS = (
     ("jinja2", "BSD-3-Clause"),
     ("pygments", "BSD-2-Clause"),
     ("pyyaml", "MIT"),
+    ("httpx2", "BSD-3-Clause"),
+    ("uvicorn", "BSD-3-Clause"),
 )
 """What Quench stands on, with licences."""
 

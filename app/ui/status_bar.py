@@ -7,9 +7,11 @@ from PySide6.QtGui import QHideEvent, QShowEvent
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QToolButton, QWidget
 
 from app import hardware
+from app.remote.address import host, is_remote
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, STARTING, Engine
+from app.ui.serve_desk import OFF
 from app.ui.theme import set_role
 from app.ui.widgets import label, title_of
 
@@ -21,7 +23,7 @@ MEMORY_EVERY = 4
 def memory_parts(engine: Engine) -> list[tuple[str, int]]:
     """An engine's memory, part by part: (name, bytes); empty until it is loaded."""
     memory = engine.memory
-    if memory is None:
+    if memory is None or is_remote(engine.path):
         return []
     tr = engine.tr
     return [
@@ -35,9 +37,10 @@ def memory_parts(engine: Engine) -> list[tuple[str, int]]:
 
 
 class StatusBar(QFrame):
-    """``model_clicked`` and ``jobs_clicked`` when the person presses those parts."""
+    """``model_clicked``, ``serve_clicked`` and ``jobs_clicked`` when the person presses those parts."""
 
     model_clicked = Signal()
+    serve_clicked = Signal()
     jobs_clicked = Signal()
 
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
@@ -46,6 +49,7 @@ class StatusBar(QFrame):
         self._context = context
         self._ticks = 0
         self.model = self._part("memory", self.model_clicked)
+        self.serve = self._part("share", self.serve_clicked)
         self.memory = label("", "small")
         self.speed = label("", "small")
         self.jobs = self._part("jobs", self.jobs_clicked)
@@ -55,6 +59,7 @@ class StatusBar(QFrame):
         layout.setContentsMargins(8, 2, 8, 2)
         layout.setSpacing(16)
         layout.addWidget(self.model)
+        layout.addWidget(self.serve)
         layout.addStretch(1)
         layout.addWidget(self.speed)
         layout.addWidget(self.memory)
@@ -64,8 +69,11 @@ class StatusBar(QFrame):
         context.engines.changed.connect(self.refresh)
         context.library.changed.connect(self.refresh)
         context.jobs.changed.connect(self._show_jobs)
+        context.serving.changed.connect(self._show_serving)
+        context.engines.changed.connect(self._show_serving)
         self.refresh()
         self._show_jobs()
+        self._show_serving()
         self._show_memory()
 
     # A tool button puts its icon right against the text: a space keeps them apart.
@@ -100,8 +108,9 @@ class StatusBar(QFrame):
             return self.tr("{0} models loaded · {1}").format(len(alive), fmt.size(total))
         name = self._name(alive[0])
         if alive[0].state in (STARTING, LOADING) or alive[0].memory is None:
-            return self.tr("Loading {0}").format(name)
-        return f"{name} · {fmt.size(total)}"
+            words = self.tr("Connecting to {0}") if is_remote(alive[0].path) else self.tr("Loading {0}")
+            return words.format(name)
+        return name if is_remote(alive[0].path) else f"{name} · {fmt.size(total)}"
 
     def _name(self, engine: Engine) -> str:
         info = self._context.library.entry(engine.path)
@@ -131,6 +140,16 @@ class StatusBar(QFrame):
         self.memory.setToolTip(
             self.tr("Memory that programs can still have: {0} of {1}.").format(fmt.size(available), fmt.size(total))
         )
+
+    def _show_serving(self) -> None:
+        desk = self._context.serving
+        self.serve.setVisible(desk.state != OFF or desk.offer() is not None)
+        words = self.tr("Serve") if desk.state == OFF else self.tr("Serving")
+        if desk.url:
+            words = self.tr("Serving at {0}").format(host(desk.address))
+        self.serve.setText(f" {words}")
+        self.serve.setAccessibleName(words)
+        self.serve.setToolTip(self.tr("Offer the loaded model to other programs"))
 
     def _show_jobs(self) -> None:
         active = self._context.jobs.active()

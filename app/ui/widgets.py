@@ -40,7 +40,9 @@ from PySide6.QtWidgets import (
 
 from app import library
 from app.protocol import Failed
+from app.remote.address import is_remote, split_path
 from app.ui import format as fmt
+from app.ui.servers import title_of_served
 from app.ui.theme import Theme, readable_on, set_role
 from converter.spec import ModelInfo, QuenchError
 
@@ -482,11 +484,13 @@ class ModelPicker(QComboBox):
     def _refill(self) -> None:
         self._stale = False
         wanted = [(title_of(info), info.path) for info in self._context.library.usable(self._kinds)]
-        if self._path and self._path not in {path for _, path in wanted}:
+        if self._path and is_remote(self._path) and self._path not in {path for _, path in wanted}:
+            wanted.insert(0, (" · ".join(reversed(split_path(self._path))), self._path))
+        elif self._path and self._path not in {path for _, path in wanted}:
             name = library.file_title(self._path) if self._path.lower().endswith(".gguf") else Path(self._path).name
             wanted.insert(0, (name, self._path))
         have = [(self.itemText(i), self.itemData(i)) for i in range(self.count())]
-        last = (self.tr("Open file…") if self._kinds == {"gguf"} else self.tr("Open a file or folder…"), "")
+        last = (self.tr("Open file…") if "hf" not in self._kinds else self.tr("Open a file or folder…"), "")
         if have != [*wanted, last]:
             self.clear()
             for text, path in wanted:
@@ -521,6 +525,8 @@ class ModelPicker(QComboBox):
 
 def title_of(info: ModelInfo) -> str:
     """How a model is called in lists: ``Pocket · Q4_K_M``."""
+    if info.kind == "server":
+        return title_of_served(info)
     kind = library.type_label(info)
     return f"{library.base_name(info)} · {kind}" if kind else library.base_name(info)
 

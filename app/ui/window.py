@@ -35,6 +35,8 @@ from app.ui.job_drawer import WIDTH as DRAWER_WIDTH
 from app.ui.job_drawer import JobDrawer
 from app.ui.notify import Notice
 from app.ui.palette import Command, Palette
+from app.ui.serve_dialog import ServeDialog
+from app.ui.servers import KIND
 from app.ui.status_bar import StatusBar
 from app.ui.theme import set_role
 from app.ui.toasts import ToastStack
@@ -106,6 +108,7 @@ class MainWindow(QMainWindow):
         self.drawer.closed.connect(lambda: self.show_drawer(False))
         self.status = StatusBar(context)
         self.status.jobs_clicked.connect(lambda: self.show_drawer(not self.drawer_is_open()))
+        self.status.serve_clicked.connect(self.show_serving)
         self.status.model_clicked.connect(lambda: self.show_page("chat"))
         middle = QHBoxLayout()
         middle.setContentsMargins(0, 0, 0, 0)
@@ -224,13 +227,14 @@ class MainWindow(QMainWindow):
             Command(self.tr("Open a model folder…"), self.open_folder, "folder"),
             Command(self.tr("Look for models again"), context.library.rescan, "retry"),
             Command(self.tr("Show or hide jobs"), lambda: self.show_drawer(not self.drawer_is_open()), "jobs"),
+            Command(self.tr("Serve the loaded model…"), self.show_serving, "share", "API, OpenAI"),
             Command(self.tr("Light theme"), lambda: context.update_settings(theme="light"), "sun"),
             Command(self.tr("Dark theme"), lambda: context.update_settings(theme="dark"), "moon"),
             Command(self.tr("Theme of the system"), lambda: context.update_settings(theme="system"), "settings"),
             Command(self.tr("Help for this page"), self.show_help, "inspect", "F1"),
             Command(self.tr("Quit"), self.close, "close", "Ctrl+Q"),
         ]
-        for info in context.library.usable({"gguf"}):
+        for info in context.library.usable({"gguf", KIND}):
             name, path = title_of(info), info.path
             found.append(
                 Command(self.tr("Chat with {0}").format(name),
@@ -247,6 +251,12 @@ class MainWindow(QMainWindow):
     def new_chat(self) -> None:
         """Open the Chat page with an empty conversation."""
         self.navigate("chat", {"new": True})
+
+    def show_serving(self) -> ServeDialog:
+        """The switch that offers the loaded model to other programs."""
+        dialog = ServeDialog(self.context, self)
+        dialog.open()
+        return dialog
 
     def open_file(self) -> None:
         """Ask for a GGUF file and add it to the library."""

@@ -29,6 +29,7 @@ from app.memory_messages import does_not_fit
 from app.protocol import (
     Cancel,
     Command,
+    Complete,
     Count,
     Counted,
     Generate,
@@ -129,12 +130,12 @@ class _Worker:
         if isinstance(command, Load):
             self._load(command)
             return
-        if not isinstance(command, (Generate, Score, Count, SetAdapters)):
+        if not isinstance(command, (Generate, Complete, Score, Count, SetAdapters)):
             raise QuenchError("usage", "The chat worker cannot do this.", type(command).__name__, "", exit_status=2)
         with self._lock:
             self._current = command.request
         try:
-            if isinstance(command, Generate):
+            if isinstance(command, Generate | Complete):
                 self._generate(command)
             elif isinstance(command, Count):
                 self._count(command)
@@ -200,22 +201,31 @@ class _Worker:
     def _cancelled(self, request: int) -> bool:
         return request in self._stopped or self._connection.cancelled.is_set()
 
-    def _generate(self, command: Generate) -> None:
-        model = self._loaded()
-        start = time.perf_counter()
-        messages, request = command.messages, command.request
+    def _prompt(self, model: Model, command: Generate | Complete) -> tuple[Fitted, Extras, str]:
+        """The prompt, what else is asked of the reply, and the conversation that it belongs to."""
+        if isinstance(command, Complete):
+            tokens = model.prompt_tokens(command.prompt)
+            return Fitted(tokens, 0, None, -1, command.prompt), Extras(), ""
+        messages = command.messages
         grammar = grammar_of(command.constraint)
         if command.continue_last and (not messages or messages[-1].role != "assistant"):
             raise QuenchError("usage", "There is no answer to go on with.", "", "", exit_status=2)
         written = messages[-1].content if command.continue_last else ""
+        prompt = self._fit(model, command)
+        extras = _extras(grammar, prompt.text, written, command.probabilities)._replace(keep=prompt.keep)
+        return prompt, extras, command.conversation
+
+    def _generate(self, command: Generate | Complete) -> None:
+        model = self._loaded()
+        start = time.perf_counter()
+        request = command.request
         reporter = _Reporter(self._connection, model, request, lambda: self._cancelled(request))
         last: Generated | None = None
         with reporter:  # also while a prompt is made: the parent takes long silence for a hang
             try:
-                prompt = self._fit(model, command)
+                prompt, extras, conversation = self._prompt(model, command)
                 if self._keeper is not None:
-                    self._keeper.turn_to(command.conversation, prompt.tokens)
-                extras = _extras(grammar, prompt.text, written, command.probabilities)._replace(keep=prompt.keep)
+                    self._keeper.turn_to(conversation, prompt.tokens)
                 before = time.perf_counter() - start
                 steps = model.generate(
                     prompt.tokens, command.sampling, extras=extras, cancelled=lambda: self._cancelled(request)
@@ -229,7 +239,7 @@ class _Worker:
             self._connection.send(_replied(request, Stats("cancelled", 0, 0, 0, 0, 0, 0), 0, model))
             return
         if last.stats.shifted:
-            self._tell_fit(command, prompt, shifted=last.stats.shifted)
+            self._tell_fit(request, prompt, shifted=last.stats.shifted)
         self._tell_choices(request, last.stats, reporter.characters)
         self._connection.send(_replied(request, last.stats, before, model))
 
@@ -269,11 +279,11 @@ class _Worker:
         )
         self._left_out = {command.conversation: prompt.left_out}
         if prompt.left_out:
-            self._tell_fit(command, prompt)
+            self._tell_fit(command.request, prompt)
         return prompt
 
-    def _tell_fit(self, command: Generate, prompt: Fitted, *, shifted: int = 0) -> None:
-        self._connection.send(ContextFitted(command.request, prompt.left_out, prompt.summary, shifted=shifted))
+    def _tell_fit(self, request: int, prompt: Fitted, *, shifted: int = 0) -> None:
+        self._connection.send(ContextFitted(request, prompt.left_out, prompt.summary, shifted=shifted))
 
     def _count(self, command: Count) -> None:
         model = self._loaded()

@@ -20,6 +20,7 @@ from app.engine.loading import (
     check_options,
     context_params,
     header_value,
+    learned_positions,
     load_error,
     no_context,
     tokens_in_steps,
@@ -51,7 +52,7 @@ def plan_load(
         QuenchError: as :meth:`app.engine.model.Model.load`.
     """
     check_options(options)
-    check_file(path)
+    learned_positions(check_file(path), options)
     native.start()
     native.log.clear()
     params = lib.llama_model_default_params()

@@ -36,7 +36,8 @@ _UNSUPPORTED = re.compile(r"unknown model architecture: '([^']*)'")
 
 @dataclass(frozen=True)
 class Opened:
-    """Native pointers of a loaded model, and the bytes of its buffers."""
+    """Native pointers of a loaded model, and the bytes of its buffers. ``positions``: tokens that it has learned places
+    for, 0 where places are computed."""
 
     model: Any
     context: Any
@@ -46,6 +47,7 @@ class Opened:
     threads: int
     batch: int
     outputs: int
+    positions: int
 
 
 def open_native(
@@ -61,7 +63,7 @@ def open_native(
 ) -> Opened:
     """Load ``path`` and make a context. See :meth:`app.engine.model.Model.load` for the meaning and the errors."""
     check_options(options)
-    check_file(path)
+    positions = learned_positions(check_file(path), options)
     native.start()
     native.log.clear()
     model = _load(path, options, on_progress, repack)
@@ -84,7 +86,7 @@ def open_native(
     # The library takes no more tokens at once than the context has; more in one call would abort the process.
     batch = min(int(params.n_batch), int(lib.llama_n_batch(context)))
     outputs = min(batch, int(params.n_outputs_max))
-    return Opened(model, context, sizes["kv"], sizes["compute"], sizes["repacked"], threads, batch, outputs)
+    return Opened(model, context, sizes["kv"], sizes["compute"], sizes["repacked"], threads, batch, outputs, positions)
 
 
 def wanted_context(model: Any, options: LoadOptions) -> int:
@@ -97,8 +99,10 @@ def tokens_in_steps(tokens: int) -> int:
     return -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP
 
 
-def check_file(path: str) -> None:
+def check_file(path: str) -> Header | None:
     """Refuse what is no whole GGUF file, and numbers that the engine answers with an abort instead of an error.
+
+    Returns the header, None if it holds types that only the engine may know.
 
     Raises:
         QuenchError: ``not_found``, ``unreadable``, ``not_a_file``, ``not_gguf``, ``bad_header``, ``truncated``,
@@ -116,11 +120,31 @@ def check_file(path: str) -> None:
         header = read_header(file)
     except QuenchError as error:
         if error.code == "unsupported_type":
-            return  # unknown to the converter, perhaps not to the engine, which decides
+            return None  # unknown to the converter, perhaps not to the engine, which decides
         raise
     finally:
         file.close()
     _check_numbers(header, path)
+    return header
+
+
+def learned_positions(header: Header | None, options: LoadOptions) -> int:
+    """Tokens that a model has a learned place for, 0 where places are computed. The engine ends itself at one more.
+
+    Raises:
+        QuenchError: ``bad_options`` for a context that is longer.
+    """
+    table = header.table.named.get("position_embd.weight") if header is not None else None
+    positions = table.shape[0] if table is not None else 0
+    if 0 < positions < options.context:
+        raise QuenchError(
+            "bad_options",
+            "The model cannot have such a long context.",
+            f"{options.context} tokens were asked for; it has learned {positions} places, and there are no others.",
+            f"Choose at most {positions} tokens of context.",
+            exit_status=2,
+        )
+    return positions
 
 
 def _check_numbers(header: Header, path: str) -> None:

@@ -67,7 +67,8 @@ class Model:
         self.prompt_threads: int = opened.threads
         self.description = text_of(lambda buffer, size: lib.llama_model_desc(self._model, buffer, size)).decode()
         self.parameters = int(lib.llama_model_n_params(self._model))
-        self.context = int(lib.llama_n_ctx_seq(self._context))
+        room = int(lib.llama_n_ctx_seq(self._context))
+        self.context = min(room, opened.positions or room)
         self.context_trained = trained_context(self._model)
         self.vocabulary = int(lib.llama_vocab_n_tokens(self._vocab))
         self.bos = self._named_token("bos", lib.llama_vocab_bos)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 
+import msgspec
 import pytest
 
+import converter
 from app.child import Child
 from app.engine.loading import check_file
 from app.engine.model import Model
 from app.protocol import ChatMessage, Load, Loaded, LoadOptions, Sampling
 from converter.spec import QuenchError
+from tests.converter.test_families import make
 from tests.workers.small import small_worker
 
 
@@ -139,3 +142,23 @@ def test_what_is_no_file_is_refused(tmp_path):
         with pytest.raises(QuenchError) as caught:
             check_file(str(path))
         assert caught.value.code == code
+
+
+def test_a_context_beyond_learned_places_is_refused_and_full_where_they_end(tmp_path):
+    """The engine ends its process at a token without a place; contexts come in steps that may be longer."""
+    source = make(tmp_path / "gpt-2", "gpt-2", {"transformer.wpe.weight": [64, 256]}, n_positions=64, n_ctx=64)
+    file = tmp_path / "gpt-2.gguf"
+    converter.convert(converter.ConversionSpec(str(source), str(file), ("F32",), check=False))
+    options = LoadOptions(threads=1)
+    with Model.load(str(file), options) as model:
+        assert model.context == 64
+        prompt = model.tokenize("a", special=False, add_special=False) * 50
+        stats = list(model.generate(prompt[:50], Sampling(max_tokens=200, temperature=0.0)))[-1].stats
+        assert stats is not None and (stats.stop == "context" or stats.tokens < 14)
+        with pytest.raises(QuenchError) as caught:
+            list(model.generate(prompt[:1] * 64, Sampling(max_tokens=2)))
+        assert caught.value.code == "context_full"
+    for bad in (65, 4096):
+        with pytest.raises(QuenchError, match="cannot have such a long context") as caught:
+            Model.load(str(file), msgspec.structs.replace(options, context=bad))
+        assert caught.value.code == "bad_options" and "64" in caught.value.hint

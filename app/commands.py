@@ -181,7 +181,8 @@ def _rule(text: str) -> tuple[str, str]:
 
 def quality(options: argparse.Namespace) -> Result:
     from app.child import run_job
-    from app.protocol import MeasureQuality, QualityResult, QualityUpdate, Status
+    from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
+    from app.protocol import Status
     from app.quality.texts import BUNDLED
 
     progress = console.Progress()
@@ -254,7 +255,8 @@ def _read_imatrix(options: argparse.Namespace) -> Result:
 
 def _measure_imatrix(options: argparse.Namespace) -> Result:
     from app.child import run_job
-    from app.protocol import ImatrixResult, MeasureImatrix, Status
+    from app.measure_messages import ImatrixResult, MeasureImatrix
+    from app.protocol import Status
     from app.quality.texts import CALIBRATION
 
     progress = console.Progress()
@@ -286,7 +288,8 @@ def _measure_imatrix(options: argparse.Namespace) -> Result:
 
 def bench(options: argparse.Namespace) -> Result:
     from app.child import run_job
-    from app.protocol import BenchResult, MeasureBench, Status
+    from app.measure_messages import BenchResult, MeasureBench
+    from app.protocol import Status
 
     progress = console.Progress()
 

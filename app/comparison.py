@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from app import paths
-from app.protocol import ChatMessage, LoadOptions, Memory, Sampling, ScoredToken
+from app.memory_messages import Memory
+from app.protocol import ChatMessage, LoadOptions, Sampling, ScoredToken
 from app.sessions import ChatSession
 
 

@@ -18,7 +18,8 @@ import resources
 from app import comparison, console, conversion, measurements, tables
 from app.child import run_job
 from app.files import write_atomically
-from app.protocol import BenchResult, Event, MeasureBench, MeasureQuality, QualityResult, Status
+from app.measure_messages import BenchResult, MeasureBench, MeasureQuality, QualityResult
+from app.protocol import Event, Status
 from app.quality import report, tasks, texts
 from app.store import Store
 from converter.spec import Cancelled, ConversionResult, ConversionSpec, Progress

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from app.files import write_atomically
-from app.protocol import Experts, ImatrixCheckpoint, ImatrixDescription, ImatrixStatistics, MeasureImatrix
+from app.measure_messages import Experts, ImatrixCheckpoint, ImatrixDescription, ImatrixStatistics, MeasureImatrix
 from converter.imatrix_sums import Collected, Statistics, coverage, dataset_names, encode, merged, read_sums, statistics
 from converter.sources.base import MetaEntry
 from converter.spec import QuenchError

@@ -20,6 +20,7 @@ import psutil
 from app import paths, protocol
 from app.files import write_atomically
 from app.hub import messages
+from app.measure_messages import MeasureImatrix
 
 QUEUED, RUNNING, PAUSED, DONE, FAILED, CANCELLED = "queued", "running", "paused", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
@@ -76,14 +77,14 @@ def moved(state: str, to: str) -> str:
 
 def can_resume(command: Any) -> bool:
     """Whether the work can go on from what an interrupted run has left."""
-    return isinstance(command, protocol.Convert | protocol.MeasureImatrix | messages.Download | protocol.VerifyModels)
+    return isinstance(command, protocol.Convert | MeasureImatrix | messages.Download | protocol.VerifyModels)
 
 
 def resuming(command: Any) -> Any:
     """The same command, told to go on where an interrupted run ended (a download and a verification always do)."""
     if isinstance(command, protocol.Convert):
         return protocol.Convert(msgspec.structs.replace(command.spec, resume=True))
-    if isinstance(command, protocol.MeasureImatrix):
+    if isinstance(command, MeasureImatrix):
         return msgspec.structs.replace(command, resume=True)
     return command
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from app.protocol import BenchResult, QualityResult
+from app.measure_messages import BenchResult, QualityResult
 from app.store import Store
 
 

@@ -8,6 +8,22 @@ from app.load_options import LoadOptions
 from converter.spec import QuenchError
 
 
+class Memory(msgspec.Struct, frozen=True):
+    """True memory of a process in bytes. ``anonymous`` is RssAnon, ``share`` PSS, ``peak`` VmHWM.
+
+    ``weights`` is the model's tensors (file bytes), ``kv`` the cache, ``compute`` the engine's scratch buffers,
+    ``repacked`` the copies of weights in the processor's own order.
+    """
+
+    anonymous: int
+    share: int
+    peak: int
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+    repacked: int = 0
+
+
 class MemoryPlan(msgspec.Struct, frozen=True):
     """What a model will need with ``context`` tokens.
 

@@ -47,7 +47,20 @@ from app.load_options import LoadOptions as LoadOptions  # noqa: PLC0414 - part 
 from app.local.entry import Listed
 from app.local.places import Place
 from app.local.verify import VerifiedFile
-from app.memory_messages import LoadPlanned, MemoryPlan, PlanLoad
+from app.measure_messages import (
+    BenchResult,
+    BenchUpdate,
+    ImatrixRead,
+    ImatrixResult,
+    ImatrixUpdate,
+    MeasureBench,
+    MeasureImatrix,
+    MeasureQuality,
+    QualityResult,
+    QualityUpdate,
+    ReadImatrix,
+)
+from app.memory_messages import LoadPlanned, Memory, MemoryPlan, PlanLoad
 from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerTold
 from app.serving.messages import Embed, Embedded, Served, Serving, StartServing
 from converter.difference import Compared, ComparisonDone
@@ -63,29 +76,6 @@ from converter.spec import (
 )
 
 PROTOCOL = 1
-
-
-class Estimate(msgspec.Struct, frozen=True):
-    """A measured value with its standard error."""
-
-    value: float
-    error: float
-
-
-class Memory(msgspec.Struct, frozen=True):
-    """True memory of a process in bytes. ``anonymous`` is RssAnon, ``share`` PSS, ``peak`` VmHWM.
-
-    ``weights`` is the model's tensors (file bytes), ``kv`` the cache, ``compute`` the engine's scratch buffers,
-    ``repacked`` the copies of weights in the processor's own order.
-    """
-
-    anonymous: int
-    share: int
-    peak: int
-    weights: int = 0
-    kv: int = 0
-    compute: int = 0
-    repacked: int = 0
 
 
 class ChatMessage(msgspec.Struct, frozen=True):
@@ -157,13 +147,6 @@ class VerifyModels(msgspec.Struct, frozen=True, tag_field="message", tag="verify
 
     places: tuple[Place, ...]
     since: float = 0.0
-
-
-class ReadImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="read_imatrix"):
-    """Describe an importance matrix, or the checkpoint of one (worker ``scout``); answered by :class:`ImatrixRead`."""
-
-    request: int
-    path: str
 
 
 class CheckKernels(msgspec.Struct, frozen=True, tag_field="message", tag="check_kernels"):
@@ -275,63 +258,6 @@ class Score(msgspec.Struct, frozen=True, tag_field="message", tag="score"):
     answer: str
     write: str | None = None
     against: str | None = None
-
-
-class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="measure_quality"):
-    """Compare candidates with a reference (worker ``measure``).
-
-    ``texts`` are files (``.txt`` plain, ``.jsonl`` one conversation a line) or names of bundled slices; ``tasks`` a
-    JSONL file or ``pocket``. ``chunks`` is the number of windows of each text, 0 means all; ``minutes`` 0 no limit.
-    ``memory_mib`` limits what the models may take together (0: what is free); above it they are loaded in turn.
-    The ``pass_``/``fail_`` fields are the limits of the verdict: mean KLD in nats, and agreement on the first choice.
-    ``report`` is an ``.html`` file to write at the end, with its ``.json`` twin beside it.
-    """
-
-    reference: str
-    candidates: tuple[str, ...]
-    texts: tuple[str, ...]
-    context: int = 512
-    chunks: int = 0
-    minutes: float = 0.0
-    tasks: str | None = None
-    threads: int = 0
-    memory_mib: int = 0
-    pass_kld: float = 0.03
-    fail_kld: float = 0.2
-    pass_top1: float = 0.95
-    report: str | None = None
-
-
-class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):
-    """Gather an importance matrix of ``model`` (a GGUF file) on ``texts`` into ``output`` (worker ``measure``).
-
-    ``format`` is ``gguf`` or ``dat``; ``context`` tokens a window; ``chunks`` 0: all windows of the texts; ``minutes``
-    0: no limit, else the windows that are done by then make the file; ``process_output``: the output matrix as well;
-    ``resume``: go on from what an interrupted run left beside ``output``. ``texts`` as in :class:`MeasureQuality`;
-    windows of several come in turns.
-    """
-
-    model: str
-    texts: tuple[str, ...]
-    output: str
-    format: str = "gguf"
-    context: int = 512
-    chunks: int = 0
-    process_output: bool = False
-    resume: bool = False
-    threads: int = 0
-    minutes: float = 0.0
-
-
-class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
-    """Speed and memory of models (worker ``measure``). No ``threads``: each model's own choice, as in Chat."""
-
-    models: tuple[str, ...]
-    prompt: int = 512
-    generate: int = 128
-    depths: tuple[int, ...] = (0,)
-    threads: tuple[int, ...] = ()
-    repeat: int = 5
 
 
 # ---- events (up) -----------------------------------------------------------------------------------------------
@@ -554,241 +480,6 @@ class Scored(msgspec.Struct, frozen=True, tag_field="message", tag="scored"):
     mean_kld: float
     top1: float
     first_divergence: int
-
-
-class Kld(msgspec.Struct, frozen=True):
-    """KL divergence of a candidate from the reference over all scored tokens, in nats."""
-
-    mean: Estimate
-    median: Estimate
-    p95: Estimate
-    p99: Estimate
-    p99_9: Estimate
-    max: Estimate
-
-
-class TaskScore(msgspec.Struct, frozen=True):
-    n: int
-    correct: int
-
-
-class SliceQuality(msgspec.Struct, frozen=True):
-    """Quality on one text."""
-
-    tokens: int
-    perplexity: Estimate
-    kld: Estimate
-    top1: Estimate
-
-
-class CandidateQuality(msgspec.Struct, frozen=True):
-    """Everything measured of one candidate so far. For the reference itself ``kld`` is all zero.
-
-    ``ln_ratio`` is ln(PPL candidate / PPL reference); ``top1`` a fraction 0..1; ``rms_dp`` the root mean square change
-    of the right token's probability; ``histogram`` counts of log10(KLD) in ``HISTOGRAM_EDGES``; ``by_position`` the
-    mean KLD in eight equal parts of the scored half of the window; ``verdict`` pass, review or fail; ``content`` the
-    id of what was measured (:mod:`converter.identity`), in the final result.
-    """
-
-    path: str
-    type: str
-    bytes: int
-    perplexity: Estimate
-    ln_ratio: Estimate
-    kld: Kld
-    top1: Estimate
-    rms_dp: Estimate
-    tasks: dict[str, TaskScore]
-    slices: dict[str, SliceQuality]
-    tokens_per_second: float
-    memory: Memory
-    verdict: str
-    reason: str
-    histogram: tuple[int, ...] = ()
-    by_position: tuple[float, ...] = ()
-    content: str = ""
-
-
-HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))
-"""log10(KLD in nats) bin edges: 1e-6 to 100, four bins a decade; values outside fall in the first or last bin."""
-
-
-class QualityUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="quality_update"):
-    """A candidate's figures so far; comes again and again while windows are scored."""
-
-    index: int
-    windows: int
-    windows_total: int
-    result: CandidateQuality
-
-
-class CandidateFailure(msgspec.Struct, frozen=True):
-    """A candidate that could not be measured; ``index`` is its place in :class:`MeasureQuality`."""
-
-    index: int
-    path: str
-    code: str
-    title: str
-    detail: str
-    hint: str
-
-
-class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quality_result"):
-    """The end of a quality measurement. ``candidates`` are those that were measured, in the order of the command.
-
-    The others are in ``failures``; each was also announced by a :class:`Failed` whose ``request`` is its index + 1.
-    """
-
-    reference: CandidateQuality
-    candidates: tuple[CandidateQuality, ...]
-    tokens: int
-    context: int
-    texts: tuple[str, ...]
-    seconds: float
-    failures: tuple[CandidateFailure, ...] = ()
-
-
-class Spread(msgspec.Struct, frozen=True):
-    median: float
-    p10: float
-    p90: float
-
-
-class SpeedPoint(msgspec.Struct, frozen=True):
-    """Tokens/s over the repeats at one depth of context and one number of threads."""
-
-    tokens: int
-    depth: int
-    threads: int
-    tokens_per_second: Spread
-
-
-class BenchMemory(msgspec.Struct, frozen=True):
-    weights: int
-    kv: int
-    compute: int
-    peak: int
-    steady: int
-
-
-class Roofline(msgspec.Struct, frozen=True):
-    """``fraction`` = bytes_per_token * tokens/s / bandwidth (bytes/s, measured on this machine)."""
-
-    bytes_per_token: int
-    bandwidth: float
-    fraction: float
-
-
-class ModelBench(msgspec.Struct, frozen=True):
-    """``content`` as in :class:`CandidateQuality`."""
-
-    path: str
-    load_cold: float | None
-    load_warm: float
-    first_token: float
-    prompt: tuple[SpeedPoint, ...]
-    generate: tuple[SpeedPoint, ...]
-    memory: BenchMemory
-    roofline: Roofline
-    content: str = ""
-
-
-class BenchUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="bench_update"):
-    """One more point of one model, or the finished model."""
-
-    index: int
-    kind: str
-    point: SpeedPoint | None = None
-    model: ModelBench | None = None
-
-
-class BenchResult(msgspec.Struct, frozen=True, tag_field="message", tag="bench_result"):
-    """``automatic``: each model chose its own number of threads; its points say which."""
-
-    models: tuple[ModelBench, ...]
-    cpu: str
-    seconds: float
-    automatic: bool = False
-
-
-class ImatrixUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_update"):
-    """How far an importance matrix is. ``perplexity`` is of the text so far; ``experts`` those that were reached."""
-
-    chunks: int
-    total: int
-    perplexity: Estimate
-    experts_seen: int
-    experts: int
-    seconds_left: float | None = None
-    memory: int = 0
-
-
-class ImatrixStatistics(msgspec.Struct, frozen=True):
-    """Figures of one matrix; :class:`converter.imatrix_sums.Statistics` says what they are."""
-
-    name: str
-    columns: int
-    total: float
-    mean: float
-    least: float
-    most: float
-    deviation: float
-    active: float
-    entropy: float
-    evenness: float
-    above: float
-    cosine: float | None
-
-
-class Experts(msgspec.Struct, frozen=True):
-    """Of all experts of all layers, how many the text reached; both 0 for a dense model."""
-
-    seen: int
-    total: int
-
-
-class ImatrixCheckpoint(msgspec.Struct, frozen=True):
-    """Where an interrupted run stands: ``done`` of ``total`` windows of what ``command`` asked for."""
-
-    done: int
-    total: int
-    command: MeasureImatrix
-
-
-class ImatrixDescription(msgspec.Struct, frozen=True):
-    """What a file says. ``datasets`` are bare names of texts, ``chunk_size`` is in tokens (0: not said).
-
-    ``checkpoint`` only of a run that was interrupted.
-    """
-
-    path: str
-    entries: int
-    chunks: int
-    chunk_size: int
-    datasets: tuple[str, ...]
-    experts: Experts
-    statistics: tuple[ImatrixStatistics, ...]
-    checkpoint: ImatrixCheckpoint | None = None
-
-
-class ImatrixRead(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_read"):
-    """Answer to :class:`ReadImatrix`."""
-
-    request: int
-    description: ImatrixDescription
-
-
-class ImatrixResult(msgspec.Struct, frozen=True, tag_field="message", tag="imatrix_result"):
-    """A finished importance matrix. ``entries`` matrices, ``statistics`` of each, the heaviest first."""
-
-    path: str
-    entries: int
-    chunks: int
-    tokens: int
-    perplexity: Estimate
-    experts: Experts
-    seconds: float
-    statistics: tuple[ImatrixStatistics, ...]
 
 
 # Serving relays: what the worker ``serve`` is asked goes up, what the model's worker answers comes down.

@@ -10,7 +10,14 @@ from typing import Any
 import msgspec
 
 from app import console
-from app.protocol import BenchResult, Experts, ImatrixDescription, ImatrixResult, ImatrixStatistics, QualityResult
+from app.measure_messages import (
+    BenchResult,
+    Experts,
+    ImatrixDescription,
+    ImatrixResult,
+    ImatrixStatistics,
+    QualityResult,
+)
 from converter.difference import (
     DIFFERENT,
     ONLY_FIRST,

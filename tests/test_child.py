@@ -16,7 +16,8 @@ import pytest
 
 from app import child
 from app.child import Child, Verdict, run_job, verdict, worker_command, worker_environment
-from app.protocol import BenchResult, Cancelled, Failed, Inspect, Paused, QuenchError, Status
+from app.measure_messages import BenchResult
+from app.protocol import Cancelled, Failed, Inspect, Paused, QuenchError, Status
 from tests.workers.small import small_worker
 
 RESULT = BenchResult((), "cpu", 1.0)

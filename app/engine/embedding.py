@@ -18,7 +18,8 @@ from app import hardware
 from app.engine import native
 from app.engine.loading import load_weights, tokens_of, trained_context
 from app.engine.native import DECODE_OK, lib
-from app.protocol import LoadOptions, Memory
+from app.memory_messages import Memory
+from app.protocol import LoadOptions
 from converter.spec import Cancelled, QuenchError
 
 Vectors = npt.NDArray[np.float32]

@@ -26,7 +26,8 @@ from app.engine.reply import Extras, Generated, Stats, Writer, never
 from app.engine.sampling import defaults_of
 from app.engine.template import ChatTemplate
 from app.marks import KEPT
-from app.protocol import ChatMessage, LoadOptions, Memory, Sampling
+from app.memory_messages import Memory
+from app.protocol import ChatMessage, LoadOptions, Sampling
 from converter.spec import Cancelled, QuenchError
 
 Logits = npt.NDArray[np.float32]

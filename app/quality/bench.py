@@ -23,20 +23,17 @@ import numpy as np
 
 from app import hardware
 from app.engine.model import Model
-from app.protocol import (
+from app.measure_messages import (
     BenchMemory,
     BenchResult,
     BenchUpdate,
-    Event,
-    LoadOptions,
     MeasureBench,
     ModelBench,
     Roofline,
-    Sampling,
     SpeedPoint,
     Spread,
-    Status,
 )
+from app.protocol import Event, LoadOptions, Sampling, Status
 from app.quality.footprint import Footprint
 from app.quality.subject import read_header
 from converter.identity import content_id

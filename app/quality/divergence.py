@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 import kernels
-from app.protocol import HISTOGRAM_EDGES, Estimate, Kld, SliceQuality
+from app.measure_messages import HISTOGRAM_EDGES, Estimate, Kld, SliceQuality
 from converter.spec import QuenchError
 
 Floats = npt.NDArray[np.float64]

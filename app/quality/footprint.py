@@ -12,7 +12,7 @@ import psutil
 
 from app import hardware
 from app.engine.model import Model
-from app.protocol import Memory
+from app.memory_messages import Memory
 
 _CLEAR_PEAK = Path("/proc/self/clear_refs")
 SECONDS = 0.3

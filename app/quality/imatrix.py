@@ -19,16 +19,8 @@ from app.engine.capture import Capture, Sums
 from app.engine.model import Model
 from app.files import write_atomically
 from app.imatrix_files import as_messages, checkpoint_entries, checkpoint_path, resumable
-from app.protocol import (
-    Estimate,
-    Event,
-    Experts,
-    ImatrixResult,
-    ImatrixUpdate,
-    LoadOptions,
-    MeasureImatrix,
-    Status,
-)
+from app.measure_messages import Estimate, Experts, ImatrixResult, ImatrixUpdate, MeasureImatrix
+from app.protocol import Event, LoadOptions, Status
 from app.quality import texts as texts_module
 from app.quality.divergence import first_scored, perplexity_estimate, score
 from converter.imatrix_sums import FORMATS, Collected, coverage, dataset_names, encode, read_sums, statistics

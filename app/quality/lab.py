@@ -24,17 +24,8 @@ import numpy as np
 
 from app import hardware, paths
 from app.engine.model import Model
-from app.protocol import (
-    CandidateFailure,
-    CandidateQuality,
-    Event,
-    LoadOptions,
-    MeasureQuality,
-    QualityResult,
-    QualityUpdate,
-    Status,
-    failed,
-)
+from app.measure_messages import CandidateFailure, CandidateQuality, MeasureQuality, QualityResult, QualityUpdate
+from app.protocol import Event, LoadOptions, Status, failed
 from app.quality import tasks as graded
 from app.quality import texts as texts_module
 from app.quality.divergence import Logits, Rows, compare, first_scored, same, score, scored_per_window

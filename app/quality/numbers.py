@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from app.protocol import Estimate
+from app.measure_messages import Estimate
 
 Z95 = 1.959963984540054
 """Half of a 95 % interval in standard errors."""

@@ -13,7 +13,15 @@ from typing import Any
 
 import msgspec
 
-from app.protocol import HISTOGRAM_EDGES, BenchResult, CandidateQuality, Estimate, ModelBench, QualityResult, SpeedPoint
+from app.measure_messages import (
+    HISTOGRAM_EDGES,
+    BenchResult,
+    CandidateQuality,
+    Estimate,
+    ModelBench,
+    QualityResult,
+    SpeedPoint,
+)
 from app.quality import numbers, svg
 from converter.spec import OutputDone
 from resources import path as resource

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from app import library
 from app.engine.model import Model
-from app.protocol import CandidateQuality, LoadOptions, Memory
+from app.measure_messages import CandidateQuality
+from app.memory_messages import Memory
+from app.protocol import LoadOptions
 from app.quality import tasks as graded
 from app.quality import verdict
 from app.quality.divergence import Divergence

@@ -18,7 +18,8 @@ from typing import Any
 
 from app.engine.greedy import greedy
 from app.engine.model import Model
-from app.protocol import ChatMessage, TaskScore
+from app.measure_messages import TaskScore
+from app.protocol import ChatMessage
 from app.quality.texts import read_text
 from app.quality.verdict import TaskChange
 from converter.spec import QuenchError

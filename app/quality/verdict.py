@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from app.protocol import Estimate
+from app.measure_messages import Estimate
 
 PASS, REVIEW, FAIL = "pass", "review", "fail"
 

@@ -10,7 +10,7 @@ from PySide6.QtCore import Signal
 from PySide6.QtWidgets import QCheckBox, QFormLayout, QLineEdit, QSpinBox, QVBoxLayout, QWidget
 
 from app import library, measurements
-from app.protocol import BenchResult, BenchUpdate, MeasureBench, ModelBench
+from app.measure_messages import BenchResult, BenchUpdate, MeasureBench, ModelBench
 from app.ui import format as fmt
 from app.ui.bench_results import BenchCharts, BenchModel, BenchRow, recommended_threads
 from app.ui.measured_page import MeasuredPage, Words

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from PySide6.QtCore import QAbstractTableModel, QModelIndex, Qt
 from PySide6.QtWidgets import QSplitter, QTabWidget, QVBoxLayout, QWidget
 
-from app.protocol import ModelBench, SpeedPoint
+from app.measure_messages import ModelBench, SpeedPoint
 from app.ui import format as fmt
 from app.ui.charts import BarChart, LineChart
 from app.ui.glossary import explain

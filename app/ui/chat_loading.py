@@ -9,8 +9,8 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QComboBox, QGridLayout, QLabel, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 
-from app.memory_messages import MemoryPlan
-from app.protocol import LoadOptions, Memory, Replied
+from app.memory_messages import Memory, MemoryPlan
+from app.protocol import LoadOptions, Replied
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.engines import DEAD, Engine

@@ -15,7 +15,8 @@ from PySide6.QtWidgets import QBoxLayout, QComboBox, QFileDialog, QHBoxLayout, Q
 from app import library
 from app.imatrix_files import checkpoint_path
 from app.jobs import PAUSED
-from app.protocol import Convert, ImatrixDescription, ImatrixResult, ImatrixUpdate, MeasureImatrix
+from app.measure_messages import ImatrixDescription, ImatrixResult, ImatrixUpdate, MeasureImatrix
+from app.protocol import Convert
 from app.ui import format as fmt
 from app.ui.glossary import explain
 from app.ui.imatrix_setup import Choice, SetupDialog, runnable

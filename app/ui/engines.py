@@ -13,7 +13,8 @@ from app.adapter_messages import Adapter, AdaptersSet, SetAdapters
 from app.chat_messages import NEVER, Constraint, TokenChoices
 from app.child import Verdict
 from app.context_messages import ContextFitted, Summary
-from app.protocol import ChatMessage, Loaded, LoadOptions, Memory, Sampling
+from app.memory_messages import Memory
+from app.protocol import ChatMessage, Loaded, LoadOptions, Sampling
 from app.remote.address import is_remote
 from app.ui.process import WorkerProcess
 from app.ui.watchdog import Watchdog

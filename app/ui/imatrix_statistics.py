@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.protocol import ImatrixDescription, ImatrixStatistics
+from app.measure_messages import ImatrixDescription, ImatrixStatistics
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.filtered_table import SORT_ROLE, FilteredTable, Table

@@ -18,6 +18,7 @@ from app import conversion, downloads, jobs, protocol
 from app.child import Verdict
 from app.hub import messages
 from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING
+from app.measure_messages import MeasureImatrix
 from app.ui.process import WorkerProcess
 from converter.spec import Planned, QuenchError
 
@@ -310,7 +311,7 @@ class JobCenter(QObject):
         """Remove what an interrupted job has left for another run."""
         conversion.discard(outputs)
         with contextlib.suppress(OSError):
-            if isinstance(command, protocol.MeasureImatrix):
+            if isinstance(command, MeasureImatrix):
                 Path(command.output + ".checkpoint").unlink(missing_ok=True)
             elif isinstance(command, messages.Download):
                 wanted = [

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from PySide6.QtWidgets import QFileDialog, QWidget
 
 from app import library, measurements
-from app.protocol import CandidateQuality, Failed, MeasureQuality, QualityResult, QualityUpdate
+from app.measure_messages import CandidateQuality, MeasureQuality, QualityResult, QualityUpdate
+from app.protocol import Failed
 from app.ui import format as fmt
 from app.ui.measured_page import MeasuredPage, Words
 from app.ui.quality_charts import QualityCharts

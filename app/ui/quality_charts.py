@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter, QTabWidget, QVBoxLayout, QWidget
 
-from app.protocol import HISTOGRAM_EDGES, CandidateQuality
+from app.measure_messages import HISTOGRAM_EDGES, CandidateQuality
 from app.ui.charts import BarChart, HistogramChart, LineChart, ParetoChart
 
 if TYPE_CHECKING:

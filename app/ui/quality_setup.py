@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
 
 import resources
 from app import library, paths
-from app.protocol import MeasureQuality
+from app.measure_messages import MeasureQuality
 from app.ui.convert_source import is_quantized
 from app.ui.model_checks import ModelChecks
 from app.ui.widgets import ModelPicker, button, label

@@ -11,7 +11,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QRect, QRectF, Qt
 from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPen
 from PySide6.QtWidgets import QStyleOptionViewItem
 
-from app.protocol import CandidateQuality
+from app.measure_messages import CandidateQuality
 from app.ui import format as fmt
 from app.ui.glossary import explain
 from app.ui.two_line_table import LINE, SENTENCE_ROLE, SORT_ROLE, TYPE_ROLE, TwoLineDelegate, TwoLineTable

@@ -15,6 +15,7 @@ from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked
 from app.child import Verdict
 from app.local.entry import Listed
 from app.local.places import Place
+from app.measure_messages import ImatrixDescription, ImatrixRead, ReadImatrix
 from app.ui.process import WorkerProcess
 from converter.spec import ConversionSpec, ModelInfo, Plan, QuenchError
 
@@ -82,9 +83,9 @@ class Scout(QObject):
         self._watch = _Watching(self._last + 1, found, gone)
         return self._ask(lambda number: protocol.Scan(number, tuple(places), watch=True), done)
 
-    def read_imatrix(self, path: str, callback: Callable[[protocol.ImatrixDescription | QuenchError], object]) -> int:
+    def read_imatrix(self, path: str, callback: Callable[[ImatrixDescription | QuenchError], object]) -> int:
         """Describe an importance matrix or the checkpoint of one, with the statistics of every matrix."""
-        return self._ask(lambda number: protocol.ReadImatrix(number, path), callback)
+        return self._ask(lambda number: ReadImatrix(number, path), callback)
 
     def check_constraint(self, constraint: Constraint, callback: Callable[[int | QuenchError], object]) -> int:
         """Can answers be held to this? How many rules its grammar has."""
@@ -147,7 +148,7 @@ class Scout(QObject):
             question.done(message.plan)
         elif isinstance(message, protocol.ScanDone):
             question.done(message.seen)
-        elif isinstance(message, protocol.ImatrixRead):
+        elif isinstance(message, ImatrixRead):
             question.done(message.description)
         elif isinstance(message, protocol.KernelsChecked):
             question.done(message.check)

@@ -15,14 +15,8 @@ from pathlib import Path
 from app import kernel_check
 from app.engine.model import Model
 from app.files import write_atomically
-from app.protocol import (
-    Cancel,
-    Command,
-    MeasureBench,
-    MeasureImatrix,
-    MeasureQuality,
-    QualityResult,
-)
+from app.measure_messages import MeasureBench, MeasureImatrix, MeasureQuality, QualityResult
+from app.protocol import Cancel, Command
 from app.quality import report
 from app.quality.bench import BenchRun
 from app.quality.imatrix import ImatrixRun

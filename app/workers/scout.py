@@ -21,19 +21,18 @@ from app.local.entry import Listed
 from app.local.headers import HeaderCache
 from app.local.listing import Lister
 from app.local.watch import Watch
+from app.measure_messages import ImatrixRead, ReadImatrix
 from app.protocol import (
     CheckKernels,
     Command,
     Event,
     Found,
     Gone,
-    ImatrixRead,
     Inspect,
     Inspected,
     KernelsChecked,
     MakePlan,
     PlanMade,
-    ReadImatrix,
     Scan,
     ScanDone,
     failed,

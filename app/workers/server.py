@@ -17,21 +17,8 @@ from typing import Any
 
 import msgspec
 
-from app.protocol import (
-    Cancel,
-    Command,
-    Count,
-    Event,
-    Generate,
-    Loaded,
-    Memory,
-    Replied,
-    Sampling,
-    Score,
-    Stop,
-    Tokens,
-    failed,
-)
+from app.memory_messages import Memory
+from app.protocol import Cancel, Command, Count, Event, Generate, Loaded, Replied, Sampling, Score, Stop, Tokens, failed
 from app.remote import keys
 from app.remote.address import check_url, host
 from app.remote.client import Client, Piece, Usage, unsent

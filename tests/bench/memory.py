@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.child import Child
-from app.memory_messages import MemoryPlan, in_words
-from app.protocol import ChatMessage, Count, Counted, Failed, Generate, Load, Loaded, LoadOptions, Memory, Replied
+from app.memory_messages import Memory, MemoryPlan, in_words
+from app.protocol import ChatMessage, Count, Counted, Failed, Generate, Load, Loaded, LoadOptions, Replied
 from app.protocol import Sampling as How
 
 CASES = (

@@ -11,7 +11,7 @@ import gguf
 import pytest
 
 from app.engine.model import Model
-from app.protocol import MeasureBench, ModelBench, SpeedPoint, Spread
+from app.measure_messages import MeasureBench, ModelBench, SpeedPoint, Spread
 from app.quality import bench
 from app.quality.subject import read_header
 from converter.spec import ModelInfo, TensorInfo

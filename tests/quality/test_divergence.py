@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from app.protocol import HISTOGRAM_EDGES
+from app.measure_messages import HISTOGRAM_EDGES
 from app.quality import divergence as d
 from converter.spec import QuenchError
 

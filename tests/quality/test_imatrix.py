@@ -14,7 +14,8 @@ import pytest
 
 from app import cli
 from app.imatrix_files import checkpoint_path, describe, merge
-from app.protocol import Event, ImatrixResult, ImatrixUpdate, MeasureImatrix
+from app.measure_messages import ImatrixResult, ImatrixUpdate, MeasureImatrix
+from app.protocol import Event
 from app.quality.imatrix import ImatrixRun
 from converter import open_model
 from converter.imatrix import read

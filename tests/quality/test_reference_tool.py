@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from app.engine.model import Model
-from app.protocol import LoadOptions, MeasureQuality
+from app.measure_messages import MeasureQuality
+from app.protocol import LoadOptions
 from app.quality import divergence as d
 from app.quality import texts
 from app.quality.lab import QualityRun

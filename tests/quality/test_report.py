@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from app.protocol import (
+from app.measure_messages import (
     HISTOGRAM_EDGES,
     BenchMemory,
     BenchResult,
@@ -18,7 +18,6 @@ from app.protocol import (
     CandidateQuality,
     Estimate,
     Kld,
-    Memory,
     ModelBench,
     QualityResult,
     Roofline,
@@ -27,6 +26,7 @@ from app.protocol import (
     Spread,
     TaskScore,
 )
+from app.memory_messages import Memory
 from app.quality import numbers, report, svg
 from converter.spec import OutputDone
 

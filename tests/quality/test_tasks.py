@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from app.engine.model import Model
-from app.protocol import LoadOptions, TaskScore
+from app.measure_messages import TaskScore
+from app.protocol import LoadOptions
 from app.quality import tasks
 from app.quality.tasks import Task
 from app.quality.verdict import TaskChange

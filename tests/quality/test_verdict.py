@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.protocol import Estimate
+from app.measure_messages import Estimate
 from app.quality.verdict import TaskChange, Thresholds, judge, nats
 
 SAME = TaskChange(n=480, reference=400, candidate=398, lost=5, gained=3)

@@ -13,7 +13,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
 from pytestqt.qtbot import QtBot
 
-from app.protocol import BenchMemory, ModelBench, Roofline, SpeedPoint, Spread
+from app.measure_messages import BenchMemory, ModelBench, Roofline, SpeedPoint, Spread
 from app.ui.bench import BenchPage, parse_depths, sweep
 from app.ui.bench_results import BenchRow, recommended_threads, shallow_best
 from app.ui.context import Context

@@ -15,7 +15,7 @@ from PySide6.QtSvg import QSvgRenderer
 from PySide6.QtWidgets import QLabel, QWidget
 from pytestqt.qtbot import QtBot
 
-from app.protocol import HISTOGRAM_EDGES
+from app.measure_messages import HISTOGRAM_EDGES
 from app.ui.chart_frame import ChartFrame
 from app.ui.chart_pareto import ParetoPoint
 from app.ui.chart_parts import ChartAxis, byte_unit, quantity

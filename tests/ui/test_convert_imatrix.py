@@ -18,7 +18,7 @@ from pytestqt.qtbot import QtBot
 
 from app import cli, library
 from app.imatrix_files import checkpoint_path, describe
-from app.protocol import MeasureImatrix
+from app.measure_messages import MeasureImatrix
 from app.quality.texts import CALIBRATION
 from app.ui.context import Context
 from app.ui.convert import ConvertPage

@@ -16,7 +16,7 @@ from PySide6.QtWidgets import QAbstractButton
 from pytestqt.qtbot import QtBot
 
 from app import paths
-from app.protocol import CandidateQuality
+from app.measure_messages import CandidateQuality
 from app.ui.context import Context
 from app.ui.quality import QualityPage
 from app.ui.quality_setup import KEPT_REPORTS

@@ -12,7 +12,8 @@ from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
 import resources
-from app.protocol import Estimate, Failed
+from app.measure_messages import Estimate
+from app.protocol import Failed
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.widgets import EmptyState, ErrorCard, ModelPicker, ProgressLine, StatTile, TypeBadge, drop_paths

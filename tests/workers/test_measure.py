@@ -11,18 +11,8 @@ from pathlib import Path
 import pytest
 
 from app.child import Child, Verdict, run_job
-from app.protocol import (
-    BenchResult,
-    BenchUpdate,
-    Cancelled,
-    Event,
-    Failed,
-    MeasureBench,
-    MeasureQuality,
-    QualityResult,
-    QualityUpdate,
-    Status,
-)
+from app.measure_messages import BenchResult, BenchUpdate, MeasureBench, MeasureQuality, QualityResult, QualityUpdate
+from app.protocol import Cancelled, Event, Failed, Status
 from converter.spec import QuenchError
 from resources import path as resource
 

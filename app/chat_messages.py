@@ -6,10 +6,25 @@ import msgspec
 
 SCHEMA, GRAMMAR = "schema", "grammar"
 AUTOMATIC, ALWAYS, NEVER = "auto", "always", "never"
+LOOKUP = "lookup"
+"""Guesses come from the text itself; any other name of a draft is a model's file."""
+WORTH_GUESSING = 1.05
+"""How many times faster guesses must make a step to be made."""
 ALTERNATIVES = 5
 """How many of the likeliest tokens are told."""
 COST_LIMIT = 0.02
 """The share of a reply's time above which probabilities are not recorded where nobody insists."""
+
+
+class GuessedAhead(msgspec.Struct, frozen=True):
+    """How guessing ahead went in a reply: tokens ``guessed``, how many were ``right``, how many times faster than one
+    by one that was (``gain``), and what guesses could gain here at best (``hoped``); where that is too little none are
+    made."""
+
+    guessed: int
+    right: int
+    gain: float
+    hoped: float
 
 
 class Constraint(msgspec.Struct, frozen=True):

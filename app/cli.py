@@ -154,6 +154,7 @@ def build_parser() -> argparse.ArgumentParser:
     held.add_argument("--grammar", metavar="F", help="hold answers to the grammar (GBNF) in this file")
     chat.add_argument("--stop", action="append", default=[], metavar="S", help="end before this text; repeatable")
     chat.add_argument("--probabilities", action="store_true", help="with -p --json: how likely each token was")
+    chat.add_argument("--draft", default="", metavar="D", help="guess tokens ahead: lookup, or a smaller model's file")
     _add_sampling(chat)
     _add_context(chat)
 

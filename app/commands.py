@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from app import console, tables
-from app.chat_messages import ALWAYS, GRAMMAR, NEVER, SCHEMA, Constraint
+from app.chat_messages import ALWAYS, GRAMMAR, LOOKUP, NEVER, SCHEMA, Constraint
 from app.child import SERVER_KEY_VARIABLE
 from converter.spec import Cancelled, ConversionSpec, Plan, Planned, QuenchError
 
@@ -318,7 +318,7 @@ def chat(options: argparse.Namespace) -> Result:
 
     if options.prompt is not None:
         _check_prompt(options.prompt)
-    constraint = _constraint(options)
+    constraint, draft = _constraint(options), _draft(options)
     progress = console.Progress()
     load = LoadOptions(
         context=options.context,
@@ -350,11 +350,11 @@ def chat(options: argparse.Namespace) -> Result:
                 raise QuenchError(
                     "usage", "A chat in the terminal has no JSON form.", "", "Give -p TEXT.", exit_status=2
                 )
-            return _terminal_chat(session, history, sampling, constraint)
+            return _terminal_chat(session, history, sampling, constraint, draft)
         messages = (*history, ChatMessage("user", options.prompt))
         stream = None if options.json else _print_piece
         wanted = ALWAYS if options.probabilities else NEVER
-        reply = session.generate(messages, sampling, stream, constraint=constraint, probabilities=wanted)
+        reply = session.generate(messages, sampling, stream, constraint=constraint, probabilities=wanted, draft=draft)
     end = reply.end
     data = {
         "text": reply.text,
@@ -368,6 +368,8 @@ def chat(options: argparse.Namespace) -> Result:
         "left_out": reply.left_out,
         "seed": end.seed,
     }
+    if options.draft:
+        data["ahead"] = msgspec.to_builtins(end.ahead)
     if options.probabilities:
         data["probabilities"] = [
             {
@@ -380,6 +382,8 @@ def chat(options: argparse.Namespace) -> Result:
     if not options.json:
         print()
         rate = f"{end.tokens} tokens, {end.tokens_per_second:.1f} tokens/s, first token {end.first_token * 1000:.0f} ms"
+        if end.ahead is not None:
+            rate += f", {end.ahead.right} of {end.ahead.guessed} guesses right, {end.ahead.gain:.2f}x"
         print(rate, file=sys.stderr)
     return Result(data, "")
 
@@ -442,6 +446,19 @@ def _what_answers(options: argparse.Namespace) -> Any:
     return Connect(address.check_url(options.url), options.served or "", secret)
 
 
+def _draft(options: argparse.Namespace) -> str:
+    """Who guesses tokens ahead."""
+    if not options.draft:
+        return ""
+    other = "--probabilities" if options.probabilities else "a schema or a grammar"
+    if options.probabilities or options.schema or options.grammar or options.url:
+        other = "a server" if options.url else other
+        raise QuenchError(
+            "usage", "Tokens are not guessed ahead here.", f"--draft does not go with {other}.", "", exit_status=2
+        )
+    return LOOKUP if options.draft == LOOKUP else absolute(options.draft)
+
+
 MAX_CONSTRAINT = 1 << 20
 """Bytes of a schema's or grammar's file that are read."""
 
@@ -490,7 +507,7 @@ def _sampling(options: argparse.Namespace, defaults: Any) -> Any:
     return msgspec.structs.replace(defaults, max_tokens=options.max_tokens, stop=stop, **given)
 
 
-def _terminal_chat(session: Any, history: list[Any], sampling: Any, constraint: Constraint) -> Result:
+def _terminal_chat(session: Any, history: list[Any], sampling: Any, constraint: Constraint, draft: str) -> Result:
     from app.protocol import ChatMessage
 
     print(f"{session.loaded.description}. An empty line or Ctrl-D ends the chat.", file=sys.stderr)
@@ -503,7 +520,7 @@ def _terminal_chat(session: Any, history: list[Any], sampling: Any, constraint: 
             break
         history.append(ChatMessage("user", question))
         try:
-            reply = session.generate(tuple(history), sampling, _print_piece, constraint=constraint)
+            reply = session.generate(tuple(history), sampling, _print_piece, constraint=constraint, draft=draft)
         except Cancelled:
             print()
             history.pop()

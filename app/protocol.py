@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from app.adapter_messages import AdaptersSet, SetAdapters
-from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked, TokenChoices
+from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked, GuessedAhead, TokenChoices
 from app.context_messages import ContextFitted, Summary
 from app.hub.messages import (
     AskToken,
@@ -207,7 +207,7 @@ class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate")
     :class:`TokenChoices` are wanted: ``always``, ``never``, or ``auto``, where they cost next to nothing. ``overflow``:
     one of :data:`app.context_messages.OVERFLOWS`; where turns were left out, a :class:`ContextFitted` says so.
     ``summary`` is what an earlier one carried. ``conversation`` names what the answer belongs to, so that it can be
-    found again.
+    found again. ``draft``: who guesses tokens ahead, ``lookup`` or a smaller model's file; empty: nobody.
     """
 
     request: int
@@ -219,6 +219,7 @@ class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate")
     overflow: str = "stop"
     summary: Summary | None = None
     conversation: str = ""
+    draft: str = ""
 
 
 class Complete(msgspec.Struct, frozen=True, tag_field="message", tag="complete"):
@@ -429,7 +430,8 @@ class Tokens(msgspec.Struct, frozen=True, tag_field="message", tag="tokens"):
 class Replied(msgspec.Struct, frozen=True, tag_field="message", tag="replied"):
     """The end of a reply. ``stop`` is ``end``, ``stop_string``, ``max_tokens``, ``context`` or ``cancelled``.
 
-    ``seed`` is the one that was drawn with, -1 where nothing was drawn (temperature 0).
+    ``seed`` is the one that was drawn with, -1 where nothing was drawn (temperature 0). ``ahead``: how guesses did,
+    None where nobody was to guess.
     """
 
     request: int
@@ -443,6 +445,7 @@ class Replied(msgspec.Struct, frozen=True, tag_field="message", tag="replied"):
     context_used: int
     memory: Memory
     seed: int = -1
+    ahead: GuessedAhead | None = None
 
 
 class Counted(msgspec.Struct, frozen=True, tag_field="message", tag="counted"):

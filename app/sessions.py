@@ -86,6 +86,7 @@ class ChatSession:
         *,
         constraint: Constraint | None = None,
         probabilities: str = NEVER,
+        draft: str = "",
     ) -> Reply:
         """Answer the conversation; ``on_text`` gets each new piece. Ctrl-C stops the answer and raises Cancelled."""
         self._request += 1
@@ -105,6 +106,7 @@ class ChatSession:
                 overflow=self._overflow,
                 summary=self._summary,
                 conversation="1",
+                draft=draft,
             )
         )
         while True:

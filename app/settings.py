@@ -29,14 +29,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     set by hand, or empty: temperature and the like are the model's own, the rest is as in ``sampling``.
 
     ``context`` 0, ``threads`` 0 mean automatic. ``pass_kld``/``fail_kld`` are nats, ``pass_top1`` a fraction: the
-    thresholds of the quality verdict. ``hidden`` are paths of models that were taken off the list. ``geometry`` and
-    ``splitters`` are base64 of Qt's own state. ``kernels_told``: backends of which the person has heard that they are
-    wrong here. ``hub_endpoint`` and ``hub_proxy`` empty: the hub itself, no proxy; ``downloads_at_once`` files of one
-    download, ``download_limit`` bytes a second (0: no limit). ``overflow`` is one of
-    :data:`app.context_messages.OVERFLOWS`, ``memory_ratios`` what loads took here for each architecture as a part of
-    what was planned, ``prompt_cache_mib`` the most MiB of kept prompts.
-    download, ``download_limit`` bytes a second (0: no limit).
-    ``servers``: models that other programs serve; their keys are elsewhere.
+    thresholds of the quality verdict. ``draft``: who guesses tokens ahead (``lookup``, a model's file, or nobody).
+    ``hidden`` are paths of models that were taken off the list. ``geometry`` and ``splitters`` are base64 of Qt's
+    own state. ``kernels_told``: backends of which the person has heard that they are wrong here. ``hub_endpoint``
+    and ``hub_proxy`` empty: the hub itself, no proxy; ``downloads_at_once`` files of one download,
+    ``download_limit`` bytes a second (0: no limit). ``overflow`` is one of :data:`app.context_messages.OVERFLOWS`,
+    ``memory_ratios`` what loads took here for each architecture as a part of what was planned, ``prompt_cache_mib``
+    the most MiB of kept prompts. ``servers``: models that other programs serve; their keys are elsewhere.
     ``serve_port``: where a loaded model is served when that is switched on.
     """
 
@@ -58,6 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sampling_preset: str = ""
     presets: dict[str, Sampling] = msgspec.field(default_factory=dict)
     token_probabilities: str = AUTOMATIC
+    draft: str = ""
     pass_kld: float = 0.03
     fail_kld: float = 0.2
     pass_top1: float = 0.95

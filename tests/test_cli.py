@@ -400,6 +400,21 @@ def test_the_library_keeps_what_was_added(pocket_gguf: Pocket, tmp_path: Path) -
     assert copy.exists()
 
 
+def test_guesses_ahead_are_told_and_leave_the_answer_alone(pocket_gguf: Pocket, tmp_path: Path) -> None:
+    model, draft = pocket_gguf("Q8_0"), pocket_gguf("Q2_K")
+    asked = ("-p", "What is the capital of France?", "--temperature", "0", "--threads", "1", "--max-tokens", "24")
+    plain = quench_json("chat", model, *asked)
+    assert "ahead" not in plain
+    for who in ("lookup", str(draft)):
+        answer = quench_json("chat", model, *asked, "--draft", who)
+        assert answer["text"] == plain["text"]
+        assert set(answer["ahead"]) == {"guessed", "right", "gain", "hoped"}
+        assert 0 <= answer["ahead"]["right"] <= answer["ahead"]["guessed"]
+    assert quench_error(3, "chat", model, *asked, "--draft", tmp_path / "none.gguf")["code"] == "not_found"
+    error = quench_error(2, "chat", model, *asked, "--draft", "lookup", "--probabilities")
+    assert error["code"] == "usage" and "--probabilities" in error["detail"]
+
+
 def test_a_model_in_a_place_that_is_scanned_can_be_taken_off_the_list(pocket_gguf: Pocket) -> None:
     found = paths.models() / "found.gguf"
     shutil.copy(pocket_gguf("Q2_K"), found)

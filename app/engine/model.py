@@ -19,9 +19,10 @@ from app.adapter_messages import Adapter
 from app.engine import native, threads
 from app.engine.adapters import Adapters
 from app.engine.capture import Capture
+from app.engine.choices import LogitsView
 from app.engine.held import Held, context_full
 from app.engine.loading import BATCH, open_native, text_of, tokens_of, trained_context
-from app.engine.native import DECODE_OK, lib
+from app.engine.native import DECODE_ABORTED, DECODE_OK, lib
 from app.engine.reply import Extras, Generated, Stats, Writer, never
 from app.engine.sampling import defaults_of
 from app.engine.template import ChatTemplate
@@ -54,7 +55,7 @@ class Model:
         defaults: sampling from the model's metadata, ours where it says nothing.
         held: what the context holds of earlier prompts and replies.
         bos, eos: token numbers, -1 if there is none; ``adds_bos``: a text begins with ``bos``.
-        context_pointer, vocab_pointer: the library's own, for this package.
+        context_pointer, vocab_pointer, model_pointer: the library's own, for this package.
     """
 
     def __init__(self, path: str, options: LoadOptions, opened: Any, sequences: int) -> None:
@@ -83,7 +84,7 @@ class Model:
         self._adapters = Adapters(path, self._model, self._context)
         self._interrupt = native.Interrupt()
         self._interrupt.attach(self._context)
-        self.context_pointer, self.vocab_pointer = self._context, self._vocab
+        self.context_pointer, self.vocab_pointer, self.model_pointer = self._context, self._vocab, self._model
         self._token = (ctypes.c_int32 * 1)()
         self._single = lib.llama_batch_get_one(self._token, 1)
         self._writer: Writer | None = None
@@ -277,6 +278,23 @@ class Model:
         """Before a reply to ``tokens``: forget an old interruption; errors as :meth:`generate`."""
         self._interrupt.clear()
         self._check_prompt(tokens)
+
+    def advance_all(self, tokens: Sequence[int]) -> bool:
+        """Compute a few tokens behind what is held, with the logits of each; False when it was interrupted."""
+        self._batch.clear()
+        self._batch.add(tokens, len(self.held.tokens), 0, 0)
+        code = self._batch.decode(self._context)
+        if code == DECODE_ABORTED:
+            self.held.forget_after(len(self.held.tokens))
+            return False
+        if code != DECODE_OK:
+            self.held.failed(code)
+        self.held.tokens.extend(tokens)
+        return True
+
+    def likeliest(self) -> int:
+        """The most probable token after what is held."""
+        return int(LogitsView(self._context, self.vocabulary).now().argmax())
 
     def ends(self) -> bool:
         """Whether some token of the vocabulary ends a reply."""
@@ -480,6 +498,17 @@ class Model:
             if code != DECODE_OK:
                 self.held.failed(code)
             lib.llama_synchronize(self._context)
+        seconds = time.perf_counter() - start
+        self.held.clear()
+        return seconds
+
+    def bench_together(self, tokens: int) -> float:
+        """Seconds to compute ``tokens`` random tokens in one call with the logits of each, after a few others."""
+        text = self._random_tokens(tokens, min(16, self.context - tokens))
+        start = time.perf_counter()
+        if not self.advance_all(text):
+            raise Cancelled
+        lib.llama_synchronize(self._context)
         seconds = time.perf_counter() - start
         self.held.clear()
         return seconds

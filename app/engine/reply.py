@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.chat_messages import NEVER
+from app.engine.ahead import Ahead, Costs, Guesser, Outcome
 from app.engine.choices import Choice, LogitsView, Recorder
 from app.engine.constraint import Candidates, Restriction, no_way_on
 from app.engine.native import lib
@@ -27,7 +28,7 @@ class Stats(NamedTuple):
     """How a reply went. ``stop`` as in :class:`app.protocol.Replied`; seconds; ``rate`` in tokens/s.
 
     ``seed`` was drawn with, -1 for none. ``choices`` are the tokens with their probabilities, None if not recorded.
-    ``shifted`` tokens went to make room.
+    ``shifted`` tokens went to make room. ``ahead``: how guesses did, None if there were to be none.
     """
 
     stop: str
@@ -40,6 +41,7 @@ class Stats(NamedTuple):
     seed: int = -1
     choices: tuple[Choice, ...] | None = None
     shifted: int = 0
+    ahead: Outcome | None = None
 
 
 class Generated(NamedTuple):
@@ -57,6 +59,8 @@ class Extras(NamedTuple):
     beginning, when it goes on. ``thinking``: the prompt ends inside a reasoning section; such a section is left free,
     and what follows it is held to the grammar. ``probabilities`` as in :class:`app.protocol.Generate`. ``keep``: a full
     context ends the reply, or, from 0 on, loses the older half of what stands behind its first ``keep`` tokens.
+    ``ahead``: who guesses tokens ahead, and what several at once cost; not with a grammar or probabilities, which look
+    at one token at a time.
     """
 
     grammar: str = ""
@@ -64,11 +68,24 @@ class Extras(NamedTuple):
     thinking: bool = False
     probabilities: str = NEVER
     keep: int = -1
+    ahead: tuple[Guesser, Costs] | None = None
 
 
 def never() -> bool:
     """A ``cancelled`` that never is."""
     return False
+
+
+class Steps:
+    """One token at a time: ``next`` draws it, ``advance`` computes it and is False when that was interrupted."""
+
+    def __init__(self, draw: Callable[[], int], advance: Callable[[int], bool]) -> None:
+        self.next = draw
+        self.advance = advance
+
+    def outcome(self) -> Outcome | None:
+        """Of guesses that were not made."""
+        return None
 
 
 class Writer:
@@ -90,7 +107,7 @@ class Writer:
         recorder = Recorder(model.vocabulary, extras.probabilities)
         try:
             with sampler_chain(model.vocabulary, sampling, tokens) as (chain, seed):
-                pick = self._picker(chain, logits)
+                steps = self._steps(chain, logits, tokens)
                 reused = model.held.reuse(tokens)
                 count, shifted, stop = 0, 0, "cancelled"
                 first = last = start
@@ -98,7 +115,7 @@ class Writer:
                 if model.held.feed(tokens[reused:], cancelled):
                     prompt_seconds = time.perf_counter() - start
                     while True:
-                        token = pick()
+                        token = steps.next()
                         last = time.perf_counter()
                         if count == 0:
                             first = last
@@ -116,12 +133,12 @@ class Writer:
                         elif reason:
                             stop = reason
                             break
-                        if not model.held.advance(token):
+                        if not steps.advance(token):
                             break
             rate = (count - 1) / (last - first) if count > 1 and last > first else 0.0
             choices = tuple(recorder.choices) if recorder.choices is not None else None
             stats = Stats(stop, count, len(tokens), reused, prompt_seconds, first - start, rate, seed, choices, shifted)
-            yield Generated(stream.finish(), count, stats)
+            yield Generated(stream.finish(), count, stats._replace(ahead=steps.outcome()))
         finally:
             if self.restriction is not None:
                 self.restriction.free()
@@ -135,6 +152,18 @@ class Writer:
         if count >= self._sampling.max_tokens:
             return "max_tokens"
         return "context" if self._model.held.full else ""
+
+    def _steps(self, chain: Any, logits: LogitsView, tokens: Sequence[int]) -> Steps | Ahead:
+        """Where the tokens come from, one by one or some ahead."""
+        model, extras = self._model, self._extras
+        if extras.ahead is None or extras.grammar or extras.probabilities != NEVER:
+            return Steps(self._picker(chain, logits), model.held.advance)
+        guesser, costs = extras.ahead
+
+        def draw(index: int) -> int:
+            return int(lib.llama_sampler_sample(chain, model.context_pointer, index))
+
+        return Ahead(model, guesser, costs, draw, tokens)
 
     def _picker(self, chain: Any, logits: LogitsView) -> Callable[[], int]:
         """The function that chooses the next token, -1 for the end where no token says it."""

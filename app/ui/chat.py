@@ -459,7 +459,8 @@ class ChatPage(QWidget):
     def _start(self, reply: Reply, rows: list[StoredMessage], **more: Any) -> None:
         panel = self.inspector
         held = panel.constraint_panel.constraint()
-        prompt = Prompt(rows, panel.system.toPlainText(), panel.loading.overflow())
+        draft = self._context.settings.draft
+        prompt = Prompt(rows, panel.system.toPlainText(), panel.loading.overflow(), draft)
         reply.start(prompt, panel.sampling(), constraint=held, **more)
 
     def _expect(self, reply: Reply) -> Reply:

@@ -120,6 +120,7 @@ class Engine(QObject):
         overflow: str = "stop",
         summary: Summary | None = None,
         conversation: str = "",
+        draft: str = "",
     ) -> int:
         """Answer a conversation; returns the request id. ``sampling`` None means the model's own defaults; the rest is
         as in :class:`app.protocol.Generate`."""
@@ -136,6 +137,7 @@ class Engine(QObject):
                 overflow,
                 summary,
                 conversation,
+                draft,
             )
         )
         self._writing.add(number)

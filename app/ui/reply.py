@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from PySide6.QtCore import QObject, Signal
 
-from app.chat_messages import NEVER, Constraint, TokenChoice, TokenChoices
+from app.chat_messages import NEVER, WORTH_GUESSING, Constraint, GuessedAhead, TokenChoice, TokenChoices
 from app.context_messages import ContextFitted
 from app.marks import without_thought
 from app.protocol import ChatMessage, Failed, Replied, Sampling, Tokens
@@ -38,11 +38,13 @@ def prompt_of(messages: list[StoredMessage], system: str = "", *, continue_last:
 
 
 class Prompt(NamedTuple):
-    """What is answered: the messages of a branch, the system prompt, and what happens when they do not fit."""
+    """What is answered: the messages of a branch, the system prompt, and what happens when they do not fit,
+    and who guesses ahead."""
 
     rows: list[StoredMessage]
     system: str = ""
     overflow: str = "stop"
+    draft: str = ""
 
 
 class Reply(QObject):
@@ -106,8 +108,11 @@ class Reply(QObject):
         engine.replied.connect(self._replied)
         engine.failed.connect(self._trouble)
         engine.choices.connect(self._chosen)
-        wanted = NEVER if continue_last else probabilities  # of an answer in two parts only one would be known
         self._constraint = constraint or Constraint()
+        # A constraint and probabilities look at one token at a time.
+        draft = "" if self._constraint.kind or engine.is_remote else prompt.draft
+        # Of an answer in two parts only one would be known.
+        wanted = NEVER if continue_last or draft else probabilities
         self.request = engine.generate(
             prompt_of(prompt.rows, prompt.system, continue_last=continue_last),
             sampling,
@@ -117,6 +122,7 @@ class Reply(QObject):
             overflow=prompt.overflow,
             summary=summary_for(prompt.rows),
             conversation=str(self.conversation),
+            draft=draft,
         )
 
     def stop(self) -> None:
@@ -206,6 +212,7 @@ def stats_of(event: Replied, path: str, constraint: Constraint | None = None) ->
         "prompt_reused": event.prompt_reused,
         "seed": event.seed,
         **held,
+        **({"ahead": msgspec.to_builtins(event.ahead)} if event.ahead is not None else {}),
     }
 
 
@@ -232,7 +239,21 @@ def note_of(tr: Any, stats: dict[str, Any] | None, partial: bool) -> str:
     }
     end = ends.get(str(stats.get("stop")))
     held = {"schema": tr("held to a JSON schema"), "grammar": tr("held to a grammar")}.get(str(stats.get("constraint")))
-    return " · ".join([*parts, *(part for part in (held, end) if part)])
+    return " · ".join([*parts, *(part for part in (_ahead(tr, stats.get("ahead")), held, end) if part)])
+
+
+def _ahead(tr: Any, stats: object) -> str:
+    """How guessing tokens ahead went."""
+    try:
+        ahead = msgspec.convert(stats, GuessedAhead)
+    except msgspec.ValidationError:
+        return ""
+    if ahead.guessed:
+        counts = fmt.number(ahead.right), fmt.number(ahead.guessed), fmt.number(ahead.gain, 1)
+        return tr("{0} of {1} guessed tokens right, {2} times as fast").format(*counts)
+    if ahead.hoped < WORTH_GUESSING:
+        return tr("guessing ahead does not pay with this model here")
+    return tr("nothing was guessed")
 
 
 def seed_of(stats: dict[str, Any] | None) -> int:

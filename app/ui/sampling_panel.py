@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -9,6 +10,7 @@ from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
+    QFileDialog,
     QGridLayout,
     QHBoxLayout,
     QInputDialog,
@@ -21,7 +23,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from app.chat_messages import ALWAYS, AUTOMATIC, NEVER
+from app.chat_messages import ALWAYS, AUTOMATIC, LOOKUP, NEVER
 from app.protocol import Sampling
 from app.ui.context import Context
 from app.ui.widgets import button, icon_button, label
@@ -63,6 +65,7 @@ PRESETS: tuple[tuple[str, Sampling], ...] = (
     ("inventive", Sampling(temperature=1.2, top_k=0, top_p=1.0, min_p=0.05)),
 )
 
+_ANOTHER = "?"
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
@@ -158,6 +161,13 @@ class SamplingPanel(QWidget):
         why = self.tr("Keep how likely each token was, and what else was likely. Automatic: where that takes less than "
                       "2 % of the time, as in all but the smallest models.")  # fmt: skip
         row(made, self.tr("Probabilities"), why, self.probabilities)
+        self.draft = QComboBox()
+        self.draft.setAccessibleName(self.tr("Guess ahead"))
+        self.draft.activated.connect(self._draft_chosen)
+        why = self.tr("Guess some tokens ahead and check them in one go: the same answer, sooner where the processor "
+                      "has time to spare. Guesses come from the text itself (good for summaries and code) or from a "
+                      "smaller model of the same family. What it gained stands under the answer.")  # fmt: skip
+        row(made, self.tr("Guess ahead"), why, self.draft)
         self.reset_button = button(self.tr("Reset to the model's own"), self.reset)
         made.addWidget(self.reset_button, made.rowCount(), 0, 1, 2)
         return made
@@ -357,10 +367,30 @@ class SamplingPanel(QWidget):
     def _probabilities_chosen(self) -> None:
         self._context.update_settings(token_probabilities=self.wanted_probabilities())
 
+    def _draft_chosen(self) -> None:
+        chosen = self.draft.currentData()
+        if chosen == _ANOTHER:
+            file, _ = QFileDialog.getOpenFileName(self, self.tr("A smaller model"), "", self.tr("Models (*.gguf)"))
+            chosen = file or self._context.settings.draft
+        self._context.update_settings(draft=chosen)
+        self._show_draft()
+
+    def _show_draft(self) -> None:
+        now = self._context.settings.draft
+        choices = [("", self.tr("no")), (LOOKUP, self.tr("from the text"))]
+        if now not in ("", LOOKUP):
+            choices.append((now, Path(now).name))
+        choices.append((_ANOTHER, self.tr("with a smaller model…")))
+        self.draft.clear()
+        for key, text in choices:
+            self.draft.addItem(text, key)
+        self.draft.setCurrentIndex(self.draft.findData(now))
+
     def _read_settings(self) -> None:
         if self._quiet:
             return
         settings = self._context.settings
+        self._show_draft()
         key = settings.sampling_preset
         if key == "" and not _alike(settings.sampling, Sampling()):
             key = self._matching(settings.sampling)  # set elsewhere, or by an earlier version

@@ -16,10 +16,12 @@ import msgspec
 
 from app import hardware
 from app.adapter_messages import AdaptersSet, SetAdapters
-from app.chat_messages import Likely, TokenChoice, TokenChoices
+from app.chat_messages import GuessedAhead, Likely, TokenChoice, TokenChoices
 from app.constraints import grammar_of
 from app.context_messages import ContextFitted
 from app.engine import dry, scoring
+from app.engine.ahead import Costs, Guesser
+from app.engine.drafting import Drafting
 from app.engine.kept import Keeper
 from app.engine.model import Extras, Generated, Model, Stats
 from app.engine.overflow import Fitted, fitted
@@ -88,6 +90,7 @@ class _Worker:
         self._current: int | None = None
         self._left_out: dict[str, int] = {}
         self._keeper: Keeper | None = None
+        self._drafting: Drafting | None = None
 
     @property
     def patience(self) -> float:
@@ -100,6 +103,9 @@ class _Worker:
             self._keeper.save()
 
     def close(self) -> None:
+        if self._drafting is not None:
+            self._drafting.close()
+            self._drafting = None
         if self._model is not None:
             self._model.close()
             self._model = None
@@ -175,6 +181,7 @@ class _Worker:
         with self._lock:
             self._model = model
         self._keeper = Keeper(model, command.prompt_cache) if command.prompt_cache > 0 else None
+        self._drafting = Drafting(model)
         seconds = time.perf_counter() - start
         self._connection.send(Loading(1.0))
         self._connection.send(
@@ -223,7 +230,9 @@ class _Worker:
         last: Generated | None = None
         with reporter:  # also while a prompt is made: the parent takes long silence for a hang
             try:
+                ahead = self._ahead(command)
                 prompt, extras, conversation = self._prompt(model, command)
+                extras = extras._replace(ahead=ahead)
                 if self._keeper is not None:
                     self._keeper.turn_to(conversation, prompt.tokens)
                 before = time.perf_counter() - start
@@ -242,6 +251,14 @@ class _Worker:
             self._tell_fit(request, prompt, shifted=last.stats.shifted)
         self._tell_choices(request, last.stats, reporter.characters)
         self._connection.send(_replied(request, last.stats, before, model))
+
+    def _ahead(self, command: Generate | Complete) -> tuple[Guesser, Costs] | None:
+        """Who guesses; the first time a draft model is loaded and the machine measured."""
+        assert self._drafting is not None
+        name = command.draft if isinstance(command, Generate) else ""
+        if name and self._keeper is not None and not self._drafting.knows(name):
+            self._keeper.turn_to("", ())  # measuring empties the context
+        return self._drafting.find(name, lambda part: not self._cancelled(command.request))
 
     def _tell_choices(self, request: int, stats: Stats, shown: int) -> None:
         """The recorded probabilities of the tokens whose text was shown."""
@@ -406,6 +423,7 @@ def _replied(request: int, stats: Stats, before: float, model: Model) -> Replied
         model.used,
         model.memory(),
         stats.seed,
+        GuessedAhead(*stats.ahead) if stats.ahead is not None else None,
     )
 
 

@@ -10,10 +10,11 @@ import msgspec
 import pytest
 from PySide6.QtCore import QPoint, Qt
 from PySide6.QtGui import QGuiApplication
+from PySide6.QtWidgets import QFileDialog
 from pytestqt.qtbot import QtBot
 
 from app import settings
-from app.chat_messages import ALWAYS, NEVER, Constraint, Likely, TokenChoice
+from app.chat_messages import ALWAYS, LOOKUP, NEVER, Constraint, Likely, TokenChoice
 from app.protocol import Sampling
 from app.ui.chat import ChatPage
 from app.ui.context import Context
@@ -312,3 +313,49 @@ def test_the_links_of_a_card_copy_and_ask(qtbot: QtBot, page: ChatPage) -> None:
     page.transcript.set_busy(True)
     page.transcript.anchorClicked.emit(f"quench:tool/900/{start}.0")
     assert asked == []
+
+
+# ---- guessing ahead
+
+
+def guess_with(panel: SamplingPanel, key: str) -> None:
+    panel.draft.setCurrentIndex(panel.draft.findData(key))
+    panel.draft.activated.emit(panel.draft.currentIndex())
+
+
+def test_guesses_are_told_under_the_answer(
+    qtbot: QtBot, page: ChatPage, context: Context, pocket_gguf: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = ask(qtbot, page, "What is the capital of France?")
+    panel = page.inspector.sampling_panel
+    assert [panel.draft.itemData(at) for at in range(2)] == ["", LOOKUP]
+    guess_with(panel, LOOKUP)
+    assert settings.load().draft == LOOKUP
+    page.new_chat()
+    assert ask(qtbot, page, "What is the capital of France?") == plain
+    assert "guess" in page.transcript.toPlainText()
+    smaller = str(pocket_gguf("Q2_K"))
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (smaller, ""))
+    panel.draft.setCurrentIndex(panel.draft.count() - 1)
+    panel.draft.activated.emit(panel.draft.currentIndex())
+    assert context.settings.draft == smaller == panel.draft.currentData()
+    page.new_chat()
+    assert ask(qtbot, page, "What is the capital of France?") == plain
+    # Nothing is guessed where a constraint looks at one token at a time.
+    hold(page, "schema", CITY)
+    qtbot.waitUntil(lambda: page.inspector.constraint_panel.valid is True)
+    assert json.loads(ask(qtbot, page, "What is the capital of France?")) == {"city": "Paris"}
+    assert red_cards(page) == []
+
+
+def test_a_draft_model_that_has_gone_is_a_card_and_off_works(
+    qtbot: QtBot, page: ChatPage, context: Context, tmp_path: Path
+) -> None:
+    context.update_settings(draft=str(tmp_path / "gone.gguf"))
+    page.composer.set_text("What is the capital of France?")
+    qtbot.keyClick(page.composer.field, Qt.Key.Key_Return)
+    qtbot.waitUntil(page.error.isVisible)
+    assert len(red_cards(page)) == 1 and not page.busy()
+    guess_with(page.inspector.sampling_panel, "")
+    assert context.settings.draft == ""
+    assert "Paris" in ask(qtbot, page, "What is the capital of France?")

@@ -143,7 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=_naturals, default=(), metavar="N[,N...]")
     bench.add_argument("--repeat", type=_natural, default=5)
 
-    chat = add("chat", "a reply, or a chat in the terminal", commands.chat)
+    chat = add("chat", "a reply, or a chat in the terminal", _late("chat", "app.chat_command"))
     chat.add_argument("model", nargs="?", metavar="MODEL")
     chat.add_argument("--url", metavar="U", help="talk to an OpenAI-compatible server instead; key in QUENCH_API_KEY")
     chat.add_argument("--model", dest="served", metavar="NAME", help="with --url: which of its models")

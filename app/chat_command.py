@@ -106,7 +106,10 @@ def _plan_loading(path: str, load: Any) -> Result:
     return Result({"plan": _plan_data(plan)}, text, 0 if plan.fits else 4)
 
 
-def _plan_data(plan: Any) -> dict[str, Any]:
+def _plan_data(plan: Any) -> dict[str, Any] | None:
+    """The plan with its sums; None for a model that a server has."""
+    if plan is None:
+        return None
     return {**msgspec.to_builtins(plan), "total": plan.total, "fits": plan.fits}
 
 

@@ -36,6 +36,7 @@ class Running:
     process: subprocess.Popen[str]
     url: str
     said: list[str]
+    reader: threading.Thread
 
     @property
     def root(self) -> str:
@@ -49,9 +50,21 @@ class Running:
     def end(self) -> dict[str, Any]:
         """Ctrl-C; what it then reports."""
         self.process.send_signal(signal.SIGINT)
-        out, _ = self.process.communicate(timeout=120)
+        out = self.close()
         assert self.process.returncode == 0, (out, self.said)
-        return json.loads(out)
+        report: dict[str, Any] = json.loads(out)
+        return report
+
+    def close(self) -> str:
+        """Wait for its end; what it printed, the first time."""
+        assert self.process.stdout is not None and self.process.stderr is not None
+        if self.process.stdout.closed:
+            return ""
+        with self.process.stdout, self.process.stderr:
+            out = self.process.stdout.read()
+            self.process.wait(120)
+            self.reader.join(120)
+        return out
 
 
 def begin(model: Path, *options: str, **environment: str) -> Running:
@@ -65,8 +78,9 @@ def begin(model: Path, *options: str, **environment: str) -> Running:
         said.append(line)
         if line.startswith("Serving "):
             # What it says afterwards is read too, or it would stand still.
-            threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True).start()
-            return Running(process, line.split(" at ")[1].split(";")[0], said)
+            reader = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
+            reader.start()
+            return Running(process, line.split(" at ")[1].split(";")[0], said, reader)
     raise AssertionError(f"it ended: {said}")
 
 
@@ -75,7 +89,7 @@ def served(pocket_gguf: Callable[[str], Path]) -> Iterator[Running]:
     running = begin(pocket_gguf("Q8_0"), "--context", "1024")
     yield running
     running.process.kill()
-    running.process.communicate()
+    running.close()
 
 
 @pytest.fixture
@@ -189,7 +203,7 @@ def test_hanging_up_frees_the_model(endless_gguf: Path) -> None:
         assert running.end()["answered"] == 1
     finally:
         running.process.kill()
-        running.process.communicate()
+        running.close()
 
 
 def test_two_at_once_are_answered_in_turn(client: openai.OpenAI) -> None:
@@ -306,7 +320,7 @@ def test_a_token_and_the_end(pocket_gguf: Callable[[str], Path]) -> None:
         assert TOKEN not in json.dumps(report) + "".join(running.said)
     finally:
         running.process.kill()
-        running.process.communicate()
+        running.close()
 
 
 @pytest.mark.slow
@@ -316,11 +330,12 @@ def test_a_dead_engine_ends_it_in_words(pocket_gguf: Callable[[str], Path]) -> N
         for child in psutil.Process(running.process.pid).children():
             if child.cmdline()[-1] == "chat":
                 child.kill()
-        out, _ = running.process.communicate(timeout=120)
+        out = running.close()
         assert running.process.returncode == 5
         assert json.loads(out)["error"]["code"] == "engine_died"
     finally:
         running.process.kill()
+        running.close()
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,7 @@ def test_valgrind_finds_no_uninitialized_and_no_foreign_memory(tmp_path: Path) -
 # ---- arbitrary bytes ----
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @needs_cmake
 @pytest.mark.skipif(fuzzing_compiler() is None, reason="no clang with libFuzzer on this machine")

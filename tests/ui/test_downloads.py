@@ -236,6 +236,7 @@ def test_downloads_do_not_hold_up_conversions(
         assert rested(qtbot, job).state == DONE, job.error and job.error.detail
 
 
+@pytest.mark.slow
 def test_a_limit_holds_at_once_and_so_does_its_end(
     qtbot: QtBot, fakehub: FakeHub, repo: FakeRepo, context: Context, hub_environment: Path
 ) -> None:

@@ -136,6 +136,7 @@ class QualityRun:
     def _together(self) -> None:
         for subject in self.candidates:
             self._try(subject, self._open)
+        self._share_cores()
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
         with ThreadPoolExecutor(self._abreast(), "models") as pool:
             for number, window in enumerate(self._windows):
@@ -151,12 +152,16 @@ class QualityRun:
                 self._each(pool, [self.reference, *self._live()], partial(self._answer, group))
                 self._updates(self._live())
 
-    def _abreast(self) -> int:
-        """Models that compute at the same time: small ones, which are fastest on few threads, leave cores idle.
+    def _share_cores(self) -> None:
+        """Several small candidates take one thread each: side by side they use the cores better than in turns."""
+        models = [subject.open_model for subject in self._live()]
+        if len(models) > 1 and all(model.memory().weights < graded.SMALL_MODEL for model in models):
+            for model in models:
+                model.set_threads(1)
 
-        All of them together take no more threads than one was allowed.
-        """
-        threads = max(subject.open_model.threads for subject in [self.reference, *self._live()])
+    def _abreast(self) -> int:
+        """Models that compute at the same time. Together they take no more threads than one was allowed."""
+        threads = max((subject.open_model.threads for subject in self._live()), default=1)
         return max(1, (self._command.threads or hardware.physical_cores()) // threads)
 
     def _each(self, pool: ThreadPoolExecutor, subjects: Sequence[Subject], act: Callable[[Subject], None]) -> None:

@@ -140,12 +140,13 @@ class TaskScore(msgspec.Struct, frozen=True):
 
 
 class SliceQuality(msgspec.Struct, frozen=True):
-    """Quality on one text."""
+    """Quality on one text; ``verdict`` by its divergence alone."""
 
     tokens: int
     perplexity: Estimate
     kld: Estimate
     top1: Estimate
+    verdict: str = ""
 
 
 class CandidateQuality(msgspec.Struct, frozen=True):

@@ -157,7 +157,8 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     token's probability and ``shift`` its spread; ``reverse_kld`` the divergence of the reference from the candidate.
     ``histogram`` are counts of log10(KLD) in ``HISTOGRAM_EDGES``, ``by_position`` the mean KLD in eight equal parts of
     the scored half of the window. ``verdict`` is pass, review or fail; ``content`` the id of what was measured
-    (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result.
+    (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result. ``drift`` is the
+    relative error of the hidden state after each layer, empty where the engine does not show it.
     """
 
     path: str
@@ -181,6 +182,7 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     top5: Estimate | None = None
     shift: Shift | None = None
     passages: tuple[Passage, ...] = ()
+    drift: tuple[float, ...] = ()
 
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))

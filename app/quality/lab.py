@@ -41,6 +41,7 @@ from app.quality.divergence import (
     score,
     scored_per_window,
 )
+from app.quality.drift import states_of
 from app.quality.passages import describe
 from app.quality.subject import Subject, Vocabulary
 from app.quality.texts import Window
@@ -160,6 +161,7 @@ class QualityRun:
                 rows = self._reference_rows(window)
                 self._each(pool, self._live(), partial(self._compare, window, rows))
                 self._updates(self._live())
+            self._each(pool, [self.reference, *self._live()], self._look_inside)
             for group in self._task_groups():
                 if time.monotonic() >= self._deadline(1.0):
                     break
@@ -218,6 +220,7 @@ class QualityRun:
             self._on_each(
                 self.reference, windows, lambda place, window: store.keep(place, self._reference_rows(window))
             )
+            self._look_inside(self.reference)
             if with_tasks:
                 self._all_tasks(self.reference)
             self.reference.close()
@@ -228,6 +231,7 @@ class QualityRun:
     def _one(self, subject: Subject, windows: Sequence[Window], store: _Store, with_tasks: bool) -> None:
         self._open(subject)
         self._on_each(subject, windows, lambda place, window: self._compare(window, store.rows(place), subject))
+        self._look_inside(subject)
         if with_tasks:
             self._all_tasks(subject)
         self._updates([subject], force=True)
@@ -297,6 +301,12 @@ class QualityRun:
         values = compare(reference, self._logits(subject, window))
         subject.divergence.add(window.text, values)
         self._remember_pieces(subject.open_model, window, values)
+
+    def _look_inside(self, subject: Subject) -> None:
+        """The states after every layer, once."""
+        if not subject.states:
+            self._check_stopped()
+            subject.states = states_of(subject.open_model, self._windows)
 
     def _remember_pieces(self, model: Model, window: Window, values: TokenValues) -> None:
         """The bytes of tokens that a passage may show, while a model is there that knows them."""

@@ -11,12 +11,14 @@ import msgspec
 
 from app import library
 from app.engine.model import Model
+from app.engine.states import States
 from app.measure_messages import CandidateQuality
 from app.memory_messages import Memory
 from app.protocol import LoadOptions
 from app.quality import tasks as graded
 from app.quality import verdict
 from app.quality.divergence import Divergence
+from app.quality.drift import drift
 from app.quality.footprint import Footprint, solo_speed
 from converter import open_model
 from converter.identity import content_id
@@ -77,6 +79,7 @@ class Subject:
         self.model: Model | None = None
         self.vocabulary: Vocabulary | None = None
         self.divergence = Divergence()
+        self.states: list[States] = []
         self.right: list[bool] = []
         self.tokens_per_second = 0.0
         self.memory = Memory(0, 0, 0)
@@ -158,6 +161,7 @@ class Subject:
             reason=reason,
             histogram=found.histogram,
             by_position=found.by_position,
+            drift=drift(reference.states, self.states) if self is not reference else (),
             reverse_kld=found.reverse_kld,
             top5=found.top5,
             shift=found.shift,

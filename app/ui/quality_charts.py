@@ -45,6 +45,14 @@ class QualityCharts(QWidget):
             log_y=True,
             empty=nothing,
         )
+        self.layers = LineChart(
+            theme,
+            self.tr("Drift from layer to layer"),
+            self.tr("layer"),
+            self.tr("relative error of the state"),
+            log_y=True,
+            empty=nothing,
+        )
         self.by_text = LineChart(
             theme,
             self.tr("Divergence by text"),
@@ -72,6 +80,7 @@ class QualityCharts(QWidget):
             (self.histogram, self.tr("Tokens")),
             (self.position, self.tr("Position")),
             (self.by_text, self.tr("Texts")),
+            (self.layers, self.tr("Layers")),
             (self.tasks, self.tr("Tasks")),
             (self.passages, self.tr("Passages")),
         ):
@@ -106,6 +115,7 @@ class QualityCharts(QWidget):
             self.histogram: self._draw_histogram,
             self.position: self._draw_position,
             self.by_text: self._draw_texts,
+            self.layers: self._draw_layers,
             self.tasks: self._draw_tasks,
             self.passages: self._draw_passages,
         }.get(self.tabs.currentWidget())
@@ -140,6 +150,12 @@ class QualityCharts(QWidget):
                 [part.kld.error for _, part in known],
                 item.type,
             )
+
+    def _draw_layers(self, named: dict[str, str]) -> None:
+        self.layers.clear()
+        for item in self._candidates:
+            if item.drift:
+                self.layers.set_series(named[item.path], list(range(len(item.drift))), item.drift, None, item.type)
 
     def _draw_tasks(self, named: dict[str, str]) -> None:
         shown = [*([self._reference] if self._reference is not None else []), *self._candidates]

@@ -70,6 +70,22 @@ class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     minutes: float = 0.0
 
 
+class MeasureSensitivity(msgspec.Struct, frozen=True, tag_field="message", tag="measure_sensitivity"):
+    """What each tensor of ``candidate`` costs when it alone takes its place in ``reference`` (worker ``measure``).
+
+    ``texts``, ``context``, ``chunks``, ``minutes`` and ``threads`` as in :class:`MeasureQuality`. After ``minutes`` the
+    windows that were scored by then count; every tensor has at least two.
+    """
+
+    reference: str
+    candidate: str
+    texts: tuple[str, ...]
+    context: int = 512
+    chunks: int = 2
+    minutes: float = 0.0
+    threads: int = 0
+
+
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
     """Speed and memory of models (worker ``measure``). No ``threads``: each model's own choice, as in Chat."""
 
@@ -196,6 +212,47 @@ class QualityUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     windows: int
     windows_total: int
     result: CandidateQuality
+
+
+class TensorCost(msgspec.Struct, frozen=True):
+    """One tensor: its name, types and bytes in the candidate and in the reference.
+
+    ``kld`` is the mean KL divergence in nats of the reference with this tensor alone as the candidate has it, over
+    ``windows`` windows; ``error`` what quantizing did to it, sqrt(sum (x - y)^2 / sum x^2).
+    """
+
+    name: str
+    type: str
+    reference_type: str
+    bytes: int
+    reference_bytes: int
+    kld: Estimate
+    windows: int
+    error: float
+
+
+class SensitivityUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="sensitivity_update"):
+    """A tensor's cost so far; comes for each tensor again when more windows were scored."""
+
+    cost: TensorCost
+
+
+class SensitivityResult(msgspec.Struct, frozen=True, tag_field="message", tag="sensitivity_result"):
+    """What each tensor costs, the dearest first; ``whole`` all of them together, on the same windows.
+
+    Costs add up to ``whole`` where errors are small and do not know of each other.
+    """
+
+    reference: str
+    candidate: str
+    type: str
+    costs: tuple[TensorCost, ...]
+    whole: Estimate
+    windows: int
+    context: int
+    texts: tuple[str, ...]
+    seconds: float
+    content: str = ""
 
 
 class CandidateFailure(msgspec.Struct, frozen=True):

@@ -128,7 +128,10 @@ def build_parser() -> argparse.ArgumentParser:
     quality.add_argument("reference", metavar="REF")
     quality.add_argument("candidates", nargs="+", metavar="CAND")
     quality.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
-    quality.add_argument("--context", type=_natural, default=512)
+    quality.add_argument("--context", type=_natural, default=512, help="tokens of a window; its second half counts")
+    quality.add_argument(
+        "--kv", metavar="TYPE[,TYPE...]", default="f16", help="cache types that each CAND is measured with"
+    )
     quality.add_argument("--chunks", type=_natural, default=0, help="windows a text; 0: all")
     quality.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
     quality.add_argument(

@@ -190,12 +190,14 @@ def quality(options: argparse.Namespace) -> Result:
             progress.update(event.label, event.done, event.total, event.seconds_left)
         elif isinstance(event, QualityUpdate):
             kld = event.result.kld.mean
-            label = f"{event.result.type}: KLD {kld.value:.5f} +- {kld.error:.5f}"
+            label = f"{event.result.label}: KLD {kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
+    caches = tuple("" if kind.strip() == "f16" else kind.strip() for kind in options.kv.split(","))
     command = MeasureQuality(
         reference=absolute(options.reference),
-        candidates=tuple(absolute(path) for path in options.candidates),
+        candidates=tuple(absolute(path) for path in options.candidates for _ in caches),
+        kv=tuple(kind for _ in options.candidates for kind in caches),
         texts=_texts(options.text),
         context=options.context,
         chunks=options.chunks,

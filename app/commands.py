@@ -202,6 +202,7 @@ def quality(options: argparse.Namespace) -> Result:
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
+        precision=options.precision / 100,
         tasks=options.tasks,
         threads=options.threads,
         report=absolute(options.report) if options.report else None,

@@ -4,7 +4,8 @@ Where all models fit into memory together they take each window one after anothe
 they do not, they are loaded in turn: the reference's logits of a batch of windows wait in a temporary file that has no
 name (so it is gone even if the process is killed), and each candidate is set against them. A budget in minutes then
 starts with a batch of two windows, whose times say how many more there is time for; the windows are always the same
-for all. Windows of several texts come in turns, so that a part of a run is a fair sample of the whole.
+for all. Windows of several texts come in turns, and those of one in an order drawn by chance, so that a part of a run
+is a fair sample of the whole; it ends early when it is as precise as was asked.
 
 A candidate that cannot be loaded or computed, or speaks another vocabulary, is reported and left out; the others go on.
 """
@@ -29,7 +30,17 @@ from app.measure_messages import CandidateFailure, CandidateQuality, MeasureQual
 from app.protocol import Event, LoadOptions, Status, failed
 from app.quality import tasks as graded
 from app.quality import texts as texts_module
-from app.quality.divergence import Logits, Rows, TokenValues, compare, first_scored, same, score, scored_per_window
+from app.quality.divergence import (
+    LEAST_CLUSTERS,
+    Logits,
+    Rows,
+    TokenValues,
+    compare,
+    first_scored,
+    same,
+    score,
+    scored_per_window,
+)
 from app.quality.passages import describe
 from app.quality.subject import Subject, Vocabulary
 from app.quality.texts import Window
@@ -116,7 +127,7 @@ class QualityRun:
     def _cut(self, texts: Sequence[texts_module.Text]) -> None:
         model = self.reference.open_model
         groups = [texts_module.windows(text, model, self._command.context, self._command.chunks) for text in texts]
-        self._windows = texts_module.interleave(groups)
+        self._windows = texts_module.fair_order(groups)
         self._total = (len(self._windows) + len(self._tasks) * TASK_WEIGHT) * (1 + len(self.candidates))
 
     def _all(self) -> list[Subject]:
@@ -143,7 +154,7 @@ class QualityRun:
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
         with ThreadPoolExecutor(self._abreast(), "models") as pool:
             for number, window in enumerate(self._windows):
-                if number and time.monotonic() >= until:
+                if number and (time.monotonic() >= until or self._precise()):
                     break
                 self._status(f"Scoring window {number + 1} of {len(self._windows)}", number * (1 + len(self._live())))
                 rows = self._reference_rows(window)
@@ -162,6 +173,12 @@ class QualityRun:
             for model in models:
                 model.set_threads(1)
 
+    def _precise(self) -> bool:
+        """Whether every candidate's mean is known as precisely as was asked."""
+        if not self._command.precision:
+            return False
+        return all(subject.divergence.precise(self._command.precision) for subject in self._live())
+
     def _abreast(self) -> int:
         """Models that compute at the same time. Together they take no more threads than one was allowed."""
         threads = max((subject.open_model.threads for subject in self._live()), default=1)
@@ -179,15 +196,17 @@ class QualityRun:
     def _in_turn(self) -> None:
         room = max(1, self._store_bytes() // self._row_bytes())
         at = 0
-        while at < len(self._windows):
+        while at < len(self._windows) and not self._precise():
             pilot = self._limit > 0 and at == 0 and len(self._windows) > PILOT_WINDOWS
             count = min(len(self._windows) - at, PILOT_WINDOWS if pilot else room)
+            if self._command.precision:
+                count = min(count, max(LEAST_CLUSTERS, at))  # doubling: models are loaded again a few times only
             if self._limit > 0 and at > 0:
                 count = min(count, self._affordable(at))
                 if count == 0:
                     break
             last = not pilot and (at + count == len(self._windows) or self._limit > 0)
-            self._batch(self._windows[at : at + count], with_tasks=last)
+            self._batch(self._windows[at : at + count], with_tasks=last and not self.reference.right)
             at += count
         if not self.reference.right and self._tasks:
             self._batch([], with_tasks=True)
@@ -389,6 +408,8 @@ def check(command: MeasureQuality) -> None:
         problem = f"A window of {command.context} tokens; it must be {MIN_CONTEXT} to {MAX_CONTEXT}."
     elif command.chunks < 0 or command.minutes < 0 or command.memory_mib < 0:
         problem = "Windows, minutes and memory cannot be negative."
+    elif not 0 <= command.precision < 1:
+        problem = "The precision must be a part of the divergence, from 0 to 1."
     elif not 0 < command.pass_kld <= command.fail_kld or not 0 <= command.pass_top1 <= 1:
         problem = "The limits of the verdict must be 0 < pass <= fail, and a share between 0 and 1."
     if problem:

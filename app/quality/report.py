@@ -306,8 +306,10 @@ def _slices(result: QualityResult) -> str:
         ]
         for each in result.candidates:
             part = each.slices.get(name)
+            css = VERDICTS[part.verdict][0] if part and part.verdict in VERDICTS else ""
             row.append(
-                f'{_stacked(numbers.interval(part.kld))}<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
+                f'<span class="{css}">{_stacked(numbers.interval(part.kld))}</span>'
+                f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
                 if part
                 else numbers.NONE
             )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from app import library
 from app.engine.model import Model
 from app.measure_messages import CandidateQuality
@@ -133,7 +135,8 @@ class Subject:
             level, reason = verdict.PASS, "This is the reference."
         else:
             change = graded.change(reference.right, self.right)
-            level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds)
+            by_slice = {name: part.kld for name, part in found.slices.items()}
+            level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds, slices=by_slice)
         return CandidateQuality(
             path=self.path,
             content=self.content,
@@ -145,7 +148,10 @@ class Subject:
             top1=found.top1,
             rms_dp=found.rms_dp,
             tasks=graded.scores(tasks, self.right),
-            slices=found.slices,
+            slices={
+                name: msgspec.structs.replace(part, verdict=verdict.by_divergence(part.kld, thresholds))
+                for name, part in found.slices.items()
+            },
             tokens_per_second=self.tokens_per_second,
             memory=self.memory,
             verdict=level,

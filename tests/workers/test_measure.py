@@ -98,6 +98,16 @@ def test_loaded_in_turn_gives_the_same_figures(files: dict[str, str]) -> None:
     assert order == sorted(order)
 
 
+@pytest.mark.parametrize("memory", [0, 1], ids=["together", "in turn"])
+def test_a_run_ends_when_it_is_as_precise_as_was_asked(files: dict[str, str], memory: int) -> None:
+    command = quality(files, "Q2_K", chunks=0, context=64, texts=("prose",), precision=0.5, memory_mib=memory)
+    result = measure(command)[1]
+    assert isinstance(result, QualityResult)
+    kld = result.candidates[0].kld.mean
+    assert 1.96 * kld.error <= 0.5 * kld.value
+    assert result.tokens == 16 * 31, "the least number of windows is enough for so little"
+
+
 def test_a_bad_candidate_does_not_lose_the_others(files: dict[str, str], tmp_path: Path) -> None:
     cut = tmp_path / "cut file é.gguf"
     cut.write_bytes(Path(files["Q8_0"]).read_bytes()[:1_000_000])

@@ -127,7 +127,12 @@ def build_parser() -> argparse.ArgumentParser:
     quality = add("quality", "how far candidates are from the full-precision reference", commands.quality)
     quality.add_argument("reference", metavar="REF")
     quality.add_argument("candidates", nargs="+", metavar="CAND")
-    quality.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
+    quality.add_argument(
+        "--text",
+        metavar="F[,F...]",
+        help="files or bundled slices: prose, technical, code, mathematics, dialogue, data (these by default), "
+        "languages for all eight, or german, french, spanish, italian, portuguese, russian, chinese, japanese",
+    )
     quality.add_argument("--context", type=_natural, default=512)
     quality.add_argument("--chunks", type=_natural, default=0, help="windows a text; 0: all")
     quality.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")

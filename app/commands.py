@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def quality(options: argparse.Namespace) -> Result:
     from app.child import run_job
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
     from app.protocol import Status
-    from app.quality.texts import BUNDLED
+    from app.quality.texts import DEFAULT
 
     progress = console.Progress()
 
@@ -194,7 +195,7 @@ def quality(options: argparse.Namespace) -> Result:
             label = f"{event.result.type}: KLD {kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
-    texts = tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else tuple(BUNDLED)
+    texts = _texts([options.text]) if options.text else DEFAULT
     command = MeasureQuality(
         reference=absolute(options.reference),
         candidates=tuple(absolute(path) for path in options.candidates),
@@ -212,11 +213,12 @@ def quality(options: argparse.Namespace) -> Result:
     return Result(tables.quality_data(result), tables.quality(result))
 
 
-def _text(name: str) -> str:
-    """A bundled text by its name, else a file."""
-    from app.quality.texts import BUNDLED, CALIBRATION
+def _texts(given: Sequence[str]) -> tuple[str, ...]:
+    """Bundled texts and groups of them by their names, and files; each of ``given`` may be several, with commas."""
+    from app.quality.texts import expand, is_bundled
 
-    return name if name in BUNDLED or name in CALIBRATION else absolute(name)
+    names = [part.strip() for several in given for part in several.split(",")]
+    return expand(name if is_bundled(name) else absolute(name) for name in names)
 
 
 def imatrix(options: argparse.Namespace) -> Result:
@@ -264,11 +266,10 @@ def _measure_imatrix(options: argparse.Namespace) -> Result:
         if isinstance(event, Status):
             progress.update(event.label, event.done, event.total, event.seconds_left)
 
-    texts = tuple(_text(part.strip()) for given in options.text for part in given.split(","))
     output = absolute(options.output)
     command = MeasureImatrix(
         model=absolute(options.model),
-        texts=texts or tuple(CALIBRATION),
+        texts=_texts(options.text) or tuple(CALIBRATION),
         output=output,
         format=_imatrix_form(output, options.format),
         context=options.context,

@@ -146,7 +146,12 @@ def build_parser() -> argparse.ArgumentParser:
     quality = add("quality", "how far candidates are from the full-precision reference", commands.quality)
     quality.add_argument("reference", metavar="REF")
     quality.add_argument("candidates", nargs="+", metavar="CAND")
-    quality.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
+    quality.add_argument(
+        "--text",
+        metavar="F[,F...]",
+        help="files or bundled slices: prose, technical, code, mathematics, dialogue, data (these by default), "
+        "languages for all eight, or german, french, spanish, italian, portuguese, russian, chinese, japanese",
+    )
     quality.add_argument("--context", type=_natural, default=512, help="tokens of a window; its second half counts")
     quality.add_argument(
         "--kv", metavar="TYPE[,TYPE...]", default="f16", help="cache types that each CAND is measured with"
@@ -169,7 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
     sensitivity.add_argument(
         "candidate", metavar="CAND", help="a file made from REF; each tensor alone is taken from it"
     )
-    sensitivity.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
+    sensitivity.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: as for quality")
     sensitivity.add_argument("--context", type=_natural, default=512)
     sensitivity.add_argument("--chunks", type=_natural, default=2, help="windows a text; 0: all")
     sensitivity.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")

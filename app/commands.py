@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +219,7 @@ def fit(options: argparse.Namespace) -> Result:
         output=absolute(options.output),
         size=size,
         imatrix=absolute(options.imatrix) if options.imatrix else "",
-        texts=tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else (),
+        texts=_texts([options.text]) if options.text else (),
         floors=tuple(_rule(text) for text in options.at_least),
         windows=options.windows,
         minutes=options.minutes,
@@ -253,7 +254,7 @@ def quality(options: argparse.Namespace) -> Result:
         reference=absolute(options.reference),
         candidates=tuple(absolute(path) for path in options.candidates for _ in caches),
         kv=tuple(kind for _ in options.candidates for kind in caches),
-        texts=_texts(options.text),
+        texts=_chosen_texts(options.text),
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
@@ -282,7 +283,7 @@ def sensitivity(options: argparse.Namespace) -> Result:
     command = MeasureSensitivity(
         reference=absolute(options.reference),
         candidate=absolute(options.candidate),
-        texts=_texts(options.text),
+        texts=_chosen_texts(options.text),
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
@@ -295,18 +296,19 @@ def sensitivity(options: argparse.Namespace) -> Result:
     return Result(data, tables.sensitivity(result))
 
 
-def _texts(names: str | None) -> tuple[str, ...]:
-    """Bundled texts by their names, files by their paths; without any all bundled ones."""
-    from app.quality.texts import BUNDLED
+def _chosen_texts(given: str | None) -> tuple[str, ...]:
+    """What ``--text`` names, else the usual ones."""
+    from app.quality.texts import DEFAULT
 
-    return tuple(_text(part.strip()) for part in names.split(",")) if names else tuple(BUNDLED)
+    return _texts([given]) if given else DEFAULT
 
 
-def _text(name: str) -> str:
-    """A bundled text by its name, else a file."""
-    from app.quality.texts import BUNDLED, CALIBRATION
+def _texts(given: Sequence[str]) -> tuple[str, ...]:
+    """Bundled texts and groups of them by their names, and files; each of ``given`` may be several, with commas."""
+    from app.quality.texts import expand, is_bundled
 
-    return name if name in BUNDLED or name in CALIBRATION else absolute(name)
+    names = [part.strip() for several in given for part in several.split(",")]
+    return expand(name if is_bundled(name) else absolute(name) for name in names)
 
 
 def imatrix(options: argparse.Namespace) -> Result:
@@ -354,11 +356,10 @@ def _measure_imatrix(options: argparse.Namespace) -> Result:
         if isinstance(event, Status):
             progress.update(event.label, event.done, event.total, event.seconds_left)
 
-    texts = tuple(_text(part.strip()) for given in options.text for part in given.split(","))
     output = absolute(options.output)
     command = MeasureImatrix(
         model=absolute(options.model),
-        texts=texts or tuple(CALIBRATION),
+        texts=_texts(options.text) or tuple(CALIBRATION),
         output=output,
         format=_imatrix_form(output, options.format),
         context=options.context,

@@ -21,7 +21,7 @@ from app.child import run_job
 from app.fit_messages import FitPlanned, FitTypes
 from app.measure_messages import ImatrixResult, MeasureImatrix
 from app.protocol import Event
-from app.quality.texts import BUNDLED, CALIBRATION
+from app.quality.texts import CALIBRATION, DEFAULT
 from converter import open_model, recipes
 from converter.sources.base import SourceModel
 from converter.spec import Cancelled, ConversionResult, ConversionSpec, QuenchError
@@ -107,7 +107,7 @@ def run(wish: Wish, show: Show, say: Say) -> Fitted:
                     budget=budget.tensors,
                     standard=budget.standard,
                     texts=wish.texts or tuple(CALIBRATION),
-                    judges=tuple(BUNDLED)[:5],
+                    judges=DEFAULT[:5],
                     imatrix=matrix,
                     windows=wish.windows,
                     minutes=wish.minutes,

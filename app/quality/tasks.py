@@ -44,7 +44,9 @@ def load(name: str) -> list[Task]:
     """Tasks of a JSONL file (or ``pocket``), balanced: one of each category in turns. QuenchError for a bad line."""
     file = resource("pocket-tasks.jsonl") if name == POCKET else Path(name)
     tasks = [
-        _task(file, number, line) for number, line in enumerate(read_text(file).split("\n"), start=1) if line.strip()
+        _task(file, number, line)
+        for number, line in enumerate(read_text(file, _MISSING).split("\n"), start=1)
+        if line.strip()
     ]
     if not tasks:
         raise QuenchError("no_tasks", "The file has no tasks in it.", str(file), _HINT)
@@ -53,6 +55,7 @@ def load(name: str) -> list[Task]:
     return balanced(tasks)
 
 
+_MISSING = f"Check the path. The bundled tasks are called {POCKET}."
 _HINT = 'Each line is one task: {"category": "...", "prompt": "...", "answer": "..."}.'
 
 

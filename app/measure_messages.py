@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from app.memory_messages import Memory
+from app.proportions import wilson
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -25,7 +26,8 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     """Compare candidates with a reference (worker ``measure``).
 
     ``texts`` are files (``.txt`` plain, ``.jsonl`` one conversation a line) or names of bundled slices; ``tasks`` a
-    JSONL file or ``pocket``. ``chunks`` is the number of windows of each text, 0 means all; ``minutes`` 0 no limit.
+    JSONL file, ``pocket`` or ``quench``; ``run_code`` lets programs be run that the models write. ``chunks`` is the
+    number of windows of each text, 0 means all; ``minutes`` 0 no limit.
     ``memory_mib`` limits what the models may take together (0: what is free); above it they are loaded in turn.
     The ``pass_``/``fail_`` fields are the limits of the verdict: mean KLD in nats, and agreement on the first choice.
     ``report`` is an ``.html`` file to write at the end, with its ``.json`` twin beside it.
@@ -38,6 +40,7 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     chunks: int = 0
     minutes: float = 0.0
     tasks: str | None = None
+    run_code: bool = False
     threads: int = 0
     memory_mib: int = 0
     pass_kld: float = 0.03
@@ -89,9 +92,49 @@ class Kld(msgspec.Struct, frozen=True):
     max: Estimate
 
 
+class ChoiceScore(msgspec.Struct, frozen=True):
+    """Of ``n`` multiple choices, how often the right one was the likeliest (``acc``), and the likeliest relative to its
+    number of characters (``acc_norm``); ``counted`` names the one of the two that is in the score."""
+
+    n: int
+    acc: int
+    acc_norm: int
+    counted: str
+
+
 class TaskScore(msgspec.Struct, frozen=True):
+    """Tasks of one slice, and how many were solved."""
+
     n: int
     correct: int
+    choices: ChoiceScore | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share (Wilson); fractions."""
+        return wilson(self.correct, self.n)
+
+
+class TaskShift(msgspec.Struct, frozen=True):
+    """Of ``n`` tasks, those that only the reference solved (``lost``) and only the candidate (``gained``); ``p`` of
+    McNemar's exact test."""
+
+    n: int
+    lost: int
+    gained: int
+    p: float
+
+
+class TaskFlip(msgspec.Struct, frozen=True):
+    """A task that only one of two models solved: what was asked (its middle may be left out), what was expected, and
+    what both answered. ``gained``: it was the candidate."""
+
+    category: str
+    gained: bool
+    prompt: str
+    expected: str
+    reference: str
+    candidate: str
 
 
 class SliceQuality(msgspec.Struct, frozen=True):
@@ -110,6 +153,9 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     of the right token's probability; ``histogram`` counts of log10(KLD) in ``HISTOGRAM_EDGES``; ``by_position`` the
     mean KLD in eight equal parts of the scored half of the window; ``verdict`` pass, review or fail; ``content`` the
     id of what was measured (:mod:`converter.identity`), in the final result.
+
+    ``task_shifts`` are by slice, ``task_shift`` is of all tasks; ``flips`` come in the final result, at most 200, while
+    the shifts count them all. ``tasks_asked``: ``chat`` (by the model's template) or ``plain`` (as text with examples).
     """
 
     path: str
@@ -129,6 +175,10 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     histogram: tuple[int, ...] = ()
     by_position: tuple[float, ...] = ()
     content: str = ""
+    task_shift: TaskShift | None = None
+    task_shifts: dict[str, TaskShift] = {}
+    flips: tuple[TaskFlip, ...] = ()
+    tasks_asked: str = ""
 
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))
@@ -159,6 +209,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     """The end of a quality measurement. ``candidates`` are those that were measured, in the order of the command.
 
     The others are in ``failures``; each was also announced by a :class:`Failed` whose ``request`` is its index + 1.
+    ``tasks_left_out`` tasks were longer than the model's context.
     """
 
     reference: CandidateQuality
@@ -168,6 +219,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     texts: tuple[str, ...]
     seconds: float
     failures: tuple[CandidateFailure, ...] = ()
+    tasks_left_out: int = 0
 
 
 class Spread(msgspec.Struct, frozen=True):

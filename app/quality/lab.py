@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import IO
 
+import msgspec
 import numpy as np
 
 from app import hardware, paths
@@ -51,7 +52,6 @@ PILOT_WINDOWS = 2
 MEMORY_SHARE = 0.6
 STORE_BYTES = 8 << 30
 MIN_CONTEXT, MAX_CONTEXT = 32, 1 << 17
-TASK_SEQUENCES = 8
 TASK_GROUP = 16
 
 
@@ -77,6 +77,7 @@ class QualityRun:
         self._thresholds = Thresholds(command.pass_kld, command.fail_kld, command.pass_top1)
         self._tasks: list[graded.Task] = []
         self._windows: list[Window] = []
+        self._left_out = 0
         self._failures: list[CandidateFailure] = []
         self._next_status = 0.0
         self._telling = threading.Lock()
@@ -97,7 +98,7 @@ class QualityRun:
         """
         texts = texts_module.load(self._command.texts)
         if self._command.tasks:
-            self._tasks = graded.load(self._command.tasks)
+            self._tasks = graded.load(self._command.tasks, run_code=self._command.run_code)
         try:
             self._open(self.reference)
             self._cut(texts)
@@ -114,7 +115,21 @@ class QualityRun:
         model = self.reference.open_model
         groups = [texts_module.windows(text, model, self._command.context, self._command.chunks) for text in texts]
         self._windows = texts_module.interleave(groups)
+        self._fit_tasks(model)
         self._total = (len(self._windows) + len(self._tasks) * TASK_WEIGHT) * (1 + len(self.candidates))
+
+    def _fit_tasks(self, model: Model) -> None:
+        """Leave out tasks that are longer than the model's context, before time goes into anything."""
+        given = len(self._tasks)
+        self._tasks = graded.fitting(model, self._tasks)
+        self._left_out = given - len(self._tasks)
+        if given and not self._tasks:
+            raise QuenchError(
+                "context_full",
+                "All tasks are longer than the model's context.",
+                f"It holds {model.context} tokens.",
+                "Choose other tasks, or a model with a longer context.",
+            )
 
     def _all(self) -> list[Subject]:
         return [self.reference, *self.candidates]
@@ -256,10 +271,10 @@ class QualityRun:
         if subject.model is not None:
             return
         self._status(f"Loading {subject.name}", self._done, force=True)
-        sequences = TASK_SEQUENCES if self._tasks else 1
         options = LoadOptions(context=self._command.context, threads=self._command.threads)
-        outputs = max(self._command.context - first_scored(self._command.context), sequences)
-        model = subject.open(options, outputs, sequences, lambda fraction: not self._stopped(), self._on_model)
+        outputs = self._command.context - first_scored(self._command.context)
+        wanted = graded.context_needed(self._tasks)
+        model = subject.open(options, outputs, wanted, lambda fraction: not self._stopped(), self._on_model)
         if subject is self.reference:
             subject.vocabulary = subject.vocabulary or Vocabulary.of(model)
         elif self.reference.vocabulary is not None:
@@ -289,7 +304,7 @@ class QualityRun:
             f"Tasks: {len(subject.right)} of {len(self._tasks)} answered by {subject.name}",
             self._done + TASK_WEIGHT * len(group),
         )
-        subject.right += graded.grade(subject.open_model, group, self._stopped)
+        subject.answer(group, self._stopped)
 
     def _try(self, subject: Subject, act: Callable[[Subject], None]) -> None:
         """Do ``act``; an error of a candidate takes this candidate out, one of the reference ends the run."""
@@ -356,14 +371,18 @@ class QualityRun:
         found = [(subject, self.quality(subject)) for subject in measured]
         for subject, quality in found:
             self._update(subject, quality)
+        flips = [subject.flips(self.reference, self._tasks) for subject in measured]
         return QualityResult(
             reference=reference,
-            candidates=tuple(quality for _, quality in found),
+            candidates=tuple(
+                msgspec.structs.replace(quality, flips=some) for (_, quality), some in zip(found, flips, strict=True)
+            ),
             tokens=sum(part.tokens for part in reference.slices.values()),
             context=self._command.context,
             texts=tuple(text.name for text in texts),
             seconds=time.monotonic() - self._start,
             failures=tuple(self._failures),
+            tasks_left_out=self._left_out,
         )
 
 

@@ -154,10 +154,7 @@ def _own(value: dict[str, Any]) -> Task:
         return _program(category, value, prompt, _text(value, "tests", MAX_PROMPT), value.get("answer", ""))
     if "needle" in value:
         prompt = _hidden(value, prompt)
-    if kind == JSON:
-        answers = [json.dumps(_required(value, "answer"), ensure_ascii=False)]
-    else:
-        answers = _answers(value)
+    answers = [json.dumps(_required(value, "answer"), ensure_ascii=False)] if kind == JSON else _answers(value)
     answer, also = answers[0], tuple(answers[1:])
     if kind == NUMBER and not all(_is_number(each) for each in (answer, *also)):
         raise _BadLineError("'answer' is no number")

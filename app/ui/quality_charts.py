@@ -1,4 +1,4 @@
-"""The charts of the Quality page: size against divergence, and four closer looks in tabs."""
+"""The charts of the Quality page: size against divergence, and five closer looks in tabs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from app.measure_messages import HISTOGRAM_EDGES, CandidateQuality
-from app.ui.charts import BarChart, HistogramChart, LineChart, ParetoChart
+from app.ui.charts import HistogramChart, LineChart, ParetoChart
+from app.ui.task_flips import TaskFlips
+from app.ui.task_table import TaskTable
 
 if TYPE_CHECKING:
     from app.ui.theme import Theme
@@ -54,14 +56,8 @@ class QualityCharts(QWidget):
             connected=False,
             empty=nothing,
         )
-        self.tasks = BarChart(
-            theme,
-            self.tr("Tasks solved by kind"),
-            self.tr("solved (%)"),
-            unit="%",
-            top=104,
-            empty=self.tr("No tasks were asked"),
-        )
+        self.tasks = TaskTable(theme)
+        self.flips = TaskFlips(theme)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.setAccessibleName(self.tr("Charts"))
@@ -71,6 +67,7 @@ class QualityCharts(QWidget):
             (self.position, self.tr("Position")),
             (self.by_text, self.tr("Texts")),
             (self.tasks, self.tr("Tasks")),
+            (self.flips, self.tr("Flipped")),
         ):
             self.tabs.addTab(chart, title)
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
@@ -104,6 +101,7 @@ class QualityCharts(QWidget):
             self.position: self._draw_position,
             self.by_text: self._draw_texts,
             self.tasks: self._draw_tasks,
+            self.flips: self._draw_flips,
         }.get(self.tabs.currentWidget())
         if draw is not None:
             draw(named)
@@ -138,15 +136,13 @@ class QualityCharts(QWidget):
             )
 
     def _draw_tasks(self, named: dict[str, str]) -> None:
-        shown = [*([self._reference] if self._reference is not None else []), *self._candidates]
-        kinds = list(dict.fromkeys(kind for item in shown for kind in item.tasks))
-        self.tasks.set_groups(kinds)
-        for item in shown:
-            if item.tasks:
-                scores = [item.tasks.get(kind) for kind in kinds]
-                values = [100.0 * score.correct / score.n if score and score.n else None for score in scores]
-                name = named.get(item.path) or item.type or self.tr("reference")
-                self.tasks.set_series(name, values, item.type)
+        self.tasks.set_results(self._reference, self._by_size(), named)
+
+    def _draw_flips(self, named: dict[str, str]) -> None:
+        self.flips.set_results(self._by_size(), named)
+
+    def _by_size(self) -> list[CandidateQuality]:
+        return sorted(self._candidates, key=lambda item: -item.bytes)
 
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)

@@ -239,7 +239,7 @@ def shares(groups: Sequence[str], series: Sequence[Series], label: str) -> str:
     """Shares (0..1) by group as dots on their intervals, one row a series: for more groups than bars have room for."""
     if not groups or not series:
         return ""
-    row, gap, left, right, top, bottom = 11, 12, 130, 16, 8, 30
+    row, gap, left, right, top, bottom = 11, 12, 130, 28, 8, 30
     block = row * len(series) + gap
     height = top + block * len(groups) + bottom
     wide = WIDTH - left - right

@@ -34,7 +34,8 @@ TYPE_ROLE = Qt.ItemDataRole.UserRole + 3
 CLEAR = 0.05
 """p below which a change is marked."""
 
-ROW, NARROW = 36, 74
+ROW, NARROW, ROOMY = 36, 74, 130
+"""Pixels: a row's height, the least width of a model's column, and that from which numbers of tasks stand in it too."""
 
 
 def total(figures: CandidateQuality) -> TaskScore | None:
@@ -168,6 +169,8 @@ class _Delegate(QStyledItemDelegate):
         painter.setPen(self._theme.color("text" if score is not None else "muted"))
         upper = QRect(area.left(), area.top() + 2, area.width(), 18)
         text = str(index.data())
+        if score is not None and area.width() >= ROOMY:
+            text += f" · {score.correct}/{score.n}"
         painter.drawText(upper, Qt.AlignmentFlag.AlignCenter, text)
         if score is None or not score.n:
             return

@@ -181,7 +181,6 @@ def quality(options: argparse.Namespace) -> Result:
     from app.child import run_job
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
     from app.protocol import Status
-    from app.quality.texts import BUNDLED
 
     progress = console.Progress()
 
@@ -191,17 +190,19 @@ def quality(options: argparse.Namespace) -> Result:
             progress.update(event.label, event.done, event.total, event.seconds_left)
         elif isinstance(event, QualityUpdate):
             kld = event.result.kld.mean
-            label = f"{event.result.type}: KLD {kld.value:.5f} +- {kld.error:.5f}"
+            label = f"{event.result.label}: KLD {kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
-    texts = tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else tuple(BUNDLED)
+    caches = tuple("" if kind.strip() == "f16" else kind.strip() for kind in options.kv.split(","))
     command = MeasureQuality(
         reference=absolute(options.reference),
-        candidates=tuple(absolute(path) for path in options.candidates),
-        texts=texts,
+        candidates=tuple(absolute(path) for path in options.candidates for _ in caches),
+        kv=tuple(kind for _ in options.candidates for kind in caches),
+        texts=_texts(options.text),
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
+        precision=options.precision / 100,
         tasks=_tasks(options.tasks) if options.tasks else None,
         run_code=options.run_code,
         threads=options.threads,
@@ -217,6 +218,41 @@ def _tasks(name: str) -> str:
     from app.quality.tasks import BUNDLED
 
     return name if name in BUNDLED else absolute(name)
+
+
+def sensitivity(options: argparse.Namespace) -> Result:
+    from app.child import run_job
+    from app.measure_messages import MeasureSensitivity, SensitivityResult
+    from app.protocol import Status
+
+    progress = console.Progress()
+
+    def show(event: object) -> None:
+        tell_kernels(progress, event)
+        if isinstance(event, Status):
+            progress.update(event.label, event.done, event.total, event.seconds_left)
+
+    command = MeasureSensitivity(
+        reference=absolute(options.reference),
+        candidate=absolute(options.candidate),
+        texts=_texts(options.text),
+        context=options.context,
+        chunks=options.chunks,
+        minutes=options.minutes,
+        threads=options.threads,
+    )
+    result = finished(run_job("measure", command, show), SensitivityResult)
+    progress.clear()
+    data: dict[str, Any] = msgspec.to_builtins(result)
+    data.pop("message", None)
+    return Result(data, tables.sensitivity(result))
+
+
+def _texts(names: str | None) -> tuple[str, ...]:
+    """Bundled texts by their names, files by their paths; without any all bundled ones."""
+    from app.quality.texts import BUNDLED
+
+    return tuple(_text(part.strip()) for part in names.split(",")) if names else tuple(BUNDLED)
 
 
 def _text(name: str) -> str:

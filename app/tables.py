@@ -17,7 +17,9 @@ from app.measure_messages import (
     ImatrixResult,
     ImatrixStatistics,
     QualityResult,
+    SensitivityResult,
 )
+from app.quality import figures
 from converter.difference import (
     DIFFERENT,
     ONLY_FIRST,
@@ -86,11 +88,11 @@ def quality_data(result: QualityResult) -> dict[str, Any]:
     """The ``quench quality --json`` object of a QualityResult."""
     data: dict[str, Any] = msgspec.to_builtins(result)
     data.pop("message", None)
-    for candidate in data["candidates"]:
+    for candidate, found in zip(data["candidates"], result.candidates, strict=True):
         candidate["kld"]["error"] = candidate["kld"]["mean"]["error"]
-    for shown, item in zip(
-        (data["reference"], *data["candidates"]), (result.reference, *result.candidates), strict=True
-    ):
+        candidate["badge"] = figures.badge(found, result.reference, result.tokens)
+    models = (result.reference, *result.candidates)
+    for shown, item in zip((data["reference"], *data["candidates"]), models, strict=True):
         shifts = shown.pop("task_shifts")
         for name, score in item.tasks.items():
             shown["tasks"][name] |= {"interval": list(score.interval), **_shift(shifts.get(name))}
@@ -111,7 +113,7 @@ def quality(result: QualityResult) -> str:
         asked = sum(score.n for score in tasks)
         rows.append(
             (
-                item.type,
+                item.label,
                 console.size(item.bytes),
                 f"{item.perplexity.value:.3f} +- {item.perplexity.error:.3f}",
                 f"{item.kld.mean.value:.5f} +- {item.kld.mean.error:.5f}",
@@ -140,7 +142,7 @@ def _solved(result: QualityResult) -> str:
             changed = f" -{shift.lost}+{shift.gained}" if shift and shift.lost + shift.gained else ""
             row.append(f"{score.correct / score.n:.0%} ({low:.0%} to {high:.0%}){changed}" if score else "-")
         rows.append(tuple(row))
-    return console.table(("slice", "tasks", *(item.type or PurePath(item.path).stem for item in models)), rows)
+    return console.table(("slice", "tasks", *(item.label or PurePath(item.path).stem for item in models)), rows)
 
 
 def _task_notes(result: QualityResult) -> list[str]:
@@ -149,13 +151,38 @@ def _task_notes(result: QualityResult) -> list[str]:
         shift = item.task_shift
         if shift is not None:
             notes.append(
-                f"{item.type}: {shift.lost} lost, {shift.gained} gained of {shift.n}, McNemar's p {shift.p:.3g}"
+                f"{item.label}: {shift.lost} lost, {shift.gained} gained of {shift.n}, McNemar's p {shift.p:.3g}"
             )
     if result.reference.tasks_asked == "plain":
         notes.append("The model has no chat template: it was asked in plain text, after three examples.")
     if result.tasks_left_out:
         notes.append(f"{_count(result.tasks_left_out, 'task', 'tasks')} longer than the model's context left out.")
     return notes
+
+
+def sensitivity(result: SensitivityResult, most: int = 20) -> str:
+    """The dearest tensors, and whether the costs add up."""
+    rows = [
+        (
+            cost.name.removesuffix(".weight"),
+            cost.type,
+            console.size(cost.bytes),
+            f"{cost.error:.2%}",
+            f"{cost.kld.value:.6f} +- {cost.kld.error:.6f}",
+            str(cost.windows),
+        )
+        for cost in result.costs[:most]
+    ]
+    lines = [console.table(("tensor", "type", "size", "error", "KLD alone (nats)", "windows"), rows)]
+    if len(result.costs) > most:
+        lines.append(f"and {len(result.costs) - most} more")
+    total = sum(cost.kld.value for cost in result.costs)
+    whole = result.whole
+    lines.append(
+        f"sum of all {total:.5f}, all together {whole.value:.5f} +- {whole.error:.5f} nats, "
+        f"{result.windows} windows in {console.duration(result.seconds)}"
+    )
+    return "\n".join(lines)
 
 
 def imatrix(result: ImatrixResult, most: int = 12) -> str:

@@ -31,8 +31,13 @@ def badge(type_name: str) -> str:
     )
 
 
+def named_badge(each: CandidateQuality) -> str:
+    """The type, and under it the cache where it is not f16."""
+    return badge(each.type) + (f'<br><span class="half">KV {escape(each.kv)}</span>' if each.kv else "")
+
+
 def model_label(each: CandidateQuality) -> str:
-    return each.type or file_name(each)
+    return each.label or file_name(each)
 
 
 def file_name(each: CandidateQuality) -> str:
@@ -44,4 +49,4 @@ def base_name(each: CandidateQuality) -> str:
     return stem.removesuffix(f"-{each.type}") if each.type else stem
 
 
-__all__ = ["badge", "base_name", "file_name", "legend", "model_label", "table"]
+__all__ = ["badge", "base_name", "file_name", "legend", "model_label", "named_badge", "table"]

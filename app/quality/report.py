@@ -19,15 +19,28 @@ from app.measure_messages import (
     CandidateQuality,
     Estimate,
     ModelBench,
+    PassageToken,
     QualityResult,
+    Shift,
     SpeedPoint,
 )
-from app.quality import numbers, report_tasks, svg
-from app.quality.html_parts import badge, base_name, file_name, model_label, table
+from app.quality import figures, numbers, report_tasks, svg
+from app.quality.html_parts import badge, base_name, file_name, model_label, named_badge, table
 from converter.spec import OutputDone
 from resources import path as resource
 
 VERDICTS = {"pass": ("good", "✓", "Pass"), "review": ("warn", "?", "Review"), "fail": ("bad", "✕", "Fail")}
+
+
+PASSAGES, BEFORE = 3, 160
+"""Of each candidate, and characters of the text before one."""
+
+STRONG, FAINT = 2.0, 12
+"""Nats that have the full shade, and per cent of it below which a word has none; the scale is a square root."""
+
+
+TWINS = (".json", ".csv")
+"""What is written beside a report, under its name."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -91,9 +104,12 @@ def render(
         _section("By kind of text", _slices(result), ""),
         _section("How the divergence is spread", _spread(candidates), _SPREAD_NOTE),
         _section("Along the window", _positions(candidates), ""),
+        _section("From layer to layer", _layers(candidates), _LAYER_NOTE),
+        _section("Where it went worst", _passages(candidates), _PASSAGE_NOTE),
         _section("Speed", _speed(result, bench), _speed_note(bench)),
         _section("The same questions", _answers(answers), "Greedy answers: always the most likely token."),
         _section("Files", _files(outputs), ""),
+        _section("In one line", _badges(result), "To be pasted into a model card."),
         _section("How it was measured", _method(result, facts), ""),
     ]
     style = resource("report.css").read_text("utf-8")
@@ -135,7 +151,7 @@ def _verdicts(result: QualityResult) -> str:
         share = each.bytes / result.reference.bytes if result.reference.bytes else 0.0
         smaller = f" · {100 * share:.0f} % of the reference" if share else ""
         cards.append(
-            f'<article class="verdict"><div class="row">{badge(each.type)}'
+            f'<article class="verdict"><div class="row">{named_badge(each)}'
             f'<span class="pill {css}"><span aria-hidden="true">{mark}</span> {escape(word)}</span></div>'
             f'<p class="big">{escape(numbers.interval(each.kld.mean))}<span class="unit"> nats KLD</span></p>'
             f'<p class="muted">{numbers.size(each.bytes)}{smaller}</p><p>{escape(each.reason)}</p></article>'
@@ -166,11 +182,12 @@ def _pareto(result: QualityResult) -> str:
 
 
 _TABLE_NOTE = (
-    "KLD: how far the next-token odds are from the reference's, in nats; 0 is equal. Perplexity: how surprised the "
-    "model is by the text; lower is better. ln ratio: the logarithm of its perplexity over the reference's; 0 is no "
-    "change. First choice: how often both put the same token first. Δp RMS: the usual change of the right token's "
-    "probability. Values are shown with half of their 95 % interval; that of the perplexity itself treats tokens as "
-    "independent, as llama-perplexity does."
+    "KLD: how far the next-token odds are from the reference's, in nats; 0 is equal. KLD reverse: the same the other "
+    "way round. First choice: how often both put the same token first; same five: how much of the five likeliest "
+    "tokens is the same. Perplexity: how surprised the model is by the text; lower is better. ln ratio: the logarithm "
+    "of its perplexity over the reference's; 0 is no change. Δp RMS: the usual change of the right token's "
+    "probability; Δp 5 % to 95 %: the range of nine tenths of these changes. Values are shown with half of their 95 % "
+    "interval; that of the perplexity itself treats tokens as independent, as llama-perplexity does."
 )
 
 
@@ -182,10 +199,13 @@ def _main_table(result: QualityResult) -> str:
         "KLD median",
         "KLD 99 %",
         "KLD max",
+        "KLD reverse",
         "First choice",
+        "Same five",
         "Perplexity",
         "ln ratio",
         "Δp RMS",
+        "Δp 5 % to 95 %",
         "Tasks",
         "Tokens/s",
         "Memory",
@@ -205,21 +225,31 @@ def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
         return "" if reference else text
 
     return [
-        badge(each.type) + ('<br><span class="half">reference</span>' if reference else ""),
+        named_badge(each) + ('<br><span class="half">reference</span>' if reference else ""),
         numbers.size(each.bytes),
         against(f"<strong>{_stacked(numbers.interval(each.kld.mean))}</strong>"),
         against(_stacked(numbers.interval(each.kld.median))),
         against(_stacked(numbers.interval(each.kld.p99))),
         against(numbers.number(each.kld.max.value)),
+        against(_stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE),
         against(_stacked(numbers.percent(each.top1))),
+        against(_stacked(numbers.percent(each.top5)) if each.top5 else numbers.NONE),
         _stacked(numbers.interval(each.perplexity)),
         against(_stacked(_signed(each.ln_ratio))),
         against(_stacked(numbers.percent(each.rms_dp))),
+        against(_range(each.shift)),
         solved,
         numbers.rate(each.tokens_per_second),
         numbers.size(memory) if memory else numbers.NONE,
         "" if reference else f'<span class="{css}">{escape(word)}</span>',
     ]
+
+
+def _range(shift: Shift | None) -> str:
+    """The middle 90 % of the changes."""
+    if shift is None:
+        return numbers.NONE
+    return f"{100 * shift.p5.value:+.1f} to<br>{100 * shift.p95.value:+.1f} %"
 
 
 def _stacked(interval: str) -> str:
@@ -256,8 +286,10 @@ def _slices(result: QualityResult) -> str:
         ]
         for each in result.candidates:
             part = each.slices.get(name)
+            css = VERDICTS[part.verdict][0] if part and part.verdict in VERDICTS else ""
             row.append(
-                f'{_stacked(numbers.interval(part.kld))}<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
+                f'<span class="{css}">{_stacked(numbers.interval(part.kld))}</span>'
+                f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
                 if part
                 else numbers.NONE
             )
@@ -285,6 +317,57 @@ def _positions(candidates: Sequence[CandidateQuality]) -> str:
     return svg.lines(
         series, labels, "Mean KL divergence by position", "part of the scored half of the window, start to end"
     )
+
+
+_LAYER_NOTE = (
+    "Relative error of the hidden state after each layer, on the same text. Each passes on the errors of those before "
+    "it; a jump shows the first layer that suffers."
+)
+
+
+def _layers(candidates: Sequence[CandidateQuality]) -> str:
+    series = [svg.Series(model_label(each), each.type, each.drift) for each in candidates if each.drift]
+    if not series:
+        return ""
+    labels = [str(layer) for layer in range(max(len(each.values) for each in series))]
+    return svg.lines(series, labels, "Relative error of the hidden state by layer", "layer", unit="")
+
+
+_PASSAGE_NOTE = (
+    "For each file the stretches of text on which it is farthest from the reference. The darker a word, the larger the "
+    "divergence at it; rest on a word to read what both expected there."
+)
+
+
+def _passages(candidates: Sequence[CandidateQuality]) -> str:
+    blocks = []
+    for each in candidates:
+        for number, passage in enumerate(each.passages[:PASSAGES]):
+            place = (
+                f"{PurePath(passage.text).name}, window {passage.window + 1}, tokens {passage.position + 1} to "
+                f"{passage.position + len(passage.tokens)}: {numbers.number(passage.kld, 2)} nats on average"
+            )
+            head = f'<h3 class="row">{badge(each.type)}</h3>' if number == 0 else ""
+            words = "".join(_word(token) for token in passage.tokens)
+            before = escape(passage.before[-BEFORE:])
+            blocks.append(
+                f'{head}<p class="note">{escape(place)}</p>'
+                f'<blockquote class="passage"><span class="muted">{before}</span>{words}</blockquote>'
+            )
+    return "".join(blocks)
+
+
+def _word(token: PassageToken) -> str:
+    strength = round(100 * min(1.0, (token.kld / STRONG) ** 0.5))
+    if strength < FAINT:
+        return escape(token.text)
+    about = (
+        f"{numbers.number(token.kld, 2)} nats. The reference expected “{token.reference_first}” with "
+        f"{100 * token.reference_first_probability:.0f} %, this file “{token.first}” with "
+        f"{100 * token.first_probability:.0f} %; what came had {100 * token.reference_probability:.0f} % and "
+        f"{100 * token.probability:.0f} %."
+    )
+    return f'<span class="kld" style="--kld:{strength}%" title="{escape(about)}">{escape(token.text)}</span>'
 
 
 def _speed_note(bench: BenchResult | None) -> str:
@@ -377,6 +460,11 @@ def _reply(text: str, replies: Sequence[Reply], has_reference: bool) -> str:
         f'<div class="reply"><p class="row"><strong>{head}</strong>{mark}</p>'
         f"<blockquote>{escape(text) or '<em>no answer</em>'}</blockquote>{same}</div>"
     )
+
+
+def _badges(result: QualityResult) -> str:
+    lines = [figures.badge(each, result.reference, result.tokens) for each in result.candidates]
+    return "".join(f"<p><code>{escape(line)}</code></p>" for line in lines)
 
 
 def _files(outputs: Sequence[OutputDone]) -> str:

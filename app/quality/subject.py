@@ -11,12 +11,14 @@ import msgspec
 
 from app import library
 from app.engine.model import Model
+from app.engine.states import States
 from app.measure_messages import CandidateQuality, TaskFlip, TaskShift
 from app.memory_messages import Memory
 from app.protocol import LoadOptions
 from app.quality import tasks as graded
 from app.quality import verdict
 from app.quality.divergence import Divergence
+from app.quality.drift import drift
 from app.quality.footprint import Footprint, solo_speed
 from converter import open_model
 from converter.identity import content_id
@@ -70,13 +72,15 @@ def read_header(path: str) -> ModelInfo:
 class Subject:
     """One file in a quality run; ``index`` is its place among the candidates, -1 for the reference."""
 
-    def __init__(self, path: str, index: int) -> None:
+    def __init__(self, path: str, index: int, kv: str = "") -> None:
         self.path = path
         self.index = index
-        self.name = Path(path).name
+        self.kv = kv
+        self.name = f"{Path(path).name}, {kv} cache" if kv else Path(path).name
         self.model: Model | None = None
         self.vocabulary: Vocabulary | None = None
         self.divergence = Divergence()
+        self.states: list[States] = []
         self.answers: list[graded.Graded] = []
         self.asked = ""
         self.tokens_per_second = 0.0
@@ -165,11 +169,13 @@ class Subject:
         else:
             change = graded.change(reference.right, self.right)
             shifts = graded.shifts(tasks, reference.right, self.right)
-            level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds)
+            by_slice = {name: part.kld for name, part in found.slices.items()}
+            level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds, slices=by_slice)
         return CandidateQuality(
             path=self.path,
             content=self.content,
             type=self.type,
+            kv=self.kv,
             bytes=self.bytes,
             perplexity=found.perplexity,
             ln_ratio=found.ln_ratio,
@@ -180,11 +186,18 @@ class Subject:
             task_shift=TaskShift(change.n, change.lost, change.gained, change.p) if change else None,
             task_shifts=shifts,
             tasks_asked=self.asked,
-            slices=found.slices,
+            slices={
+                name: msgspec.structs.replace(part, verdict=verdict.by_divergence(part.kld, thresholds))
+                for name, part in found.slices.items()
+            },
             tokens_per_second=self.tokens_per_second,
             memory=self.memory,
             verdict=level,
             reason=reason,
             histogram=found.histogram,
             by_position=found.by_position,
+            drift=drift(reference.states, self.states) if self is not reference else (),
+            reverse_kld=found.reverse_kld,
+            top5=found.top5,
+            shift=found.shift,
         )

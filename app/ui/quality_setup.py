@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
+    QComboBox,
     QFileDialog,
     QFormLayout,
     QListWidget,
@@ -21,7 +22,10 @@ from PySide6.QtWidgets import (
 import resources
 from app import library, paths
 from app.measure_messages import MeasureQuality
+from app.quality.report import TWINS
+from app.ui import format as fmt
 from app.ui.convert_source import is_quantized
+from app.ui.glossary import explain
 from app.ui.model_checks import ModelChecks
 from app.ui.task_choice import POCKET, QUENCH, TaskChoice
 from app.ui.widgets import ModelPicker, button, label
@@ -30,11 +34,12 @@ if TYPE_CHECKING:
     from app.ui.context import Context
 
 PATH_ROLE = Qt.ItemDataRole.UserRole
+CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 KEPT_REPORTS = 20
 
 
 def forget_old_reports(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest reports (HTML and its JSON twin); ones that cannot be deleted stay."""
+    """Delete all but the ``keep`` newest reports (HTML and their twins); ones that cannot be deleted stay."""
 
     def written(report: Path) -> float:
         try:
@@ -44,7 +49,7 @@ def forget_old_reports(folder: Path, keep: int) -> None:
 
     reports = sorted(folder.glob("quality-*.html"), key=written, reverse=True)
     for report in reports[keep:]:
-        for file in (report, report.with_suffix(".json")):
+        for file in (report, *(report.with_suffix(twin) for twin in TWINS)):
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
 
@@ -77,6 +82,27 @@ class QualitySetup(QWidget):
         self.tasks = TaskChoice()
         self.chunks = self._spin(self.tr("Windows of each text"), 9999, self.tr("all"), 8)
         self.minutes = self._spin(self.tr("Time limit in minutes"), 600, self.tr("no limit"), 0)
+        self.precision = self._spin(
+            self.tr("Stop when every divergence is known so precisely"), 50, self.tr("no limit"), 0
+        )
+        self.precision.setPrefix("± ")
+        self.precision.setSuffix(" %")
+        self.cache = QComboBox()
+        self.cache.setAccessibleName(self.tr("Types of the KV cache to measure"))
+        self.cache.setToolTip(explain("KV cache"))
+        for words, kinds in (
+            (self.tr("16 bit"), ("",)),
+            (self.tr("16 and 8 bit"), ("", "q8_0")),
+            (self.tr("16, 8 and 4 bit"), ("", "q8_0", "q4_0")),
+        ):
+            self.cache.addItem(words, kinds)
+        self.window_tokens = QComboBox()
+        self.window_tokens.setAccessibleName(self.tr("Tokens of a window"))
+        self.window_tokens.setToolTip(
+            self.tr("The second half of each window counts. Longer ones show the quality far into a context.")
+        )
+        for tokens in CONTEXTS:
+            self.window_tokens.addItem(fmt.number(tokens), tokens)
         self._lay_out()
         self.reference.changed.connect(self._on_reference)
         context.library.changed.connect(self._on_library)
@@ -94,10 +120,13 @@ class QualitySetup(QWidget):
         forget_old_reports(folder, KEPT_REPORTS - 1)
         return MeasureQuality(
             reference=reference,
-            candidates=tuple(candidates),
+            candidates=tuple(path for path in candidates for _ in self.cache.currentData()),
+            kv=tuple(kind for _ in candidates for kind in self.cache.currentData()),
+            context=int(self.window_tokens.currentData()),
             texts=tuple(texts),
             chunks=self.chunks.value(),
             minutes=float(self.minutes.value()),
+            precision=self.precision.value() / 100,
             tasks=self.tasks.chosen(),
             run_code=self.tasks.may_run_code(),
             threads=settings.threads,
@@ -138,7 +167,10 @@ class QualitySetup(QWidget):
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(6)
         form.addRow(label(self.tr("Windows a text"), "muted"), self.chunks)
+        form.addRow(label(self.tr("Tokens a window"), "muted"), self.window_tokens)
+        form.addRow(label(self.tr("KV cache"), "muted"), self.cache)
         form.addRow(label(self.tr("Minutes"), "muted"), self.minutes)
+        form.addRow(label(self.tr("Until sure to"), "muted"), self.precision)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 12, 0)
         layout.setSpacing(6)

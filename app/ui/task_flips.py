@@ -201,10 +201,10 @@ class TaskFlips(QWidget):
         return not self._all
 
     def set_results(self, candidates: list[CandidateQuality], named: dict[str, str]) -> None:
-        """Show the flips of these; ``named`` has a short name for the path of each."""
+        """Show the flips of these; ``named`` has a short name for the key of each."""
         entries, counts = [], {}
         for item in candidates:
-            name = named.get(item.path) or item.type or Path(item.path).stem
+            name = named.get(item.key) or item.label or Path(item.path).stem
             entries += [Entry(name, item.type, flip) for flip in item.flips]
             if item.task_shift is not None:
                 counts[name] = item.task_shift.lost, item.task_shift.gained

@@ -278,9 +278,9 @@ class TaskTable(QWidget):
     def set_results(
         self, reference: CandidateQuality | None, candidates: list[CandidateQuality], named: dict[str, str]
     ) -> None:
-        """Show these models; ``named`` has a short name for the path of each candidate."""
+        """Show these models; ``named`` has a short name for the key of each candidate."""
         shown = [item for item in (reference, *candidates) if item is not None and item.tasks]
-        names = [named.get(item.path) or item.type or Path(item.path).stem for item in shown]
+        names = [named.get(item.key) or item.label or Path(item.path).stem for item in shown]
         self.rows.set_models(shown, names)
         self._stack.setCurrentIndex(0 if self.is_empty() else 1)
         note = self.tr("Share solved with its 95 % interval. ▼ ▲: unlike the reference (McNemar, p < 0.05).")

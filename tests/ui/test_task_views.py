@@ -41,7 +41,7 @@ def models() -> tuple[CandidateQuality, list[CandidateQuality]]:
     return reference, [large, small]
 
 
-NAMED = {each.path: each.type for each in models()[1]}
+NAMED = {each.key: each.type for each in models()[1]}
 
 
 @pytest.fixture

@@ -165,7 +165,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PERCENT",
         help="stop when half of the 95 %% interval of every mean KLD is within this part of it; 0: off",
     )
-    quality.add_argument("--tasks", metavar="F.jsonl", help="graded tasks; 'pocket' for the bundled set")
+    quality.add_argument(
+        "--tasks",
+        metavar="F.jsonl",
+        help="graded tasks: 'quench' (330 tasks in 17 slices) or 'pocket' (480 short ones, made for Pocket), or a file "
+        "of yours, of GSM8K, MMLU, ARC or HumanEval",
+    )
+    quality.add_argument(
+        "--run-code",
+        action="store_true",
+        help="let tasks run programs that the models write: locked down, but no virtual machine",
+    )
     quality.add_argument("--threads", type=_natural, default=0)
     quality.add_argument("--report", metavar="OUT.html")
 

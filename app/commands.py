@@ -259,13 +259,21 @@ def quality(options: argparse.Namespace) -> Result:
         chunks=options.chunks,
         minutes=options.minutes,
         precision=options.precision / 100,
-        tasks=options.tasks,
+        tasks=_tasks(options.tasks) if options.tasks else None,
+        run_code=options.run_code,
         threads=options.threads,
         report=absolute(options.report) if options.report else None,
     )
     result = finished(run_job("measure", command, show), QualityResult)
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
+
+
+def _tasks(name: str) -> str:
+    """A bundled set of tasks by its name, else a file."""
+    from app.quality.tasks import BUNDLED
+
+    return name if name in BUNDLED else absolute(name)
 
 
 def sensitivity(options: argparse.Namespace) -> Result:

@@ -143,7 +143,18 @@ def quality_data(result: QualityResult) -> dict[str, Any]:
     for candidate, found in zip(data["candidates"], result.candidates, strict=True):
         candidate["kld"]["error"] = candidate["kld"]["mean"]["error"]
         candidate["badge"] = figures.badge(found, result.reference, result.tokens)
+    models = (result.reference, *result.candidates)
+    for shown, item in zip((data["reference"], *data["candidates"]), models, strict=True):
+        shifts = shown.pop("task_shifts")
+        for name, score in item.tasks.items():
+            shown["tasks"][name] |= {"interval": list(score.interval), **_shift(shifts.get(name))}
+        shown["task_shift"] = _shift(shown["task_shift"]) or None
     return data
+
+
+def _shift(shift: dict[str, Any] | None) -> dict[str, Any]:
+    """What a candidate lost and gained, without the number of tasks, which stands beside it."""
+    return {} if shift is None else {key: shift[key] for key in ("lost", "gained", "p")}
 
 
 def quality(result: QualityResult) -> str:
@@ -165,7 +176,40 @@ def quality(result: QualityResult) -> str:
             )
         )
     header = ("type", "size", "perplexity", "KLD (nats)", "top-1", "tasks", "tokens/s", "verdict")
-    return console.table(header, rows)
+    parts = [console.table(header, rows)]
+    if result.reference.tasks:
+        parts += ["", _solved(result), *_task_notes(result)]
+    return "\n".join(parts)
+
+
+def _solved(result: QualityResult) -> str:
+    """Solved tasks: a line a slice, a column a model; of candidates how many were lost and gained."""
+    models = (result.reference, *result.candidates)
+    rows = []
+    for name, before in result.reference.tasks.items():
+        row = [name, str(before.n)]
+        for item in models:
+            score, shift = item.tasks.get(name), item.task_shifts.get(name)
+            low, high = score.interval if score else (0.0, 1.0)
+            changed = f" -{shift.lost}+{shift.gained}" if shift and shift.lost + shift.gained else ""
+            row.append(f"{score.correct / score.n:.0%} ({low:.0%} to {high:.0%}){changed}" if score else "-")
+        rows.append(tuple(row))
+    return console.table(("slice", "tasks", *(item.label or PurePath(item.path).stem for item in models)), rows)
+
+
+def _task_notes(result: QualityResult) -> list[str]:
+    notes = ["Solved tasks with 95 % intervals; -lost+gained against the reference."]
+    for item in result.candidates:
+        shift = item.task_shift
+        if shift is not None:
+            notes.append(
+                f"{item.label}: {shift.lost} lost, {shift.gained} gained of {shift.n}, McNemar's p {shift.p:.3g}"
+            )
+    if result.reference.tasks_asked == "plain":
+        notes.append("The model has no chat template: it was asked in plain text, after three examples.")
+    if result.tasks_left_out:
+        notes.append(f"{_count(result.tasks_left_out, 'task', 'tasks')} longer than the model's context left out.")
+    return notes
 
 
 def sensitivity(result: SensitivityResult, most: int = 20) -> str:

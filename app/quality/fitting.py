@@ -38,8 +38,8 @@ from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitType
 from app.protocol import Event, LoadOptions, Status
 from app.quality import texts as texts_module
 from app.quality.divergence import Rows, compare, first_scored, score, scored_per_window
+from app.quality.grading import SMALL_MODEL
 from app.quality.lab import MAX_CONTEXT, MIN_CONTEXT
-from app.quality.tasks import SMALL_MODEL
 from converter import imatrix, open_model, recipes
 from converter.encode import encode, energy, load
 from converter.fit import Choice, Item, Solution, solve

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
-    QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
@@ -28,6 +27,7 @@ from app.ui import format as fmt
 from app.ui.convert_source import is_quantized
 from app.ui.glossary import explain
 from app.ui.model_checks import ModelChecks
+from app.ui.task_choice import POCKET, QUENCH, TaskChoice
 from app.ui.widgets import ModelPicker, button, label
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 SCROLL_TO_TOP = QTreeWidget.ScrollHint.PositionAtTop
 PATH_ROLE = Qt.ItemDataRole.UserRole
-TASKS = "pocket"
 CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 KEPT_REPORTS = 20
 
@@ -80,10 +79,7 @@ class QualitySetup(QWidget):
             self._add_text(name, name.capitalize())
         self._add_languages()
         self.text_button = button(self.tr("Add text files…"), self._ask_texts, "quiet")
-        self.tasks = QCheckBox(self.tr("Also solve graded tasks"))
-        self.tasks.setAccessibleName(self.tasks.text())
-        self.tasks.setToolTip(self.tr("Short questions with known answers, counted by kind"))
-        self.tasks.setChecked(True)
+        self.tasks = TaskChoice()
         self.chunks = self._spin(self.tr("Windows of each text"), 9999, self.tr("all"), 8)
         self.minutes = self._spin(self.tr("Time limit in minutes"), 600, self.tr("no limit"), 0)
         self.precision = self._spin(
@@ -110,13 +106,13 @@ class QualitySetup(QWidget):
         self._lay_out()
         self.reference.changed.connect(self._on_reference)
         context.library.changed.connect(self._on_library)
-        for signal in (self.candidates.changed, self.texts.itemChanged, self.tasks.toggled):
+        for signal in (self.candidates.changed, self.texts.itemChanged, self.tasks.changed):
             signal.connect(lambda *_: self.changed.emit())
         self._on_library()
 
     def command(self) -> MeasureQuality | None:
         reference, candidates, texts = self.reference.path(), self.candidates.checked(), self.chosen_texts()
-        if not reference or self._is_folder() or not candidates or not (texts or self.tasks.isChecked()):
+        if not reference or self._is_folder() or not candidates or not texts:
             return None
         settings = self._context.settings
         folder = paths.cache() / "reports"
@@ -131,7 +127,8 @@ class QualitySetup(QWidget):
             chunks=self.chunks.value(),
             minutes=float(self.minutes.value()),
             precision=self.precision.value() / 100,
-            tasks=TASKS if self.tasks.isChecked() else None,
+            tasks=self.tasks.chosen(),
+            run_code=self.tasks.may_run_code(),
             threads=settings.threads,
             pass_kld=settings.pass_kld,
             fail_kld=settings.fail_kld,
@@ -147,8 +144,8 @@ class QualitySetup(QWidget):
             return self.tr("The reference must be a GGUF file.")
         if not self.candidates.checked():
             return self.tr("Tick at least one candidate.")
-        if not self.chosen_texts() and not self.tasks.isChecked():
-            return self.tr("Tick a text or the tasks.")
+        if not self.chosen_texts():
+            return self.tr("Tick at least one text.")
         return ""
 
     def chosen_texts(self) -> list[str]:
@@ -185,6 +182,7 @@ class QualitySetup(QWidget):
         layout.addWidget(label(self.tr("Texts"), "heading"))
         layout.addWidget(self.texts, 7)
         layout.addWidget(self.text_button, 0, Qt.AlignmentFlag.AlignLeft)
+        layout.addWidget(label(self.tr("Tasks"), "heading"))
         layout.addWidget(self.tasks)
         layout.addLayout(form)
 
@@ -251,6 +249,7 @@ class QualitySetup(QWidget):
     def _on_reference(self) -> None:
         path, info = self.reference.path(), self.reference.info()
         self.candidates.hide_path(path or "")
+        self.tasks.suggest(POCKET if info is None or info.name.startswith("Pocket") else QUENCH)
         self.bf16_button.setVisible(self._is_folder())
         words = ""
         if self._is_folder():

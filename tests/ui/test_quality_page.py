@@ -41,7 +41,7 @@ def chosen(page: QualityPage, library: Fill, pocket_gguf: Make) -> QualityPage:
     page.receive({"reference": files["BF16"], "candidates": [files["Q8_0"], files["Q2_K"]]})
     page.setup.set_texts(["prose", "dialogue"])
     page.setup.chunks.setValue(2)
-    page.setup.tasks.setChecked(False)
+    page.setup.tasks.choose(None)
     return page
 
 
@@ -62,7 +62,7 @@ def test_two_candidates_fill_table_charts_and_store(
     qtbot: QtBot, chosen: QualityPage, context: Context, tmp_path: Path, tasks: bool
 ) -> None:
     page = chosen
-    page.setup.tasks.setChecked(tasks)
+    page.setup.tasks.choose("pocket" if tasks else None)
     run_to_end(qtbot, page)
     assert page.job is not None and page.job.state == "done", page.job.error
     small, large = sorted(page.measured(), key=lambda item: item.bytes)
@@ -88,7 +88,7 @@ def test_two_candidates_fill_table_charts_and_store(
         page.charts.tabs.setCurrentIndex(tab)
         if page.charts.tabs.widget(tab).is_empty():
             empty.append(page.charts.tabs.widget(tab))
-    assert empty == [page.charts.costs, *([] if tasks else [page.charts.tasks])]
+    assert empty == [page.charts.costs, *([] if tasks else [page.charts.tasks, page.charts.flips])]
 
     passages = page.charts.passages
     assert [passages.model.itemText(row) for row in range(2)] == ["Q2_K", "Q8_0"]
@@ -125,7 +125,7 @@ def test_figures_come_while_it_runs_and_cancel_keeps_nothing(
     qtbot: QtBot, chosen: QualityPage, context: Context
 ) -> None:
     chosen.setup.chunks.setValue(0)
-    chosen.setup.tasks.setChecked(True)
+    chosen.setup.tasks.choose("pocket")
     start(chosen)
     job = chosen.job
     assert job is not None
@@ -163,7 +163,7 @@ def test_a_broken_candidate_is_left_out_in_words(
     page.receive({"reference": str(pocket_gguf("BF16")), "candidates": [good, str(bad)]})
     page.setup.set_texts(["prose"])
     page.setup.chunks.setValue(2)
-    page.setup.tasks.setChecked(False)
+    page.setup.tasks.choose(None)
     run_to_end(qtbot, page)
     assert page.job is not None and page.job.state == "done", page.job.error
     assert [item.type for item in page.measured()] == ["Q8_0"]
@@ -193,7 +193,7 @@ def test_run_says_what_is_missing(qtbot: QtBot, page: QualityPage, library: Fill
     QTest.mouseClick(tree.viewport(), Qt.MouseButton.LeftButton, pos=tree.visualItemRect(tree.topLevelItem(0)).center())
     assert page.run_button.isEnabled() and page.missing.text() == ""
     page.setup.set_texts([])
-    page.setup.tasks.setChecked(False)
+    page.setup.tasks.choose(None)
     assert not page.run_button.isEnabled()
 
 

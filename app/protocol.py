@@ -61,7 +61,7 @@ from app.measure_messages import (
     ReadImatrix,
 )
 from app.memory_messages import LoadPlanned, Memory, MemoryPlan, PlanLoad
-from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerTold
+from app.remote.messages import AskMachine, AskServer, Connect, KeepKey, KeyTold, MachineTold, ServerTold
 from app.serving.messages import Embed, Embedded, Served, Serving, StartServing
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
@@ -525,6 +525,7 @@ Command = (
     | SetAdapters
     | Connect
     | AskServer
+    | AskMachine
     | KeepKey
     | Complete
     | Embed
@@ -590,6 +591,7 @@ Event = (
     | ContextFitted
     | AdaptersSet
     | ServerTold
+    | MachineTold
     | KeyTold
     | Embedded
     | Serving

@@ -332,6 +332,13 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
         "--gpu-layers", type=_natural, default=0, metavar="N", help="layers on the GPU, if there is one"
     )
     parser.add_argument("--threads", type=_natural, default=0)
+    parser.add_argument(
+        "--rpc",
+        default="",
+        metavar="HOST:PORT[,HOST:PORT]",
+        help="machines whose llama.cpp RPC workers compute a part of the model, in trusted networks only: nothing on "
+        "the way is encrypted. With it --gpu-layers says how many layers they get (0: by memory)",
+    )
 
 
 def _add_context(parser: argparse.ArgumentParser) -> None:

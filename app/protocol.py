@@ -65,7 +65,7 @@ from app.measure_messages import (
     SensitivityUpdate,
 )
 from app.memory_messages import LoadPlanned, Memory, MemoryPlan, PlanLoad
-from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerTold
+from app.remote.messages import AskMachine, AskServer, Connect, KeepKey, KeyTold, MachineTold, ServerTold
 from app.serving.messages import Embed, Embedded, Served, Serving, StartServing
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
@@ -531,6 +531,7 @@ Command = (
     | SetAdapters
     | Connect
     | AskServer
+    | AskMachine
     | KeepKey
     | Complete
     | Embed
@@ -599,6 +600,7 @@ Event = (
     | ContextFitted
     | AdaptersSet
     | ServerTold
+    | MachineTold
     | KeyTold
     | Embedded
     | Serving

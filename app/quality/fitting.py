@@ -251,6 +251,8 @@ class FitRun:
             _refuse_quantized(source)
             encoder = Encoder(source, importance)
             standard = _standard(source, encoder, command.standard, importance is not None)
+            # Told before time goes into anything: the solver with nothing known refuses what cannot be.
+            solve(_items(encoder, _choices(encoder, command.floors), {}), command.budget)
             self._load(models, stack)
             engines = _Engines(models, self._stopped)
             sample, judge = (stack.enter_context(self._sample(models[0], each)) for each in (texts, judges))
@@ -433,14 +435,7 @@ class _Work:
         return other if self._relative(found[1]) < self._relative(found[0]) else one
 
     def solve(self) -> Solution:
-        items = [
-            Item(
-                name,
-                tuple(Choice(kind, self._encoder.bytes(name, kind), self._costs[name, kind]) for kind in kinds),
-            )
-            for name, kinds in self._choices.items()
-        ]
-        return solve(items, self._command.budget)
+        return solve(_items(self._encoder, self._choices, self._costs), self._command.budget)
 
     def bytes(self, mix: Mix) -> int:
         return sum(self._encoder.bytes(name, kind) for name, kind in mix.items())
@@ -475,6 +470,16 @@ def _choices(encoder: Encoder, floors: Sequence[tuple[str, str]]) -> dict[str, l
         kinds = TYPES[TYPES.index(floor) :]
         found[name] = list(dict.fromkeys(encoder.fitted(name, kind) for kind in kinds))
     return found
+
+
+def _items(
+    encoder: Encoder, choices: Mapping[str, Sequence[str]], costs: Mapping[tuple[str, str], float]
+) -> list[Item]:
+    """What the solver takes; a cost that is not known counts as nothing."""
+    return [
+        Item(name, tuple(Choice(kind, encoder.bytes(name, kind), costs.get((name, kind), 0.0)) for kind in kinds))
+        for name, kinds in choices.items()
+    ]
 
 
 def _probed(kinds: Sequence[str], bits: float) -> list[str]:

@@ -64,6 +64,7 @@ class Model:
         self.sequences = sequences
         self._model, self._context = opened.model, opened.context
         self._kv, self._compute, self._repacked = opened.kv, opened.compute, opened.repacked
+        self._here: int = opened.here
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.threads: int = opened.threads
         self.prompt_threads: int = opened.threads
@@ -128,7 +129,7 @@ class Model:
             path, options, on_progress, outputs, sequences, eval_callback=callback, repack=repack, anyway=anyway
         )
         model = cls(path, options, opened, sequences)
-        if capture is None and repack and options.threads == 0:
+        if capture is None and repack and options.threads == 0 and not options.machines:
             model._settle_threads()
         return model
 
@@ -559,6 +560,8 @@ class Model:
         """True memory of this process now, and the engine's parts of it."""
         process = hardware.process_memory()
         weights = int(lib.llama_model_size(self._model))
+        if self.options.machines:
+            weights = min(weights, self._here)  # and of a matrix that two machines have, this one's
         return Memory(process.anonymous, process.share, process.peak, weights, self._kv, self._compute, self._repacked)
 
     def close(self) -> None:

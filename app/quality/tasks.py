@@ -48,7 +48,7 @@ def load(name: str, *, run_code: bool = False) -> list[Task]:
             programs to be run without ``run_code``; the errors of :func:`app.quality.texts.read_text`.
     """
     file = resource(BUNDLED[name]) if name in BUNDLED else Path(name)
-    tasks = read_tasks(file, read_text(file), MAX_TASKS)
+    tasks = read_tasks(file, read_text(file, _MISSING), MAX_TASKS)
     if not tasks:
         raise QuenchError("no_tasks", "The file has no tasks in it.", str(file), HINT)
     programs = sum(task.kind == CODE for task in tasks)
@@ -62,6 +62,9 @@ def load(name: str, *, run_code: bool = False) -> list[Task]:
             exit_status=2,
         )
     return balanced(tasks)
+
+
+_MISSING = f"Check the path. The bundled tasks are called {POCKET} and {QUENCH}."
 
 
 def balanced(tasks: Sequence[Task]) -> list[Task]:

@@ -17,6 +17,7 @@ from pytestqt.qtbot import QtBot
 
 from app import paths
 from app.measure_messages import CandidateQuality
+from app.quality.texts import DEFAULT, LANGUAGES
 from app.ui.context import Context
 from app.ui.quality import QualityPage
 from app.ui.quality_setup import KEPT_REPORTS
@@ -201,7 +202,27 @@ def test_the_limits_come_from_the_settings(chosen: QualityPage, context: Context
     command = chosen.setup.command()
     assert command is not None
     assert (command.pass_kld, command.fail_kld, command.pass_top1, command.threads) == (0.001, 0.5, 0.9, 1)
-    assert command.texts == ("dialogue", "prose") and command.chunks == 2 and command.tasks is None
+    assert command.texts == ("prose", "dialogue") and command.chunks == 2 and command.tasks is None
+
+
+def test_languages_are_one_folded_row_that_ticks_all(page: QualityPage) -> None:
+    tree = page.setup.texts
+    rows = [tree.topLevelItem(row) for row in range(tree.topLevelItemCount())]
+    assert [row.text(0) for row in rows] == [*(name.capitalize() for name in DEFAULT), "Languages"]
+    group = rows[-1]
+    assert page.setup.chosen_texts() == list(DEFAULT) and not group.isExpanded()
+    tree.setFocus()
+    tree.setCurrentItem(group)
+    QTest.keyClick(tree, Qt.Key.Key_Space)
+    assert page.setup.chosen_texts() == [*DEFAULT, *LANGUAGES]
+    QTest.keyClick(tree, Qt.Key.Key_Right)
+    assert group.isExpanded()
+    tree.setCurrentItem(group.child(0))
+    QTest.keyClick(tree, Qt.Key.Key_Space)
+    assert page.setup.chosen_texts() == [*DEFAULT, *LANGUAGES[1:]]
+    assert group.checkState(0) == Qt.CheckState.PartiallyChecked
+    page.setup.set_texts(["russian"])
+    assert page.setup.chosen_texts() == ["russian"]
 
 
 def test_columns_sort_by_number(qtbot: QtBot, chosen: QualityPage) -> None:

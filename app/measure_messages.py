@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from app.memory_messages import Memory
+from app.proportions import wilson
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -25,19 +26,27 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     """Compare candidates with a reference (worker ``measure``).
 
     ``texts`` are files (``.txt`` plain, ``.jsonl`` one conversation a line) or names of bundled slices; ``tasks`` a
-    JSONL file or ``pocket``. ``chunks`` is the number of windows of each text, 0 means all; ``minutes`` 0 no limit.
+    JSONL file, ``pocket`` or ``quench``; ``run_code`` lets programs be run that the models write. ``chunks`` is the
+    number of windows of each text, 0 means all; ``minutes`` 0 no limit.
+    With a ``precision`` windows end as soon as half of the 95 % interval of every candidate's mean KLD is below that
+    part of it (0.05: 5 %); 0 is off.
     ``memory_mib`` limits what the models may take together (0: what is free); above it they are loaded in turn.
     The ``pass_``/``fail_`` fields are the limits of the verdict: mean KLD in nats, and agreement on the first choice.
-    ``report`` is an ``.html`` file to write at the end, with its ``.json`` twin beside it.
+    ``kv`` has the cache type of each candidate (``q8_0`` ...), empty for f16, which the reference always has; a shorter
+    tuple means f16 for the rest. ``report`` is an ``.html`` file to write at the end, with its ``.json`` and ``.csv``
+    twins beside it.
     """
 
     reference: str
     candidates: tuple[str, ...]
     texts: tuple[str, ...]
+    kv: tuple[str, ...] = ()
     context: int = 512
     chunks: int = 0
     minutes: float = 0.0
+    precision: float = 0.0
     tasks: str | None = None
+    run_code: bool = False
     threads: int = 0
     memory_mib: int = 0
     pass_kld: float = 0.03
@@ -67,6 +76,22 @@ class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     minutes: float = 0.0
 
 
+class MeasureSensitivity(msgspec.Struct, frozen=True, tag_field="message", tag="measure_sensitivity"):
+    """What each tensor of ``candidate`` costs when it alone takes its place in ``reference`` (worker ``measure``).
+
+    ``texts``, ``context``, ``chunks``, ``minutes`` and ``threads`` as in :class:`MeasureQuality`. After ``minutes`` the
+    windows that were scored by then count; every tensor has at least two.
+    """
+
+    reference: str
+    candidate: str
+    texts: tuple[str, ...]
+    context: int = 512
+    chunks: int = 2
+    minutes: float = 0.0
+    threads: int = 0
+
+
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
     """Speed and memory of models (worker ``measure``). No ``threads``: each model's own choice, as in Chat."""
 
@@ -89,27 +114,117 @@ class Kld(msgspec.Struct, frozen=True):
     max: Estimate
 
 
+class ChoiceScore(msgspec.Struct, frozen=True):
+    """Of ``n`` multiple choices, how often the right one was the likeliest (``acc``), and the likeliest relative to its
+    number of characters (``acc_norm``); ``counted`` names the one of the two that is in the score."""
+
+    n: int
+    acc: int
+    acc_norm: int
+    counted: str
+
+
+class Shift(msgspec.Struct, frozen=True):
+    """How the right token's probability changed, candidate less reference: its mean and percentiles, -1 to 1."""
+
+    mean: Estimate
+    p1: Estimate
+    p5: Estimate
+    median: Estimate
+    p95: Estimate
+    p99: Estimate
+
+
+class PassageToken(msgspec.Struct, frozen=True):
+    """A token of the text as both models saw it coming; ``kld`` in nats, probabilities 0 to 1.
+
+    ``reference_first`` and ``first`` are the tokens that either put first.
+    """
+
+    text: str
+    kld: float
+    reference_probability: float
+    probability: float
+    reference_first: str
+    reference_first_probability: float
+    first: str
+    first_probability: float
+
+
+class Passage(msgspec.Struct, frozen=True):
+    """A stretch of the window ``window`` (from 0) of ``text`` where a candidate is far from the reference.
+
+    ``position`` is its first token's place in the window, ``kld`` the mean over its tokens, ``before`` what was read
+    before it.
+    """
+
+    text: str
+    window: int
+    position: int
+    kld: float
+    before: str
+    tokens: tuple[PassageToken, ...]
+
+
 class TaskScore(msgspec.Struct, frozen=True):
+    """Tasks of one slice, and how many were solved."""
+
     n: int
     correct: int
+    choices: ChoiceScore | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share (Wilson); fractions."""
+        return wilson(self.correct, self.n)
+
+
+class TaskShift(msgspec.Struct, frozen=True):
+    """Of ``n`` tasks, those that only the reference solved (``lost``) and only the candidate (``gained``); ``p`` of
+    McNemar's exact test."""
+
+    n: int
+    lost: int
+    gained: int
+    p: float
+
+
+class TaskFlip(msgspec.Struct, frozen=True):
+    """A task that only one of two models solved: what was asked (its middle may be left out), what was expected, and
+    what both answered. ``gained``: it was the candidate."""
+
+    category: str
+    gained: bool
+    prompt: str
+    expected: str
+    reference: str
+    candidate: str
 
 
 class SliceQuality(msgspec.Struct, frozen=True):
-    """Quality on one text."""
+    """Quality on one text; ``verdict`` by its divergence alone."""
 
     tokens: int
     perplexity: Estimate
     kld: Estimate
     top1: Estimate
+    verdict: str = ""
 
 
 class CandidateQuality(msgspec.Struct, frozen=True):
     """Everything measured of one candidate so far. For the reference itself ``kld`` is all zero.
 
-    ``ln_ratio`` is ln(PPL candidate / PPL reference); ``top1`` a fraction 0..1; ``rms_dp`` the root mean square change
-    of the right token's probability; ``histogram`` counts of log10(KLD) in ``HISTOGRAM_EDGES``; ``by_position`` the
-    mean KLD in eight equal parts of the scored half of the window; ``verdict`` pass, review or fail; ``content`` the
-    id of what was measured (:mod:`converter.identity`), in the final result.
+    ``ln_ratio`` is ln(PPL candidate / PPL reference); ``top1`` the share of tokens on which both put the same first,
+    ``top5`` what the two sets of the five likeliest share, 0..1; ``rms_dp`` the root mean square change of the right
+    token's probability and ``shift`` its spread; ``reverse_kld`` the divergence of the reference from the candidate.
+    ``histogram`` are counts of log10(KLD) in ``HISTOGRAM_EDGES``, ``by_position`` the mean KLD in eight equal parts of
+    the scored half of the window. ``verdict`` is pass, review or fail; ``content`` the id of what was measured
+    (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result. ``drift`` is the
+    relative error of the hidden state after each layer, empty where the engine does not show it. ``kv`` is the type of
+    the cache, empty for f16.
+
+    ``task_shifts`` are by slice, ``task_shift`` is of all tasks; ``flips`` come in the final result, at most 200, while
+    the shifts count them all. ``tasks_asked``: ``chat`` (by the model's template) or ``plain`` (as text with examples).
     """
 
     path: str
@@ -129,6 +244,26 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     histogram: tuple[int, ...] = ()
     by_position: tuple[float, ...] = ()
     content: str = ""
+    task_shift: TaskShift | None = None
+    task_shifts: dict[str, TaskShift] = {}
+    flips: tuple[TaskFlip, ...] = ()
+    tasks_asked: str = ""
+    reverse_kld: Estimate | None = None
+    top5: Estimate | None = None
+    shift: Shift | None = None
+    passages: tuple[Passage, ...] = ()
+    drift: tuple[float, ...] = ()
+    kv: str = ""
+
+    @property
+    def key(self) -> str:
+        """What tells the rows of one measurement apart: the file and its cache."""
+        return f"{self.path} {self.kv}".rstrip()
+
+    @property
+    def label(self) -> str:
+        """The type in short, with that of the cache where it is not f16."""
+        return f"{self.type} · KV {self.kv}" if self.kv else self.type
 
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))
@@ -142,6 +277,47 @@ class QualityUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     windows: int
     windows_total: int
     result: CandidateQuality
+
+
+class TensorCost(msgspec.Struct, frozen=True):
+    """One tensor: its name, types and bytes in the candidate and in the reference.
+
+    ``kld`` is the mean KL divergence in nats of the reference with this tensor alone as the candidate has it, over
+    ``windows`` windows; ``error`` what quantizing did to it, sqrt(sum (x - y)^2 / sum x^2).
+    """
+
+    name: str
+    type: str
+    reference_type: str
+    bytes: int
+    reference_bytes: int
+    kld: Estimate
+    windows: int
+    error: float
+
+
+class SensitivityUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="sensitivity_update"):
+    """A tensor's cost so far; comes for each tensor again when more windows were scored."""
+
+    cost: TensorCost
+
+
+class SensitivityResult(msgspec.Struct, frozen=True, tag_field="message", tag="sensitivity_result"):
+    """What each tensor costs, the dearest first; ``whole`` all of them together, on the same windows.
+
+    Costs add up to ``whole`` where errors are small and do not know of each other.
+    """
+
+    reference: str
+    candidate: str
+    type: str
+    costs: tuple[TensorCost, ...]
+    whole: Estimate
+    windows: int
+    context: int
+    texts: tuple[str, ...]
+    seconds: float
+    content: str = ""
 
 
 class CandidateFailure(msgspec.Struct, frozen=True):
@@ -159,6 +335,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     """The end of a quality measurement. ``candidates`` are those that were measured, in the order of the command.
 
     The others are in ``failures``; each was also announced by a :class:`Failed` whose ``request`` is its index + 1.
+    ``tasks_left_out`` tasks were longer than the model's context.
     """
 
     reference: CandidateQuality
@@ -168,6 +345,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     texts: tuple[str, ...]
     seconds: float
     failures: tuple[CandidateFailure, ...] = ()
+    tasks_left_out: int = 0
 
 
 class Spread(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ import msgspec
 from app.adapter_messages import AdaptersSet, SetAdapters
 from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked, GuessedAhead, TokenChoices
 from app.context_messages import ContextFitted, Summary
+from app.fit_messages import FitPlanned, FitTypes
 from app.hub.messages import (
     AskToken,
     CardRead,
@@ -56,9 +57,12 @@ from app.measure_messages import (
     MeasureBench,
     MeasureImatrix,
     MeasureQuality,
+    MeasureSensitivity,
     QualityResult,
     QualityUpdate,
     ReadImatrix,
+    SensitivityResult,
+    SensitivityUpdate,
 )
 from app.memory_messages import LoadPlanned, Memory, MemoryPlan, PlanLoad
 from app.remote.messages import AskMachine, AskServer, Connect, KeepKey, KeyTold, MachineTold, ServerTold
@@ -512,6 +516,8 @@ Command = (
     | MeasureQuality
     | MeasureBench
     | MeasureImatrix
+    | MeasureSensitivity
+    | FitTypes
     | Download
     | SearchHub
     | LookUp
@@ -562,6 +568,9 @@ Event = (
     | Scored
     | Counted
     | QualityUpdate
+    | SensitivityUpdate
+    | SensitivityResult
+    | FitPlanned
     | QualityResult
     | BenchUpdate
     | BenchResult
@@ -609,6 +618,8 @@ TERMINAL = (
     QualityResult,
     BenchResult,
     ImatrixResult,
+    SensitivityResult,
+    FitPlanned,
     VerifyResult,
     KernelsTested,
     DownloadResult,

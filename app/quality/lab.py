@@ -4,7 +4,8 @@ Where all models fit into memory together they take each window one after anothe
 they do not, they are loaded in turn: the reference's logits of a batch of windows wait in a temporary file that has no
 name (so it is gone even if the process is killed), and each candidate is set against them. A budget in minutes then
 starts with a batch of two windows, whose times say how many more there is time for; the windows are always the same
-for all. Windows of several texts come in turns, so that a part of a run is a fair sample of the whole.
+for all. Windows of several texts come in turns, and those of one in an order drawn by chance, so that a part of a run
+is a fair sample of the whole; it ends early when it is as precise as was asked.
 
 A candidate that cannot be loaded or computed, or speaks another vocabulary, is reported and left out; the others go on.
 """
@@ -20,15 +21,29 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import IO
 
+import msgspec
 import numpy as np
 
 from app import hardware, paths
 from app.engine.model import Model
+from app.engine.native import KV_TYPES
 from app.measure_messages import CandidateFailure, CandidateQuality, MeasureQuality, QualityResult, QualityUpdate
 from app.protocol import Event, LoadOptions, Status, failed
 from app.quality import tasks as graded
 from app.quality import texts as texts_module
-from app.quality.divergence import Logits, Rows, compare, first_scored, same, score, scored_per_window
+from app.quality.divergence import (
+    LEAST_CLUSTERS,
+    Logits,
+    Rows,
+    TokenValues,
+    compare,
+    first_scored,
+    same,
+    score,
+    scored_per_window,
+)
+from app.quality.drift import states_of
+from app.quality.passages import describe
 from app.quality.subject import Subject, Vocabulary
 from app.quality.texts import Window
 from app.quality.verdict import Thresholds
@@ -51,7 +66,6 @@ PILOT_WINDOWS = 2
 MEMORY_SHARE = 0.6
 STORE_BYTES = 8 << 30
 MIN_CONTEXT, MAX_CONTEXT = 32, 1 << 17
-TASK_SEQUENCES = 8
 TASK_GROUP = 16
 
 
@@ -77,6 +91,8 @@ class QualityRun:
         self._thresholds = Thresholds(command.pass_kld, command.fail_kld, command.pass_top1)
         self._tasks: list[graded.Task] = []
         self._windows: list[Window] = []
+        self._left_out = 0
+        self._pieces: dict[int, bytes] = {}
         self._failures: list[CandidateFailure] = []
         self._next_status = 0.0
         self._telling = threading.Lock()
@@ -84,7 +100,8 @@ class QualityRun:
         self._total = 1.0
         check(command)
         self.reference = Subject(command.reference, -1)
-        self.candidates = [Subject(path, index) for index, path in enumerate(command.candidates)]
+        caches = (*command.kv, *("" for _ in command.candidates))
+        self.candidates = [Subject(path, index, caches[index]) for index, path in enumerate(command.candidates)]
 
     # ---- the whole -------------------------------------------------------------------------------------------
 
@@ -97,7 +114,7 @@ class QualityRun:
         """
         texts = texts_module.load(self._command.texts)
         if self._command.tasks:
-            self._tasks = graded.load(self._command.tasks)
+            self._tasks = graded.load(self._command.tasks, run_code=self._command.run_code)
         try:
             self._open(self.reference)
             self._cut(texts)
@@ -113,8 +130,22 @@ class QualityRun:
     def _cut(self, texts: Sequence[texts_module.Text]) -> None:
         model = self.reference.open_model
         groups = [texts_module.windows(text, model, self._command.context, self._command.chunks) for text in texts]
-        self._windows = texts_module.interleave(groups)
+        self._windows = texts_module.fair_order(groups)
+        self._fit_tasks(model)
         self._total = (len(self._windows) + len(self._tasks) * TASK_WEIGHT) * (1 + len(self.candidates))
+
+    def _fit_tasks(self, model: Model) -> None:
+        """Leave out tasks that are longer than the model's context, before time goes into anything."""
+        given = len(self._tasks)
+        self._tasks = graded.fitting(model, self._tasks)
+        self._left_out = given - len(self._tasks)
+        if given and not self._tasks:
+            raise QuenchError(
+                "context_full",
+                "All tasks are longer than the model's context.",
+                f"It holds {model.context} tokens.",
+                "Choose other tasks, or a model with a longer context.",
+            )
 
     def _all(self) -> list[Subject]:
         return [self.reference, *self.candidates]
@@ -140,12 +171,13 @@ class QualityRun:
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
         with ThreadPoolExecutor(self._abreast(), "models") as pool:
             for number, window in enumerate(self._windows):
-                if number and time.monotonic() >= until:
+                if number and (time.monotonic() >= until or self._precise()):
                     break
                 self._status(f"Scoring window {number + 1} of {len(self._windows)}", number * (1 + len(self._live())))
                 rows = self._reference_rows(window)
                 self._each(pool, self._live(), partial(self._compare, window, rows))
                 self._updates(self._live())
+            self._each(pool, [self.reference, *self._live()], self._look_inside)
             for group in self._task_groups():
                 if time.monotonic() >= self._deadline(1.0):
                     break
@@ -158,6 +190,12 @@ class QualityRun:
         if len(models) > 1 and all(model.memory().weights < graded.SMALL_MODEL for model in models):
             for model in models:
                 model.set_threads(1)
+
+    def _precise(self) -> bool:
+        """Whether every candidate's mean is known as precisely as was asked."""
+        if not self._command.precision:
+            return False
+        return all(subject.divergence.precise(self._command.precision) for subject in self._live())
 
     def _abreast(self) -> int:
         """Models that compute at the same time. Together they take no more threads than one was allowed."""
@@ -176,15 +214,17 @@ class QualityRun:
     def _in_turn(self) -> None:
         room = max(1, self._store_bytes() // self._row_bytes())
         at = 0
-        while at < len(self._windows):
+        while at < len(self._windows) and not self._precise():
             pilot = self._limit > 0 and at == 0 and len(self._windows) > PILOT_WINDOWS
             count = min(len(self._windows) - at, PILOT_WINDOWS if pilot else room)
+            if self._command.precision:
+                count = min(count, max(LEAST_CLUSTERS, at))  # doubling: models are loaded again a few times only
             if self._limit > 0 and at > 0:
                 count = min(count, self._affordable(at))
                 if count == 0:
                     break
             last = not pilot and (at + count == len(self._windows) or self._limit > 0)
-            self._batch(self._windows[at : at + count], with_tasks=last)
+            self._batch(self._windows[at : at + count], with_tasks=last and not self.reference.right)
             at += count
         if not self.reference.right and self._tasks:
             self._batch([], with_tasks=True)
@@ -196,6 +236,7 @@ class QualityRun:
             self._on_each(
                 self.reference, windows, lambda place, window: store.keep(place, self._reference_rows(window))
             )
+            self._look_inside(self.reference)
             if with_tasks:
                 self._all_tasks(self.reference)
             self.reference.close()
@@ -206,6 +247,7 @@ class QualityRun:
     def _one(self, subject: Subject, windows: Sequence[Window], store: _Store, with_tasks: bool) -> None:
         self._open(subject)
         self._on_each(subject, windows, lambda place, window: self._compare(window, store.rows(place), subject))
+        self._look_inside(subject)
         if with_tasks:
             self._all_tasks(subject)
         self._updates([subject], force=True)
@@ -256,10 +298,11 @@ class QualityRun:
         if subject.model is not None:
             return
         self._status(f"Loading {subject.name}", self._done, force=True)
-        sequences = TASK_SEQUENCES if self._tasks else 1
-        options = LoadOptions(context=self._command.context, threads=self._command.threads)
-        outputs = max(self._command.context - first_scored(self._command.context), sequences)
-        model = subject.open(options, outputs, sequences, lambda fraction: not self._stopped(), self._on_model)
+        cache = subject.kv or LoadOptions().kv_type
+        options = LoadOptions(context=self._command.context, threads=self._command.threads, kv_type=cache)
+        outputs = self._command.context - first_scored(self._command.context)
+        wanted = graded.context_needed(self._tasks)
+        model = subject.open(options, outputs, wanted, lambda fraction: not self._stopped(), self._on_model)
         if subject is self.reference:
             subject.vocabulary = subject.vocabulary or Vocabulary.of(model)
         elif self.reference.vocabulary is not None:
@@ -272,7 +315,21 @@ class QualityRun:
         return rows
 
     def _compare(self, window: Window, reference: Rows, subject: Subject) -> None:
-        subject.divergence.add(window.text, compare(reference, self._logits(subject, window)))
+        values = compare(reference, self._logits(subject, window))
+        subject.divergence.add(window.text, values)
+        self._remember_pieces(subject.open_model, window, values)
+
+    def _look_inside(self, subject: Subject) -> None:
+        """The states after every layer, once."""
+        if not subject.states:
+            self._check_stopped()
+            subject.states = states_of(subject.open_model, self._windows)
+
+    def _remember_pieces(self, model: Model, window: Window, values: TokenValues) -> None:
+        """The bytes of tokens that a passage may show, while a model is there that knows them."""
+        seen = {*window.tokens, *values.first["token"].tolist(), *values.reference_first["token"].tolist()}
+        for token in seen - self._pieces.keys():
+            self._pieces[token] = model.piece(token, special=True)
 
     def _logits(self, subject: Subject, window: Window) -> Logits:
         """Logits of the scored positions: a view, valid until the model's next decode."""
@@ -289,7 +346,7 @@ class QualityRun:
             f"Tasks: {len(subject.right)} of {len(self._tasks)} answered by {subject.name}",
             self._done + TASK_WEIGHT * len(group),
         )
-        subject.right += graded.grade(subject.open_model, group, self._stopped)
+        subject.answer(group, self._stopped)
 
     def _try(self, subject: Subject, act: Callable[[Subject], None]) -> None:
         """Do ``act``; an error of a candidate takes this candidate out, one of the reference ends the run."""
@@ -348,12 +405,17 @@ class QualityRun:
         """Everything known of ``subject`` so far."""
         return subject.quality(self.reference, self._tasks, self._thresholds, replicates)
 
+    def _with_examples(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
+        """Add what can be read: the worst passages, and the tasks that flipped."""
+        passages = describe(subject.divergence.values(), self._windows, self._pieces)
+        return msgspec.structs.replace(quality, passages=passages, flips=subject.flips(self.reference, self._tasks))
+
     def _result(self, texts: Sequence[texts_module.Text]) -> QualityResult:
         measured = [subject for subject in self._live() if subject.divergence.windows]
         if self.candidates and not measured:
             raise next(subject.error for subject in self.candidates if subject.error is not None)
         reference = self.quality(self.reference)
-        found = [(subject, self.quality(subject)) for subject in measured]
+        found = [(subject, self._with_examples(subject, self.quality(subject))) for subject in measured]
         for subject, quality in found:
             self._update(subject, quality)
         return QualityResult(
@@ -364,6 +426,7 @@ class QualityRun:
             texts=tuple(text.name for text in texts),
             seconds=time.monotonic() - self._start,
             failures=tuple(self._failures),
+            tasks_left_out=self._left_out,
         )
 
 
@@ -374,6 +437,10 @@ def check(command: MeasureQuality) -> None:
         problem = f"A window of {command.context} tokens; it must be {MIN_CONTEXT} to {MAX_CONTEXT}."
     elif command.chunks < 0 or command.minutes < 0 or command.memory_mib < 0:
         problem = "Windows, minutes and memory cannot be negative."
+    elif len(command.kv) > len(command.candidates) or any(kv and kv not in KV_TYPES for kv in command.kv):
+        problem = f"A cache of the type {', '.join(command.kv)}; there are {', '.join(KV_TYPES)}."
+    elif not 0 <= command.precision < 1:
+        problem = "The precision must be a part of the divergence, from 0 to 1."
     elif not 0 < command.pass_kld <= command.fail_kld or not 0 <= command.pass_top1 <= 1:
         problem = "The limits of the verdict must be 0 < pass <= fail, and a share between 0 and 1."
     if problem:

@@ -19,14 +19,28 @@ from app.measure_messages import (
     CandidateQuality,
     Estimate,
     ModelBench,
+    PassageToken,
     QualityResult,
+    Shift,
     SpeedPoint,
 )
-from app.quality import numbers, svg
+from app.quality import figures, numbers, report_tasks, svg
+from app.quality.html_parts import badge, base_name, file_name, model_label, named_badge, table
 from converter.spec import OutputDone
 from resources import path as resource
 
 VERDICTS = {"pass": ("good", "✓", "Pass"), "review": ("warn", "?", "Review"), "fail": ("bad", "✕", "Fail")}
+
+
+PASSAGES, BEFORE = 3, 160
+"""Of each candidate, and characters of the text before one."""
+
+STRONG, FAINT = 2.0, 12
+"""Nats that have the full shade, and per cent of it below which a word has none; the scale is a square root."""
+
+
+TWINS = (".json", ".csv")
+"""What is written beside a report, under its name."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -80,25 +94,29 @@ def render(
     """The report as one HTML document. ``result`` decides its order; all else is shown where it is given."""
     facts = facts or Facts()
     reference, candidates = result.reference, result.candidates
-    heading = title or f"How much quality did {_base(reference)} lose?"
+    heading = title or f"How much quality did {base_name(reference)} lose?"
     sections = [
         _verdicts(result),
         _section("Size against quality", _pareto(result), _PARETO_NOTE),
         _section("All figures", _main_table(result), _TABLE_NOTE),
-        _section("Tasks solved", _tasks(result), _TASK_NOTE),
+        _section("Tasks solved", report_tasks.solved(result), report_tasks.NOTE),
+        _section("Tasks that flipped", report_tasks.flipped(result), report_tasks.FLIP_NOTE),
         _section("By kind of text", _slices(result), ""),
         _section("How the divergence is spread", _spread(candidates), _SPREAD_NOTE),
         _section("Along the window", _positions(candidates), ""),
+        _section("From layer to layer", _layers(candidates), _LAYER_NOTE),
+        _section("Where it went worst", _passages(candidates), _PASSAGE_NOTE),
         _section("Speed", _speed(result, bench), _speed_note(bench)),
         _section("The same questions", _answers(answers), "Greedy answers: always the most likely token."),
         _section("Files", _files(outputs), ""),
+        _section("In one line", _badges(result), "To be pasted into a model card."),
         _section("How it was measured", _method(result, facts), ""),
     ]
     style = resource("report.css").read_text("utf-8")
     about = " · ".join(
         words
         for words in (
-            f"Reference {_name(reference)}",
+            f"Reference {file_name(reference)}",
             f"{result.tokens:,} scored tokens" if result.tokens else "",
             f"texts: {', '.join(result.texts)}",
             facts.date,
@@ -133,7 +151,7 @@ def _verdicts(result: QualityResult) -> str:
         share = each.bytes / result.reference.bytes if result.reference.bytes else 0.0
         smaller = f" · {100 * share:.0f} % of the reference" if share else ""
         cards.append(
-            f'<article class="verdict"><div class="row">{_badge(each.type)}'
+            f'<article class="verdict"><div class="row">{named_badge(each)}'
             f'<span class="pill {css}"><span aria-hidden="true">{mark}</span> {escape(word)}</span></div>'
             f'<p class="big">{escape(numbers.interval(each.kld.mean))}<span class="unit"> nats KLD</span></p>'
             f'<p class="muted">{numbers.size(each.bytes)}{smaller}</p><p>{escape(each.reason)}</p></article>'
@@ -156,19 +174,20 @@ _PARETO_NOTE = (
 
 def _pareto(result: QualityResult) -> str:
     points = [
-        svg.Point(_label(each), each.type, each.bytes, each.kld.mean.value, numbers.Z95 * each.kld.mean.error)
+        svg.Point(model_label(each), each.type, each.bytes, each.kld.mean.value, numbers.Z95 * each.kld.mean.error)
         for each in result.candidates
     ]
     reference = result.reference
-    return svg.pareto(points, (f"{_label(reference)} (reference)", reference.bytes) if reference.bytes else None)
+    return svg.pareto(points, (f"{model_label(reference)} (reference)", reference.bytes) if reference.bytes else None)
 
 
 _TABLE_NOTE = (
-    "KLD: how far the next-token odds are from the reference's, in nats; 0 is equal. Perplexity: how surprised the "
-    "model is by the text; lower is better. ln ratio: the logarithm of its perplexity over the reference's; 0 is no "
-    "change. First choice: how often both put the same token first. Δp RMS: the usual change of the right token's "
-    "probability. Values are shown with half of their 95 % interval; that of the perplexity itself treats tokens as "
-    "independent, as llama-perplexity does."
+    "KLD: how far the next-token odds are from the reference's, in nats; 0 is equal. KLD reverse: the same the other "
+    "way round. First choice: how often both put the same token first; same five: how much of the five likeliest "
+    "tokens is the same. Perplexity: how surprised the model is by the text; lower is better. ln ratio: the logarithm "
+    "of its perplexity over the reference's; 0 is no change. Δp RMS: the usual change of the right token's "
+    "probability; Δp 5 % to 95 %: the range of nine tenths of these changes. Values are shown with half of their 95 % "
+    "interval; that of the perplexity itself treats tokens as independent, as llama-perplexity does."
 )
 
 
@@ -180,17 +199,20 @@ def _main_table(result: QualityResult) -> str:
         "KLD median",
         "KLD 99 %",
         "KLD max",
+        "KLD reverse",
         "First choice",
+        "Same five",
         "Perplexity",
         "ln ratio",
         "Δp RMS",
+        "Δp 5 % to 95 %",
         "Tasks",
         "Tokens/s",
         "Memory",
         "Verdict",
     )
     rows = [_main_row(each, each is result.reference) for each in (result.reference, *result.candidates)]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
@@ -203,21 +225,31 @@ def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
         return "" if reference else text
 
     return [
-        _badge(each.type) + ('<br><span class="half">reference</span>' if reference else ""),
+        named_badge(each) + ('<br><span class="half">reference</span>' if reference else ""),
         numbers.size(each.bytes),
         against(f"<strong>{_stacked(numbers.interval(each.kld.mean))}</strong>"),
         against(_stacked(numbers.interval(each.kld.median))),
         against(_stacked(numbers.interval(each.kld.p99))),
         against(numbers.number(each.kld.max.value)),
+        against(_stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE),
         against(_stacked(numbers.percent(each.top1))),
+        against(_stacked(numbers.percent(each.top5)) if each.top5 else numbers.NONE),
         _stacked(numbers.interval(each.perplexity)),
         against(_stacked(_signed(each.ln_ratio))),
         against(_stacked(numbers.percent(each.rms_dp))),
+        against(_range(each.shift)),
         solved,
         numbers.rate(each.tokens_per_second),
         numbers.size(memory) if memory else numbers.NONE,
         "" if reference else f'<span class="{css}">{escape(word)}</span>',
     ]
+
+
+def _range(shift: Shift | None) -> str:
+    """The middle 90 % of the changes."""
+    if shift is None:
+        return numbers.NONE
+    return f"{100 * shift.p5.value:+.1f} to<br>{100 * shift.p95.value:+.1f} %"
 
 
 def _stacked(interval: str) -> str:
@@ -234,34 +266,6 @@ def _signed(estimate: Estimate) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-_TASK_NOTE = "Share of questions answered right, greedily. Bars are 95 % Wilson intervals."
-
-
-def _tasks(result: QualityResult) -> str:
-    models = [each for each in (result.reference, *result.candidates) if each.tasks]
-    if not models:
-        return ""
-    groups = list(dict.fromkeys(name for each in models for name in each.tasks))
-    series = []
-    for each in models:
-        counts = [(each.tasks[g].correct, each.tasks[g].n) if g in each.tasks else (0, 0) for g in groups]
-        ends = [numbers.wilson(correct, n) for correct, n in counts]
-        shares = [correct / n if n else 0.0 for correct, n in counts]
-        series.append(svg.Series(_label(each), each.type, shares, [low for low, _ in ends], [high for _, high in ends]))
-    head = ("Model", *groups, "all")
-    rows = []
-    for each in models:
-        scores = [each.tasks.get(group) for group in groups]
-        total = sum(score.correct for score in scores if score), sum(score.n for score in scores if score)
-        rows.append(
-            [_badge(each.type)]
-            + [f"{score.correct} of {score.n}" if score else numbers.NONE for score in scores]
-            + [f"{total[0]} of {total[1]}"]
-        )
-    chart = svg.grouped_bars(groups, series, "Share of tasks solved, by category and model")
-    return _legend(models) + chart + _table(head, rows)
-
-
 def _slices(result: QualityResult) -> str:
     names = list(dict.fromkeys(name for each in result.candidates for name in each.slices))
     if not names:
@@ -269,8 +273,8 @@ def _slices(result: QualityResult) -> str:
     head = (
         "Text",
         "Tokens",
-        f"Perplexity of {_label(result.reference)}",
-        *(_label(each) for each in result.candidates),
+        f"Perplexity of {model_label(result.reference)}",
+        *(model_label(each) for each in result.candidates),
     )
     rows = []
     for name in names:
@@ -282,14 +286,16 @@ def _slices(result: QualityResult) -> str:
         ]
         for each in result.candidates:
             part = each.slices.get(name)
+            css = VERDICTS[part.verdict][0] if part and part.verdict in VERDICTS else ""
             row.append(
-                f'{_stacked(numbers.interval(part.kld))}<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
+                f'<span class="{css}">{_stacked(numbers.interval(part.kld))}</span>'
+                f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
                 if part
                 else numbers.NONE
             )
         rows.append(row)
     note = '<p class="note">Mean KL divergence in nats, below it the share of equal first choices.</p>'
-    return _table(head, rows) + note
+    return table(head, rows) + note
 
 
 _SPREAD_NOTE = (
@@ -299,18 +305,69 @@ _SPREAD_NOTE = (
 
 
 def _spread(candidates: Sequence[CandidateQuality]) -> str:
-    series = [svg.Series(_label(each), each.type, each.histogram) for each in candidates if each.histogram]
+    series = [svg.Series(model_label(each), each.type, each.histogram) for each in candidates if each.histogram]
     return svg.ridges(series, HISTOGRAM_EDGES, "Histogram of the KL divergence of single tokens")
 
 
 def _positions(candidates: Sequence[CandidateQuality]) -> str:
-    series = [svg.Series(_label(each), each.type, each.by_position) for each in candidates if each.by_position]
+    series = [svg.Series(model_label(each), each.type, each.by_position) for each in candidates if each.by_position]
     if not series:
         return ""
     labels = [str(part + 1) for part in range(len(series[0].values))]
     return svg.lines(
         series, labels, "Mean KL divergence by position", "part of the scored half of the window, start to end"
     )
+
+
+_LAYER_NOTE = (
+    "Relative error of the hidden state after each layer, on the same text. Each passes on the errors of those before "
+    "it; a jump shows the first layer that suffers."
+)
+
+
+def _layers(candidates: Sequence[CandidateQuality]) -> str:
+    series = [svg.Series(model_label(each), each.type, each.drift) for each in candidates if each.drift]
+    if not series:
+        return ""
+    labels = [str(layer) for layer in range(max(len(each.values) for each in series))]
+    return svg.lines(series, labels, "Relative error of the hidden state by layer", "layer", unit="")
+
+
+_PASSAGE_NOTE = (
+    "For each file the stretches of text on which it is farthest from the reference. The darker a word, the larger the "
+    "divergence at it; rest on a word to read what both expected there."
+)
+
+
+def _passages(candidates: Sequence[CandidateQuality]) -> str:
+    blocks = []
+    for each in candidates:
+        for number, passage in enumerate(each.passages[:PASSAGES]):
+            place = (
+                f"{PurePath(passage.text).name}, window {passage.window + 1}, tokens {passage.position + 1} to "
+                f"{passage.position + len(passage.tokens)}: {numbers.number(passage.kld, 2)} nats on average"
+            )
+            head = f'<h3 class="row">{badge(each.type)}</h3>' if number == 0 else ""
+            words = "".join(_word(token) for token in passage.tokens)
+            before = escape(passage.before[-BEFORE:])
+            blocks.append(
+                f'{head}<p class="note">{escape(place)}</p>'
+                f'<blockquote class="passage"><span class="muted">{before}</span>{words}</blockquote>'
+            )
+    return "".join(blocks)
+
+
+def _word(token: PassageToken) -> str:
+    strength = round(100 * min(1.0, (token.kld / STRONG) ** 0.5))
+    if strength < FAINT:
+        return escape(token.text)
+    about = (
+        f"{numbers.number(token.kld, 2)} nats. The reference expected “{token.reference_first}” with "
+        f"{100 * token.reference_first_probability:.0f} %, this file “{token.first}” with "
+        f"{100 * token.first_probability:.0f} %; what came had {100 * token.reference_probability:.0f} % and "
+        f"{100 * token.probability:.0f} %."
+    )
+    return f'<span class="kld" style="--kld:{strength}%" title="{escape(about)}">{escape(token.text)}</span>'
 
 
 def _speed_note(bench: BenchResult | None) -> str:
@@ -326,7 +383,7 @@ def _speed(result: QualityResult, bench: BenchResult | None) -> str:
     types = {each.path: each.type for each in (result.reference, *result.candidates)}
     if bench is None:
         series = [
-            svg.Series(_label(each), each.type, [each.tokens_per_second])
+            svg.Series(model_label(each), each.type, [each.tokens_per_second])
             for each in (result.reference, *result.candidates)
             if each.tokens_per_second > 0
         ]
@@ -358,7 +415,7 @@ def _bench_table(bench: BenchResult, types: dict[str, str]) -> str:
         "Memory, peak",
         "Of the memory bandwidth",
     )
-    return _table(head, [_bench_row(model, types) for model in bench.models])
+    return table(head, [_bench_row(model, types) for model in bench.models])
 
 
 def _bench_row(model: ModelBench, types: dict[str, str]) -> list[str]:
@@ -368,7 +425,7 @@ def _bench_row(model: ModelBench, types: dict[str, str]) -> list[str]:
 
     name = types.get(model.path, "")
     return [
-        _badge(name) if name else escape(PurePath(model.path).name),
+        badge(name) if name else escape(PurePath(model.path).name),
         numbers.seconds(model.load_cold),
         numbers.seconds(model.load_warm),
         numbers.seconds(model.first_token),
@@ -405,6 +462,11 @@ def _reply(text: str, replies: Sequence[Reply], has_reference: bool) -> str:
     )
 
 
+def _badges(result: QualityResult) -> str:
+    lines = [figures.badge(each, result.reference, result.tokens) for each in result.candidates]
+    return "".join(f"<p><code>{escape(line)}</code></p>" for line in lines)
+
+
 def _files(outputs: Sequence[OutputDone]) -> str:
     head = ("File", "Type", "Size", "Bits a weight", "Largest error")
     rows = []
@@ -414,13 +476,13 @@ def _files(outputs: Sequence[OutputDone]) -> str:
         rows.append(
             [
                 escape(PurePath(output.path).name),
-                _badge(output.type),
+                badge(output.type),
                 numbers.size(output.bytes),
                 f"{output.bpw:.2f}",
                 error,
             ]
         )
-    return _table(head, rows) if rows else ""
+    return table(head, rows) if rows else ""
 
 
 def _method(result: QualityResult, facts: Facts) -> str:
@@ -438,40 +500,3 @@ def _method(result: QualityResult, facts: Facts) -> str:
     ]
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in lines)
     return f"<dl>{items}</dl>"
-
-
-# ---- pieces ----------------------------------------------------------------------------------------------------
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already; the head is text."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        "<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _legend(models: Sequence[CandidateQuality]) -> str:
-    return f'<p class="legend">{"".join(_badge(each.type or _label(each)) for each in models)}</p>'
-
-
-def _badge(type_name: str) -> str:
-    return (
-        f'<span class="badge"><span class="swatch" style="background:{svg.type_color(type_name)}"></span>'
-        f"{escape(type_name)}</span>"
-    )
-
-
-def _label(each: CandidateQuality) -> str:
-    return each.type or _name(each)
-
-
-def _name(each: CandidateQuality) -> str:
-    return PurePath(each.path).name
-
-
-def _base(each: CandidateQuality) -> str:
-    stem = PurePath(each.path).stem
-    return stem.removesuffix(f"-{each.type}") if each.type else stem

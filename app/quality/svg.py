@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 760
+MOST_LABELS = 20
 CHARACTER = 7.2
 """Mean width of a label's character at 12 px, for placing labels."""
 
@@ -235,6 +236,36 @@ def grouped_bars(groups: Sequence[str], series: Sequence[Series], label: str) ->
     return _svg(height, label, parts)
 
 
+def shares(groups: Sequence[str], series: Sequence[Series], label: str) -> str:
+    """Shares (0..1) by group as dots on their intervals, one row a series: for more groups than bars have room for."""
+    if not groups or not series:
+        return ""
+    row, gap, left, right, top, bottom = 11, 12, 130, 28, 8, 30
+    block = row * len(series) + gap
+    height = top + block * len(groups) + bottom
+    wide = WIDTH - left - right
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = left + wide * share
+        parts += [
+            _line(x, top, x, height - bottom, "grid"),
+            _text(x, height - bottom + 18, f"{100 * share:.0f} %", anchor="middle"),
+        ]
+    for g, group in enumerate(groups):
+        start = top + block * g
+        if g:
+            parts.append(_line(0, start, WIDTH - right, start, "grid"))
+        parts.append(_text(left - 12, start + block / 2 + 4, group, "label", "end"))
+        for s, line in enumerate(series):
+            y = start + gap / 2 + row * (s + 0.5)
+            if line.low and line.high:
+                parts.append(_line(left + wide * line.low[g], y, left + wide * line.high[g], y, "whisker"))
+            hover = _tag("title", escape(f"{line.label}, {group}: {100 * line.values[g]:.1f} %"))
+            x = left + wide * line.values[g]
+            parts.append(_tag("circle", hover, cx=x, cy=y, r=4.5, fill=type_color(line.type), class_="dot"))
+    return _svg(height, label, parts)
+
+
 def horizontal_bars(series: Sequence[Series], label: str, unit: str) -> str:
     """One bar for each series' only value, its name at the left and its value at the end."""
     if not series:
@@ -323,8 +354,11 @@ def ridges(series: Sequence[Series], edges: Sequence[float], label: str) -> str:
     return _svg(height, label, parts)
 
 
-def lines(series: Sequence[Series], labels: Sequence[str], label: str, axis: str) -> str:
-    """Positive values on a log scale over equal steps, one line for each series, its name at the right end."""
+def lines(series: Sequence[Series], labels: Sequence[str], label: str, axis: str, *, unit: str = " nats") -> str:
+    """Positive values on a log scale over equal steps, one line for each series, its name at the right end.
+
+    Of many labels every second, third ... is written.
+    """
     positive = [value for line in series for value in line.values if value > 0]
     if not positive:
         return ""
@@ -343,8 +377,10 @@ def lines(series: Sequence[Series], labels: Sequence[str], label: str, axis: str
     for value in _log_ticks(low, high):
         parts.append(_line(left, y_of(value), WIDTH - right, y_of(value), "grid"))
         parts.append(_text(left - 8, y_of(value) + 4, _plain(value), anchor="end"))
+    every = math.ceil(len(labels) / MOST_LABELS)
     for index, words in enumerate(labels):
-        parts.append(_text(x_of(index), height - bottom + 20, words, anchor="middle"))
+        if index % every == 0:
+            parts.append(_text(x_of(index), height - bottom + 20, words, anchor="middle"))
     parts.append(_text((left + WIDTH - right) / 2, height - 10, axis, "axis", "middle"))
     ends = _spread([y_of(line.values[-1]) for line in series], 15.0)
     for line, end in zip(series, ends, strict=True):
@@ -352,7 +388,7 @@ def lines(series: Sequence[Series], labels: Sequence[str], label: str, axis: str
         parts.append(_tag("polyline", points=path, class_="under"))
         parts.append(_tag("polyline", points=path, class_="line", stroke=type_color(line.type)))
         for index, value in enumerate(line.values):
-            hover = _tag("title", escape(f"{line.label}, {labels[index]}: {value:.5f} nats"))
+            hover = _tag("title", escape(f"{line.label}, {labels[index]}: {value:.5f}{unit}"))
             parts.append(
                 _tag(
                     "circle",

@@ -9,6 +9,7 @@ the first token of a window becomes the beginning-of-text token if the model wan
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -19,14 +20,24 @@ from app.protocol import ChatMessage
 from converter.spec import QuenchError
 from resources import path as resource
 
+LANGUAGES = ("german", "french", "spanish", "italian", "portuguese", "russian", "chinese", "japanese")
+
 BUNDLED: dict[str, str] = {
     "prose": "texts/prose.txt",
     "technical": "texts/technical.txt",
     "code": "texts/code.txt",
     "mathematics": "texts/mathematics.txt",
     "dialogue": "texts/dialogue.jsonl",
+    "data": "texts/data.txt",
+    **{language: f"texts/{language}.txt" for language in LANGUAGES},
 }
 """Slices that come with the program, in the order in which they are shown."""
+
+DEFAULT = tuple(name for name in BUNDLED if name not in LANGUAGES)
+"""What is measured on where nothing else is said: most models are made for one language or two."""
+
+GROUPS = {"languages": LANGUAGES}
+"""Names that stand for several slices."""
 
 CALIBRATION: dict[str, str] = {
     f"calibration-{name}": f"calibration/{name}.{kind}"
@@ -73,10 +84,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Window:
-    """``context`` tokens of one text. ``tokens`` begin with the beginning-of-text token where the model wants one."""
+    """``context`` tokens of one text, its ``place``-th such piece from 0.
+
+    ``tokens`` begin with the beginning-of-text token where the model wants one.
+    """
 
     text: str
     tokens: tuple[int, ...]
+    place: int = 0
 
 
 def questions() -> dict[str, list[str]]:
@@ -85,11 +100,27 @@ def questions() -> dict[str, list[str]]:
     return data
 
 
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """``names`` with the slices of a group in its place, each slice once."""
+    found: list[str] = []
+    for name in names:
+        found += [each for each in GROUPS.get(name, (name,)) if each not in BUNDLED or each not in found]
+    return tuple(found)
+
+
+def is_bundled(name: str) -> bool:
+    """Whether ``name`` comes with the program: a slice, a group of them, or a calibration text; else it is a file."""
+    return name in BUNDLED or name in GROUPS or name in CALIBRATION
+
+
 def load(names: Iterable[str]) -> list[Text]:
-    """Read bundled slices by name and files by path; names of files are made unique. QuenchError for a bad one."""
+    """Read bundled slices and groups by name and files by path; names of files are made unique.
+
+    QuenchError for a bad one.
+    """
     texts: list[Text] = []
     taken: set[str] = set()
-    for name in names:
+    for name in expand(names):
         text = _load_one(name)
         label, number = text.name, 2
         while label in taken:
@@ -119,8 +150,17 @@ def _parse(label: str, file: Path) -> Text:
     return Text(label, plain=content)
 
 
-def read_text(file: Path) -> str:
-    """The whole of a UTF-8 file of at most ``MAX_BYTES``; QuenchError that says what is wrong with it."""
+_NAMES = (
+    f"Check the path. The bundled texts are called {', '.join(DEFAULT)} and, by language, {', '.join(LANGUAGES)}, "
+    "or languages for all of these."
+)
+
+
+def read_text(file: Path, missing: str = _NAMES) -> str:
+    """The whole of a UTF-8 file of at most ``MAX_BYTES``; QuenchError that says what is wrong with it.
+
+    ``missing`` is the hint where it cannot be read at all.
+    """
     try:
         if file.is_dir():
             raise QuenchError("bad_text", "This is a folder, not a text.", str(file), "Choose a .txt or .jsonl file.")
@@ -140,7 +180,7 @@ def read_text(file: Path) -> str:
             "text_unreadable",
             "The text could not be read.",
             f"{file}: {error.strerror or error}",
-            f"Check the path. The bundled texts are called {', '.join(BUNDLED)}.",
+            missing,
         ) from error
     try:
         return data.decode("utf-8-sig")
@@ -224,7 +264,20 @@ def windows(text: Text, model: Tokenizer, context: int = 512, chunks: int = 0) -
     cut = [tokens[index * context : (index + 1) * context] for index in range(count)]
     if model.adds_bos:
         cut = [[model.bos, *window[1:]] for window in cut]
-    return [Window(text.name, tuple(window)) for window in cut]
+    return [Window(text.name, tuple(window), place) for place, window in enumerate(cut)]
+
+
+def fair_order(groups: Sequence[Sequence[Window]]) -> list[Window]:
+    """Windows of all texts in turns, those of a text in an order drawn by chance, the same at every run.
+
+    Whatever part of them is measured is a sample of each whole text, not of how it begins.
+    """
+    shuffled = []
+    for group in groups:
+        drawn = list(group)
+        random.Random(len(drawn)).shuffle(drawn)
+        shuffled.append(drawn)
+    return interleave(shuffled)
 
 
 def interleave(groups: Sequence[Sequence[Window]]) -> list[Window]:

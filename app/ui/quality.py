@@ -11,6 +11,7 @@ from PySide6.QtWidgets import QFileDialog, QWidget
 from app import library, measurements
 from app.measure_messages import CandidateQuality, MeasureQuality, QualityResult, QualityUpdate
 from app.protocol import Failed
+from app.quality import report
 from app.ui import format as fmt
 from app.ui.measured_page import MeasuredPage, Words
 from app.ui.quality_charts import QualityCharts
@@ -52,7 +53,7 @@ class QualityPage(MeasuredPage):
             ),
         )
         theme = context.theme
-        setup, table, charts = QualitySetup(context), QualityTable(theme), QualityCharts(theme)
+        setup, table, charts = QualitySetup(context), QualityTable(theme), QualityCharts(context)
         self.compose(words, setup, table, charts, after=(self.report_button,))
         self.restore()
 
@@ -70,11 +71,13 @@ class QualityPage(MeasuredPage):
         return [row.figures for row in self.table.rows.rows if row.figures is not None and not row.reference]
 
     def save_report(self, path: str) -> None:
-        """Copy the report of the last measurement to ``path`` (HTML) and its JSON twin beside it."""
+        """Copy the report of the last measurement to ``path`` (HTML), its JSON and CSV twins beside it."""
         source, target = Path(self._report), Path(path)
         try:
             shutil.copyfile(source, target)
-            shutil.copyfile(source.with_suffix(".json"), target.with_suffix(".json"))
+            for twin in report.TWINS:
+                if source.with_suffix(twin).is_file():  # a report of an earlier version has fewer
+                    shutil.copyfile(source.with_suffix(twin), target.with_suffix(twin))
         except OSError as problem:
             title = self.tr("The report could not be saved.")
             hint = self.tr("Choose another place.")
@@ -120,7 +123,9 @@ class QualityPage(MeasuredPage):
     def begin(self, job: Job) -> None:
         command: MeasureQuality = job.command
         self._reference, self._report = None, ""
-        rows = [self._row(command.reference, reference=True), *(self._row(path) for path in command.candidates)]
+        caches = (*command.kv, *("" for _ in command.candidates))
+        rows = [self._row(command.reference, reference=True)]
+        rows += [self._row(path, kv=kv) for path, kv in zip(command.candidates, caches, strict=False)]
         self.table.set_rows(rows)
         self.charts.set_results(None, [])
 
@@ -129,12 +134,12 @@ class QualityPage(MeasuredPage):
             self._update_row(event.result, event.windows, event.windows_total)
             self.charts.set_results(self._reference, self.measured())
         elif isinstance(event, Failed) and event.request > 0 and self.job is not None:
-            path = self.job.command.candidates[event.request - 1]
-            self.table.rows.set_problem(path, " ".join(filter(None, (event.title, event.detail))))
+            row = self.table.rows.rows[event.request]
+            self.table.rows.set_problem(row.key, " ".join(filter(None, (event.title, event.detail))))
 
     def _update_row(self, figures: CandidateQuality, windows: int, total: int) -> None:
         for position, row in enumerate(self.table.rows.rows):
-            if row.path == figures.path:
+            if row.key == figures.key and not row.reference:
                 self.table.rows.update_row(position, figures, windows, total)
 
     def finish(self, result: QualityResult) -> None:
@@ -156,7 +161,7 @@ class QualityPage(MeasuredPage):
         self, reference: CandidateQuality, candidates: list[CandidateQuality], tokens: int, seconds: float
     ) -> None:
         self._reference = reference
-        rows = [Row(c.path, c.type, c.bytes, c is reference, c) for c in (reference, *candidates)]
+        rows = [Row(c.path, c.type, c.bytes, c is reference, c, kv=c.kv) for c in (reference, *candidates)]
         rows += [row for row in self.table.rows.rows if row.problem]
         self.table.set_rows(rows)
         self.charts.set_results(reference, candidates)
@@ -170,9 +175,9 @@ class QualityPage(MeasuredPage):
         self.subtitle.setText(text)
         self.fit_table()
 
-    def _row(self, path: str, reference: bool = False) -> Row:
+    def _row(self, path: str, *, reference: bool = False, kv: str = "") -> Row:
         info = self.context.library.entry(path)
-        return Row(path, self.type_of(path), info.bytes if info is not None else 0, reference)
+        return Row(path, self.type_of(path), info.bytes if info is not None else 0, reference, kv=kv)
 
     def _name_of(self, figures: CandidateQuality) -> str:
         """A model as the rest of the window calls it."""

@@ -1,4 +1,4 @@
-"""The charts of the Quality page: size against divergence, and four closer looks in tabs."""
+"""The charts of the Quality page: size against divergence, and closer looks in tabs."""
 
 from __future__ import annotations
 
@@ -9,27 +9,35 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from app.measure_messages import HISTOGRAM_EDGES, CandidateQuality
-from app.ui.charts import BarChart, HistogramChart, LineChart, ParetoChart
+from app.ui.charts import HistogramChart, LineChart, ParetoChart
+from app.ui.passages_view import PassagesView
+from app.ui.task_flips import TaskFlips
+from app.ui.task_table import TaskTable
+from app.ui.tensor_costs import TensorCosts
 
 if TYPE_CHECKING:
-    from app.ui.theme import Theme
+    from app.ui.context import Context
 
 WIDE = 720
 
 
 def labels(figures: list[CandidateQuality]) -> dict[str, str]:
-    """A short name for every model: its type, or its file name where two share a type."""
-    kinds = [item.type for item in figures]
+    """A short name for every row by its key: its type, or its file name where two share a type; and its cache."""
+    kinds = [item.label for item in figures]
     return {
-        item.path: item.type if item.type and kinds.count(item.type) == 1 else Path(item.path).stem for item in figures
+        item.key: item.label
+        if item.type and kinds.count(item.label) == 1
+        else Path(item.path).stem + (f" · KV {item.kv}" if item.kv else "")
+        for item in figures
     }
 
 
 class QualityCharts(QWidget):
     """Shows whatever is measured so far. Only the visible tab is drawn."""
 
-    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        theme = context.theme
         nothing = self.tr("Fills while the measurement runs")
         self.pareto = ParetoChart(theme, title=self.tr("Size against divergence"), empty=nothing)
         self.histogram = HistogramChart(
@@ -44,6 +52,14 @@ class QualityCharts(QWidget):
             log_y=True,
             empty=nothing,
         )
+        self.layers = LineChart(
+            theme,
+            self.tr("Drift from layer to layer"),
+            self.tr("layer"),
+            self.tr("relative error of the state"),
+            log_y=True,
+            empty=nothing,
+        )
         self.by_text = LineChart(
             theme,
             self.tr("Divergence by text"),
@@ -54,23 +70,24 @@ class QualityCharts(QWidget):
             connected=False,
             empty=nothing,
         )
-        self.tasks = BarChart(
-            theme,
-            self.tr("Tasks solved by kind"),
-            self.tr("solved (%)"),
-            unit="%",
-            top=104,
-            empty=self.tr("No tasks were asked"),
-        )
+        self.tasks = TaskTable(theme)
+        self.flips = TaskFlips(theme)
+        self.passages = PassagesView(theme)
+        self.costs = TensorCosts(context)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
+        self.tabs.tabBar().setDrawBase(False)
         self.tabs.setAccessibleName(self.tr("Charts"))
         self.tabs.tabBar().setAccessibleName(self.tr("Charts"))
         for chart, title in (
             (self.histogram, self.tr("Tokens")),
             (self.position, self.tr("Position")),
             (self.by_text, self.tr("Texts")),
+            (self.layers, self.tr("Layers")),
+            (self.costs, self.tr("Tensors")),
             (self.tasks, self.tr("Tasks")),
+            (self.flips, self.tr("Flipped")),
+            (self.passages, self.tr("Passages")),
         ):
             self.tabs.addTab(chart, title)
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
@@ -93,7 +110,7 @@ class QualityCharts(QWidget):
         self._reference, self._candidates = reference, candidates
         named = labels(candidates)
         self.pareto.set_points(
-            [(named[c.path], c.type, c.bytes, c.kld.mean.value, c.kld.mean.error) for c in candidates]
+            [(named[c.key], c.type, c.bytes, c.kld.mean.value, c.kld.mean.error) for c in candidates]
         )
         self._draw_tab()
 
@@ -103,7 +120,11 @@ class QualityCharts(QWidget):
             self.histogram: self._draw_histogram,
             self.position: self._draw_position,
             self.by_text: self._draw_texts,
+            self.layers: self._draw_layers,
             self.tasks: self._draw_tasks,
+            self.flips: self._draw_flips,
+            self.passages: self._draw_passages,
+            self.costs: self._draw_costs,
         }.get(self.tabs.currentWidget())
         if draw is not None:
             draw(named)
@@ -112,7 +133,7 @@ class QualityCharts(QWidget):
         self.histogram.clear()
         for item in self._candidates:
             if len(item.histogram) == len(HISTOGRAM_EDGES) - 1:
-                self.histogram.set_series(named[item.path], item.histogram, item.type)
+                self.histogram.set_series(named[item.key], item.histogram, item.type)
 
     def _draw_position(self, named: dict[str, str]) -> None:
         self.position.clear()
@@ -121,7 +142,7 @@ class QualityCharts(QWidget):
         for item in self._candidates:
             if item.by_position:
                 spots = list(range(1, len(item.by_position) + 1))
-                self.position.set_series(named[item.path], spots, item.by_position, None, item.type)
+                self.position.set_series(named[item.key], spots, item.by_position, None, item.type)
 
     def _draw_texts(self, named: dict[str, str]) -> None:
         self.by_text.clear()
@@ -130,23 +151,34 @@ class QualityCharts(QWidget):
         for item in self._candidates:
             known = [(i, item.slices[name]) for i, name in enumerate(texts) if name in item.slices]
             self.by_text.set_series(
-                named[item.path],
+                named[item.key],
                 [i for i, _ in known],
                 [part.kld.value for _, part in known],
                 [part.kld.error for _, part in known],
                 item.type,
             )
 
+    def _draw_layers(self, named: dict[str, str]) -> None:
+        self.layers.clear()
+        for item in self._candidates:
+            if item.drift:
+                self.layers.set_series(named[item.key], list(range(len(item.drift))), item.drift, None, item.type)
+
     def _draw_tasks(self, named: dict[str, str]) -> None:
-        shown = [*([self._reference] if self._reference is not None else []), *self._candidates]
-        kinds = list(dict.fromkeys(kind for item in shown for kind in item.tasks))
-        self.tasks.set_groups(kinds)
-        for item in shown:
-            if item.tasks:
-                scores = [item.tasks.get(kind) for kind in kinds]
-                values = [100.0 * score.correct / score.n if score and score.n else None for score in scores]
-                name = named.get(item.path) or item.type or self.tr("reference")
-                self.tasks.set_series(name, values, item.type)
+        self.tasks.set_results(self._reference, self._by_size(), named)
+
+    def _draw_flips(self, named: dict[str, str]) -> None:
+        self.flips.set_results(self._by_size(), named)
+
+    def _by_size(self) -> list[CandidateQuality]:
+        return sorted(self._candidates, key=lambda item: -item.bytes)
+
+    def _draw_passages(self, named: dict[str, str]) -> None:
+        self.passages.set_results(named, self._candidates)
+
+    def _draw_costs(self, named: dict[str, str]) -> None:
+        reference = self._reference.path if self._reference is not None else ""
+        self.costs.set_results(named, self._candidates, reference)
 
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)

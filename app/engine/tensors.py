@@ -54,7 +54,7 @@ class _InitParams(ctypes.Structure):
 
 
 @functools.cache
-def _library() -> Any:
+def functions() -> Any:
     """The functions of ggml, found through the engine's own library: another load could be a second copy of it."""
     engine = llama_cpp.llama_cpp._lib
     pointer, tensor = ctypes.c_void_p, ctypes.POINTER(Tensor)
@@ -96,7 +96,7 @@ def _unknown(detail: str) -> QuenchError:
 def check() -> tuple[int, int]:
     """The numbers of the operations MUL_MAT and MUL_MAT_ID. ``QuenchError`` ``engine_changed`` for another layout."""
     try:
-        library = _library()
+        library = functions()
     except AttributeError as error:
         raise _unknown(str(error)) from error
     expected = ctypes.sizeof(Tensor) + _OBJECT_BYTES
@@ -123,6 +123,11 @@ def check() -> tuple[int, int]:
         return int(plain[0].op), int(indirect[0].op)
     finally:
         library.ggml_free(context)
+
+
+def no_memory(size: int) -> Any:
+    """Parameters for ``ggml_init``: a context of ``size`` bytes for tensors whose numbers lie elsewhere."""
+    return _InitParams(size, None, True)
 
 
 def _address(tensor: Pointer) -> int | None:
@@ -158,7 +163,7 @@ def array(pointer: Pointer, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """
     tensor = pointer[0]
     shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
-    library = _library()
+    library = functions()
     if library.ggml_backend_buffer_is_host(tensor.buffer):
         # The strided span, end to end: enough for a view of anything inside it.
         span = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + np.dtype(dtype).itemsize
@@ -169,4 +174,4 @@ def array(pointer: Pointer, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return np.ndarray(shape, dtype, memory, 0, strides)
 
 
-__all__ = ["F32", "I32", "Pointer", "Tensor", "array", "check"]
+__all__ = ["F32", "I32", "Pointer", "Tensor", "array", "check", "functions", "no_memory"]

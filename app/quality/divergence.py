@@ -92,7 +92,7 @@ def score(logits: Logits, targets: Sequence[int] | Tokens, *, keep: bool = True)
     if logits.ndim != 2 or right.shape != (logits.shape[0],):
         raise ValueError(f"logits {logits.shape} do not go with {right.shape} targets")
     found = kernels.score_rows(logits, right)
-    _check_finite(found.log_sum)
+    check_finite(found.log_sum)
     return Rows(logits.copy() if keep else logits, right, found.nll)
 
 
@@ -104,11 +104,11 @@ def compare(reference: Rows, candidate: Logits) -> TokenValues:
     if reference.logits.shape != candidate.shape:
         raise ValueError(f"logits of shape {candidate.shape} against {reference.logits.shape}")
     found = kernels.compare_rows(reference.logits, candidate, reference.right)
-    _check_finite(found.log_sum)
+    check_finite(found.log_sum)
     return TokenValues(found.reference_nll, found.nll, found.kl, found.agree, found.shift)
 
 
-def _check_finite(log_sum: Floats) -> None:
+def check_finite(log_sum: Floats) -> None:
     bad = int((~np.isfinite(log_sum)).sum())
     if bad:
         raise QuenchError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app import library
+from app.engine.head import HeadCapture
 from app.engine.model import Model
 from app.measure_messages import CandidateQuality
 from app.memory_messages import Memory
@@ -73,6 +74,7 @@ class Subject:
         self.index = index
         self.name = Path(path).name
         self.model: Model | None = None
+        self.capture: HeadCapture | None = None
         self.vocabulary: Vocabulary | None = None
         self.divergence = Divergence()
         self.right: list[bool] = []
@@ -110,7 +112,9 @@ class Subject:
         self.type = self.type or library.type_label(read_header(self.path))
         self.content = self.content or content_id(self.path)
         footprint = Footprint()
-        self.model = model = Model.load(self.path, options, on_progress, outputs=outputs, sequences=sequences)
+        self.model = model = Model.load(
+            self.path, options, on_progress, outputs=outputs, sequences=sequences, capture=self.capture
+        )
         on_model(model)
         self.load_seconds = time.monotonic() - start
         if not self.tokens_per_second:

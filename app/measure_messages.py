@@ -89,6 +89,48 @@ class Kld(msgspec.Struct, frozen=True):
     max: Estimate
 
 
+class Shift(msgspec.Struct, frozen=True):
+    """How the right token's probability changed, candidate less reference: its mean and percentiles, -1 to 1."""
+
+    mean: Estimate
+    p1: Estimate
+    p5: Estimate
+    median: Estimate
+    p95: Estimate
+    p99: Estimate
+
+
+class PassageToken(msgspec.Struct, frozen=True):
+    """A token of the text as both models saw it coming; ``kld`` in nats, probabilities 0 to 1.
+
+    ``reference_first`` and ``first`` are the tokens that either put first.
+    """
+
+    text: str
+    kld: float
+    reference_probability: float
+    probability: float
+    reference_first: str
+    reference_first_probability: float
+    first: str
+    first_probability: float
+
+
+class Passage(msgspec.Struct, frozen=True):
+    """A stretch of window ``window`` (from 0) of ``text`` where a candidate is far from the reference.
+
+    ``position`` is its first token's place in the window, ``kld`` the mean over its tokens, ``before`` what was read
+    before it.
+    """
+
+    text: str
+    window: int
+    position: int
+    kld: float
+    before: str
+    tokens: tuple[PassageToken, ...]
+
+
 class TaskScore(msgspec.Struct, frozen=True):
     n: int
     correct: int
@@ -106,10 +148,12 @@ class SliceQuality(msgspec.Struct, frozen=True):
 class CandidateQuality(msgspec.Struct, frozen=True):
     """Everything measured of one candidate so far. For the reference itself ``kld`` is all zero.
 
-    ``ln_ratio`` is ln(PPL candidate / PPL reference); ``top1`` a fraction 0..1; ``rms_dp`` the root mean square change
-    of the right token's probability; ``histogram`` counts of log10(KLD) in ``HISTOGRAM_EDGES``; ``by_position`` the
-    mean KLD in eight equal parts of the scored half of the window; ``verdict`` pass, review or fail; ``content`` the
-    id of what was measured (:mod:`converter.identity`), in the final result.
+    ``ln_ratio`` is ln(PPL candidate / PPL reference); ``top1`` the share of tokens on which both put the same first,
+    ``top5`` what the two sets of the five likeliest share, 0..1; ``rms_dp`` the root mean square change of the right
+    token's probability and ``shift`` its spread; ``reverse_kld`` the divergence of the reference from the candidate.
+    ``histogram`` are counts of log10(KLD) in ``HISTOGRAM_EDGES``, ``by_position`` the mean KLD in eight equal parts of
+    the scored half of the window. ``verdict`` is pass, review or fail; ``content`` the id of what was measured
+    (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result.
     """
 
     path: str
@@ -129,6 +173,10 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     histogram: tuple[int, ...] = ()
     by_position: tuple[float, ...] = ()
     content: str = ""
+    reverse_kld: Estimate | None = None
+    top5: Estimate | None = None
+    shift: Shift | None = None
+    passages: tuple[Passage, ...] = ()
 
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))

@@ -1,6 +1,6 @@
 """How far a candidate's next-token odds are from a reference's, streaming over windows.
 
-Logits go in a window at a time and are never kept; five numbers a scored token stay (40 bytes), so that quantiles are
+Logits go in a window at a time and are never kept; a few numbers a scored token stay (61 bytes), so that quantiles are
 exact and every error can respect that the tokens of one window go together. All divergences are in nats.
 
 Conventions (they are llama-perplexity's, so that figures can be set beside its own):
@@ -30,16 +30,21 @@ import numpy as np
 import numpy.typing as npt
 
 import kernels
-from app.measure_messages import HISTOGRAM_EDGES, Estimate, Kld, SliceQuality
+from app.measure_messages import HISTOGRAM_EDGES, Estimate, Kld, Shift, SliceQuality
 from converter.spec import QuenchError
 
 Floats = npt.NDArray[np.float64]
 Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int64]
 
+FIRST = np.dtype([("token", np.int32), ("probability", np.float32)])
+Firsts = npt.NDArray[np.void]
+
 MIN_CLUSTERS = 8
 POSITION_PARTS = 8
-QUANTILES = (0.5, 0.95, 0.99, 0.999)
+KLD_QUANTILES = (0.5, 0.95, 0.99, 0.999, 1.0)
+SHIFT_QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
+TOP = 5
 BOOTSTRAP_ELEMENTS = 1 << 22
 
 
@@ -69,14 +74,20 @@ class Rows:
 class TokenValues:
     """What is kept of each scored token of one window, arrays of shape ``(n,)``.
 
-    ``dp`` is the right token's probability under the candidate less that under the reference.
+    ``kld`` is KL(reference, candidate), ``reverse`` the other way round; ``shared`` which part of the five likeliest
+    tokens is the same; ``dp`` the right token's probability under the candidate less that under the reference.
+    ``first`` and ``reference_first``, of shape ``(n, 2)``, are the likeliest token and its probability.
     """
 
     reference_nll: Floats
     nll: Floats
     kld: Floats
+    reverse: Floats
     agree: npt.NDArray[np.bool_]
+    shared: npt.NDArray[np.float32]
     dp: Floats
+    reference_first: Firsts
+    first: Firsts
 
     def __len__(self) -> int:
         return len(self.nll)
@@ -103,12 +114,32 @@ def compare(reference: Rows, candidate: Logits) -> TokenValues:
     """
     if reference.logits.shape != candidate.shape:
         raise ValueError(f"logits of shape {candidate.shape} against {reference.logits.shape}")
-    found = kernels.compare_rows(reference.logits, candidate, reference.right)
-    check_finite(found.log_sum)
-    return TokenValues(found.reference_nll, found.nll, found.kl, found.agree, found.shift)
+    found = kernels.compare_rows(reference.logits, candidate, reference.right, top_k=TOP)
+    # A token that one allows and the other does not makes a divergence infinite: nothing could be averaged.
+    check_finite(found.log_sum + found.kl + found.reverse_kl)
+    return TokenValues(
+        reference_nll=found.reference_nll,
+        nll=found.nll,
+        kld=found.kl,
+        reverse=found.reverse_kl,
+        agree=found.agree,
+        shared=found.overlap.astype(np.float32),
+        dp=found.shift,
+        reference_first=firsts_of(reference.logits, found.reference_top, found.reference_log_sum),
+        first=firsts_of(candidate, found.top, found.log_sum),
+    )
+
+
+def firsts_of(logits: Logits, tokens: npt.NDArray[np.int32], log_sum: Floats) -> Firsts:
+    """The ``tokens`` (n,) of ``logits`` with their probabilities."""
+    firsts = np.empty(len(tokens), FIRST)
+    firsts["token"] = tokens
+    firsts["probability"] = np.exp(logits[np.arange(len(tokens)), tokens] - log_sum)
+    return firsts
 
 
 def check_finite(log_sum: Floats) -> None:
+    """QuenchError ``not_finite`` unless all of ``log_sum`` are numbers."""
     bad = int((~np.isfinite(log_sum)).sum())
     if bad:
         raise QuenchError(
@@ -119,10 +150,15 @@ def check_finite(log_sum: Floats) -> None:
         )
 
 
-def same(reference: Rows) -> TokenValues:
-    """The reference compared with itself: its own perplexity beside zero divergence."""
-    zero = np.zeros(len(reference.nll), dtype=np.float64)
-    return TokenValues(reference.nll, reference.nll, zero, np.ones(len(zero), dtype=np.bool_), zero)
+def same(nll: Floats) -> TokenValues:
+    """A reference compared with itself, by its -ln(probability) of the right tokens: zero divergence."""
+    count = len(nll)
+    zero = np.zeros(count, dtype=np.float64)
+    nothing = np.zeros(count, FIRST)
+    every = np.ones(count, dtype=np.bool_)
+    return TokenValues(
+        nll, nll, zero, zero, every, every.astype(np.float32), zero, nothing, nothing
+    )
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------
@@ -161,8 +197,10 @@ def mean_estimate(values: Floats, starts: npt.NDArray[np.int64]) -> Estimate:
     return Estimate(mean, max(clustered, token_error(values)))
 
 
-def quantile_estimates(values: Floats, starts: npt.NDArray[np.int64], replicates: int) -> list[Estimate]:
-    """``QUANTILES`` and the maximum of ``values``, with errors from ``replicates`` resamples of whole clusters.
+def quantile_estimates(
+    values: Floats, quantiles: Sequence[float], starts: npt.NDArray[np.int64], replicates: int
+) -> list[Estimate]:
+    """``quantiles`` (1: the maximum) of ``values``, with errors from ``replicates`` resamples of whole clusters.
 
     The sample is sorted once; a resample only changes how often each cluster's values count. The random numbers are
     seeded, so that the same values always give the same errors.
@@ -170,7 +208,7 @@ def quantile_estimates(values: Floats, starts: npt.NDArray[np.int64], replicates
     n, groups = len(values), len(starts)
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    exact = [float(np.quantile(ordered, q)) for q in QUANTILES] + [float(ordered[-1])]
+    exact = [float(np.quantile(ordered, q)) for q in quantiles]
     if groups < 2 or replicates < 2:
         return [Estimate(value, 0.0) for value in exact]
     cluster = (np.searchsorted(starts, np.arange(n), side="right") - 1)[order]
@@ -181,10 +219,9 @@ def quantile_estimates(values: Floats, starts: npt.NDArray[np.int64], replicates
     for start in range(0, replicates, step):
         counts = np.cumsum(times[start : start + step][:, cluster], axis=1)
         total = counts[:, -1]
-        for column, q in enumerate(QUANTILES):
+        for column, q in enumerate(quantiles):
             position = (counts <= (q * (total - 1))[:, None]).sum(axis=1)
             drawn[start : start + step, column] = ordered[position]
-        drawn[start : start + step, -1] = ordered[(counts < total[:, None]).sum(axis=1)]
     errors = drawn.std(axis=0, ddof=1)
     return [Estimate(value, float(error)) for value, error in zip(exact, errors, strict=True)]
 
@@ -219,8 +256,11 @@ class Summary:
     perplexity: Estimate
     ln_ratio: Estimate
     kld: Kld
+    reverse_kld: Estimate
     top1: Estimate
+    top5: Estimate
     rms_dp: Estimate
+    shift: Shift
     slices: dict[str, SliceQuality]
     histogram: tuple[int, ...]
     by_position: tuple[float, ...]
@@ -237,10 +277,15 @@ class Divergence:
     def windows(self) -> int:
         return len(self._windows)
 
+    def values(self) -> list[TokenValues]:
+        """What was kept of each window, in the order in which they came."""
+        return [values for _, values in self._windows]
+
     def add(self, name: str, values: TokenValues) -> None:
-        """One more window of the slice ``name``. Windows without a scored token are not counted."""
-        if len(values):
-            self._windows.append((name, values))
+        """One more window of the slice ``name``, with at least one scored token."""
+        if not len(values):
+            raise ValueError("a window without a scored token")
+        self._windows.append((name, values))
 
     def summary(self, replicates: int = 256) -> Summary:
         """Figures so far. ``replicates`` is how many bootstrap samples the quantiles' errors are worth."""
@@ -254,14 +299,16 @@ class Divergence:
         windows = [values for _, values in self._windows]
         starts = cluster_starts([len(values) for values in windows])
         nll, kld, dp = (_joined(windows, field) for field in ("nll", "kld", "dp"))
-        quantiles = quantile_estimates(kld, starts, replicates)
         return Summary(
             tokens=len(nll),
             windows=len(windows),
             perplexity=perplexity_estimate(nll),
             ln_ratio=mean_estimate(nll - _joined(windows, "reference_nll"), starts),
-            kld=Kld(mean_estimate(kld, starts), *quantiles),
+            kld=Kld(mean_estimate(kld, starts), *quantile_estimates(kld, KLD_QUANTILES, starts, replicates)),
+            reverse_kld=mean_estimate(_joined(windows, "reverse"), starts),
             top1=mean_estimate(_joined(windows, "agree"), starts),
+            top5=mean_estimate(_joined(windows, "shared"), starts),
+            shift=Shift(mean_estimate(dp, starts), *quantile_estimates(dp, SHIFT_QUANTILES, starts, replicates)),
             rms_dp=root_mean_square(dp, starts),
             slices={name: self._slice(name) for name in dict.fromkeys(name for name, _ in self._windows)},
             histogram=histogram(kld),

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import IO
 
+import msgspec
 import numpy as np
 
 from app import hardware, paths
@@ -28,7 +29,8 @@ from app.measure_messages import CandidateFailure, CandidateQuality, MeasureQual
 from app.protocol import Event, LoadOptions, Status, failed
 from app.quality import tasks as graded
 from app.quality import texts as texts_module
-from app.quality.divergence import Logits, Rows, compare, first_scored, same, score, scored_per_window
+from app.quality.divergence import Logits, Rows, TokenValues, compare, first_scored, same, score, scored_per_window
+from app.quality.passages import describe
 from app.quality.subject import Subject, Vocabulary
 from app.quality.texts import Window
 from app.quality.verdict import Thresholds
@@ -77,6 +79,7 @@ class QualityRun:
         self._thresholds = Thresholds(command.pass_kld, command.fail_kld, command.pass_top1)
         self._tasks: list[graded.Task] = []
         self._windows: list[Window] = []
+        self._pieces: dict[int, bytes] = {}
         self._failures: list[CandidateFailure] = []
         self._next_status = 0.0
         self._telling = threading.Lock()
@@ -272,7 +275,15 @@ class QualityRun:
         return rows
 
     def _compare(self, window: Window, reference: Rows, subject: Subject) -> None:
-        subject.divergence.add(window.text, compare(reference, self._logits(subject, window)))
+        values = compare(reference, self._logits(subject, window))
+        subject.divergence.add(window.text, values)
+        self._remember_pieces(subject.open_model, window, values)
+
+    def _remember_pieces(self, model: Model, window: Window, values: TokenValues) -> None:
+        """The bytes of tokens that a passage may show, while a model is there that knows them."""
+        seen = {*window.tokens, *values.first["token"].tolist(), *values.reference_first["token"].tolist()}
+        for token in seen - self._pieces.keys():
+            self._pieces[token] = model.piece(token, special=True)
 
     def _logits(self, subject: Subject, window: Window) -> Logits:
         """Logits of the scored positions: a view, valid until the model's next decode."""
@@ -348,12 +359,16 @@ class QualityRun:
         """Everything known of ``subject`` so far."""
         return subject.quality(self.reference, self._tasks, self._thresholds, replicates)
 
+    def _with_passages(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
+        passages = describe(subject.divergence.values(), self._windows, self._pieces)
+        return msgspec.structs.replace(quality, passages=passages)
+
     def _result(self, texts: Sequence[texts_module.Text]) -> QualityResult:
         measured = [subject for subject in self._live() if subject.divergence.windows]
         if self.candidates and not measured:
             raise next(subject.error for subject in self.candidates if subject.error is not None)
         reference = self.quality(self.reference)
-        found = [(subject, self.quality(subject)) for subject in measured]
+        found = [(subject, self._with_passages(subject, self.quality(subject))) for subject in measured]
         for subject, quality in found:
             self._update(subject, quality)
         return QualityResult(

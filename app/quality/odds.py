@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 import kernels
-from app.quality.divergence import Floats, Logits, Rows, Tokens, TokenValues, check_finite
+from app.quality.divergence import FIRST, TOP, Floats, Logits, Rows, Tokens, TokenValues, check_finite, firsts_of
 
 _ID_BYTES = 3
 MAX_VOCABULARY = 1 << 24
@@ -85,22 +85,41 @@ def sample(rows: Rows, layout: Layout, seed: int) -> npt.NDArray[np.void]:
 def compare(reference: Odds, candidate: Logits) -> TokenValues:
     """As :func:`app.quality.divergence.compare`, from a sample."""
     records, layout = reference.records, reference.layout
-    found = kernels.score_rows(candidate, reference.right)
-    check_finite(found.log_sum)
-    wide = np.zeros((*records["ids"].shape[:2], 4), np.uint8)
-    wide[..., :_ID_BYTES] = records["ids"]
-    ids = wide.view("<u4")[..., 0].astype(np.int64)
+    found = kernels.score_rows(candidate, reference.right, top_k=TOP)
+    ids = _ids(records)
     p_log = records["logs"].astype(np.float64)
     q_log = np.take_along_axis(candidate, ids, axis=1).astype(np.float64) - found.log_sum[:, None]
     ratio = np.exp(np.minimum(q_log - p_log, 700.0))
-    terms = p_log - q_log - 1.0 + ratio  # never negative
-    head = np.exp(p_log[:, : layout.top])
-    kld = (head * terms[:, : layout.top]).sum(axis=1)
-    kld += records["rest"] * terms[:, layout.top :].mean(axis=1)
+    top = slice(0, layout.top)
+    weight = np.empty_like(p_log)
+    weight[:, top] = np.exp(p_log[:, top])
+    weight[:, layout.top :] = (records["rest"] / layout.tail)[:, None]
+    # Both terms are never negative, and 0 where the two agree.
+    kld = (weight * (p_log - q_log - 1.0 + ratio)).sum(axis=1)
+    reverse = (weight * (ratio * (q_log - p_log) + 1.0 - ratio)).sum(axis=1)
+    check_finite(found.log_sum + kld + reverse)
     nll = reference.nll
+    best = min(TOP, layout.top, found.top.shape[1])
+    same = (ids[:, :best, None] == found.top[:, None, :best]).any(axis=2).mean(axis=1)
+    firsts = np.empty(len(nll), FIRST)
+    firsts["token"], firsts["probability"] = ids[:, 0], np.exp(p_log[:, 0])
     return TokenValues(
-        nll, found.nll, np.maximum(kld, 0.0), ids[:, 0] == found.top[:, 0], np.exp(-found.nll) - np.exp(-nll)
+        reference_nll=nll,
+        nll=found.nll,
+        kld=np.maximum(kld, 0.0),
+        reverse=np.maximum(reverse, 0.0),
+        agree=ids[:, 0] == found.top[:, 0],
+        shared=same.astype(np.float32),
+        dp=np.exp(-found.nll) - np.exp(-nll),
+        reference_first=firsts,
+        first=firsts_of(candidate, found.top[:, 0], found.log_sum),
     )
+
+
+def _ids(records: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    wide = np.zeros((*records["ids"].shape[:2], 4), np.uint8)
+    wide[..., :_ID_BYTES] = records["ids"]
+    return wide.view("<u4")[..., 0].astype(np.int64)
 
 
 __all__ = ["MAX_VOCABULARY", "Layout", "Odds", "compare", "sample"]

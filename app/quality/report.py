@@ -19,7 +19,9 @@ from app.measure_messages import (
     CandidateQuality,
     Estimate,
     ModelBench,
+    PassageToken,
     QualityResult,
+    Shift,
     SpeedPoint,
 )
 from app.quality import numbers, svg
@@ -27,6 +29,13 @@ from converter.spec import OutputDone
 from resources import path as resource
 
 VERDICTS = {"pass": ("good", "✓", "Pass"), "review": ("warn", "?", "Review"), "fail": ("bad", "✕", "Fail")}
+
+
+PASSAGES, BEFORE = 3, 160
+"""Of each candidate, and characters of the text before one."""
+
+STRONG, FAINT = 2.0, 12
+"""Nats that have the full shade, and per cent of it below which a word has none; the scale is a square root."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -89,6 +98,7 @@ def render(
         _section("By kind of text", _slices(result), ""),
         _section("How the divergence is spread", _spread(candidates), _SPREAD_NOTE),
         _section("Along the window", _positions(candidates), ""),
+        _section("Where it went worst", _passages(candidates), _PASSAGE_NOTE),
         _section("Speed", _speed(result, bench), _speed_note(bench)),
         _section("The same questions", _answers(answers), "Greedy answers: always the most likely token."),
         _section("Files", _files(outputs), ""),
@@ -164,11 +174,12 @@ def _pareto(result: QualityResult) -> str:
 
 
 _TABLE_NOTE = (
-    "KLD: how far the next-token odds are from the reference's, in nats; 0 is equal. Perplexity: how surprised the "
-    "model is by the text; lower is better. ln ratio: the logarithm of its perplexity over the reference's; 0 is no "
-    "change. First choice: how often both put the same token first. Δp RMS: the usual change of the right token's "
-    "probability. Values are shown with half of their 95 % interval; that of the perplexity itself treats tokens as "
-    "independent, as llama-perplexity does."
+    "KLD: how far the next-token odds are from the reference's, in nats; 0 is equal. KLD reverse: the same the other "
+    "way round. First choice: how often both put the same token first; same five: how much of the five likeliest "
+    "tokens is the same. Perplexity: how surprised the model is by the text; lower is better. ln ratio: the logarithm "
+    "of its perplexity over the reference's; 0 is no change. Δp RMS: the usual change of the right token's "
+    "probability; Δp 5 % to 95 %: the range of nine tenths of these changes. Values are shown with half of their 95 % "
+    "interval; that of the perplexity itself treats tokens as independent, as llama-perplexity does."
 )
 
 
@@ -180,10 +191,13 @@ def _main_table(result: QualityResult) -> str:
         "KLD median",
         "KLD 99 %",
         "KLD max",
+        "KLD reverse",
         "First choice",
+        "Same five",
         "Perplexity",
         "ln ratio",
         "Δp RMS",
+        "Δp 5 % to 95 %",
         "Tasks",
         "Tokens/s",
         "Memory",
@@ -209,15 +223,25 @@ def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
         against(_stacked(numbers.interval(each.kld.median))),
         against(_stacked(numbers.interval(each.kld.p99))),
         against(numbers.number(each.kld.max.value)),
+        against(_stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE),
         against(_stacked(numbers.percent(each.top1))),
+        against(_stacked(numbers.percent(each.top5)) if each.top5 else numbers.NONE),
         _stacked(numbers.interval(each.perplexity)),
         against(_stacked(_signed(each.ln_ratio))),
         against(_stacked(numbers.percent(each.rms_dp))),
+        against(_range(each.shift)),
         solved,
         numbers.rate(each.tokens_per_second),
         numbers.size(memory) if memory else numbers.NONE,
         "" if reference else f'<span class="{css}">{escape(word)}</span>',
     ]
+
+
+def _range(shift: Shift | None) -> str:
+    """The middle 90 % of the changes."""
+    if shift is None:
+        return numbers.NONE
+    return f"{100 * shift.p5.value:+.1f} to<br>{100 * shift.p95.value:+.1f} %"
 
 
 def _stacked(interval: str) -> str:
@@ -311,6 +335,43 @@ def _positions(candidates: Sequence[CandidateQuality]) -> str:
     return svg.lines(
         series, labels, "Mean KL divergence by position", "part of the scored half of the window, start to end"
     )
+
+
+_PASSAGE_NOTE = (
+    "For each file the stretches of text on which it is farthest from the reference. The darker a word, the larger the "
+    "divergence at it; rest on a word to read what both expected there."
+)
+
+
+def _passages(candidates: Sequence[CandidateQuality]) -> str:
+    blocks = []
+    for each in candidates:
+        for number, passage in enumerate(each.passages[:PASSAGES]):
+            place = (
+                f"{PurePath(passage.text).name}, window {passage.window + 1}, tokens {passage.position + 1} to "
+                f"{passage.position + len(passage.tokens)}: {numbers.number(passage.kld, 2)} nats on average"
+            )
+            head = f'<h3 class="row">{_badge(each.type)}</h3>' if number == 0 else ""
+            words = "".join(_word(token) for token in passage.tokens)
+            before = escape(passage.before[-BEFORE:])
+            blocks.append(
+                f'{head}<p class="note">{escape(place)}</p>'
+                f'<blockquote class="passage"><span class="muted">{before}</span>{words}</blockquote>'
+            )
+    return "".join(blocks)
+
+
+def _word(token: PassageToken) -> str:
+    strength = round(100 * min(1.0, (token.kld / STRONG) ** 0.5))
+    if strength < FAINT:
+        return escape(token.text)
+    about = (
+        f"{numbers.number(token.kld, 2)} nats. The reference expected “{token.reference_first}” with "
+        f"{100 * token.reference_first_probability:.0f} %, this file “{token.first}” with "
+        f"{100 * token.first_probability:.0f} %; what came had {100 * token.reference_probability:.0f} % and "
+        f"{100 * token.probability:.0f} %."
+    )
+    return f'<span class="kld" style="--kld:{strength}%" title="{escape(about)}">{escape(token.text)}</span>'
 
 
 def _speed_note(bench: BenchResult | None) -> str:

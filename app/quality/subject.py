@@ -156,4 +156,7 @@ class Subject:
             reason=reason,
             histogram=found.histogram,
             by_position=found.by_position,
+            reverse_kld=found.reverse_kld,
+            top5=found.top5,
+            shift=found.shift,
         )

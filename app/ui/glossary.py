@@ -19,6 +19,11 @@ GLOSSARY: dict[str, str] = {
     "below 0.03 is hard to notice, above 0.2 easy.",
     "Perplexity": "How surprised a model is by a text. Lower is better; only numbers on the same text can be compared.",
     "Top-1 agreement": "How often the smaller model and its reference think of the same next token first.",
+    "Top-5 agreement": "How many of the five likeliest next tokens are the same for both models.",
+    "Reverse KLD": "The same distance seen from the smaller model: large where it believes in what the reference "
+    "does not.",
+    "Shift of the right token": "How much the probability of the word that really came fell or rose, for nine tokens "
+    "in ten.",
     "Token": "A piece of text, about three quarters of an English word.",
     "Context": "How many tokens the model has in view at once: your messages and its answers together.",
     "KV cache": "Memory in which the engine keeps what it has read. It grows with the context.",

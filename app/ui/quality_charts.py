@@ -1,4 +1,4 @@
-"""The charts of the Quality page: size against divergence, and four closer looks in tabs."""
+"""The charts of the Quality page: size against divergence, and closer looks in tabs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from app.measure_messages import HISTOGRAM_EDGES, CandidateQuality
 from app.ui.charts import BarChart, HistogramChart, LineChart, ParetoChart
+from app.ui.passages_view import PassagesView
 
 if TYPE_CHECKING:
     from app.ui.theme import Theme
@@ -62,6 +63,7 @@ class QualityCharts(QWidget):
             top=104,
             empty=self.tr("No tasks were asked"),
         )
+        self.passages = PassagesView(theme)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.setAccessibleName(self.tr("Charts"))
@@ -71,6 +73,7 @@ class QualityCharts(QWidget):
             (self.position, self.tr("Position")),
             (self.by_text, self.tr("Texts")),
             (self.tasks, self.tr("Tasks")),
+            (self.passages, self.tr("Passages")),
         ):
             self.tabs.addTab(chart, title)
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
@@ -104,6 +107,7 @@ class QualityCharts(QWidget):
             self.position: self._draw_position,
             self.by_text: self._draw_texts,
             self.tasks: self._draw_tasks,
+            self.passages: self._draw_passages,
         }.get(self.tabs.currentWidget())
         if draw is not None:
             draw(named)
@@ -147,6 +151,9 @@ class QualityCharts(QWidget):
                 values = [100.0 * score.correct / score.n if score and score.n else None for score in scores]
                 name = named.get(item.path) or item.type or self.tr("reference")
                 self.tasks.set_series(name, values, item.type)
+
+    def _draw_passages(self, named: dict[str, str]) -> None:
+        self.passages.set_results(named, self._candidates)
 
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)

@@ -83,6 +83,13 @@ class _Pair:
     error: float
 
 
+def _shift(figures: CandidateQuality) -> str:
+    if figures.shift is None:
+        return fmt.DASH
+    ends = (figures.shift.p5.value, figures.shift.p95.value)
+    return "{} to {} %".format(*(f"{'+' if end > 0 else ''}{fmt.number(100 * end, 1)}" for end in ends))
+
+
 COLUMNS = (
     Column("Size", "Bytes of the file", lambda q: q.bytes, lambda q: fmt.size(q.bytes)),
     Column(
@@ -92,9 +99,18 @@ COLUMNS = (
         lambda q: _plus_minus(q.kld.mean.value, q.kld.mean.error),
         True,
     ),
-    Column("median", "KLD", lambda q: q.kld.median.value, lambda q: _nats(q.kld.median.value), True, spare=1),
-    Column("99 %", "KLD", lambda q: q.kld.p99.value, lambda q: _nats(q.kld.p99.value), True, spare=4),
-    Column("max", "KLD", lambda q: q.kld.max.value, lambda q: _nats(q.kld.max.value), True, spare=2),
+    Column("median", "KLD", lambda q: q.kld.median.value, lambda q: _nats(q.kld.median.value), True, spare=5),
+    Column("99 %", "KLD", lambda q: q.kld.p99.value, lambda q: _nats(q.kld.p99.value), True, spare=8),
+    Column("max", "KLD", lambda q: q.kld.max.value, lambda q: _nats(q.kld.max.value), True, spare=6),
+    Column(
+        "reverse",
+        "Reverse KLD",
+        lambda q: q.reverse_kld.value if q.reverse_kld else None,
+        lambda q: _nats(q.reverse_kld.value) if q.reverse_kld else fmt.DASH,
+        True,
+        optional=True,
+        spare=1,
+    ),
     Column(
         "Same first ±",
         "Top-1 agreement",
@@ -103,11 +119,28 @@ COLUMNS = (
         True,
     ),
     Column(
+        "Same five",
+        "Top-5 agreement",
+        lambda q: q.top5.value if q.top5 else None,
+        lambda q: fmt.percent(q.top5.value) if q.top5 else fmt.DASH,
+        True,
+        optional=True,
+        spare=3,
+    ),
+    Column(
+        "Δp 5 % to 95 %",
+        "Shift of the right token",
+        lambda q: q.rms_dp.value,
+        _shift,
+        True,
+        spare=2,
+    ),
+    Column(
         "Perplexity",
         "Perplexity",
         lambda q: q.perplexity.value,
         lambda q: fmt.significant(q.perplexity.value, 4),
-        spare=5,
+        spare=9,
     ),
     Column(
         "ratio ±",
@@ -115,16 +148,16 @@ COLUMNS = (
         lambda q: q.ln_ratio.value,
         lambda q: _plus_minus(*_ratio(q)),
         True,
-        spare=3,
+        spare=7,
     ),
-    Column("Tasks", "Tasks solved", solved, lambda q: fmt.percent(solved(q)), optional=True, spare=8),
+    Column("Tasks", "Tasks solved", solved, lambda q: fmt.percent(solved(q)), optional=True, spare=12),
     Column(
         "Tokens/s",
         "Speed",
         lambda q: q.tokens_per_second or None,
         lambda q: fmt.number(q.tokens_per_second, 0) if q.tokens_per_second else fmt.DASH,
         optional=True,
-        spare=7,
+        spare=11,
     ),
     Column(
         "Memory",
@@ -132,7 +165,7 @@ COLUMNS = (
         lambda q: q.memory.peak or None,
         lambda q: fmt.size(q.memory.peak) if q.memory.peak else fmt.DASH,
         optional=True,
-        spare=6,
+        spare=10,
     ),
 )
 """After the model and its verdict."""

@@ -92,6 +92,30 @@ def test_shapes_that_do_not_belong_together_are_refused() -> None:
         d.compare(d.score(reference, right), candidate[:, :9])
 
 
+def test_both_directions_first_choices_and_the_shared_five() -> None:
+    """Against a plain softmax in float64."""
+    reference, candidate, right = make(40, 60, 0.7)
+    values = d.compare(d.score(reference, right), candidate)
+    p, q = (np.exp(rows - rows.max(axis=1, keepdims=True), dtype=np.float64) for rows in (reference, candidate))
+    p, q = p / p.sum(axis=1, keepdims=True), q / q.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(values.reverse, (q * np.log(q / p)).sum(axis=1), rtol=1e-5)
+    for odds, firsts in ((p, values.reference_first), (q, values.first)):
+        np.testing.assert_array_equal(firsts["token"], odds.argmax(axis=1))
+        np.testing.assert_allclose(firsts["probability"], odds.max(axis=1), rtol=1e-6)
+    fives = [np.argsort(-odds, axis=1)[:, :5].tolist() for odds in (p, q)]
+    shared = [len(set(one) & set(other)) / 5 for one, other in zip(*fives, strict=True)]
+    np.testing.assert_allclose(values.shared, shared, rtol=1e-6)
+    assert 0 < np.mean(shared) < 1
+
+
+def test_what_is_impossible_for_one_alone_has_no_divergence() -> None:
+    reference, candidate, right = make(4, 10, 0.1)
+    candidate[1, 3] = -np.inf
+    with pytest.raises(QuenchError) as caught:
+        d.compare(d.score(reference, right), candidate)
+    assert caught.value.code == "not_finite"
+
+
 def test_kept_logits_are_a_copy() -> None:
     """The engine's array is overwritten by its next decode."""
     reference, candidate, right = make(6, 20, 0.3)
@@ -148,6 +172,11 @@ def test_summary_equals_plain_formulas() -> None:
     assert summary.kld.p99.value == pytest.approx(kld[low] + (position - low) * (kld[low + 1] - kld[low]), rel=1e-9)
     assert summary.rms_dp.value == pytest.approx(math.sqrt(sum(x * x for x in dp) / n), rel=1e-12)
     assert summary.top1.value == pytest.approx(sum(int(x) for window in values for x in window.agree) / n)
+    assert summary.top5.value == pytest.approx(sum(float(x) for window in values for x in window.shared) / n)
+    assert summary.reverse_kld.value == pytest.approx(sum(float(x) for w in values for x in w.reverse) / n, rel=1e-12)
+    assert summary.shift.mean.value == pytest.approx(sum(dp) / n, rel=1e-9)
+    for share, figure in ((0.01, summary.shift.p1), (0.5, summary.shift.median), (0.99, summary.shift.p99)):
+        assert figure.value == pytest.approx(float(np.quantile(dp, share)), rel=1e-12) and figure.error > 0
     assert sum(summary.histogram) == n
     assert len(summary.histogram) == len(HISTOGRAM_EDGES) - 1
     assert len(summary.by_position) == 8
@@ -196,7 +225,7 @@ def test_quantile_errors_cover_the_truth() -> None:
     """The bootstrap's error of a median of normal values is near its theory, sqrt(pi / 2n)."""
     random = np.random.default_rng(2)
     starts = d.cluster_starts([100] * 40)
-    errors = [d.quantile_estimates(random.standard_normal(4000), starts, 256)[0].error for _ in range(20)]
+    errors = [d.quantile_estimates(random.standard_normal(4000), (0.5,), starts, 256)[0].error for _ in range(20)]
     assert np.mean(errors) == pytest.approx(math.sqrt(math.pi / 2 / 4000), rel=0.15)
 
 
@@ -205,7 +234,7 @@ def test_weighted_resampling_is_a_plain_resample() -> None:
     random = np.random.default_rng(4)
     values = random.standard_normal(300)
     starts = d.cluster_starts([30] * 10)
-    found = d.quantile_estimates(values, starts, 64)
+    found = d.quantile_estimates(values, d.KLD_QUANTILES, starts, 64)
     draws = np.random.default_rng(512).multinomial(10, np.full(10, 0.1), size=64)
     written = []
     for counts in draws:
@@ -254,7 +283,8 @@ def test_the_reference_does_not_diverge_from_itself() -> None:
 
 def test_nothing_scored_is_an_error() -> None:
     gather = d.Divergence()
-    gather.add("a", windows_of([0])[0])
+    with pytest.raises(ValueError, match="scored token"):
+        gather.add("a", windows_of([0])[0])
     with pytest.raises(ValueError, match="no window"):
         gather.summary()
 

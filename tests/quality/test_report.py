@@ -19,8 +19,11 @@ from app.measure_messages import (
     Estimate,
     Kld,
     ModelBench,
+    Passage,
+    PassageToken,
     QualityResult,
     Roofline,
+    Shift,
     SliceQuality,
     SpeedPoint,
     Spread,
@@ -284,3 +287,21 @@ def test_sizes(count: int, text: str) -> None:
 )
 def test_times(value: float | None, text: str) -> None:
     assert numbers.seconds(value) == text
+
+
+def test_the_worst_passages_are_shaded_and_explained() -> None:
+    tokens = (
+        PassageToken(" calm", 0.0001, 0.9, 0.9, " calm", 0.9, " calm", 0.9),
+        PassageToken(EVIL, 1.5, 0.5, 0.01, EVIL, 0.5, " other", 0.7),
+    )
+    passage = Passage("prose", 2, 300, 0.75, "before & after", tokens)
+    change = Estimate(0.01, 0.001)
+    each = candidate("Q2_K", 100, 0.1, passages=(passage,), shift=Shift(*[change] * 6), reverse_kld=Estimate(0.2, 0.01))
+    html = report.render(result(candidates=(each,)))
+    assert "Where it went worst" in html and "<script>" not in html
+    shaded = re.findall(r'<span class="kld" style="--kld:(\d+)%" title="([^"]*)">', html)
+    assert [strength for strength, _ in shaded] == ["87"]
+    assert "1.5 nats" in shaded[0][1] and "with 70 %" in shaded[0][1]
+    assert "window 3, tokens 301 to 302: 0.75 nats" in html
+    assert "+1.0 to<br>+1.0 %" in html
+    assert "Where it went worst" not in report.render(result())

@@ -89,6 +89,18 @@ def test_two_candidates_fill_table_charts_and_store(
             empty.append(page.charts.tabs.widget(tab))
     assert empty == ([] if tasks else [page.charts.tasks])
 
+    passages = page.charts.passages
+    assert [passages.model.itemText(row) for row in range(2)] == ["Q2_K", "Q8_0"]
+    assert not passages.back.isEnabled() and passages.next.isEnabled()
+    worst = small.passages[0]
+    assert [token.text for token in passages.view.tokens()] == [token.text for token in worst.tokens]
+    QTest.mouseClick(passages.next, Qt.MouseButton.LeftButton)
+    assert [token.kld for token in passages.view.tokens()] == [token.kld for token in small.passages[1].tokens]
+    passages.model.setCurrentIndex(1)
+    assert [token.kld for token in passages.view.tokens()] == [token.kld for token in large.passages[0].tokens]
+    passages.view.go(3)
+    assert passages.words.text().startswith("Token 4 ") and "The reference said" in passages.words.text()
+
     for item in (small, large):
         stored = context.store.latest(item.path, "quality")
         assert stored is not None and stored.payload["kld"]["mean"]["value"] == pytest.approx(item.kld.mean.value)

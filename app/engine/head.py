@@ -188,9 +188,7 @@ class Head:
     ``matrix``: its bytes, uint8, as the GGUF file has them (a map of the file will do); kept as long as this object.
     """
 
-    def __init__(
-        self, shape: Shape, matrix: Bytes, steps: tuple[Step, ...], bias: Floats | None, threads: int
-    ) -> None:
+    def __init__(self, shape: Shape, matrix: Bytes, steps: tuple[Step, ...], bias: Floats | None, threads: int) -> None:
         native.start()
         library = _library()
         size = library.ggml_row_size(shape.type, shape.width) * shape.vocabulary

@@ -156,9 +156,7 @@ def same(nll: Floats) -> TokenValues:
     zero = np.zeros(count, dtype=np.float64)
     nothing = np.zeros(count, FIRST)
     every = np.ones(count, dtype=np.bool_)
-    return TokenValues(
-        nll, nll, zero, zero, every, every.astype(np.float32), zero, nothing, nothing
-    )
+    return TokenValues(nll, nll, zero, zero, every, every.astype(np.float32), zero, nothing, nothing)
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------

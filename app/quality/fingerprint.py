@@ -37,7 +37,7 @@ import kernels
 from app.engine.head import MATRICES, MAX_STEPS, Shape, Step
 from app.memory_messages import Memory
 from app.quality.divergence import scored_per_window
-from app.quality.odds import MAX_VOCABULARY, Layout
+from app.quality.odds import MAX_VOCABULARY, Layout, ids_of
 from app.quality.states import CODINGS
 from app.quality.subject import Vocabulary
 from app.quality.texts import Window
@@ -87,7 +87,7 @@ class Check(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True):
     """All that a fingerprint says besides its records.
 
-    ``name``, ``content``, ``type``, ``bytes``, ``tokens_per_second``, ``memory`` are the reference model's;
+    ``name``, ``content``, ``type``, ``model_bytes``, ``tokens_per_second``, ``memory`` are the reference model's;
     ``windows`` says for each record to which of ``texts`` it belongs. ``matrix_digest`` is of the output matrix's bytes
     as the GGUF file holds them. ``asked`` is how tasks were put.
     """
@@ -96,7 +96,7 @@ class Facts(msgspec.Struct, frozen=True):
     name: str
     content: str
     type: str
-    bytes: int
+    model_bytes: int
     tokens_per_second: float
     memory: Memory
     size: int
@@ -192,7 +192,7 @@ class Writer:
     def put(self, data: bytes | Bytes) -> Extent:
         """Append ``data``, of which the file's checksum is made; where it stands."""
         assert self._file is not None
-        start, view = self._at, memoryview(data).cast("B")
+        start, view = self._at, memoryview(data.data if isinstance(data, np.ndarray) else data).cast("B")
         try:
             for at in range(0, len(view), _BLOCK):
                 self._digest.update(view[at : at + _BLOCK])
@@ -264,7 +264,8 @@ class Fingerprint:
         return len(self.facts.windows)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
+        """Bytes of the file."""
         return self._file.size
 
     def window(self, place: int) -> Window:
@@ -287,11 +288,9 @@ class Fingerprint:
         assert layout is not None
         start = self._record(place) + 4 * facts.context + facts.state_bytes
         found = np.frombuffer(self._file.read(start, facts.scored * layout.dtype.itemsize), layout.dtype)
-        ids = found["ids"].astype(np.uint32)
-        logs, rest, nll = (found[name].astype(np.float32) for name in ("logs", "rest", "nll"))
-        fine = (ids[..., 0] | ids[..., 1] << 8 | ids[..., 2] << 16) < facts.size
-        odd = not fine.all() or not (np.isfinite(logs) & (logs <= 1e-2)).all()
-        if odd or not (np.isfinite(nll) & np.isfinite(rest) & (rest >= 0) & (rest <= 1.001)).all():
+        nll, rest = found["nll"], found["rest"]
+        fine = np.isfinite(nll) & np.isfinite(rest) & (rest >= 0) & (rest <= 1.001)
+        if not fine.all() or not (ids_of(found) < facts.size).all():
             raise self._damaged("The sampled odds are no probabilities.")
         return found
 
@@ -407,7 +406,7 @@ def digest_of(matrix: Bytes) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
     flat = matrix.reshape(-1)
     for at in range(0, len(flat), _BLOCK):
-        digest.update(flat[at : at + _BLOCK])
+        digest.update(flat[at : at + _BLOCK].data)
     return digest.digest()
 
 

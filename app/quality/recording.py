@@ -1,4 +1,4 @@
-"""From a reference that computes to answers that can be kept: which coding its states need, and rows of logits again.
+"""From a reference that computes to answers that are kept: which coding its states need, and rows of logits again.
 
 A :class:`Recorder` is given to the reference before it is loaded. On the first tokens it finds out what the engine does
 with the final hidden state, and takes the smallest coding whose logits are the engine's own to within ``EXACT`` nats;
@@ -20,7 +20,7 @@ from app.engine.head import Head, HeadCapture, Shape, unknown
 from app.engine.model import Model
 from app.quality import matrices
 from app.quality.divergence import Logits, Rows, Tokens, first_scored, score
-from app.quality.fingerprint import Check, Facts, Fingerprint, SavedAnswer, Writer, base_file_bytes, digest_of
+from app.quality.fingerprint import Check, Extent, Facts, Fingerprint, SavedAnswer, Writer, base_file_bytes, digest_of
 from app.quality.odds import Layout, Odds, sample
 from app.quality.states import CODINGS, Bytes, Floats, usable
 from app.quality.subject import Subject
@@ -36,7 +36,9 @@ SIZE_SHARE = 1 / 30
 """The largest part of a base file of llama-perplexity's that a fingerprint may be where it can be that small."""
 
 SMALL_MATRIX = 8 << 20
-LEAST_KEPT, MOST_KEPT = 24, 64
+KEPT = (256, 192, 128, 96, 64, 48, 32)
+LEAST_KEPT = 24
+"""Tokens of each kind in a position's sampled odds: as many as there is room for."""
 
 
 class Recorder:
@@ -156,8 +158,8 @@ class StateStore:
         self._file = tempfile.TemporaryFile(dir=paths.cache(), prefix="quench-")  # noqa: SIM115 - closed in close()
         self._known: dict[int, tuple[int, int, Tokens]] = {}
 
-    def keep(self, place: int, rows: Rows) -> None:
-        coded = self._recorder.states(rows.logits)
+    def keep(self, place: int, rows: Rows, coded: Bytes | None) -> None:
+        assert coded is not None
         start = self._file.seek(0, 2)
         self._file.write(coded.data)
         self._known[place] = (start, len(coded), rows.right)
@@ -187,44 +189,50 @@ class Scribe:
         self._texts: list[str] = []
         self._windows: list[int] = []
         self._layout: Layout | None = None
+        self._embedded = embed == "always"
 
-    def keep(self, window: Window, rows: Rows) -> None:
-        """One more window, which was just computed inside :meth:`Recorder.listening`."""
-        coded = self._recorder.states(rows.logits)
+    def keep(self, window: Window, rows: Rows, coded: Bytes) -> None:
+        """One more window: its rows, and their states as :meth:`Recorder.states` gave them."""
         if window.text not in self._texts:
             self._texts.append(window.text)
-        self._layout = self._layout or self._room(len(window.tokens), len(coded), coded.shape[1])
+        if not self._windows:
+            small = self._recorder.matrix().nbytes <= SMALL_MATRIX
+            self._embedded = self._embed == "always" or (self._embed == "auto" and small)
+            if not self._embedded:
+                self._layout = self._room(len(window.tokens), len(coded), coded.shape[1])
         self._writer.put(np.asarray(window.tokens, "<i4").tobytes())
         self._writer.put(coded)
-        self._writer.put(sample(rows, self._layout, len(self._windows)).tobytes())
+        if self._layout is not None:
+            self._writer.put(sample(rows, self._layout, len(self._windows)).tobytes())
         self._windows.append(self._texts.index(window.text))
 
     def _room(self, tokens: int, positions: int, state_bytes: int) -> Layout:
-        """As many odds as stay within the size, at least ``LEAST_KEPT`` of each kind."""
-        room = base_file_bytes(self._recorder.shape.vocabulary, positions) * SIZE_SHARE / positions
+        """As many odds as stay within the size; where the states alone are larger, an eighth of them more."""
+        room = 0.99 * SIZE_SHARE * base_file_bytes(self._recorder.shape.vocabulary, positions) / positions
         room -= 4 * tokens / positions + state_bytes
-        most = next(
-            (kept for kept in (MOST_KEPT, 48, 32) if Layout(kept, kept).dtype.itemsize <= 0.99 * room), LEAST_KEPT
-        )
+        if room < Layout(LEAST_KEPT, LEAST_KEPT).dtype.itemsize:
+            room = state_bytes / 8
+        fitting = (kept for kept in KEPT if Layout(kept, kept).dtype.itemsize <= room)
+        most = next(fitting, LEAST_KEPT)
         return Layout(most, most)
 
     def finish(self, reference: Subject, answers: Sequence[SavedAnswer], asked: str, program: str) -> int:
         """Put the file in its place; its size in bytes."""
         assert reference.vocabulary is not None
         recorder, writer = self._recorder, self._writer
-        if self._layout is None:
+        if not self._windows:
             raise QuenchError("nothing_scored", "No window was scored.", "", "Choose a text, or more minutes.")
         matrix = recorder.matrix()
         digest = digest_of(matrix)
-        inside = writer.put_aligned(matrix.reshape(-1)) if self._with_matrix(matrix.nbytes) else None
+        inside = writer.put_aligned(matrix.reshape(-1)) if self._with_matrix(matrix.nbytes) else Extent()
         bias = recorder.capture.bias
-        placed = writer.put_aligned(bias.astype("<f4").tobytes()) if bias is not None else None
+        placed = writer.put_aligned(bias.astype("<f4").tobytes()) if bias is not None else Extent()
         facts = Facts(
             program=program,
             name=reference.name,
             content=reference.content,
             type=reference.type,
-            bytes=reference.bytes,
+            model_bytes=reference.bytes,
             tokens_per_second=reference.tokens_per_second,
             memory=reference.memory,
             size=reference.vocabulary.size,
@@ -238,10 +246,10 @@ class Scribe:
             coding=recorder.coding,
             matrix_digest=digest,
             check=recorder.check,
-            top=self._layout.top,
-            tail=self._layout.tail,
-            **({"matrix": inside} if inside is not None else {}),
-            **({"bias": placed} if placed is not None else {}),
+            top=self._layout.top if self._layout is not None else 0,
+            tail=self._layout.tail if self._layout is not None else 0,
+            matrix=inside,
+            bias=placed,
             asked=asked,
             answers=tuple(answers),
         )
@@ -250,13 +258,13 @@ class Scribe:
 
     def _with_matrix(self, size: int) -> bool:
         """Inside if it is small, or if the file is then still small and not mostly matrix; or as asked for."""
-        if self._embed != "auto":
-            return self._embed == "always"
+        if self._embedded or self._embed == "never":
+            return self._embedded
         positions = len(self._windows) * (self._context - 1 - first_scored(self._context))
         states = positions * CODINGS[self._recorder.coding].row_bytes(self._recorder.shape.width)
         records = self._writer.written
         limit = base_file_bytes(self._recorder.shape.vocabulary, positions) * SIZE_SHARE
-        return size <= SMALL_MATRIX or (records + size <= 0.98 * limit and size <= 2 * states)
+        return records + size <= 0.98 * limit and size <= 2 * states
 
     def abandon(self) -> None:
         self._writer.abandon()

@@ -75,6 +75,7 @@ class Subject:
         self.name = Path(path).name
         self.model: Model | None = None
         self.capture: HeadCapture | None = None
+        self.saved_bytes = 0
         self.vocabulary: Vocabulary | None = None
         self.divergence = Divergence()
         self.right: list[bool] = []
@@ -88,7 +89,9 @@ class Subject:
 
     @property
     def bytes(self) -> int:
-        """Size of the file, 0 if it is not there."""
+        """Size of the model's file, 0 if it is not there."""
+        if self.saved_bytes:
+            return self.saved_bytes
         file = Path(self.path)
         return file.stat().st_size if file.is_file() else 0
 

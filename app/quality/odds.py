@@ -66,7 +66,7 @@ def sample(rows: Rows, layout: Layout, seed: int) -> npt.NDArray[np.void]:
     logs = np.full(ids.shape, -np.inf)
     ids[:, :top], logs[:, :top] = found.top, found.top_log_probability
     rest = np.zeros(count)
-    starts = np.random.default_rng(seed).random(count)
+    starts = np.random.default_rng(seed).random((count,))
     for row in range(count):
         odds: Floats = rows.logits[row].astype(np.float64)
         odds -= found.log_sum[row]

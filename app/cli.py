@@ -130,10 +130,28 @@ def build_parser() -> argparse.ArgumentParser:
     quality.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
     quality.add_argument("--context", type=_natural, default=512)
     quality.add_argument("--chunks", type=_natural, default=0, help="windows a text; 0: all")
-    quality.add_argument("--minutes", type=_number, default=0.0)
+    quality.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
+    quality.add_argument(
+        "--precision",
+        type=_number,
+        default=0.0,
+        metavar="PERCENT",
+        help="stop when half of the 95 %% interval of every mean KLD is within this part of it; 0: off",
+    )
     quality.add_argument("--tasks", metavar="F.jsonl", help="graded tasks; 'pocket' for the bundled set")
     quality.add_argument("--threads", type=_natural, default=0)
     quality.add_argument("--report", metavar="OUT.html")
+
+    sensitivity = add("sensitivity", "what each tensor of a quantized file costs", commands.sensitivity)
+    sensitivity.add_argument("reference", metavar="REF")
+    sensitivity.add_argument(
+        "candidate", metavar="CAND", help="a file made from REF; each tensor alone is taken from it"
+    )
+    sensitivity.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
+    sensitivity.add_argument("--context", type=_natural, default=512)
+    sensitivity.add_argument("--chunks", type=_natural, default=2, help="windows a text; 0: all")
+    sensitivity.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
+    sensitivity.add_argument("--threads", type=_natural, default=0)
 
     bench = add("bench", "speed and memory", commands.bench)
     bench.add_argument("models", nargs="+", metavar="MODEL")

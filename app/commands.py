@@ -181,7 +181,6 @@ def quality(options: argparse.Namespace) -> Result:
     from app.child import run_job
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
     from app.protocol import Status
-    from app.quality.texts import BUNDLED
 
     progress = console.Progress()
 
@@ -194,14 +193,14 @@ def quality(options: argparse.Namespace) -> Result:
             label = f"{event.result.type}: KLD {kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
-    texts = tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else tuple(BUNDLED)
     command = MeasureQuality(
         reference=absolute(options.reference),
         candidates=tuple(absolute(path) for path in options.candidates),
-        texts=texts,
+        texts=_texts(options.text),
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
+        precision=options.precision / 100,
         tasks=options.tasks,
         threads=options.threads,
         report=absolute(options.report) if options.report else None,
@@ -209,6 +208,41 @@ def quality(options: argparse.Namespace) -> Result:
     result = finished(run_job("measure", command, show), QualityResult)
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
+
+
+def sensitivity(options: argparse.Namespace) -> Result:
+    from app.child import run_job
+    from app.measure_messages import MeasureSensitivity, SensitivityResult
+    from app.protocol import Status
+
+    progress = console.Progress()
+
+    def show(event: object) -> None:
+        tell_kernels(progress, event)
+        if isinstance(event, Status):
+            progress.update(event.label, event.done, event.total, event.seconds_left)
+
+    command = MeasureSensitivity(
+        reference=absolute(options.reference),
+        candidate=absolute(options.candidate),
+        texts=_texts(options.text),
+        context=options.context,
+        chunks=options.chunks,
+        minutes=options.minutes,
+        threads=options.threads,
+    )
+    result = finished(run_job("measure", command, show), SensitivityResult)
+    progress.clear()
+    data: dict[str, Any] = msgspec.to_builtins(result)
+    data.pop("message", None)
+    return Result(data, tables.sensitivity(result))
+
+
+def _texts(names: str | None) -> tuple[str, ...]:
+    """Bundled texts by their names, files by their paths; without any all bundled ones."""
+    from app.quality.texts import BUNDLED
+
+    return tuple(_text(part.strip()) for part in names.split(",")) if names else tuple(BUNDLED)
 
 
 def _text(name: str) -> str:

@@ -26,6 +26,8 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
 
     ``texts`` are files (``.txt`` plain, ``.jsonl`` one conversation a line) or names of bundled slices; ``tasks`` a
     JSONL file or ``pocket``. ``chunks`` is the number of windows of each text, 0 means all; ``minutes`` 0 no limit.
+    With a ``precision`` windows end as soon as half of the 95 % interval of every candidate's mean KLD is below that
+    part of it (0.05: 5 %); 0 is off.
     ``memory_mib`` limits what the models may take together (0: what is free); above it they are loaded in turn.
     The ``pass_``/``fail_`` fields are the limits of the verdict: mean KLD in nats, and agreement on the first choice.
     ``report`` is an ``.html`` file to write at the end, with its ``.json`` twin beside it.
@@ -41,6 +43,7 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     context: int = 512
     chunks: int = 0
     minutes: float = 0.0
+    precision: float = 0.0
     tasks: str | None = None
     threads: int = 0
     memory_mib: int = 0
@@ -71,6 +74,22 @@ class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     resume: bool = False
     threads: int = 0
     minutes: float = 0.0
+
+
+class MeasureSensitivity(msgspec.Struct, frozen=True, tag_field="message", tag="measure_sensitivity"):
+    """What each tensor of ``candidate`` costs when it alone takes its place in ``reference`` (worker ``measure``).
+
+    ``texts``, ``context``, ``chunks``, ``minutes`` and ``threads`` as in :class:`MeasureQuality`. After ``minutes`` the
+    windows that were scored by then count; every tensor has at least two.
+    """
+
+    reference: str
+    candidate: str
+    texts: tuple[str, ...]
+    context: int = 512
+    chunks: int = 2
+    minutes: float = 0.0
+    threads: int = 0
 
 
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
@@ -123,7 +142,7 @@ class PassageToken(msgspec.Struct, frozen=True):
 
 
 class Passage(msgspec.Struct, frozen=True):
-    """A stretch of window ``window`` (from 0) of ``text`` where a candidate is far from the reference.
+    """A stretch of the window ``window`` (from 0) of ``text`` where a candidate is far from the reference.
 
     ``position`` is its first token's place in the window, ``kld`` the mean over its tokens, ``before`` what was read
     before it.
@@ -143,12 +162,13 @@ class TaskScore(msgspec.Struct, frozen=True):
 
 
 class SliceQuality(msgspec.Struct, frozen=True):
-    """Quality on one text."""
+    """Quality on one text; ``verdict`` by its divergence alone."""
 
     tokens: int
     perplexity: Estimate
     kld: Estimate
     top1: Estimate
+    verdict: str = ""
 
 
 class CandidateQuality(msgspec.Struct, frozen=True):
@@ -159,7 +179,8 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     token's probability and ``shift`` its spread; ``reverse_kld`` the divergence of the reference from the candidate.
     ``histogram`` are counts of log10(KLD) in ``HISTOGRAM_EDGES``, ``by_position`` the mean KLD in eight equal parts of
     the scored half of the window. ``verdict`` is pass, review or fail; ``content`` the id of what was measured
-    (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result.
+    (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result. ``drift`` is the
+    relative error of the hidden state after each layer, empty where the engine does not show it.
     """
 
     path: str
@@ -183,6 +204,7 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     top5: Estimate | None = None
     shift: Shift | None = None
     passages: tuple[Passage, ...] = ()
+    drift: tuple[float, ...] = ()
 
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))
@@ -196,6 +218,47 @@ class QualityUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     windows: int
     windows_total: int
     result: CandidateQuality
+
+
+class TensorCost(msgspec.Struct, frozen=True):
+    """One tensor: its name, types and bytes in the candidate and in the reference.
+
+    ``kld`` is the mean KL divergence in nats of the reference with this tensor alone as the candidate has it, over
+    ``windows`` windows; ``error`` what quantizing did to it, sqrt(sum (x - y)^2 / sum x^2).
+    """
+
+    name: str
+    type: str
+    reference_type: str
+    bytes: int
+    reference_bytes: int
+    kld: Estimate
+    windows: int
+    error: float
+
+
+class SensitivityUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="sensitivity_update"):
+    """A tensor's cost so far; comes for each tensor again when more windows were scored."""
+
+    cost: TensorCost
+
+
+class SensitivityResult(msgspec.Struct, frozen=True, tag_field="message", tag="sensitivity_result"):
+    """What each tensor costs, the dearest first; ``whole`` all of them together, on the same windows.
+
+    Costs add up to ``whole`` where errors are small and do not know of each other.
+    """
+
+    reference: str
+    candidate: str
+    type: str
+    costs: tuple[TensorCost, ...]
+    whole: Estimate
+    windows: int
+    context: int
+    texts: tuple[str, ...]
+    seconds: float
+    content: str = ""
 
 
 class CandidateFailure(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from app.measure_messages import BenchResult, QualityResult
+from app.measure_messages import BenchResult, QualityResult, SensitivityResult
 from app.store import Store
 
 
@@ -31,3 +31,19 @@ def keep_bench(store: Store, result: BenchResult) -> None:
         payload: dict[str, Any] = msgspec.to_builtins(model)
         payload |= {"cpu": result.cpu, "seconds": result.seconds, "automatic": result.automatic}
         store.add_measurement(model.path, "bench", payload, model.content)
+
+
+def keep_sensitivity(store: Store, result: SensitivityResult) -> None:
+    """Store what the tensors of one file cost."""
+    payload: dict[str, Any] = msgspec.to_builtins(result)
+    payload.pop("message", None)
+    store.add_measurement(result.candidate, "sensitivity", payload, result.content)
+
+
+def sensitivity_of(store: Store, path: str) -> SensitivityResult | None:
+    """The newest of a file, None without one that this version can read."""
+    found = store.latest(path, "sensitivity")
+    try:
+        return msgspec.convert(found.payload, SensitivityResult) if found is not None else None
+    except msgspec.ValidationError:
+        return None

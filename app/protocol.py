@@ -56,9 +56,12 @@ from app.measure_messages import (
     MeasureBench,
     MeasureImatrix,
     MeasureQuality,
+    MeasureSensitivity,
     QualityResult,
     QualityUpdate,
     ReadImatrix,
+    SensitivityResult,
+    SensitivityUpdate,
 )
 from app.memory_messages import LoadPlanned, Memory, MemoryPlan, PlanLoad
 from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerTold
@@ -512,6 +515,7 @@ Command = (
     | MeasureQuality
     | MeasureBench
     | MeasureImatrix
+    | MeasureSensitivity
     | Download
     | SearchHub
     | LookUp
@@ -561,6 +565,8 @@ Event = (
     | Scored
     | Counted
     | QualityUpdate
+    | SensitivityUpdate
+    | SensitivityResult
     | QualityResult
     | BenchUpdate
     | BenchResult
@@ -607,6 +613,7 @@ TERMINAL = (
     QualityResult,
     BenchResult,
     ImatrixResult,
+    SensitivityResult,
     VerifyResult,
     KernelsTested,
     DownloadResult,

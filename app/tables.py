@@ -17,6 +17,7 @@ from app.measure_messages import (
     ImatrixResult,
     ImatrixStatistics,
     QualityResult,
+    SensitivityResult,
 )
 from converter.difference import (
     DIFFERENT,
@@ -111,6 +112,31 @@ def quality(result: QualityResult) -> str:
         )
     header = ("type", "size", "perplexity", "KLD (nats)", "top-1", "tasks", "tokens/s", "verdict")
     return console.table(header, rows)
+
+
+def sensitivity(result: SensitivityResult, most: int = 20) -> str:
+    """The dearest tensors, and whether the costs add up."""
+    rows = [
+        (
+            cost.name.removesuffix(".weight"),
+            cost.type,
+            console.size(cost.bytes),
+            f"{cost.error:.2%}",
+            f"{cost.kld.value:.6f} +- {cost.kld.error:.6f}",
+            str(cost.windows),
+        )
+        for cost in result.costs[:most]
+    ]
+    lines = [console.table(("tensor", "type", "size", "error", "KLD alone (nats)", "windows"), rows)]
+    if len(result.costs) > most:
+        lines.append(f"and {len(result.costs) - most} more")
+    total = sum(cost.kld.value for cost in result.costs)
+    whole = result.whole
+    lines.append(
+        f"sum of all {total:.5f}, all together {whole.value:.5f} +- {whole.error:.5f} nats, "
+        f"{result.windows} windows in {console.duration(result.seconds)}"
+    )
+    return "\n".join(lines)
 
 
 def imatrix(result: ImatrixResult, most: int = 12) -> str:

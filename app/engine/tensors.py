@@ -66,6 +66,7 @@ def functions() -> Any:
         "ggml_new_tensor_3d": (tensor, [pointer, ctypes.c_int, i64, i64, i64]),
         "ggml_mul_mat": (tensor, [pointer, tensor, tensor]),
         "ggml_mul_mat_id": (tensor, [pointer, tensor, tensor, tensor]),
+        "ggml_get_rows": (tensor, [pointer, tensor, tensor]),
         "ggml_view_2d": (tensor, [pointer, tensor, i64, i64, size, size]),
         "ggml_set_name": (tensor, [tensor, ctypes.c_char_p]),
         "ggml_get_name": (ctypes.c_char_p, [tensor]),
@@ -130,6 +131,27 @@ def no_memory(size: int) -> Any:
     return _InitParams(size, None, True)
 
 
+@functools.cache
+def lookup() -> int:
+    """The number of the operation GET_ROWS, which takes rows of a matrix by their numbers."""
+    check()
+    library = functions()
+    context = library.ggml_init(_InitParams(1 << 14, None, False))
+    try:
+        matrix, rows = library.ggml_new_tensor_2d(context, F32, 32, 8), library.ggml_new_tensor_2d(context, I32, 4, 1)
+        found = library.ggml_get_rows(context, matrix, rows)
+        if library.ggml_op_name(found[0].op) != b"GET_ROWS" or _address(found[0].src[0]) != _address(matrix):
+            raise _unknown("Looking up rows is done in another way.")
+        return int(found[0].op)
+    finally:
+        library.ggml_free(context)
+
+
+def in_memory(pointer: Pointer) -> bool:
+    """Whether a tensor's numbers lie in the process's own memory."""
+    return bool(functions().ggml_backend_buffer_is_host(pointer[0].buffer))
+
+
 def _address(tensor: Pointer) -> int | None:
     return ctypes.cast(tensor, ctypes.c_void_p).value
 
@@ -174,4 +196,4 @@ def array(pointer: Pointer, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return np.ndarray(shape, dtype, memory, 0, strides)
 
 
-__all__ = ["F32", "I32", "Pointer", "Tensor", "array", "check", "functions", "no_memory"]
+__all__ = ["F32", "I32", "Pointer", "Tensor", "array", "check", "functions", "in_memory", "lookup", "no_memory"]

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 import kernels
 from app.measure_messages import HISTOGRAM_EDGES, Estimate, Kld, Shift, SliceQuality
+from app.quality.numbers import Z95
 from converter.spec import QuenchError
 
 Floats = npt.NDArray[np.float64]
@@ -41,6 +42,7 @@ FIRST = np.dtype([("token", np.int32), ("probability", np.float32)])
 Firsts = npt.NDArray[np.void]
 
 MIN_CLUSTERS = 8
+LEAST_CLUSTERS = 16
 POSITION_PARTS = 8
 KLD_QUANTILES = (0.5, 0.95, 0.99, 0.999, 1.0)
 SHIFT_QUANTILES = (0.01, 0.05, 0.5, 0.95, 0.99)
@@ -284,6 +286,18 @@ class Divergence:
         if not len(values):
             raise ValueError("a window without a scored token")
         self._windows.append((name, values))
+
+    def precise(self, part: float) -> bool:
+        """Whether half of the 95 % interval of the mean KLD is within ``part`` of it.
+
+        Never below ``LEAST_CLUSTERS`` windows: from fewer an interval can be narrow by luck, and a rule that stops at
+        the first narrow one would pick just these.
+        """
+        windows = self.values()
+        if len(windows) < LEAST_CLUSTERS:
+            return False
+        mean = mean_estimate(_joined(windows, "kld"), cluster_starts([len(values) for values in windows]))
+        return Z95 * mean.error <= part * mean.value
 
     def summary(self, replicates: int = 256) -> Summary:
         """Figures so far. ``replicates`` is how many bootstrap samples the quantiles' errors are worth."""

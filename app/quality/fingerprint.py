@@ -8,7 +8,7 @@ The file, all little-endian::
     facts: a MessagePack map (:class:`Facts`)
     uint64 position of the facts, uint64 their length, BLAKE2b-256 of everything before these 32 bytes
 
-A hidden state (see :mod:`app.quality.states`) multiplied by the output matrix gives the logits of the whole vocabulary
+A hidden state (see :mod:`app.quality.codings`) multiplied by the output matrix gives the logits of the whole vocabulary
 as the engine computed them. The matrix is often larger than all states together, so it is inside only where the file
 stays small; else its name, type and BLAKE2b-256 are, by which any GGUF file that has it will do. For where none is at
 hand, each position has sampled odds as well (:mod:`app.quality.odds`), which need nothing else.
@@ -36,9 +36,9 @@ import numpy.typing as npt
 import kernels
 from app.engine.head import MATRICES, MAX_STEPS, Shape, Step
 from app.memory_messages import Memory
+from app.quality.codings import CODINGS
 from app.quality.divergence import scored_per_window
 from app.quality.odds import MAX_VOCABULARY, Layout, ids_of
-from app.quality.states import CODINGS
 from app.quality.subject import Vocabulary
 from app.quality.texts import Window
 from converter.sources.files import ByteFile
@@ -88,8 +88,8 @@ class Facts(msgspec.Struct, frozen=True):
     """All that a fingerprint says besides its records.
 
     ``name``, ``content``, ``type``, ``model_bytes``, ``tokens_per_second``, ``memory`` are the reference model's;
-    ``windows`` says for each record to which of ``texts`` it belongs. ``matrix_digest`` is of the output matrix's bytes
-    as the GGUF file holds them. ``asked`` is how tasks were put.
+    ``windows`` says for each record to which of ``texts`` it belongs, and its place there. ``matrix_digest`` is of the
+    output matrix's bytes as the GGUF file holds them. ``asked`` is how tasks were put.
     """
 
     program: str
@@ -104,7 +104,7 @@ class Facts(msgspec.Struct, frozen=True):
     probe: tuple[int, ...]
     context: int
     texts: tuple[str, ...]
-    windows: tuple[int, ...]
+    windows: tuple[tuple[int, int], ...]
     shape: Shape
     steps: tuple[Step, ...]
     coding: str
@@ -274,7 +274,8 @@ class Fingerprint:
         tokens = np.frombuffer(self._file.read(self._record(place), 4 * facts.context), "<i4")
         if not ((tokens >= 0) & (tokens < facts.size)).all():
             raise self._damaged("A token is outside the vocabulary.")
-        return Window(facts.texts[facts.windows[place]], tuple(tokens.tolist()))
+        text, position = facts.windows[place]
+        return Window(facts.texts[text], tuple(tokens.tolist()), position)
 
     def states(self, place: int) -> Bytes:
         """Coded hidden states of record ``place``, uint8 (scored, bytes)."""
@@ -376,7 +377,9 @@ def _problem(facts: Facts, end: int) -> str:
     shape, types = facts.shape, {number: name for name, number in kernels.READABLE.items()}
     if not (32 <= facts.context <= MAX_CONTEXT and 0 < len(facts.windows) <= MAX_WINDOWS):
         return "Its windows are out of range."
-    if not 0 < len(facts.texts) <= MAX_TEXTS or not all(0 <= text < len(facts.texts) for text in facts.windows):
+    if not 0 < len(facts.texts) <= MAX_TEXTS or not all(
+        0 <= text < len(facts.texts) and place >= 0 for text, place in facts.windows
+    ):
         return "A window belongs to no text."
     if not (0 < facts.size < MAX_VOCABULARY and shape.vocabulary == facts.size and 0 < shape.width <= MAX_WIDTH):
         return "Its sizes are out of range."

@@ -5,7 +5,8 @@ they do not, they are loaded in turn: what the reference answered waits in a tem
 gone even if the process is killed), and each candidate is set against it. That are final hidden states, a few kilobytes
 a token, where these give the logits again, else the logits themselves, a batch of windows at a time. A budget in
 minutes then starts with a batch of two windows, whose times say how many more there is time for; the windows are always
-the same for all. Windows of several texts come in turns, so that a part of a run is a fair sample of the whole.
+the same for all. Windows of several texts come in turns, and those of one in an order drawn by chance, so that a part
+of a run is a fair sample of the whole; it ends early when it is as precise as was asked.
 
 The reference may be a fingerprint (:mod:`app.quality.references`): nothing of it is loaded then.
 
@@ -36,7 +37,8 @@ from app.measure_messages import (
 from app.protocol import Event, LoadOptions, Status, failed
 from app.quality import tasks as graded
 from app.quality import texts as texts_module
-from app.quality.divergence import Logits, Rows, TokenValues, first_scored, scored_per_window
+from app.quality.divergence import LEAST_CLUSTERS, Logits, Rows, TokenValues, first_scored, scored_per_window
+from app.quality.drift import states_of
 from app.quality.fingerprint import is_fingerprint
 from app.quality.odds import Odds
 from app.quality.passages import describe
@@ -156,6 +158,10 @@ class QualityRun:
     def _all(self) -> list[Subject]:
         return [self.reference, *self.candidates]
 
+    def _computing(self) -> list[Subject]:
+        """The models of the run that are loaded, of those that go on."""
+        return [subject for subject in self._all() if subject.error is None and subject.model is not None]
+
     def _live(self) -> list[Subject]:
         return [subject for subject in self.candidates if subject.error is None]
 
@@ -185,17 +191,17 @@ class QualityRun:
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
         with ThreadPoolExecutor(self._abreast(), "models") as pool:
             for number in range(len(self._windows)):
-                if number and time.monotonic() >= until:
+                if number and (time.monotonic() >= until or self._precise()):
                     break
                 self._status(f"Scoring window {number + 1} of {len(self._windows)}", number * (1 + len(self._live())))
                 rows = self.side.rows(number, self._reference_logits)
                 self._each(pool, self._live(), partial(self._compare, number, rows))
                 self._updates(self._live())
+            self._each(pool, self._computing(), self._look_inside)
             for group in self._task_groups():
                 if time.monotonic() >= self._deadline(1.0):
                     break
-                asked = [self.reference] if self.side.saved is None else []
-                self._each(pool, [*asked, *self._live()], partial(self._answer, group))
+                self._each(pool, self._computing(), partial(self._answer, group))
                 self._updates(self._live())
 
     def _share_cores(self) -> None:
@@ -204,6 +210,12 @@ class QualityRun:
         if len(models) > 1 and all(model.memory().weights < graded.SMALL_MODEL for model in models):
             for model in models:
                 model.set_threads(1)
+
+    def _precise(self) -> bool:
+        """Whether every candidate's mean is known as precisely as was asked."""
+        if not self._command.precision:
+            return False
+        return all(subject.divergence.precise(self._command.precision) for subject in self._live())
 
     def _abreast(self) -> int:
         """Models that compute at the same time. Together they take no more threads than one was allowed."""
@@ -224,18 +236,24 @@ class QualityRun:
         if self.side.saved is None and not self.side.keeps_states:
             room = max(1, self._store_bytes() // self._row_bytes())
         at = 0
-        while at < len(self._windows):
+        while at < len(self._windows) and not self._precise():
             pilot = self._limit > 0 and at == 0 and len(self._windows) > PILOT_WINDOWS
             count = min(len(self._windows) - at, PILOT_WINDOWS if pilot else room)
+            if self._command.precision:
+                count = min(count, max(LEAST_CLUSTERS, at))  # doubling: models are loaded again a few times only
             if self._limit > 0 and at > 0:
                 count = min(count, self._affordable(at))
                 if count == 0:
                     break
             last = not pilot and (at + count == len(self._windows) or self._limit > 0)
-            self._batch(range(at, at + count), with_tasks=last)
+            self._batch(range(at, at + count), with_tasks=last and not self._asked())
             at += count
-        if self._tasks and not any(subject.right for subject in self.candidates):
+        if self._tasks and not self._asked():
             self._batch(range(0), with_tasks=True)
+
+    def _asked(self) -> bool:
+        """Whether the candidates that are still there were asked the tasks."""
+        return any(subject.right for subject in self._live())
 
     def _batch(self, numbers: range, *, with_tasks: bool) -> None:
         """Some windows by all models, one model after another."""
@@ -246,6 +264,7 @@ class QualityRun:
                 self._on_each(
                     self.reference, numbers, partial(self.side.rows, logits=self._reference_logits, store=store)
                 )
+                self._look_inside(self.reference)
                 if with_tasks:
                     self._all_tasks(self.reference)
                 self.reference.close()
@@ -263,6 +282,7 @@ class QualityRun:
 
         self._open(subject)
         self._on_each(subject, numbers, act)
+        self._look_inside(subject)
         if with_tasks:
             self._all_tasks(subject)
         self._updates([subject], force=True)
@@ -331,6 +351,12 @@ class QualityRun:
         values = compare(reference, self._logits(subject, window))
         subject.divergence.add(window.text, values)
         self._remember_pieces(subject.open_model, window, values)
+
+    def _look_inside(self, subject: Subject) -> None:
+        """The states after every layer, once. A fingerprint has none to compare with."""
+        if not subject.states and self.side.saved is None:
+            self._check_stopped()
+            subject.states = states_of(subject.open_model, self._windows)
 
     def _remember_pieces(self, model: Model, window: Window, values: TokenValues) -> None:
         """The bytes of tokens that a passage may show, while a model is there that knows them."""
@@ -444,6 +470,8 @@ def check(command: MeasureQuality) -> None:
         problem = f"A window of {command.context} tokens; it must be {MIN_CONTEXT} to {MAX_CONTEXT}."
     elif command.chunks < 0 or command.minutes < 0 or command.memory_mib < 0:
         problem = "Windows, minutes and memory cannot be negative."
+    elif not 0 <= command.precision < 1:
+        problem = "The precision must be a part of the divergence, from 0 to 1."
     elif not 0 < command.pass_kld <= command.fail_kld or not 0 <= command.pass_top1 <= 1:
         problem = "The limits of the verdict must be 0 < pass <= fail, and a share between 0 and 1."
     elif saved and command.fingerprint:

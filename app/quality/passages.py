@@ -46,7 +46,7 @@ def describe(values: Sequence[TokenValues], windows: Sequence[Window], pieces: P
         start = max(0, position - BEFORE)
         texts = _texts([_piece(pieces, token) for token in window.tokens[start : position + width]])
         tokens = _tokens(texts[position - start :], scored, at, pieces)
-        passages.append(Passage(window.text, number, position, mean, "".join(texts[: position - start]), tokens))
+        passages.append(Passage(window.text, window.place, position, mean, "".join(texts[: position - start]), tokens))
     return tuple(passages)
 
 

@@ -19,10 +19,10 @@ from app import hardware, paths
 from app.engine.head import Head, HeadCapture, Shape, unknown
 from app.engine.model import Model
 from app.quality import matrices
+from app.quality.codings import CODINGS, Bytes, Floats, usable
 from app.quality.divergence import Logits, Rows, Tokens, first_scored, score
 from app.quality.fingerprint import Check, Extent, Facts, Fingerprint, SavedAnswer, Writer, base_file_bytes, digest_of
 from app.quality.odds import Layout, Odds, sample
-from app.quality.states import CODINGS, Bytes, Floats, usable
 from app.quality.subject import Subject
 from app.quality.texts import Window
 from converter.spec import QuenchError
@@ -187,7 +187,7 @@ class Scribe:
         self._context = context
         self._embed = embed
         self._texts: list[str] = []
-        self._windows: list[int] = []
+        self._windows: list[tuple[int, int]] = []
         self._layout: Layout | None = None
         self._embedded = embed == "always"
 
@@ -204,7 +204,7 @@ class Scribe:
         self._writer.put(coded)
         if self._layout is not None:
             self._writer.put(sample(rows, self._layout, len(self._windows)).tobytes())
-        self._windows.append(self._texts.index(window.text))
+        self._windows.append((self._texts.index(window.text), window.place))
 
     def _room(self, tokens: int, positions: int, state_bytes: int) -> Layout:
         """As many odds as stay within the size; where the states alone are larger, an eighth of them more."""

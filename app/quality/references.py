@@ -19,11 +19,11 @@ from app import paths
 from app.measure_messages import FingerprintUse, MeasureQuality
 from app.quality import divergence, odds, texts
 from app.quality import tasks as graded
+from app.quality.codings import Bytes
 from app.quality.divergence import Logits, Rows, TokenValues, first_scored, same, score, scored_per_window
 from app.quality.fingerprint import Fingerprint, SavedAnswer, base_file_bytes, find, is_fingerprint
 from app.quality.odds import Odds
 from app.quality.recording import Recorder, SavedReference, Scribe, StateStore
-from app.quality.states import Bytes
 from app.quality.subject import Subject
 from app.quality.texts import Window
 from converter.spec import QuenchError
@@ -75,15 +75,12 @@ class Reference:
         command = self._command
         if given and tokenizer is not None:
             groups = [texts.windows(text, tokenizer, self.context, command.chunks) for text in given]
-            self.windows = texts.interleave(groups)
+            self.windows = texts.fair_order(groups)
             if self.saved is not None:
                 self._places = find(self.saved.windows, self.windows)
         elif self.saved is not None:
-            counts: dict[str, int] = {}
-            for place, window in enumerate(self.saved.windows):
-                counts[window.text] = counts.get(window.text, 0) + 1
-                if command.chunks == 0 or counts[window.text] <= command.chunks:
-                    self._places.append(place)
+            windows = self.saved.windows
+            self._places = [number for number, window in enumerate(windows) if not 0 < command.chunks <= window.place]
             self.windows = [self.saved.windows[place] for place in self._places]
         return self.windows
 

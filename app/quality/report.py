@@ -98,6 +98,7 @@ def render(
         _section("By kind of text", _slices(result), ""),
         _section("How the divergence is spread", _spread(candidates), _SPREAD_NOTE),
         _section("Along the window", _positions(candidates), ""),
+        _section("From layer to layer", _layers(candidates), _LAYER_NOTE),
         _section("Where it went worst", _passages(candidates), _PASSAGE_NOTE),
         _section("Speed", _speed(result, bench), _speed_note(bench)),
         _section("The same questions", _answers(answers), "Greedy answers: always the most likely token."),
@@ -306,8 +307,10 @@ def _slices(result: QualityResult) -> str:
         ]
         for each in result.candidates:
             part = each.slices.get(name)
+            css = VERDICTS[part.verdict][0] if part and part.verdict in VERDICTS else ""
             row.append(
-                f'{_stacked(numbers.interval(part.kld))}<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
+                f'<span class="{css}">{_stacked(numbers.interval(part.kld))}</span>'
+                f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
                 if part
                 else numbers.NONE
             )
@@ -335,6 +338,20 @@ def _positions(candidates: Sequence[CandidateQuality]) -> str:
     return svg.lines(
         series, labels, "Mean KL divergence by position", "part of the scored half of the window, start to end"
     )
+
+
+_LAYER_NOTE = (
+    "Relative error of the hidden state after each layer, on the same text. Each passes on the errors of those before "
+    "it; a jump shows the first layer that suffers."
+)
+
+
+def _layers(candidates: Sequence[CandidateQuality]) -> str:
+    series = [svg.Series(_label(each), each.type, each.drift) for each in candidates if each.drift]
+    if not series:
+        return ""
+    labels = [str(layer) for layer in range(max(len(each.values) for each in series))]
+    return svg.lines(series, labels, "Relative error of the hidden state by layer", "layer", unit="")
 
 
 _PASSAGE_NOTE = (

@@ -7,15 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from app import library
 from app.engine.head import HeadCapture
 from app.engine.model import Model
+from app.engine.states import States
 from app.measure_messages import CandidateQuality
 from app.memory_messages import Memory
 from app.protocol import LoadOptions
 from app.quality import tasks as graded
 from app.quality import verdict
 from app.quality.divergence import Divergence
+from app.quality.drift import drift
 from app.quality.footprint import Footprint, solo_speed
 from converter import open_model
 from converter.identity import content_id
@@ -78,6 +82,7 @@ class Subject:
         self.saved_bytes = 0
         self.vocabulary: Vocabulary | None = None
         self.divergence = Divergence()
+        self.states: list[States] = []
         self.right: list[bool] = []
         self.tokens_per_second = 0.0
         self.memory = Memory(0, 0, 0)
@@ -140,7 +145,8 @@ class Subject:
             level, reason = verdict.PASS, "This is the reference."
         else:
             change = graded.change(reference.right, self.right)
-            level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds)
+            by_slice = {name: part.kld for name, part in found.slices.items()}
+            level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds, slices=by_slice)
         return CandidateQuality(
             path=self.path,
             content=self.content,
@@ -152,13 +158,17 @@ class Subject:
             top1=found.top1,
             rms_dp=found.rms_dp,
             tasks=graded.scores(tasks, self.right),
-            slices=found.slices,
+            slices={
+                name: msgspec.structs.replace(part, verdict=verdict.by_divergence(part.kld, thresholds))
+                for name, part in found.slices.items()
+            },
             tokens_per_second=self.tokens_per_second,
             memory=self.memory,
             verdict=level,
             reason=reason,
             histogram=found.histogram,
             by_position=found.by_position,
+            drift=drift(reference.states, self.states) if self is not reference else (),
             reverse_kld=found.reverse_kld,
             top5=found.top5,
             shift=found.shift,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 760
+MOST_LABELS = 20
 CHARACTER = 7.2
 """Mean width of a label's character at 12 px, for placing labels."""
 
@@ -323,8 +324,11 @@ def ridges(series: Sequence[Series], edges: Sequence[float], label: str) -> str:
     return _svg(height, label, parts)
 
 
-def lines(series: Sequence[Series], labels: Sequence[str], label: str, axis: str) -> str:
-    """Positive values on a log scale over equal steps, one line for each series, its name at the right end."""
+def lines(series: Sequence[Series], labels: Sequence[str], label: str, axis: str, *, unit: str = " nats") -> str:
+    """Positive values on a log scale over equal steps, one line for each series, its name at the right end.
+
+    Of many labels every second, third ... is written.
+    """
     positive = [value for line in series for value in line.values if value > 0]
     if not positive:
         return ""
@@ -343,8 +347,10 @@ def lines(series: Sequence[Series], labels: Sequence[str], label: str, axis: str
     for value in _log_ticks(low, high):
         parts.append(_line(left, y_of(value), WIDTH - right, y_of(value), "grid"))
         parts.append(_text(left - 8, y_of(value) + 4, _plain(value), anchor="end"))
+    every = math.ceil(len(labels) / MOST_LABELS)
     for index, words in enumerate(labels):
-        parts.append(_text(x_of(index), height - bottom + 20, words, anchor="middle"))
+        if index % every == 0:
+            parts.append(_text(x_of(index), height - bottom + 20, words, anchor="middle"))
     parts.append(_text((left + WIDTH - right) / 2, height - 10, axis, "axis", "middle"))
     ends = _spread([y_of(line.values[-1]) for line in series], 15.0)
     for line, end in zip(series, ends, strict=True):
@@ -352,7 +358,7 @@ def lines(series: Sequence[Series], labels: Sequence[str], label: str, axis: str
         parts.append(_tag("polyline", points=path, class_="under"))
         parts.append(_tag("polyline", points=path, class_="line", stroke=type_color(line.type)))
         for index, value in enumerate(line.values):
-            hover = _tag("title", escape(f"{line.label}, {labels[index]}: {value:.5f} nats"))
+            hover = _tag("title", escape(f"{line.label}, {labels[index]}: {value:.5f}{unit}"))
             parts.append(
                 _tag(
                     "circle",

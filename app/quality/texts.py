@@ -9,6 +9,7 @@ the first token of a window becomes the beginning-of-text token if the model wan
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -73,10 +74,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Window:
-    """``context`` tokens of one text. ``tokens`` begin with the beginning-of-text token where the model wants one."""
+    """``context`` tokens of one text, its ``place``-th such piece from 0.
+
+    ``tokens`` begin with the beginning-of-text token where the model wants one.
+    """
 
     text: str
     tokens: tuple[int, ...]
+    place: int = 0
 
 
 def questions() -> dict[str, list[str]]:
@@ -224,7 +229,20 @@ def windows(text: Text, model: Tokenizer, context: int = 512, chunks: int = 0) -
     cut = [tokens[index * context : (index + 1) * context] for index in range(count)]
     if model.adds_bos:
         cut = [[model.bos, *window[1:]] for window in cut]
-    return [Window(text.name, tuple(window)) for window in cut]
+    return [Window(text.name, tuple(window), place) for place, window in enumerate(cut)]
+
+
+def fair_order(groups: Sequence[Sequence[Window]]) -> list[Window]:
+    """Windows of all texts in turns, those of a text in an order drawn by chance, the same at every run.
+
+    Whatever part of them is measured is a sample of each whole text, not of how it begins.
+    """
+    shuffled = []
+    for group in groups:
+        drawn = list(group)
+        random.Random(len(drawn)).shuffle(drawn)
+        shuffled.append(drawn)
+    return interleave(shuffled)
 
 
 def interleave(groups: Sequence[Sequence[Window]]) -> list[Window]:

@@ -2,13 +2,15 @@
 
 The KL divergence comes first and perplexity is no part of it: two errors can cancel in a perplexity, never in a
 divergence. A figure decides only when it is two standard errors clear of its limit; else the answer is ``review``,
-because with this much text it cannot be told. The default limits lie in the steps of llama.cpp's published Llama-3-8B
+because with this much text it cannot be told. A good mean can hide a bad slice: a kind of text on which a limit is
+clearly passed moves the verdict by one step. The default limits lie in the steps of llama.cpp's published Llama-3-8B
 table (Q6_K 0.0055, Q4_K_M 0.0313, Q3_K_M 0.102, Q2_K 0.445 nats).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.measure_messages import Estimate
@@ -17,6 +19,9 @@ PASS, REVIEW, FAIL = "pass", "review", "fail"
 
 CLEAR = 2.0
 """Standard errors that make a difference clear (about 95 %)."""
+
+MOST_TEXT = 20.0
+"""Times the text beyond which it is no use to advise more of it."""
 
 SIGNIFICANCE = 0.05
 
@@ -58,12 +63,25 @@ class TaskChange:
 
 
 def judge(
-    kld: Estimate, top1: Estimate, tasks: TaskChange | None = None, thresholds: Thresholds | None = None
+    kld: Estimate,
+    top1: Estimate,
+    tasks: TaskChange | None = None,
+    thresholds: Thresholds | None = None,
+    *,
+    slices: Mapping[str, Estimate] | None = None,
 ) -> tuple[str, str]:
-    """``(verdict, reason)`` of one candidate against its reference; the worst of its parts decides."""
+    """``(verdict, reason)`` of one candidate against its reference; the worst of its parts decides.
+
+    ``slices`` are the mean divergences by kind of text.
+    """
     limits = thresholds or Thresholds()
     level, words = _by_kld(kld, limits)
-    facts = [words, f"same first choice {_percent(top1.value)}"]
+    facts = [words]
+    worst, slice_level = _worst_slice(slices or {}, limits)
+    if worst is not None and _worse(level, slice_level) != level:
+        level = FAIL if level == REVIEW else REVIEW
+        facts.append(f"on {worst} {nats((slices or {})[worst].value)}")
+    facts.append(f"same first choice {_percent(top1.value)}")
     if top1.value + CLEAR * top1.error < limits.pass_top1:
         level = _worse(level, REVIEW)
         facts[-1] += f" (limit {_percent(limits.pass_top1)})"
@@ -73,6 +91,20 @@ def judge(
         solved, before = _percent(tasks.candidate / tasks.n), _percent(tasks.reference / tasks.n)
         facts.append(f"{'only ' if task_level != PASS else ''}{solved} of the tasks solved (reference {before})")
     return level, ", ".join(facts) + f": {_ADVICE[level]}."
+
+
+def by_divergence(kld: Estimate, thresholds: Thresholds) -> str:
+    """The verdict of a divergence alone, such as that of one slice."""
+    return _by_kld(kld, thresholds)[0]
+
+
+def _worst_slice(slices: Mapping[str, Estimate], limits: Thresholds) -> tuple[str | None, str]:
+    """The slice of the largest divergence among those that are clearly beyond a limit, and its verdict."""
+    beyond = {name: each for name, each in slices.items() if each.value - CLEAR * each.error > limits.pass_kld}
+    if not beyond:
+        return None, PASS
+    name = max(beyond, key=lambda each: beyond[each].value)
+    return name, _by_kld(beyond[name], limits)[0]
 
 
 _ADVICE = {
@@ -85,14 +117,24 @@ _ADVICE = {
 def _by_kld(kld: Estimate, limits: Thresholds) -> tuple[str, str]:
     low, high = kld.value - CLEAR * kld.error, kld.value + CLEAR * kld.error
     figure = f"KL divergence {nats(kld.value)}"
+    if kld.value > 0 and low <= 0:
+        level = PASS if high <= limits.pass_kld else REVIEW
+        return level, f"{figure}, from which no difference can be told with this much text"
     if high <= limits.pass_kld:
         return PASS, f"{figure} (limit {limits.pass_kld:g})"
     if low > limits.fail_kld:
         return FAIL, f"{figure}, over the limit of {limits.fail_kld:g}"
     for limit in (limits.pass_kld, limits.fail_kld):
         if low <= limit < high:
-            return REVIEW, f"{figure}, too close to the limit of {limit:g} to call"
+            return REVIEW, f"{figure}, too close to the limit of {limit:g} to call{_more_text(kld, limit)}"
     return REVIEW, f"{figure}, between the limits {limits.pass_kld:g} and {limits.fail_kld:g}"
+
+
+def _more_text(kld: Estimate, limit: float) -> str:
+    """How much more text would tell on which side of ``limit`` the value lies, if it stays where it is."""
+    away = abs(kld.value - limit)
+    times = (CLEAR * kld.error / away) ** 2 if away > 0 else math.inf
+    return f" (about {max(2, math.ceil(times))} times as much text would tell)" if times <= MOST_TEXT else ""
 
 
 def _by_tasks(tasks: TaskChange) -> str:

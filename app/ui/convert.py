@@ -75,6 +75,8 @@ class ConvertPage(QWidget):
     # ---- faces
 
     def receive(self, request: dict[str, Any]) -> None:
+        if request.get("rules"):
+            self.advanced.set_rules([str(rule) for rule in request["rules"]])
         if request.get("types"):
             self.recipes.model.set_ticked(request["types"])
         if request.get("source"):

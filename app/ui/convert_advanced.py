@@ -157,6 +157,12 @@ class AdvancedPane(QWidget):
         self.split.textChanged.connect(self.changed)
         self.set_split_source(False)
 
+    def set_rules(self, rules: Sequence[str]) -> None:
+        """Put tensor rules in front of those that are there, so that they win, and show them."""
+        kept = [line for line in self.rules.toPlainText().splitlines() if line.strip() and line not in rules]
+        self.rules.setPlainText("\n".join([*rules, *kept]))
+        self.toggle.setChecked(True)
+
     def set_split_source(self, several: bool) -> None:
         """Whether the source is in several files, so that there is a division to keep."""
         self.keep_split.setVisible(several)

@@ -52,7 +52,7 @@ class QualityPage(MeasuredPage):
             ),
         )
         theme = context.theme
-        setup, table, charts = QualitySetup(context), QualityTable(theme), QualityCharts(theme)
+        setup, table, charts = QualitySetup(context), QualityTable(theme), QualityCharts(context)
         self.compose(words, setup, table, charts, after=(self.report_button,))
         self.restore()
 

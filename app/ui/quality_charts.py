@@ -11,9 +11,10 @@ from PySide6.QtWidgets import QSplitter, QTabWidget, QVBoxLayout, QWidget
 from app.measure_messages import HISTOGRAM_EDGES, CandidateQuality
 from app.ui.charts import BarChart, HistogramChart, LineChart, ParetoChart
 from app.ui.passages_view import PassagesView
+from app.ui.tensor_costs import TensorCosts
 
 if TYPE_CHECKING:
-    from app.ui.theme import Theme
+    from app.ui.context import Context
 
 WIDE = 720
 
@@ -29,8 +30,9 @@ def labels(figures: list[CandidateQuality]) -> dict[str, str]:
 class QualityCharts(QWidget):
     """Shows whatever is measured so far. Only the visible tab is drawn."""
 
-    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+    def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        theme = context.theme
         nothing = self.tr("Fills while the measurement runs")
         self.pareto = ParetoChart(theme, title=self.tr("Size against divergence"), empty=nothing)
         self.histogram = HistogramChart(
@@ -42,6 +44,14 @@ class QualityCharts(QWidget):
             self.tr("part of the scored half"),
             self.tr("mean KLD (nats)"),
             unit="nats",
+            log_y=True,
+            empty=nothing,
+        )
+        self.layers = LineChart(
+            theme,
+            self.tr("Drift from layer to layer"),
+            self.tr("layer"),
+            self.tr("relative error of the state"),
             log_y=True,
             empty=nothing,
         )
@@ -64,14 +74,18 @@ class QualityCharts(QWidget):
             empty=self.tr("No tasks were asked"),
         )
         self.passages = PassagesView(theme)
+        self.costs = TensorCosts(context)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
+        self.tabs.tabBar().setDrawBase(False)
         self.tabs.setAccessibleName(self.tr("Charts"))
         self.tabs.tabBar().setAccessibleName(self.tr("Charts"))
         for chart, title in (
             (self.histogram, self.tr("Tokens")),
             (self.position, self.tr("Position")),
             (self.by_text, self.tr("Texts")),
+            (self.layers, self.tr("Layers")),
+            (self.costs, self.tr("Tensors")),
             (self.tasks, self.tr("Tasks")),
             (self.passages, self.tr("Passages")),
         ):
@@ -106,8 +120,10 @@ class QualityCharts(QWidget):
             self.histogram: self._draw_histogram,
             self.position: self._draw_position,
             self.by_text: self._draw_texts,
+            self.layers: self._draw_layers,
             self.tasks: self._draw_tasks,
             self.passages: self._draw_passages,
+            self.costs: self._draw_costs,
         }.get(self.tabs.currentWidget())
         if draw is not None:
             draw(named)
@@ -141,6 +157,12 @@ class QualityCharts(QWidget):
                 item.type,
             )
 
+    def _draw_layers(self, named: dict[str, str]) -> None:
+        self.layers.clear()
+        for item in self._candidates:
+            if item.drift:
+                self.layers.set_series(named[item.path], list(range(len(item.drift))), item.drift, None, item.type)
+
     def _draw_tasks(self, named: dict[str, str]) -> None:
         shown = [*([self._reference] if self._reference is not None else []), *self._candidates]
         kinds = list(dict.fromkeys(kind for item in shown for kind in item.tasks))
@@ -154,6 +176,10 @@ class QualityCharts(QWidget):
 
     def _draw_passages(self, named: dict[str, str]) -> None:
         self.passages.set_results(named, self._candidates)
+
+    def _draw_costs(self, named: dict[str, str]) -> None:
+        reference = self._reference.path if self._reference is not None else ""
+        self.costs.set_results(named, self._candidates, reference)
 
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)

@@ -81,6 +81,11 @@ class QualitySetup(QWidget):
         self.tasks.setChecked(True)
         self.chunks = self._spin(self.tr("Windows of each text"), 9999, self.tr("all"), 8)
         self.minutes = self._spin(self.tr("Time limit in minutes"), 600, self.tr("no limit"), 0)
+        self.precision = self._spin(
+            self.tr("Stop when every divergence is known so precisely"), 50, self.tr("no limit"), 0
+        )
+        self.precision.setPrefix("± ")
+        self.precision.setSuffix(" %")
         self._lay_out()
         self.reference.changed.connect(self._on_reference)
         context.library.changed.connect(self._on_library)
@@ -102,6 +107,7 @@ class QualitySetup(QWidget):
             texts=tuple(texts),
             chunks=self.chunks.value(),
             minutes=float(self.minutes.value()),
+            precision=self.precision.value() / 100,
             tasks=TASKS if self.tasks.isChecked() else None,
             threads=settings.threads,
             pass_kld=settings.pass_kld,
@@ -142,6 +148,7 @@ class QualitySetup(QWidget):
         form.setVerticalSpacing(6)
         form.addRow(label(self.tr("Windows a text"), "muted"), self.chunks)
         form.addRow(label(self.tr("Minutes"), "muted"), self.minutes)
+        form.addRow(label(self.tr("Until sure to"), "muted"), self.precision)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 12, 0)
         layout.setSpacing(6)

@@ -283,19 +283,22 @@ class MapGrid(QWidget):
         for i, entry in enumerate(entries):
             top = rect.top() + round(i * rect.height() / len(entries))
             bottom = rect.top() + round((i + 1) * rect.height() / len(entries))
-            if self.by_error:
-                colour = error_color(entry.relative, self.theme) if entry.done else QColor(0, 0, 0, 0)
-            else:
-                colour = QColor(self.theme.type_color(entry.type))
-            if not entry.done and not self.by_error:
-                colour.setAlpha(64 if self.theme.is_dark else 46)
-            painter.fillRect(QRect(rect.left(), top, rect.width(), bottom - top), colour)
+            painter.fillRect(QRect(rect.left(), top, rect.width(), bottom - top), self.colour(tensor, entry))
         if rect.width() >= 8 and rect.height() >= 8:
             painter.setPen(QPen(QColor(self.theme.tokens.border), 1))
             painter.setBrush(Qt.BrushStyle.NoBrush)
             painter.drawRect(rect.adjusted(0, 0, -1, -1))
         if tensor.layer is None:
             self._paint_edge_name(painter, tensor, rect, entries)
+
+    def colour(self, tensor: Tensor, entry: Entry) -> QColor:
+        """What a cell is filled with."""
+        if self.by_error:
+            return error_color(entry.relative, self.theme) if entry.done else QColor(0, 0, 0, 0)
+        colour = QColor(self.theme.type_color(entry.type))
+        if not entry.done:
+            colour.setAlpha(64 if self.theme.is_dark else 46)
+        return colour
 
     def _paint_edge_name(self, painter: QPainter, tensor: Tensor, rect: QRect, entries: list[Entry]) -> None:
         metrics = QFontMetrics(painter.font())

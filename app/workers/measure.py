@@ -1,9 +1,10 @@
-"""The worker that measures: quality against a reference, speed and memory, or an importance matrix. One command, one
-result.
+"""The worker that measures: quality against a reference, what each tensor costs, speed and memory, or an importance
+matrix. One command, one result.
 
 ``MeasureQuality`` is answered by ``Status`` and ``QualityUpdate`` messages while it runs and by ``QualityResult``; a
 candidate that cannot be measured is told by a ``Failed`` with its index + 1 as ``request``, and the others go on.
-``MeasureBench`` is answered by ``Status``, ``BenchUpdate`` and ``BenchResult``, ``MeasureImatrix`` by ``ImatrixUpdate``
+``MeasureSensitivity`` is answered by ``Status``, ``SensitivityUpdate`` and ``SensitivityResult``, ``MeasureBench`` by
+``Status``, ``BenchUpdate`` and ``BenchResult``, ``MeasureImatrix`` by ``ImatrixUpdate``
 and ``ImatrixResult``. ``Cancel`` stops within a decode call.
 """
 
@@ -15,12 +16,13 @@ from pathlib import Path
 from app import kernel_check
 from app.engine.model import Model
 from app.files import write_atomically
-from app.measure_messages import MeasureBench, MeasureImatrix, MeasureQuality, QualityResult
+from app.measure_messages import MeasureBench, MeasureImatrix, MeasureQuality, MeasureSensitivity, QualityResult
 from app.protocol import Cancel, Command
 from app.quality import report
 from app.quality.bench import BenchRun
 from app.quality.imatrix import ImatrixRun
 from app.quality.lab import QualityRun
+from app.quality.sensitivity import SensitivityRun
 from app.workers.runtime import Connection
 from converter.spec import QuenchError
 
@@ -48,6 +50,9 @@ def serve(connection: Connection) -> None:
             connection.send(result)
         elif isinstance(command, MeasureBench):
             connection.send(BenchRun(command, connection.send, stopped, models.append).run())
+        elif isinstance(command, MeasureSensitivity):
+            kernel_check.report(connection.send)
+            connection.send(SensitivityRun(command, connection.send, stopped, models.append).run())
         elif isinstance(command, MeasureImatrix):
             connection.send(ImatrixRun(command, connection.send, stopped, models.append).run())
         else:

@@ -84,6 +84,17 @@ def test_texts_come_in_turns() -> None:
     ]  # fmt: skip
 
 
+def test_a_part_of_a_run_is_a_sample_of_whole_texts() -> None:
+    """All windows once, the texts in turns, the same order every time, and not the text's beginning first."""
+    groups = [texts.windows(texts.Text(name, plain=name * 3200), Letters(), context=32) for name in ("a", "b")]
+    order = texts.fair_order(groups)
+    assert order == texts.fair_order(groups)
+    assert [window.text for window in order] == ["a", "b"] * 100
+    places = [window.place for window in order if window.text == "a"]
+    assert sorted(places) == list(range(100))
+    assert 25 < sum(places[:50]) / 50 < 75
+
+
 @pytest.mark.parametrize("name", texts.BUNDLED)
 def test_bundled_slices_are_long_enough_for_pocket(name: str, pocket: Path) -> None:
     """At least four windows of 512 tokens, counted by another tokenizer than the engine's."""

@@ -52,6 +52,39 @@ def test_close_calls_say_so() -> None:
     assert "too close to the limit of 0.03 to call" in reason
 
 
+def test_a_close_call_says_how_much_text_would_tell() -> None:
+    """The error shrinks with the square root of the text: 0.004 away at an error of 0.004 takes four times as much."""
+    assert "about 4 times as much text would tell" in judge(Estimate(0.034, 0.004), Estimate(0.97, 0.003))[1]
+    assert "times" not in judge(Estimate(0.0301, 0.004), Estimate(0.97, 0.003))[1], "a hundred times is no advice"
+
+
+@pytest.mark.parametrize(("error", "level"), [(0.001, "pass"), (0.02, "review")])
+def test_what_cannot_be_told_from_nothing_is_said(error: float, level: str) -> None:
+    found, reason = judge(Estimate(0.001, error), Estimate(0.99, 0.003))
+    assert found == level and "no difference can be told with this much text" in reason
+
+
+@pytest.mark.parametrize(
+    ("kld", "code", "error", "level"),
+    [
+        (0.01, 0.02, 0.001, "pass"),
+        (0.01, 0.04, 0.001, "review"),
+        (0.01, 0.04, 0.010, "pass"),
+        (0.01, 0.40, 0.010, "review"),
+        (0.10, 0.15, 0.001, "review"),
+        (0.10, 0.40, 0.010, "fail"),
+        (0.40, 0.50, 0.010, "fail"),
+    ],
+)
+def test_a_good_mean_does_not_hide_a_bad_slice(kld: float, code: float, error: float, level: str) -> None:
+    """A slice counts where it is clearly beyond a limit, and moves the verdict by one step."""
+    slices = {"prose": Estimate(kld, 0.0005), "code": Estimate(code, error)}
+    found, reason = judge(Estimate(kld, 0.0005), Estimate(0.97, 0.003), slices=slices)
+    alone = judge(Estimate(kld, 0.0005), Estimate(0.97, 0.003))[0]
+    assert found == level
+    assert ("on code" in reason) is (found != alone)
+
+
 def test_limits_are_the_callers() -> None:
     strict = Thresholds(pass_kld=0.001, fail_kld=0.01, pass_top1=0.99)
     assert judge(Estimate(0.0108, 0.0001), Estimate(0.955, 0.003), None, strict)[0] == "fail"

@@ -64,6 +64,9 @@ def test_updates_arrive_and_the_last_is_the_result(files: dict[str, str], tmp_pa
     assert [each.type for each in (reference, q8, q4, q2)] == ["BF16", "Q8_0", "Q4_K_M", "Q2_K"]
     assert reference.kld.max.value == 0.0
     assert 0 < q8.kld.mean.value < 0.003 < q4.kld.mean.value < 0.05 < q2.kld.mean.value < 0.5
+    for layer in range(6):
+        assert 0 < q8.drift[layer] < q4.drift[layer] < q2.drift[layer] < 1
+    assert reference.drift == ()
     assert q8.top1.value > q4.top1.value > q2.top1.value > 0.5
     assert set(q4.slices) == {"prose", "dialogue"}
     assert q4.slices["prose"].tokens == 510
@@ -93,9 +96,21 @@ def test_loaded_in_turn_gives_the_same_figures(files: dict[str, str]) -> None:
         assert one.perplexity == two.perplexity
         assert one.top1 == two.top1
         assert one.slices == two.slices
+        assert one.passages == two.passages and one.passages
+        assert one.drift == two.drift and len(one.drift) == 6
         assert two.memory.anonymous > 1 << 20, "an earlier model's memory must not hide this one's"
     order = [event.index for event in events if isinstance(event, QualityUpdate)][:-2]
     assert order == sorted(order)
+
+
+@pytest.mark.parametrize("memory", [0, 1], ids=["together", "in turn"])
+def test_a_run_ends_when_it_is_as_precise_as_was_asked(files: dict[str, str], memory: int) -> None:
+    command = quality(files, "Q2_K", chunks=0, context=64, texts=("prose",), precision=0.5, memory_mib=memory)
+    result = measure(command)[1]
+    assert isinstance(result, QualityResult)
+    kld = result.candidates[0].kld.mean
+    assert 1.96 * kld.error <= 0.5 * kld.value
+    assert result.tokens == 16 * 31, "the least number of windows is enough for so little"
 
 
 def test_a_bad_candidate_does_not_lose_the_others(files: dict[str, str], tmp_path: Path) -> None:

@@ -36,9 +36,8 @@ SIZE_SHARE = 1 / 30
 """The largest part of a base file of llama-perplexity's that a fingerprint may be where it can be that small."""
 
 SMALL_MATRIX = 8 << 20
-KEPT = (256, 192, 128, 96, 64, 48, 32)
-LEAST_KEPT = 24
-"""Tokens of each kind in a position's sampled odds: as many as there is room for."""
+LAYOUTS = tuple(Layout(min(kept, 128), kept) for kept in (384, 256, 192, 128, 96, 64, 48, 32, 24))
+"""Of a position's sampled odds: the first that there is room for, or the last."""
 
 
 class Recorder:
@@ -210,11 +209,9 @@ class Scribe:
         """As many odds as stay within the size; where the states alone are larger, an eighth of them more."""
         room = 0.99 * SIZE_SHARE * base_file_bytes(self._recorder.shape.vocabulary, positions) / positions
         room -= 4 * tokens / positions + state_bytes
-        if room < Layout(LEAST_KEPT, LEAST_KEPT).dtype.itemsize:
+        if room < LAYOUTS[-1].dtype.itemsize:
             room = state_bytes / 8
-        fitting = (kept for kept in KEPT if Layout(kept, kept).dtype.itemsize <= room)
-        most = next(fitting, LEAST_KEPT)
-        return Layout(most, most)
+        return next((layout for layout in LAYOUTS if layout.dtype.itemsize <= room), LAYOUTS[-1])
 
     def finish(self, reference: Subject, answers: Sequence[SavedAnswer], asked: str, program: str) -> int:
         """Put the file in its place; its size in bytes."""

@@ -29,10 +29,10 @@ def write(path: Path, hidden: int, seed: int = 1, vocabulary: int = VOCABULARY, 
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
-    alphabet = _alphabet()
+    alphabet = [*_alphabet(), "th"]
     writer.add_token_list([*alphabet, *(f"<{number}>" for number in range(vocabulary - len(alphabet)))])
     writer.add_token_types([1] * vocabulary)
-    writer.add_token_merges([])
+    writer.add_token_merges(["t h"])
 
     def put(name: str, rows: int, scale: float) -> None:
         values = random.standard_normal(

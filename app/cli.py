@@ -125,10 +125,12 @@ def build_parser() -> argparse.ArgumentParser:
     imatrix.add_argument("--threads", type=_natural, default=0)
 
     quality = add("quality", "how far candidates are from the full-precision reference", commands.quality)
-    quality.add_argument("reference", metavar="REF")
-    quality.add_argument("candidates", nargs="+", metavar="CAND")
-    quality.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
-    quality.add_argument("--context", type=_natural, default=512)
+    quality.add_argument("reference", metavar="REF", help="a GGUF file, or answers of one that were saved (.qref)")
+    quality.add_argument("candidates", nargs="*", metavar="CAND", help="none: only --fingerprint")
+    quality.add_argument(
+        "--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices, or the .qref's text"
+    )
+    quality.add_argument("--context", type=_natural, help="tokens a window; default: 512, or the .qref's")
     quality.add_argument("--chunks", type=_natural, default=0, help="windows a text; 0: all")
     quality.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
     quality.add_argument(
@@ -141,6 +143,15 @@ def build_parser() -> argparse.ArgumentParser:
     quality.add_argument("--tasks", metavar="F.jsonl", help="graded tasks; 'pocket' for the bundled set")
     quality.add_argument("--threads", type=_natural, default=0)
     quality.add_argument("--report", metavar="OUT.html")
+    quality.add_argument(
+        "--fingerprint", metavar="OUT.qref", help="save the reference's answers, to be REF when it is not there"
+    )
+    quality.add_argument(
+        "--fingerprint-matrix",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="whether the output matrix goes into it; auto: where the file stays small",
+    )
 
     sensitivity = add("sensitivity", "what each tensor of a quantized file costs", commands.sensitivity)
     sensitivity.add_argument("reference", metavar="REF")

@@ -35,6 +35,7 @@ import numpy.typing as npt
 
 import kernels
 from app.engine.head import MATRICES, MAX_STEPS, Shape, Step
+from app.fingerprint_files import MAGIC
 from app.memory_messages import Memory
 from app.quality.codings import CODINGS
 from app.quality.divergence import scored_per_window
@@ -44,9 +45,7 @@ from app.quality.texts import Window
 from converter.sources.files import ByteFile
 from converter.spec import QuenchError
 
-MAGIC: Final = b"QREF"
 VERSION: Final = 1
-SUFFIX: Final = ".qref"
 _START: Final = struct.Struct("<4sI8x")
 _END: Final = struct.Struct("<QQ32s")
 _ALIGNMENT: Final = 64
@@ -148,17 +147,6 @@ def base_file_bytes(vocabulary: int, positions: int) -> int:
     """What llama-perplexity's ``--kl-divergence-base`` file takes for so many scored positions: 16 bits a token of the
     vocabulary, two numbers in front of them (tools/perplexity of the pinned llama.cpp)."""
     return positions * 2 * (2 * ((vocabulary + 1) // 2) + 4)
-
-
-def is_fingerprint(path: str) -> bool:
-    """Whether ``path`` is meant as a fingerprint: by its name, or by its first bytes."""
-    if path.lower().endswith(SUFFIX):
-        return True
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------
@@ -432,7 +420,4 @@ def find(saved: Sequence[Window], wanted: Sequence[Window]) -> list[int]:
     return [places[window.tokens] for window in wanted]
 
 
-__all__ = [
-    "SUFFIX", "Check", "Extent", "Facts", "Fingerprint", "SavedAnswer", "Writer", "base_file_bytes", "digest_of",
-    "find", "is_fingerprint",
-]  # fmt: skip
+__all__ = ["Check", "Extent", "Facts", "Fingerprint", "SavedAnswer", "Writer", "base_file_bytes", "digest_of", "find"]

@@ -26,6 +26,7 @@ import msgspec
 
 from app import hardware, paths
 from app.engine.model import Model
+from app.fingerprint_files import is_fingerprint
 from app.measure_messages import (
     CandidateFailure,
     CandidateQuality,
@@ -39,7 +40,6 @@ from app.quality import tasks as graded
 from app.quality import texts as texts_module
 from app.quality.divergence import LEAST_CLUSTERS, Logits, Rows, TokenValues, first_scored, scored_per_window
 from app.quality.drift import states_of
-from app.quality.fingerprint import is_fingerprint
 from app.quality.odds import Odds
 from app.quality.passages import describe
 from app.quality.references import EMBED, Reference, Store, compare

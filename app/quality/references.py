@@ -16,12 +16,13 @@ from typing import Protocol
 import numpy as np
 
 from app import paths
+from app.fingerprint_files import is_fingerprint
 from app.measure_messages import FingerprintUse, MeasureQuality
 from app.quality import divergence, odds, texts
 from app.quality import tasks as graded
 from app.quality.codings import Bytes
 from app.quality.divergence import Logits, Rows, TokenValues, first_scored, same, score, scored_per_window
-from app.quality.fingerprint import Fingerprint, SavedAnswer, base_file_bytes, find, is_fingerprint
+from app.quality.fingerprint import Fingerprint, SavedAnswer, base_file_bytes, find
 from app.quality.odds import Odds
 from app.quality.recording import Recorder, SavedReference, Scribe, StateStore
 from app.quality.subject import Subject

@@ -130,7 +130,12 @@ def build_parser() -> argparse.ArgumentParser:
     quality.add_argument(
         "--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices, or the .qref's text"
     )
-    quality.add_argument("--context", type=_natural, help="tokens a window; default: 512, or the .qref's")
+    quality.add_argument(
+        "--context", type=_natural, help="tokens of a window; its second half counts; default: 512, or the .qref's"
+    )
+    quality.add_argument(
+        "--kv", metavar="TYPE[,TYPE...]", default="f16", help="cache types that each CAND is measured with"
+    )
     quality.add_argument("--chunks", type=_natural, default=0, help="windows a text; 0: all")
     quality.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
     quality.add_argument(

@@ -191,7 +191,7 @@ def quality(options: argparse.Namespace) -> Result:
             progress.update(event.label, event.done, event.total, event.seconds_left)
         elif isinstance(event, QualityUpdate):
             kld = event.result.kld.mean
-            label = f"{event.result.type}: KLD {kld.value:.5f} +- {kld.error:.5f}"
+            label = f"{event.result.label}: KLD {kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
     reference = absolute(options.reference)
@@ -200,9 +200,11 @@ def quality(options: argparse.Namespace) -> Result:
         usage = "A candidate is missing, or --fingerprint."
         hint = "quench quality REF CAND..., or quench quality REF --fingerprint OUT.qref"
         raise QuenchError("usage", "The command line is not understood.", usage, hint, exit_status=2)
+    caches = tuple("" if kind.strip() == "f16" else kind.strip() for kind in options.kv.split(","))
     command = MeasureQuality(
         reference=reference,
-        candidates=tuple(absolute(path) for path in options.candidates),
+        candidates=tuple(absolute(path) for path in options.candidates for _ in caches),
+        kv=tuple(kind for _ in options.candidates for kind in caches),
         texts=() if saved and not options.text else _texts(options.text),
         context=(0 if saved else 512) if options.context is None else options.context,
         chunks=options.chunks,

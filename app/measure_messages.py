@@ -30,7 +30,9 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     part of it (0.05: 5 %); 0 is off.
     ``memory_mib`` limits what the models may take together (0: what is free); above it they are loaded in turn.
     The ``pass_``/``fail_`` fields are the limits of the verdict: mean KLD in nats, and agreement on the first choice.
-    ``report`` is an ``.html`` file to write at the end, with its ``.json`` twin beside it.
+    ``kv`` has the cache type of each candidate (``q8_0`` ...), empty for f16, which the reference always has; a shorter
+    tuple means f16 for the rest. ``report`` is an ``.html`` file to write at the end, with its ``.json`` and ``.csv``
+    twins beside it.
 
     ``reference`` may be a fingerprint (:mod:`app.quality.fingerprint`): ``texts`` may then be empty and ``context`` 0,
     which mean what it was made on. ``fingerprint`` is such a file to write of a model (there need be no candidates
@@ -40,6 +42,7 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     reference: str
     candidates: tuple[str, ...]
     texts: tuple[str, ...]
+    kv: tuple[str, ...] = ()
     context: int = 512
     chunks: int = 0
     minutes: float = 0.0
@@ -180,7 +183,8 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     ``histogram`` are counts of log10(KLD) in ``HISTOGRAM_EDGES``, ``by_position`` the mean KLD in eight equal parts of
     the scored half of the window. ``verdict`` is pass, review or fail; ``content`` the id of what was measured
     (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result. ``drift`` is the
-    relative error of the hidden state after each layer, empty where the engine does not show it.
+    relative error of the hidden state after each layer, empty where the engine does not show it. ``kv`` is the type of
+    the cache, empty for f16.
     """
 
     path: str
@@ -205,6 +209,17 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     shift: Shift | None = None
     passages: tuple[Passage, ...] = ()
     drift: tuple[float, ...] = ()
+    kv: str = ""
+
+    @property
+    def key(self) -> str:
+        """What tells the rows of one measurement apart: the file and its cache."""
+        return f"{self.path} {self.kv}".rstrip()
+
+    @property
+    def label(self) -> str:
+        """The type in short, with that of the cache where it is not f16."""
+        return f"{self.type} · KV {self.kv}" if self.kv else self.type
 
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from app import hardware
 from app.measure_messages import BenchResult, QualityResult, SensitivityResult
 from app.store import Store
 
@@ -21,6 +22,7 @@ def keep_quality(store: Store, result: QualityResult, report: str = "") -> None:
             "texts": list(result.texts),
             "seconds": result.seconds,
             "report": report,
+            "machine": hardware.cpu_name(),
         }
         store.add_measurement(figures.path, "quality", payload, figures.content)
 

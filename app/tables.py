@@ -20,6 +20,7 @@ from app.measure_messages import (
     QualityResult,
     SensitivityResult,
 )
+from app.quality import figures
 from converter.difference import (
     DIFFERENT,
     ONLY_FIRST,
@@ -88,8 +89,9 @@ def quality_data(result: QualityResult) -> dict[str, Any]:
     """The ``quench quality --json`` object of a QualityResult."""
     data: dict[str, Any] = msgspec.to_builtins(result)
     data.pop("message", None)
-    for candidate in data["candidates"]:
+    for candidate, found in zip(data["candidates"], result.candidates, strict=True):
         candidate["kld"]["error"] = candidate["kld"]["mean"]["error"]
+        candidate["badge"] = figures.badge(found, result.reference, result.tokens)
     return data
 
 
@@ -101,7 +103,7 @@ def quality(result: QualityResult) -> str:
         asked = sum(score.n for score in tasks)
         rows.append(
             (
-                item.type,
+                item.label,
                 console.size(item.bytes),
                 f"{item.perplexity.value:.3f} +- {item.perplexity.error:.3f}",
                 f"{item.kld.mean.value:.5f} +- {item.kld.mean.error:.5f}",

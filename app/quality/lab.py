@@ -26,6 +26,7 @@ import msgspec
 
 from app import hardware, paths
 from app.engine.model import Model
+from app.engine.native import KV_TYPES
 from app.fingerprint_files import is_fingerprint
 from app.measure_messages import (
     CandidateFailure,
@@ -101,7 +102,8 @@ class QualityRun:
         self.reference = Subject(command.reference, -1)
         self._side: Reference | None = None
         self._context = command.context
-        self.candidates = [Subject(path, index) for index, path in enumerate(command.candidates)]
+        caches = (*command.kv, *("" for _ in command.candidates))
+        self.candidates = [Subject(path, index, caches[index]) for index, path in enumerate(command.candidates)]
 
     # ---- the whole -------------------------------------------------------------------------------------------
 
@@ -335,7 +337,8 @@ class QualityRun:
             return
         self._status(f"Loading {subject.name}", self._done, force=True)
         sequences = TASK_SEQUENCES if self._tasks else 1
-        options = LoadOptions(context=self._context, threads=self._command.threads)
+        cache = subject.kv or LoadOptions().kv_type
+        options = LoadOptions(context=self._context, threads=self._command.threads, kv_type=cache)
         outputs = max(self._context - first_scored(self._context), sequences)
         model = subject.open(options, outputs, sequences, lambda fraction: not self._stopped(), self._on_model)
         if subject is self.reference:
@@ -470,6 +473,8 @@ def check(command: MeasureQuality) -> None:
         problem = f"A window of {command.context} tokens; it must be {MIN_CONTEXT} to {MAX_CONTEXT}."
     elif command.chunks < 0 or command.minutes < 0 or command.memory_mib < 0:
         problem = "Windows, minutes and memory cannot be negative."
+    elif len(command.kv) > len(command.candidates) or any(kv and kv not in KV_TYPES for kv in command.kv):
+        problem = f"A cache of the type {', '.join(command.kv)}; there are {', '.join(KV_TYPES)}."
     elif not 0 <= command.precision < 1:
         problem = "The precision must be a part of the divergence, from 0 to 1."
     elif not 0 < command.pass_kld <= command.fail_kld or not 0 <= command.pass_top1 <= 1:

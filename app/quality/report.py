@@ -18,13 +18,14 @@ from app.measure_messages import (
     BenchResult,
     CandidateQuality,
     Estimate,
+    FingerprintUse,
     ModelBench,
     PassageToken,
     QualityResult,
     Shift,
     SpeedPoint,
 )
-from app.quality import numbers, svg
+from app.quality import figures, numbers, svg
 from converter.spec import OutputDone
 from resources import path as resource
 
@@ -36,6 +37,10 @@ PASSAGES, BEFORE = 3, 160
 
 STRONG, FAINT = 2.0, 12
 """Nats that have the full shade, and per cent of it below which a word has none; the scale is a square root."""
+
+
+TWINS = (".json", ".csv")
+"""What is written beside a report, under its name."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -103,6 +108,7 @@ def render(
         _section("Speed", _speed(result, bench), _speed_note(bench)),
         _section("The same questions", _answers(answers), "Greedy answers: always the most likely token."),
         _section("Files", _files(outputs), ""),
+        _section("In one line", _badges(result), "To be pasted into a model card."),
         _section("How it was measured", _method(result, facts), ""),
     ]
     style = resource("report.css").read_text("utf-8")
@@ -144,7 +150,7 @@ def _verdicts(result: QualityResult) -> str:
         share = each.bytes / result.reference.bytes if result.reference.bytes else 0.0
         smaller = f" · {100 * share:.0f} % of the reference" if share else ""
         cards.append(
-            f'<article class="verdict"><div class="row">{_badge(each.type)}'
+            f'<article class="verdict"><div class="row">{_named_badge(each)}'
             f'<span class="pill {css}"><span aria-hidden="true">{mark}</span> {escape(word)}</span></div>'
             f'<p class="big">{escape(numbers.interval(each.kld.mean))}<span class="unit"> nats KLD</span></p>'
             f'<p class="muted">{numbers.size(each.bytes)}{smaller}</p><p>{escape(each.reason)}</p></article>'
@@ -218,7 +224,7 @@ def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
         return "" if reference else text
 
     return [
-        _badge(each.type) + ('<br><span class="half">reference</span>' if reference else ""),
+        _named_badge(each) + ('<br><span class="half">reference</span>' if reference else ""),
         numbers.size(each.bytes),
         against(f"<strong>{_stacked(numbers.interval(each.kld.mean))}</strong>"),
         against(_stacked(numbers.interval(each.kld.median))),
@@ -483,6 +489,11 @@ def _reply(text: str, replies: Sequence[Reply], has_reference: bool) -> str:
     )
 
 
+def _badges(result: QualityResult) -> str:
+    lines = [figures.badge(each, result.reference, result.tokens) for each in result.candidates]
+    return "".join(f"<p><code>{escape(line)}</code></p>" for line in lines)
+
+
 def _files(outputs: Sequence[OutputDone]) -> str:
     head = ("File", "Type", "Size", "Bits a weight", "Largest error")
     rows = []
@@ -512,10 +523,20 @@ def _method(result: QualityResult, facts: Facts) -> str:
         ),
         ("Texts", ", ".join(result.texts)),
         ("Time", numbers.seconds(result.seconds)),
+        *([("Reference", _saved(result.fingerprint))] if result.fingerprint is not None else []),
         *facts.lines,
     ]
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in lines)
     return f"<dl>{items}</dl>"
+
+
+def _saved(use: FingerprintUse) -> str:
+    if use.written:
+        return f"Its answers were saved as {PurePath(use.path).name} ({numbers.size(use.bytes)})."
+    how = "its output matrix gives the odds of the whole vocabulary"
+    if not use.exact:
+        how = "sampled odds, without its output matrix: a mean divergence is right to about 0.1 %"
+    return f"{use.name} by its answers, saved in {PurePath(use.path).name}: {how}."
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------
@@ -542,8 +563,13 @@ def _badge(type_name: str) -> str:
     )
 
 
+def _named_badge(each: CandidateQuality) -> str:
+    """The type, and under it the cache where it is not f16."""
+    return _badge(each.type) + (f'<br><span class="half">KV {escape(each.kv)}</span>' if each.kv else "")
+
+
 def _label(each: CandidateQuality) -> str:
-    return each.type or _name(each)
+    return each.label or _name(each)
 
 
 def _name(each: CandidateQuality) -> str:

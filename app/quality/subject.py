@@ -73,10 +73,11 @@ def read_header(path: str) -> ModelInfo:
 class Subject:
     """One file in a quality run; ``index`` is its place among the candidates, -1 for the reference."""
 
-    def __init__(self, path: str, index: int) -> None:
+    def __init__(self, path: str, index: int, kv: str = "") -> None:
         self.path = path
         self.index = index
-        self.name = Path(path).name
+        self.kv = kv
+        self.name = f"{Path(path).name}, {kv} cache" if kv else Path(path).name
         self.model: Model | None = None
         self.capture: HeadCapture | None = None
         self.saved_bytes = 0
@@ -151,6 +152,7 @@ class Subject:
             path=self.path,
             content=self.content,
             type=self.type,
+            kv=self.kv,
             bytes=self.bytes,
             perplexity=found.perplexity,
             ln_ratio=found.ln_ratio,

@@ -146,7 +146,7 @@ def measured(store: Store) -> tuple[dict[str, Quality], dict[str, float]]:
     speed: dict[str, float] = {}
     for entry in store.measurements(None, "quality"):
         value = _dig(entry.payload, "kld", "mean", "value")
-        if value is not None:
+        if value is not None and not entry.payload.get("kv"):  # a smaller cache is no property of the file
             path, reference = (entry.payload.get(name) for name in ("path", "reference"))
             found = Quality(value, str(entry.payload.get("verdict", "")), path is not None and path == reference)
             quality.setdefault(entry.content or entry.model_path, found)

@@ -76,9 +76,9 @@ class PassagesView(QWidget):
         self.legend.setVisible(event.size().height() >= ROOM)
 
     def set_results(self, named: dict[str, str], candidates: list[CandidateQuality]) -> None:
-        """``named`` has a short name for each candidate's path. Those without passages are not offered."""
+        """``named`` has a short name for each candidate's key. Those without passages are not offered."""
         before = self.model.currentData()
-        known = {item.path: item.passages for item in candidates if item.passages}
+        known = {item.key: item.passages for item in candidates if item.passages}
         self.model.blockSignals(True)
         self.model.clear()
         for path in sorted(known, key=lambda path: -known[path][0].kld):

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from PySide6.QtWidgets import QFileDialog, QWidget
 
 from app import library, measurements
-from app.measure_messages import CandidateQuality, MeasureQuality, QualityResult, QualityUpdate
+from app.fingerprint_files import SUFFIX
+from app.measure_messages import CandidateQuality, FingerprintUse, MeasureQuality, QualityResult, QualityUpdate
 from app.protocol import Failed
+from app.quality import report
 from app.ui import format as fmt
 from app.ui.measured_page import MeasuredPage, Words
 from app.ui.quality_charts import QualityCharts
@@ -70,11 +72,13 @@ class QualityPage(MeasuredPage):
         return [row.figures for row in self.table.rows.rows if row.figures is not None and not row.reference]
 
     def save_report(self, path: str) -> None:
-        """Copy the report of the last measurement to ``path`` (HTML) and its JSON twin beside it."""
+        """Copy the report of the last measurement to ``path`` (HTML), its JSON and CSV twins beside it."""
         source, target = Path(self._report), Path(path)
         try:
             shutil.copyfile(source, target)
-            shutil.copyfile(source.with_suffix(".json"), target.with_suffix(".json"))
+            for twin in report.TWINS:
+                if source.with_suffix(twin).is_file():  # a report of an earlier version has fewer
+                    shutil.copyfile(source.with_suffix(twin), target.with_suffix(twin))
         except OSError as problem:
             title = self.tr("The report could not be saved.")
             hint = self.tr("Choose another place.")
@@ -104,6 +108,8 @@ class QualityPage(MeasuredPage):
 
     def job_title(self, command: MeasureQuality) -> str:
         names = ", ".join(self.type_of(path) for path in command.candidates)
+        if not names:
+            return self.tr("Answers of %1").replace("%1", self.type_of(command.reference))
         return self.tr("Quality of %1").replace("%1", names)
 
     # ---- what is shown
@@ -120,7 +126,9 @@ class QualityPage(MeasuredPage):
     def begin(self, job: Job) -> None:
         command: MeasureQuality = job.command
         self._reference, self._report = None, ""
-        rows = [self._row(command.reference, reference=True), *(self._row(path) for path in command.candidates)]
+        caches = (*command.kv, *("" for _ in command.candidates))
+        rows = [self._row(command.reference, reference=True)]
+        rows += [self._row(path, kv=kv) for path, kv in zip(command.candidates, caches, strict=False)]
         self.table.set_rows(rows)
         self.charts.set_results(None, [])
 
@@ -129,18 +137,29 @@ class QualityPage(MeasuredPage):
             self._update_row(event.result, event.windows, event.windows_total)
             self.charts.set_results(self._reference, self.measured())
         elif isinstance(event, Failed) and event.request > 0 and self.job is not None:
-            path = self.job.command.candidates[event.request - 1]
-            self.table.rows.set_problem(path, " ".join(filter(None, (event.title, event.detail))))
+            row = self.table.rows.rows[event.request]
+            self.table.rows.set_problem(row.key, " ".join(filter(None, (event.title, event.detail))))
 
     def _update_row(self, figures: CandidateQuality, windows: int, total: int) -> None:
         for position, row in enumerate(self.table.rows.rows):
-            if row.path == figures.path:
+            if row.key == figures.key and not row.reference:
                 self.table.rows.update_row(position, figures, windows, total)
 
     def finish(self, result: QualityResult) -> None:
         self._report = self.job.command.report or ""
         measurements.keep_quality(self.context.store, result, self._report)
         self._show(result.reference, list(result.candidates), result.tokens, result.seconds)
+        self._tell_saved(result.fingerprint)
+
+    def _tell_saved(self, use: FingerprintUse | None) -> None:
+        """What was saved of the reference; where its saved answers were used, how well they stand for it."""
+        if use is not None and use.written:
+            text = self.tr("Answers saved: %1 (%2)").replace("%1", use.path).replace("%2", fmt.size(use.bytes))
+            self.context.notify.good(text)
+        elif use is not None:
+            exact = self.tr("as exact as the model itself")
+            sampled = self.tr("from sampled odds, as no file here has its output matrix: right to about 0.1 %")
+            self.subtitle.setText(f"{self.subtitle.text()} · {exact if use.exact else sampled}")
 
     def load_last(self) -> bool:
         run, figures = self.newest(CandidateQuality, ("report", "reference", "seconds"))
@@ -156,11 +175,13 @@ class QualityPage(MeasuredPage):
         self, reference: CandidateQuality, candidates: list[CandidateQuality], tokens: int, seconds: float
     ) -> None:
         self._reference = reference
-        rows = [Row(c.path, c.type, c.bytes, c is reference, c) for c in (reference, *candidates)]
+        rows = [Row(c.path, c.type, c.bytes, c is reference, c, kv=c.kv) for c in (reference, *candidates)]
         rows += [row for row in self.table.rows.rows if row.problem]
         self.table.set_rows(rows)
         self.charts.set_results(reference, candidates)
         text = self.tr("%1 tokens scored against %2 in %3")
+        if reference.path.lower().endswith(SUFFIX):
+            text = self.tr("%1 tokens scored against the saved answers of %2 in %3")
         for mark, value in (
             ("%1", fmt.number(tokens, 0)),
             ("%2", self._name_of(reference)),
@@ -170,9 +191,9 @@ class QualityPage(MeasuredPage):
         self.subtitle.setText(text)
         self.fit_table()
 
-    def _row(self, path: str, reference: bool = False) -> Row:
+    def _row(self, path: str, *, reference: bool = False, kv: str = "") -> Row:
         info = self.context.library.entry(path)
-        return Row(path, self.type_of(path), info.bytes if info is not None else 0, reference)
+        return Row(path, self.type_of(path), info.bytes if info is not None else 0, reference, kv=kv)
 
     def _name_of(self, figures: CandidateQuality) -> str:
         """A model as the rest of the window calls it."""

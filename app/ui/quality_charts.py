@@ -20,10 +20,13 @@ WIDE = 720
 
 
 def labels(figures: list[CandidateQuality]) -> dict[str, str]:
-    """A short name for every model: its type, or its file name where two share a type."""
-    kinds = [item.type for item in figures]
+    """A short name for every row by its key: its type, or its file name where two share a type; and its cache."""
+    kinds = [item.label for item in figures]
     return {
-        item.path: item.type if item.type and kinds.count(item.type) == 1 else Path(item.path).stem for item in figures
+        item.key: item.label
+        if item.type and kinds.count(item.label) == 1
+        else Path(item.path).stem + (f" · KV {item.kv}" if item.kv else "")
+        for item in figures
     }
 
 
@@ -110,7 +113,7 @@ class QualityCharts(QWidget):
         self._reference, self._candidates = reference, candidates
         named = labels(candidates)
         self.pareto.set_points(
-            [(named[c.path], c.type, c.bytes, c.kld.mean.value, c.kld.mean.error) for c in candidates]
+            [(named[c.key], c.type, c.bytes, c.kld.mean.value, c.kld.mean.error) for c in candidates]
         )
         self._draw_tab()
 
@@ -132,7 +135,7 @@ class QualityCharts(QWidget):
         self.histogram.clear()
         for item in self._candidates:
             if len(item.histogram) == len(HISTOGRAM_EDGES) - 1:
-                self.histogram.set_series(named[item.path], item.histogram, item.type)
+                self.histogram.set_series(named[item.key], item.histogram, item.type)
 
     def _draw_position(self, named: dict[str, str]) -> None:
         self.position.clear()
@@ -141,7 +144,7 @@ class QualityCharts(QWidget):
         for item in self._candidates:
             if item.by_position:
                 spots = list(range(1, len(item.by_position) + 1))
-                self.position.set_series(named[item.path], spots, item.by_position, None, item.type)
+                self.position.set_series(named[item.key], spots, item.by_position, None, item.type)
 
     def _draw_texts(self, named: dict[str, str]) -> None:
         self.by_text.clear()
@@ -150,7 +153,7 @@ class QualityCharts(QWidget):
         for item in self._candidates:
             known = [(i, item.slices[name]) for i, name in enumerate(texts) if name in item.slices]
             self.by_text.set_series(
-                named[item.path],
+                named[item.key],
                 [i for i, _ in known],
                 [part.kld.value for _, part in known],
                 [part.kld.error for _, part in known],
@@ -161,7 +164,7 @@ class QualityCharts(QWidget):
         self.layers.clear()
         for item in self._candidates:
             if item.drift:
-                self.layers.set_series(named[item.path], list(range(len(item.drift))), item.drift, None, item.type)
+                self.layers.set_series(named[item.key], list(range(len(item.drift))), item.drift, None, item.type)
 
     def _draw_tasks(self, named: dict[str, str]) -> None:
         shown = [*([self._reference] if self._reference is not None else []), *self._candidates]
@@ -171,7 +174,7 @@ class QualityCharts(QWidget):
             if item.tasks:
                 scores = [item.tasks.get(kind) for kind in kinds]
                 values = [100.0 * score.correct / score.n if score and score.n else None for score in scores]
-                name = named.get(item.path) or item.type or self.tr("reference")
+                name = named.get(item.key) or item.type or self.tr("reference")
                 self.tasks.set_series(name, values, item.type)
 
     def _draw_passages(self, named: dict[str, str]) -> None:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QFileDialog,
     QFormLayout,
+    QHBoxLayout,
     QListWidget,
     QListWidgetItem,
     QSpinBox,
@@ -21,8 +23,12 @@ from PySide6.QtWidgets import (
 
 import resources
 from app import library, paths
+from app.fingerprint_files import SUFFIX
 from app.measure_messages import MeasureQuality
+from app.quality.report import TWINS
+from app.ui import format as fmt
 from app.ui.convert_source import is_quantized
+from app.ui.glossary import explain
 from app.ui.model_checks import ModelChecks
 from app.ui.widgets import ModelPicker, button, label
 
@@ -31,11 +37,12 @@ if TYPE_CHECKING:
 
 PATH_ROLE = Qt.ItemDataRole.UserRole
 TASKS = "pocket"
+CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 KEPT_REPORTS = 20
 
 
 def forget_old_reports(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest reports (HTML and its JSON twin); ones that cannot be deleted stay."""
+    """Delete all but the ``keep`` newest reports (HTML and their twins); ones that cannot be deleted stay."""
 
     def written(report: Path) -> float:
         try:
@@ -45,7 +52,7 @@ def forget_old_reports(folder: Path, keep: int) -> None:
 
     reports = sorted(folder.glob("quality-*.html"), key=written, reverse=True)
     for report in reports[keep:]:
-        for file in (report, report.with_suffix(".json")):
+        for file in (report, *(report.with_suffix(twin) for twin in TWINS)):
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
 
@@ -68,6 +75,12 @@ class QualitySetup(QWidget):
         self.reference.setAccessibleName(self.tr("Reference model"))
         self.note = label("", "muted", wrap=True)
         self.bf16_button = button(self.tr("Convert to BF16 first"), self._convert_first)
+        self.saved_button = button(self.tr("Saved answers…"), self._ask_saved, "quiet")
+        self.saved_button.setToolTip(self.tr("Measure against answers that a model gave once: it is not needed"))
+        self.save = QCheckBox(self.tr("Save its answers"))
+        self.save.setAccessibleName(self.tr("Save the reference's answers"))
+        self.save.clicked.connect(self._ask_save)
+        self._save_path = ""
         self.candidates = ModelChecks(context, self.tr("Candidates"))
         self.texts = QListWidget()
         self.texts.setAccessibleName(self.tr("Texts"))
@@ -86,6 +99,22 @@ class QualitySetup(QWidget):
         )
         self.precision.setPrefix("± ")
         self.precision.setSuffix(" %")
+        self.cache = QComboBox()
+        self.cache.setAccessibleName(self.tr("Types of the KV cache to measure"))
+        self.cache.setToolTip(explain("KV cache"))
+        for words, kinds in (
+            (self.tr("16 bit"), ("",)),
+            (self.tr("16 and 8 bit"), ("", "q8_0")),
+            (self.tr("16, 8 and 4 bit"), ("", "q8_0", "q4_0")),
+        ):
+            self.cache.addItem(words, kinds)
+        self.window_tokens = QComboBox()
+        self.window_tokens.setAccessibleName(self.tr("Tokens of a window"))
+        self.window_tokens.setToolTip(
+            self.tr("The second half of each window counts. Longer ones show the quality far into a context.")
+        )
+        for tokens in CONTEXTS:
+            self.window_tokens.addItem(fmt.number(tokens), tokens)
         self._lay_out()
         self.reference.changed.connect(self._on_reference)
         context.library.changed.connect(self._on_library)
@@ -95,16 +124,19 @@ class QualitySetup(QWidget):
 
     def command(self) -> MeasureQuality | None:
         reference, candidates, texts = self.reference.path(), self.candidates.checked(), self.chosen_texts()
-        if not reference or self._is_folder() or not candidates or not (texts or self.tasks.isChecked()):
+        if self.missing() or reference is None:
             return None
+        saved = self._is_saved()
         settings = self._context.settings
         folder = paths.cache() / "reports"
         folder.mkdir(exist_ok=True)
         forget_old_reports(folder, KEPT_REPORTS - 1)
         return MeasureQuality(
             reference=reference,
-            candidates=tuple(candidates),
-            texts=tuple(texts),
+            candidates=tuple(path for path in candidates for _ in self.cache.currentData()),
+            kv=tuple(kind for _ in candidates for kind in self.cache.currentData()),
+            context=0 if saved else int(self.window_tokens.currentData()),
+            texts=() if saved else tuple(texts),
             chunks=self.chunks.value(),
             minutes=float(self.minutes.value()),
             precision=self.precision.value() / 100,
@@ -114,6 +146,7 @@ class QualitySetup(QWidget):
             fail_kld=settings.fail_kld,
             pass_top1=settings.pass_top1,
             report=str(folder / f"quality-{uuid.uuid4().hex[:12]}.html"),
+            fingerprint=self._save_path if self._saves() else None,
         )
 
     def missing(self) -> str:
@@ -122,9 +155,11 @@ class QualitySetup(QWidget):
             return self.tr("Choose a reference.")
         if self._is_folder():
             return self.tr("The reference must be a GGUF file.")
-        if not self.candidates.checked():
+        if not self.candidates.checked() and not self._saves():
             return self.tr("Tick at least one candidate.")
-        if not self.chosen_texts() and not self.tasks.isChecked():
+        if self._saves() and not self.chosen_texts():
+            return self.tr("Tick a text to save answers on.")
+        if not self._is_saved() and not self.chosen_texts() and not self.tasks.isChecked():
             return self.tr("Tick a text or the tasks.")
         return ""
 
@@ -147,6 +182,8 @@ class QualitySetup(QWidget):
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(6)
         form.addRow(label(self.tr("Windows a text"), "muted"), self.chunks)
+        form.addRow(label(self.tr("Tokens a window"), "muted"), self.window_tokens)
+        form.addRow(label(self.tr("KV cache"), "muted"), self.cache)
         form.addRow(label(self.tr("Minutes"), "muted"), self.minutes)
         form.addRow(label(self.tr("Until sure to"), "muted"), self.precision)
         layout = QVBoxLayout(self)
@@ -154,6 +191,11 @@ class QualitySetup(QWidget):
         layout.setSpacing(6)
         layout.addWidget(label(self.tr("Reference"), "heading"))
         layout.addWidget(self.reference)
+        answers = QHBoxLayout()
+        answers.addWidget(self.save)
+        answers.addStretch(1)
+        answers.addWidget(self.saved_button)
+        layout.addLayout(answers)
         layout.addWidget(self.note)
         layout.addWidget(self.bf16_button, 0, Qt.AlignmentFlag.AlignLeft)
         layout.addWidget(label(self.tr("Candidates"), "heading"))
@@ -188,10 +230,37 @@ class QualitySetup(QWidget):
             self._add_text(path, Path(path).name)
         self.changed.emit()
 
+    def _is_saved(self) -> bool:
+        """Whether the reference is a file of saved answers."""
+        return (self.reference.path() or "").lower().endswith(SUFFIX)
+
+    def _saves(self) -> bool:
+        return self.save.isChecked() and bool(self._save_path) and not self._is_saved()
+
+    def _ask_saved(self) -> None:
+        kinds = self.tr("Saved answers (*%1)").replace("%1", SUFFIX)
+        chosen, _ = QFileDialog.getOpenFileName(self, self.tr("Open saved answers"), str(paths.models()), kinds)
+        if chosen:
+            self.reference.set_path(chosen)
+
+    def _ask_save(self, wanted: bool) -> None:
+        """Ask for a place once it is ticked; without one nothing is saved."""
+        self._save_path = ""
+        if wanted:
+            stem = Path(self.reference.path() or "reference").stem
+            kinds = self.tr("Saved answers (*%1)").replace("%1", SUFFIX)
+            place = str(paths.models() / f"{stem}{SUFFIX}")
+            chosen, _ = QFileDialog.getSaveFileName(self, self.tr("Save the reference's answers"), place, kinds)
+            if chosen:
+                self._save_path = chosen if chosen.lower().endswith(SUFFIX) else chosen + SUFFIX
+        self.save.setChecked(bool(self._save_path))
+        self._on_reference()
+
     def _is_folder(self) -> bool:
-        path = self.reference.path()
-        info = self.reference.info()
-        return bool(path) and (info.kind == "hf" if info is not None else not path.lower().endswith(".gguf"))
+        path, info = self.reference.path(), self.reference.info()
+        if not path or self._is_saved():
+            return False
+        return info.kind == "hf" if info is not None else not path.lower().endswith(".gguf")
 
     def _on_library(self) -> None:
         """Without a choice the largest full-precision GGUF is the obvious reference."""
@@ -206,8 +275,16 @@ class QualitySetup(QWidget):
         path, info = self.reference.path(), self.reference.info()
         self.candidates.hide_path(path or "")
         self.bf16_button.setVisible(self._is_folder())
+        saved = self._is_saved()
+        self.save.setVisible(not saved)
+        for part in (self.texts, self.text_button, self.window_tokens):
+            part.setEnabled(not saved)
         words = ""
-        if self._is_folder():
+        if saved:
+            words = self.tr("Answers that a model gave once. The texts and windows are those of the file.")
+        elif self._saves():
+            words = self.tr("Its answers are saved to %1.").replace("%1", self._save_path)
+        elif self._is_folder():
             words = self.tr("A model folder must become a full-precision GGUF before it can be measured against.")
         elif info is not None and is_quantized(info):
             kind = library.type_label(info)

@@ -35,6 +35,12 @@ class Row:
     windows: int = 0
     windows_total: int = 0
     problem: str = ""
+    kv: str = ""
+
+    @property
+    def key(self) -> str:
+        """As :attr:`CandidateQuality.key`."""
+        return f"{self.path} {self.kv}".rstrip()
 
     @property
     def finished(self) -> bool:
@@ -253,10 +259,10 @@ class QualityModel(QAbstractTableModel):
             return float("-inf") if value is None else float(value)
         return None
 
-    def set_problem(self, path: str, problem: str) -> None:
+    def set_problem(self, key: str, problem: str) -> None:
         """Say why a candidate was left out."""
         for position, row in enumerate(self.rows):
-            if row.path == path:
+            if row.key == key:
                 row.problem = problem
                 self.dataChanged.emit(self.index(position, 0), self.index(position, self.columnCount() - 1))
 
@@ -279,6 +285,8 @@ class QualityModel(QAbstractTableModel):
         if row.figures is None:
             return self.tr("Not measured yet.")
         reason = advice_first(row.figures.reason)
+        if row.kv:
+            reason = self.tr("With a cache of %1. ").replace("%1", row.kv) + reason
         if row.finished:
             return reason
         so_far = self.tr("After %1 of %2 windows: ")

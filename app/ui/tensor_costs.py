@@ -180,7 +180,8 @@ class TensorCosts(QWidget):
         self.model.blockSignals(True)
         self.model.clear()
         for item in candidates:
-            self.model.addItem(named.get(item.path) or Path(item.path).stem, item.path)
+            if not item.kv:
+                self.model.addItem(named.get(item.key) or Path(item.path).stem, item.path)
         self.model.setCurrentIndex(max(0, self.model.findData(before)))
         self.model.blockSignals(False)
         self._show()

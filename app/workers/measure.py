@@ -18,7 +18,7 @@ from app.engine.model import Model
 from app.files import write_atomically
 from app.measure_messages import MeasureBench, MeasureImatrix, MeasureQuality, MeasureSensitivity, QualityResult
 from app.protocol import Cancel, Command
-from app.quality import report
+from app.quality import figures, report
 from app.quality.bench import BenchRun
 from app.quality.imatrix import ImatrixRun
 from app.quality.lab import QualityRun
@@ -63,10 +63,14 @@ def serve(connection: Connection) -> None:
 
 
 def write_report(result: QualityResult, path: Path) -> None:
-    """The report as one HTML file and its JSON twin beside it; ``QuenchError`` ``report_not_saved`` if it cannot be."""
+    """The report as one HTML file, its JSON and CSV twins beside it.
+
+    Raises QuenchError ``report_not_saved`` if it cannot be.
+    """
     try:
         write_atomically(path, report.render(result).encode())
         write_atomically(path.with_suffix(".json"), json.dumps(report.document(result)).encode())
+        write_atomically(path.with_suffix(".csv"), figures.csv_table(result).encode())
     except OSError as error:
         raise QuenchError(
             "report_not_saved",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -30,7 +32,7 @@ from app.measure_messages import (
     TaskScore,
 )
 from app.memory_messages import Memory
-from app.quality import numbers, report, svg
+from app.quality import figures, numbers, report, svg
 from converter.spec import OutputDone
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
@@ -305,3 +307,23 @@ def test_the_worst_passages_are_shaded_and_explained() -> None:
     assert "window 3, tokens 301 to 302: 0.75 nats" in html
     assert "+1.0 to<br>+1.0 %" in html
     assert "Where it went worst" not in report.render(result())
+
+
+def test_the_csv_table_has_every_figure_of_every_model() -> None:
+    small = candidate("Q2_K", 100, 0.1, path="/models/=1+1.gguf", kv="q8_0", top5=Estimate(0.8, 0.01))
+    rows = list(csv.DictReader(io.StringIO(figures.csv_table(result(candidates=(small,))))))
+    assert [row["verdict"] for row in rows] == ["reference", "review"]
+    assert rows[1]["file"] == "'=1+1.gguf", "no formula for a spreadsheet"
+    assert (rows[1]["type"], rows[1]["kv"], rows[1]["bytes"]) == ("Q2_K", "q8_0", "100")
+    assert float(rows[1]["kld_mean"]) == 0.1 and float(rows[1]["kld_mean_error"]) == 0.005
+    assert float(rows[1]["kld_prose"]) == 0.1 and rows[1]["tasks_arithmetic_correct"] == "113"
+    assert float(rows[1]["top5"]) == 0.8 and rows[0]["top5"] == "" == rows[1]["reverse_kld"]
+
+
+def test_one_line_says_what_a_file_costs() -> None:
+    each = candidate("Q4_K_M", 100, 0.0116)
+    line = figures.badge(each, candidate("BF16", 400, 0.0), 7905)
+    assert "\n" not in line and line.startswith("**Q4_K_M**: KL divergence 0.0116 ± 0.0011 nats")
+    assert "93.00 ± 0.78 %" in line and "against BF16 (7,905 tokens" in line
+    page = report.render(result(candidates=(each,), reference=candidate("BF16", 400, 0.0), tokens=7905))
+    assert f"<code>{line}</code>" in page

@@ -87,7 +87,7 @@ def test_two_candidates_fill_table_charts_and_store(
         page.charts.tabs.setCurrentIndex(tab)
         if page.charts.tabs.widget(tab).is_empty():
             empty.append(page.charts.tabs.widget(tab))
-    assert empty == ([] if tasks else [page.charts.tasks])
+    assert empty == [page.charts.costs, *([] if tasks else [page.charts.tasks])]
 
     passages = page.charts.passages
     assert [passages.model.itemText(row) for row in range(2)] == ["Q2_K", "Q8_0"]

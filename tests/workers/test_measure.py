@@ -103,6 +103,21 @@ def test_loaded_in_turn_gives_the_same_figures(files: dict[str, str]) -> None:
     assert order == sorted(order)
 
 
+def test_a_smaller_cache_costs_quality_too(files: dict[str, str]) -> None:
+    """One file with three caches: each cell in four bits costs more than in eight, and is measured apart."""
+    command = quality(files, "BF16", "BF16", "BF16", kv=("", "q8_0", "q4_0"), texts=("prose",))
+    result = measure(command)[1]
+    assert isinstance(result, QualityResult)
+    same, eight, four = result.candidates
+    assert [each.label for each in result.candidates] == ["BF16", "BF16 · KV q8_0", "BF16 · KV q4_0"]
+    assert same.kld.max.value == 0.0
+    assert 0 < 10 * eight.kld.mean.value < four.kld.mean.value
+    assert four.memory.kv < eight.memory.kv < same.memory.kv
+    with pytest.raises(QuenchError) as caught:
+        measure(quality(files, "Q8_0", kv=("q9_9",)))
+    assert caught.value.code == "bad_options" and "q9_9" in caught.value.detail
+
+
 @pytest.mark.parametrize("memory", [0, 1], ids=["together", "in turn"])
 def test_a_run_ends_when_it_is_as_precise_as_was_asked(files: dict[str, str], memory: int) -> None:
     command = quality(files, "Q2_K", chunks=0, context=64, texts=("prose",), precision=0.5, memory_mib=memory)

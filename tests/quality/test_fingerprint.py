@@ -55,7 +55,7 @@ def saved(pocket_gguf: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return save(pocket_gguf("BF16"), target, fingerprint_matrix="never")
 
 
-@pytest.mark.parametrize("kind", ["BF16", "Q4_K_M"])
+@pytest.mark.parametrize("kind", ["Q4_K_M", pytest.param("BF16", marks=pytest.mark.slow)])
 def test_figures_against_saved_answers_are_those_against_the_model(
     kind: str, pocket_gguf: Make, tmp_path: Path
 ) -> None:

@@ -157,9 +157,14 @@ class QualityPage(MeasuredPage):
             text = self.tr("Answers saved: %1 (%2)").replace("%1", use.path).replace("%2", fmt.size(use.bytes))
             self.context.notify.good(text)
         elif use is not None:
-            exact = self.tr("as exact as the model itself")
-            sampled = self.tr("from sampled odds, as no file here has its output matrix: right to about 0.1 %")
-            self.subtitle.setText(f"{self.subtitle.text()} · {exact if use.exact else sampled}")
+            words = self.tr("The saved answers are as exact as the model itself.")
+            if not use.exact:
+                self.subtitle.setText(self.tr("%1 · sampled").replace("%1", self.subtitle.text()))
+                words = self.tr(
+                    "No file at hand has the reference's output matrix: its odds are sampled, and mean divergences "
+                    "right to about 0.1 %."
+                )
+            self.subtitle.setToolTip(words)
 
     def load_last(self) -> bool:
         run, figures = self.newest(CandidateQuality, ("report", "reference", "seconds"))
@@ -189,6 +194,7 @@ class QualityPage(MeasuredPage):
         ):
             text = text.replace(mark, value)
         self.subtitle.setText(text)
+        self.subtitle.setToolTip("")
         self.fit_table()
 
     def _row(self, path: str, *, reference: bool = False, kv: str = "") -> Row:

@@ -73,12 +73,13 @@ def convert(options: argparse.Namespace) -> Result:
     from converter.options import parse_layers, parse_size
     from converter.spec import Planned, Progress
 
+    kinds, by_recipe = _types_of(options)
     spec = converter.ConversionSpec(
         source=options.source,
         output=options.output,
-        types=tuple(name.strip() for name in options.type.split(",")),
+        types=kinds,
         imatrix=options.imatrix,
-        tensor_types=tuple(_rule(text) for text in options.tensor_type),
+        tensor_types=tuple(_rule(text) for text in (*options.tensor_type, *by_recipe)),
         output_type=options.output_type,
         embedding_type=options.embedding_type,
         pure=options.pure,
@@ -175,6 +176,60 @@ def _rule(text: str) -> tuple[str, str]:
     if not equals or not pattern or not type_name:
         raise QuenchError("usage", "A tensor rule has the form RE=TYPE.", text, "attn_v=Q6_K", exit_status=2)
     return pattern, type_name
+
+
+def _types_of(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The types that are asked for, and the rules of a recipe file."""
+    asked = tuple(name.strip() for name in options.type.split(",") if name.strip())
+    if options.recipe:
+        from app.recipe_files import read
+
+        recipe = read(Path(absolute(options.recipe)))
+        options.imatrix = options.imatrix or recipe.imatrix or None
+        return asked or (recipe.base,), recipe.rules
+    if not asked:
+        raise QuenchError("usage", "The type is missing.", "", "--type Q4_K_M, or --recipe F", exit_status=2)
+    return asked, ()
+
+
+def fit(options: argparse.Namespace) -> Result:
+    from app import fitting
+    from app.protocol import Status
+    from converter.options import parse_size
+    from converter.spec import Progress
+
+    progress = console.Progress()
+
+    def show(event: object) -> None:
+        tell_kernels(progress, event)
+        if isinstance(event, Status):
+            progress.update(event.label, event.done, event.total, event.seconds_left)
+        elif isinstance(event, Progress):
+            progress.update(f"{console.size(event.rate)}/s  {event.label}", event.done, event.total, event.seconds_left)
+
+    size = fitting.Size(
+        size=parse_size(options.size) if options.size else 0,
+        bpw=options.bpw,
+        like=options.like,
+        leave_free=parse_size(options.leave_free) if options.leave_free else 0,
+    )
+    wish = fitting.Wish(
+        source=absolute(options.source),
+        output=absolute(options.output),
+        size=size,
+        imatrix=absolute(options.imatrix) if options.imatrix else "",
+        texts=tuple(_text(part.strip()) for part in options.text.split(",")) if options.text else (),
+        floors=tuple(_rule(text) for text in options.at_least),
+        windows=options.windows,
+        minutes=options.minutes,
+        refined=options.refined,
+        threads=options.threads,
+        overwrite=options.overwrite,
+        dry_run=options.dry_run,
+    )
+    found = fitting.run(wish, show, progress.say)
+    progress.clear()
+    return Result(tables.fit_data(found), tables.fit(found))
 
 
 def quality(options: argparse.Namespace) -> Result:

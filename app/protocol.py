@@ -14,6 +14,7 @@ import msgspec
 from app.adapter_messages import AdaptersSet, SetAdapters
 from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked, GuessedAhead, TokenChoices
 from app.context_messages import ContextFitted, Summary
+from app.fit_messages import FitPlanned, FitTypes
 from app.hub.messages import (
     AskToken,
     CardRead,
@@ -516,6 +517,7 @@ Command = (
     | MeasureBench
     | MeasureImatrix
     | MeasureSensitivity
+    | FitTypes
     | Download
     | SearchHub
     | LookUp
@@ -567,6 +569,7 @@ Event = (
     | QualityUpdate
     | SensitivityUpdate
     | SensitivityResult
+    | FitPlanned
     | QualityResult
     | BenchUpdate
     | BenchResult
@@ -614,6 +617,7 @@ TERMINAL = (
     BenchResult,
     ImatrixResult,
     SensitivityResult,
+    FitPlanned,
     VerifyResult,
     KernelsTested,
     DownloadResult,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -34,6 +35,9 @@ from converter.difference import (
     TensorDifference,
 )
 from converter.spec import Plan
+
+if TYPE_CHECKING:
+    from app.fitting import Fitted
 
 
 def files(made: Sequence[tuple[str, str, int, float]]) -> str:
@@ -83,6 +87,54 @@ def plan(plan: Plan) -> str:
     if plan.seconds is not None:
         needs += f", about {console.duration(plan.seconds)}"
     return "\n".join([*lines, needs, *(f"warning: {text}" for text in plan.warnings)])
+
+
+def fit_data(found: Fitted) -> dict[str, Any]:
+    """The ``quench fit --json`` object."""
+    data: dict[str, Any] = {}
+    if found.conversion is not None:
+        data = msgspec.to_builtins(found.conversion)
+        data.pop("message", None)
+    plan = found.plan
+    data |= {
+        "budget": found.budget.file,
+        "bpw": found.budget.bpw,
+        "standard": found.budget.standard,
+        "types": {tensor.name: tensor.type for tensor in plan.tensors},
+        "why": {tensor.name: tensor.reason for tensor in plan.tensors},
+        "predicted": plan.predicted,
+        "predicted_kld": sum(domain.fitted for domain in plan.domains) / max(1, len(plan.domains)),
+        "ratio": plan.ratio,
+        "gap": plan.gap,
+        "kept": "fitted" if plan.kept else "standard",
+        "domains": msgspec.to_builtins(plan.domains),
+        "recipe": found.recipe,
+    }
+    return data
+
+
+def fit(found: Fitted) -> str:
+    """What was chosen, and how it compares."""
+    plan, budget = found.plan, found.budget
+    counts = Counter(tensor.type for tensor in plan.tensors)
+    rows = [
+        (domain.name, f"{domain.fitted:.5f}", f"{domain.standard:.5f}", f"{domain.fitted / domain.standard:.2f}")
+        for domain in plan.domains
+    ]
+    lines = [
+        console.table(("text that no step saw", "fitted", budget.standard, "ratio"), rows),
+        f"{plan.ratio:.2f} of {budget.standard}'s divergence at {console.size(plan.bytes)} of tensors "
+        f"({console.size(plan.standard_bytes)} there): "
+        + ("the fitted types are kept" if plan.kept else f"no gain, {budget.standard} is kept"),
+        ", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items())),
+    ]
+    if found.conversion is not None:
+        lines += [
+            f"{output.path}  {console.size(output.bytes)}, {output.bpw:.2f} bits a weight"
+            for output in found.conversion.outputs
+        ]
+        lines.append(f"{found.recipe}  the recipe")
+    return "\n".join(lines)
 
 
 def quality_data(result: QualityResult) -> dict[str, Any]:

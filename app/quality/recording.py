@@ -20,7 +20,7 @@ from app.engine.head import Head, HeadCapture, Shape, unknown
 from app.engine.model import Model
 from app.quality import matrices
 from app.quality.codings import CODINGS, Bytes, Floats, usable
-from app.quality.divergence import Logits, Rows, Tokens, first_scored, score
+from app.quality.divergence import Logits, Rows, Tokens, first_scored, score, scored_per_window
 from app.quality.fingerprint import Check, Extent, Facts, Fingerprint, SavedAnswer, Writer, base_file_bytes, digest_of
 from app.quality.odds import Layout, Odds, sample
 from app.quality.subject import Subject
@@ -35,8 +35,11 @@ PROBE_TOKENS = 64
 SIZE_SHARE = 1 / 30
 """The largest part of a base file of llama-perplexity's that a fingerprint may be where it can be that small."""
 
+FILLED = 0.995
+"""How much of that the records may fill: the facts come on top."""
+
 SMALL_MATRIX = 8 << 20
-LAYOUTS = tuple(Layout(min(kept, 128), kept) for kept in (384, 256, 192, 128, 96, 64, 48, 32, 24))
+LAYOUTS = tuple(Layout(min(kept, 128), kept) for kept in (384, 256, 192, 128, 96, 64, 48, 32, 24, 12))
 """Of a position's sampled odds: the first that there is room for, or the last."""
 
 
@@ -198,20 +201,12 @@ class Scribe:
             small = self._recorder.matrix().nbytes <= SMALL_MATRIX
             self._embedded = self._embed == "always" or (self._embed == "auto" and small)
             if not self._embedded:
-                self._layout = self._room(len(window.tokens), len(coded), coded.shape[1])
+                self._layout = room_for_odds(self._recorder.shape.vocabulary, self._context, coded.shape[1])
         self._writer.put(np.asarray(window.tokens, "<i4").tobytes())
         self._writer.put(coded)
         if self._layout is not None:
             self._writer.put(sample(rows, self._layout, len(self._windows)).tobytes())
         self._windows.append((self._texts.index(window.text), window.place))
-
-    def _room(self, tokens: int, positions: int, state_bytes: int) -> Layout:
-        """As many odds as stay within the size; where the states alone are larger, an eighth of them more."""
-        room = 0.99 * SIZE_SHARE * base_file_bytes(self._recorder.shape.vocabulary, positions) / positions
-        room -= 4 * tokens / positions + state_bytes
-        if room < LAYOUTS[-1].dtype.itemsize:
-            room = state_bytes / 8
-        return next((layout for layout in LAYOUTS if layout.dtype.itemsize <= room), LAYOUTS[-1])
 
     def finish(self, reference: Subject, answers: Sequence[SavedAnswer], asked: str, program: str) -> int:
         """Put the file in its place; its size in bytes."""
@@ -257,7 +252,7 @@ class Scribe:
         """Inside if it is small, or if the file is then still small and not mostly matrix; or as asked for."""
         if self._embedded or self._embed == "never":
             return self._embedded
-        positions = len(self._windows) * (self._context - 1 - first_scored(self._context))
+        positions = len(self._windows) * scored_per_window(self._context)
         states = positions * CODINGS[self._recorder.coding].row_bytes(self._recorder.shape.width)
         records = self._writer.written
         limit = base_file_bytes(self._recorder.shape.vocabulary, positions) * SIZE_SHARE
@@ -265,6 +260,16 @@ class Scribe:
 
     def abandon(self) -> None:
         self._writer.abandon()
+
+
+def room_for_odds(vocabulary: int, context: int, state_bytes: int) -> Layout:
+    """As many sampled odds of a position as leave it within the size beside a state of ``state_bytes``; where the state
+    alone is too large for that, an eighth of it."""
+    tokens = 4 * context / scored_per_window(context)
+    room = FILLED * SIZE_SHARE * base_file_bytes(vocabulary, 1) - tokens - state_bytes
+    if room < LAYOUTS[-1].dtype.itemsize:
+        room = state_bytes / 8
+    return next((layout for layout in LAYOUTS if layout.dtype.itemsize <= room), LAYOUTS[-1])
 
 
 class SavedReference:
@@ -309,4 +314,4 @@ class SavedReference:
         self.saved.close()
 
 
-__all__ = ["Recorder", "SavedReference", "Scribe", "StateStore"]
+__all__ = ["Recorder", "SavedReference", "Scribe", "StateStore", "room_for_odds"]

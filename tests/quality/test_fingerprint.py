@@ -18,11 +18,12 @@ from app import paths
 from app.engine.model import Model
 from app.measure_messages import MeasureQuality, QualityResult
 from app.protocol import LoadOptions
+from app.quality.codings import CODINGS
 from app.quality.divergence import score
 from app.quality.fingerprint import Fingerprint, base_file_bytes
 from app.quality.lab import QualityRun
 from app.quality.odds import Layout, Odds, compare, sample
-from app.quality.recording import Recorder
+from app.quality.recording import Recorder, room_for_odds
 from app.quality.texts import Window
 from converter.spec import QuenchError
 from tests.converter.reference.record import RECORDED, write_recorded
@@ -310,6 +311,16 @@ def test_what_the_reference_tool_takes() -> None:
     """16 bits a token and 8 bytes in front of each position: 37 GB for the usual text at 128,256 tokens."""
     assert base_file_bytes(128_256, 1) == 256_520
     assert base_file_bytes(2047, 2) == 2 * 2 * (2048 + 4)
+
+
+@pytest.mark.parametrize(
+    ("width", "coding", "least"), [(2048, "F16", 30), (4096, "F16", 30), (5120, "F16", 22), (8192, "Q8_K", 30)]
+)
+def test_what_a_position_takes_at_128256_tokens(width: int, coding: str, least: float) -> None:
+    """Of the reference tool's base file; what stands once in a file comes on top, some ten bytes a position."""
+    states = CODINGS[coding].row_bytes(width)
+    layout = room_for_odds(128_256, 512, states)
+    assert base_file_bytes(128_256, 1) / (states + 4 * 512 / 255 + layout.dtype.itemsize + 20) > least
 
 
 @pytest.mark.slow

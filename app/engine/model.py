@@ -20,6 +20,7 @@ from app.engine import native, threads
 from app.engine.adapters import Adapters
 from app.engine.capture import Capture
 from app.engine.choices import LogitsView
+from app.engine.head import HeadCapture
 from app.engine.held import Held, context_full
 from app.engine.loading import BATCH, open_native, text_of, tokens_of, trained_context
 from app.engine.native import DECODE_ABORTED, DECODE_OK, lib
@@ -103,7 +104,7 @@ class Model:
         *,
         outputs: int = 0,
         sequences: int = 1,
-        capture: Capture | None = None,
+        capture: Capture | HeadCapture | None = None,
         repack: bool = True,
         anyway: bool = False,
     ) -> Self:
@@ -129,7 +130,7 @@ class Model:
             path, options, on_progress, outputs, sequences, eval_callback=callback, repack=repack, anyway=anyway
         )
         model = cls(path, options, opened, sequences)
-        if capture is None and repack and options.threads == 0 and not options.machines:
+        if not isinstance(capture, Capture) and repack and options.threads == 0 and not options.machines:
             model._settle_threads()
         return model
 

@@ -1,9 +1,9 @@
 """Quantization with error feedback: what one column loses, the columns behind it make up for.
 
-The output of a linear layer changes by E X for an error E of its weights and inputs X, so what counts is tr(E C E^T) with
-the inputs' covariance C. Plain rounding knows C's diagonal alone, as importance. Here the columns are rounded one after
-the other, and after each the weights of those behind it become what is best with the errors made so far: GPTQ (Frantar et
-al. 2022, arXiv 2210.17323). The blocks are plain GGUF blocks.
+The output of a linear layer changes by E X for an error E of its weights and inputs X, so what counts is tr(E C E^T)
+with the inputs' covariance C. Plain rounding knows C's diagonal alone, as importance. Here the columns are rounded one
+after the other, and after each the weights of those behind it become what is best with the errors made so far: GPTQ
+(Frantar et al. 2022, arXiv 2210.17323). The blocks are plain GGUF blocks.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def feedback(
     """The factors of ``covariance``, (n, n) float32 or float64 and symmetric: sums or means of x x^T, any scale.
 
     ``damping`` times the mean of the diagonal is added to the diagonal, so that directions which the inputs never took
-    keep a cost. ``dtype`` is what is computed in: float64 takes at most 24 bytes of memory a number of the matrix beside
-    the covariance itself, float32 12.
+    keep a cost. ``dtype`` is what is computed in: float64 takes at most 24 bytes of memory a number of the matrix
+    beside the covariance itself, float32 12.
 
     Raises:
         KernelError: ``bad_array``; ``bad_covariance`` if it is not finite, not symmetric, all zero or not positive
@@ -125,8 +125,8 @@ def quantize_with_feedback(
     ``rows``, ``source``, ``out``, ``backend``: as :func:`kernels.quantize` takes them; ``given``: of as many columns.
     Each block is encoded as there with ``given.importance``, from weights corrected by the errors so far; its scales
     stay. ``squared_error``: float64 (n_rows,) that receives each row's sum of (weight - decoded weight)^2;
-    ``feedback_error``: each row's e (C + damping) e^T of its errors e. ``work``: float32 (n_rows, n_cols), contiguous, to
-    be reused; what it holds is of no use. The bytes do not depend on the backend or on which rows come together.
+    ``feedback_error``: each row's e (C + damping) e^T of its errors e. ``work``: float32 (n_rows, n_cols), contiguous,
+    to be reused; what it holds is of no use. The bytes do not depend on the backend or on which rows come together.
 
     Raises :class:`KernelError`: ``unknown_type``, ``no_feedback``, ``unknown_backend``, ``bad_shape``, ``bad_array``,
     ``bad_importance``, ``not_finite`` (also where the corrections grow out of bounds), ``overflow``.

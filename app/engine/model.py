@@ -18,7 +18,7 @@ from app import hardware
 from app.adapter_messages import Adapter
 from app.engine import native, threads
 from app.engine.adapters import Adapters
-from app.engine.capture import Capture
+from app.engine.capture import Watcher
 from app.engine.choices import LogitsView
 from app.engine.held import Held, context_full
 from app.engine.loading import BATCH, open_native, text_of, tokens_of, trained_context
@@ -102,7 +102,7 @@ class Model:
         *,
         outputs: int = 0,
         sequences: int = 1,
-        capture: Capture | None = None,
+        capture: Watcher | None = None,
         repack: bool = True,
         anyway: bool = False,
     ) -> Self:

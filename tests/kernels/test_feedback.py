@@ -1,4 +1,4 @@
-"""Error feedback against a GPTQ of our own in numpy, in double and by the inverse, as the paper has it; decoded by gguf-py."""
+"""Error feedback against a GPTQ in numpy, in double and by the inverse as the paper has it; decoded by gguf-py."""
 
 from __future__ import annotations
 

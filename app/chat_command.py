@@ -31,9 +31,12 @@ def chat(options: argparse.Namespace) -> Result:
         kv_type=options.kv,
         gpu_layers=options.gpu_layers,
         flash_attention=options.flash_attention,
+        machines=machines_of(options),
     )
     if options.dry_run and options.url is None and options.model is not None:
         return _plan_loading(absolute(options.model), load)
+    if load.machines and options.url is not None:
+        raise QuenchError("usage", "A server's model is not loaded here.", "", "Leave out --rpc.", exit_status=2)
     adapters = tuple(_adapter(text) for text in options.lora)
     if adapters and options.url is not None:
         raise QuenchError("usage", "A server's model takes no adapters.", "", "Leave out --lora.", exit_status=2)
@@ -91,6 +94,13 @@ def chat(options: argparse.Namespace) -> Result:
             rate += f", {end.ahead.right} of {end.ahead.guessed} guesses right, {end.ahead.gain:.2f}x"
         print(rate, file=sys.stderr)
     return Result(data, "")
+
+
+def machines_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Where else the model is computed; ``QuenchError`` ``bad_machine``."""
+    from app.remote.machines import check_endpoints
+
+    return check_endpoints(options.rpc) if options.rpc else ()
 
 
 def _plan_loading(path: str, load: Any) -> Result:

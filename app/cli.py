@@ -69,11 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument(
         "-o", "--output", required=True, metavar="OUT", help="a file for one type, a folder for several"
     )
-    convert.add_argument(
-        "--type", required=True, metavar="T[,T...]", help="F32, F16, BF16, auto, Q8_0, Q4_K_M ..., copy"
-    )
+    convert.add_argument("--type", default="", metavar="T[,T...]", help="F32, F16, BF16, auto, Q8_0, Q4_K_M ..., copy")
     convert.add_argument("--imatrix", metavar="F", help="importance matrix (GGUF or .dat)")
     convert.add_argument("--tensor-type", action="append", default=[], metavar="RE=T", help="type for matching tensors")
+    convert.add_argument("--recipe", metavar="F", help="types from a recipe that quench fit has written")
     convert.add_argument("--output-type", metavar="T", help="type of the output matrix")
     convert.add_argument("--embedding-type", metavar="T", help="type of the token embeddings")
     convert.add_argument("--pure", action="store_true", help="the same type everywhere")
@@ -104,6 +103,26 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--overwrite", action="store_true")
     convert.add_argument("--resume", action="store_true", help="go on where an interrupted run of the same ended")
 
+    fit = add("fit", "the least damage at a size: types by measured divergence", commands.fit)
+    fit.add_argument("source", metavar="SRC", help="a model folder, or a GGUF file in 16 or 32 bits")
+    fit.add_argument("-o", "--output", required=True, metavar="OUT")
+    size = fit.add_mutually_exclusive_group(required=True)
+    size.add_argument("--size", default="", metavar="SIZE", help="of the file, as 3.5GiB or 500M")
+    size.add_argument("--bpw", type=_number, default=0.0, metavar="BITS", help="bits a weight, over the whole file")
+    size.add_argument("--like", default="", metavar="T", help="the bytes of this recipe, as Q4_K_M")
+    size.add_argument(
+        "--leave-free", default="", metavar="SIZE", help="memory to leave when it runs with 8k of context"
+    )
+    fit.add_argument("--imatrix", default="", metavar="F", help="importance matrix; default: one is measured")
+    fit.add_argument("--text", default="", metavar="F[,F...]", help="texts to probe on; default: the calibration texts")
+    fit.add_argument("--at-least", action="append", default=[], metavar="RE=T", help="the smallest type for these")
+    fit.add_argument("--windows", type=_natural, default=2, help="windows of each text; more is slower and surer")
+    fit.add_argument("--minutes", type=_number, default=0.0, help="about this time; 0: no limit")
+    fit.add_argument("--refined", action="store_true", help="less error than llama.cpp's own blocks, same size")
+    fit.add_argument("--threads", type=_natural, default=0)
+    fit.add_argument("--overwrite", action="store_true")
+    fit.add_argument("--dry-run", action="store_true", help="choose the types, write nothing")
+
     imatrix = add("imatrix", "importance matrix: which columns of a model matter", commands.imatrix)
     imatrix.add_argument("model", nargs="?", metavar="MODEL", help="a GGUF file, best F16 or BF16")
     imatrix.add_argument("-o", "--output", metavar="OUT")
@@ -127,7 +146,12 @@ def build_parser() -> argparse.ArgumentParser:
     quality = add("quality", "how far candidates are from the full-precision reference", commands.quality)
     quality.add_argument("reference", metavar="REF")
     quality.add_argument("candidates", nargs="+", metavar="CAND")
-    quality.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
+    quality.add_argument(
+        "--text",
+        metavar="F[,F...]",
+        help="files or bundled slices: prose, technical, code, mathematics, dialogue, data (these by default), "
+        "languages for all eight, or german, french, spanish, italian, portuguese, russian, chinese, japanese",
+    )
     quality.add_argument("--context", type=_natural, default=512, help="tokens of a window; its second half counts")
     quality.add_argument(
         "--kv", metavar="TYPE[,TYPE...]", default="f16", help="cache types that each CAND is measured with"
@@ -141,7 +165,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PERCENT",
         help="stop when half of the 95 %% interval of every mean KLD is within this part of it; 0: off",
     )
-    quality.add_argument("--tasks", metavar="F.jsonl", help="graded tasks; 'pocket' for the bundled set")
+    quality.add_argument(
+        "--tasks",
+        metavar="F.jsonl",
+        help="graded tasks: 'quench' (330 tasks in 17 slices) or 'pocket' (480 short ones, made for Pocket), or a file "
+        "of yours, of GSM8K, MMLU, ARC or HumanEval",
+    )
+    quality.add_argument(
+        "--run-code",
+        action="store_true",
+        help="let tasks run programs that the models write: locked down, but no virtual machine",
+    )
     quality.add_argument("--threads", type=_natural, default=0)
     quality.add_argument("--report", metavar="OUT.html")
 
@@ -150,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
     sensitivity.add_argument(
         "candidate", metavar="CAND", help="a file made from REF; each tensor alone is taken from it"
     )
-    sensitivity.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: all bundled slices")
+    sensitivity.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: as for quality")
     sensitivity.add_argument("--context", type=_natural, default=512)
     sensitivity.add_argument("--chunks", type=_natural, default=2, help="windows a text; 0: all")
     sensitivity.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
@@ -298,6 +332,13 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
         "--gpu-layers", type=_natural, default=0, metavar="N", help="layers on the GPU, if there is one"
     )
     parser.add_argument("--threads", type=_natural, default=0)
+    parser.add_argument(
+        "--rpc",
+        default="",
+        metavar="HOST:PORT[,HOST:PORT]",
+        help="machines whose llama.cpp RPC workers compute a part of the model, in trusted networks only: nothing on "
+        "the way is encrypted. With it --gpu-layers says how many layers they get (0: by memory)",
+    )
 
 
 def _add_context(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,13 @@ def convert(options: argparse.Namespace) -> Result:
     from converter.options import parse_layers, parse_size
     from converter.spec import Planned, Progress
 
+    kinds, by_recipe = _types_of(options)
     spec = converter.ConversionSpec(
         source=options.source,
         output=options.output,
-        types=tuple(name.strip() for name in options.type.split(",")),
+        types=kinds,
         imatrix=options.imatrix,
-        tensor_types=tuple(_rule(text) for text in options.tensor_type),
+        tensor_types=tuple(_rule(text) for text in (*options.tensor_type, *by_recipe)),
         output_type=options.output_type,
         embedding_type=options.embedding_type,
         pure=options.pure,
@@ -177,6 +179,60 @@ def _rule(text: str) -> tuple[str, str]:
     return pattern, type_name
 
 
+def _types_of(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The types that are asked for, and the rules of a recipe file."""
+    asked = tuple(name.strip() for name in options.type.split(",") if name.strip())
+    if options.recipe:
+        from app.recipe_files import read
+
+        recipe = read(Path(absolute(options.recipe)))
+        options.imatrix = options.imatrix or recipe.imatrix or None
+        return asked or (recipe.base,), recipe.rules
+    if not asked:
+        raise QuenchError("usage", "The type is missing.", "", "--type Q4_K_M, or --recipe F", exit_status=2)
+    return asked, ()
+
+
+def fit(options: argparse.Namespace) -> Result:
+    from app import fitting
+    from app.protocol import Status
+    from converter.options import parse_size
+    from converter.spec import Progress
+
+    progress = console.Progress()
+
+    def show(event: object) -> None:
+        tell_kernels(progress, event)
+        if isinstance(event, Status):
+            progress.update(event.label, event.done, event.total, event.seconds_left)
+        elif isinstance(event, Progress):
+            progress.update(f"{console.size(event.rate)}/s  {event.label}", event.done, event.total, event.seconds_left)
+
+    size = fitting.Size(
+        size=parse_size(options.size) if options.size else 0,
+        bpw=options.bpw,
+        like=options.like,
+        leave_free=parse_size(options.leave_free) if options.leave_free else 0,
+    )
+    wish = fitting.Wish(
+        source=absolute(options.source),
+        output=absolute(options.output),
+        size=size,
+        imatrix=absolute(options.imatrix) if options.imatrix else "",
+        texts=_texts([options.text]) if options.text else (),
+        floors=tuple(_rule(text) for text in options.at_least),
+        windows=options.windows,
+        minutes=options.minutes,
+        refined=options.refined,
+        threads=options.threads,
+        overwrite=options.overwrite,
+        dry_run=options.dry_run,
+    )
+    found = fitting.run(wish, show, progress.say)
+    progress.clear()
+    return Result(tables.fit_data(found), tables.fit(found))
+
+
 def quality(options: argparse.Namespace) -> Result:
     from app.child import run_job
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
@@ -198,18 +254,26 @@ def quality(options: argparse.Namespace) -> Result:
         reference=absolute(options.reference),
         candidates=tuple(absolute(path) for path in options.candidates for _ in caches),
         kv=tuple(kind for _ in options.candidates for kind in caches),
-        texts=_texts(options.text),
+        texts=_chosen_texts(options.text),
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
         precision=options.precision / 100,
-        tasks=options.tasks,
+        tasks=_tasks(options.tasks) if options.tasks else None,
+        run_code=options.run_code,
         threads=options.threads,
         report=absolute(options.report) if options.report else None,
     )
     result = finished(run_job("measure", command, show), QualityResult)
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
+
+
+def _tasks(name: str) -> str:
+    """A bundled set of tasks by its name, else a file."""
+    from app.quality.tasks import BUNDLED
+
+    return name if name in BUNDLED else absolute(name)
 
 
 def sensitivity(options: argparse.Namespace) -> Result:
@@ -227,7 +291,7 @@ def sensitivity(options: argparse.Namespace) -> Result:
     command = MeasureSensitivity(
         reference=absolute(options.reference),
         candidate=absolute(options.candidate),
-        texts=_texts(options.text),
+        texts=_chosen_texts(options.text),
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
@@ -240,18 +304,19 @@ def sensitivity(options: argparse.Namespace) -> Result:
     return Result(data, tables.sensitivity(result))
 
 
-def _texts(names: str | None) -> tuple[str, ...]:
-    """Bundled texts by their names, files by their paths; without any all bundled ones."""
-    from app.quality.texts import BUNDLED
+def _chosen_texts(given: str | None) -> tuple[str, ...]:
+    """What ``--text`` names, else the usual ones."""
+    from app.quality.texts import DEFAULT
 
-    return tuple(_text(part.strip()) for part in names.split(",")) if names else tuple(BUNDLED)
+    return _texts([given]) if given else DEFAULT
 
 
-def _text(name: str) -> str:
-    """A bundled text by its name, else a file."""
-    from app.quality.texts import BUNDLED, CALIBRATION
+def _texts(given: Sequence[str]) -> tuple[str, ...]:
+    """Bundled texts and groups of them by their names, and files; each of ``given`` may be several, with commas."""
+    from app.quality.texts import expand, is_bundled
 
-    return name if name in BUNDLED or name in CALIBRATION else absolute(name)
+    names = [part.strip() for several in given for part in several.split(",")]
+    return expand(name if is_bundled(name) else absolute(name) for name in names)
 
 
 def imatrix(options: argparse.Namespace) -> Result:
@@ -299,11 +364,10 @@ def _measure_imatrix(options: argparse.Namespace) -> Result:
         if isinstance(event, Status):
             progress.update(event.label, event.done, event.total, event.seconds_left)
 
-    texts = tuple(_text(part.strip()) for given in options.text for part in given.split(","))
     output = absolute(options.output)
     command = MeasureImatrix(
         model=absolute(options.model),
-        texts=texts or tuple(CALIBRATION),
+        texts=_texts(options.text) or tuple(CALIBRATION),
         output=output,
         format=_imatrix_form(output, options.format),
         context=options.context,

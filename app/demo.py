@@ -27,6 +27,8 @@ from converter.spec import Cancelled, ConversionResult, ConversionSpec, Progress
 REFERENCE = "BF16"
 TYPES = (REFERENCE, "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 PROMPT, GENERATE, REPEAT = 256, 64, 3
+TEXTS = ("prose", "technical", "code", "mathematics", "dialogue")
+"""Pocket's 2,048 tokens cut other languages nearly into letters: they would take long and say little."""
 
 
 def run(out: str, *, window: bool) -> tuple[dict[str, Any], str]:
@@ -115,7 +117,7 @@ def _bench(models: list[str], progress: console.Progress) -> BenchResult:
 
 
 def _quality(models: list[str], progress: console.Progress) -> QualityResult:
-    command = MeasureQuality(models[0], tuple(models[1:]), texts=tuple(texts.BUNDLED), tasks=tasks.POCKET)
+    command = MeasureQuality(models[0], tuple(models[1:]), texts=TEXTS, tasks=tasks.POCKET)
     result = run_job("measure", command, _show_status(progress))
     if not isinstance(result, QualityResult):
         raise Cancelled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from app.memory_messages import Memory
+from app.proportions import wilson
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -25,7 +26,8 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     """Compare candidates with a reference (worker ``measure``).
 
     ``texts`` are files (``.txt`` plain, ``.jsonl`` one conversation a line) or names of bundled slices; ``tasks`` a
-    JSONL file or ``pocket``. ``chunks`` is the number of windows of each text, 0 means all; ``minutes`` 0 no limit.
+    JSONL file, ``pocket`` or ``quench``; ``run_code`` lets programs be run that the models write. ``chunks`` is the
+    number of windows of each text, 0 means all; ``minutes`` 0 no limit.
     With a ``precision`` windows end as soon as half of the 95 % interval of every candidate's mean KLD is below that
     part of it (0.05: 5 %); 0 is off.
     ``memory_mib`` limits what the models may take together (0: what is free); above it they are loaded in turn.
@@ -44,6 +46,7 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     minutes: float = 0.0
     precision: float = 0.0
     tasks: str | None = None
+    run_code: bool = False
     threads: int = 0
     memory_mib: int = 0
     pass_kld: float = 0.03
@@ -111,6 +114,16 @@ class Kld(msgspec.Struct, frozen=True):
     max: Estimate
 
 
+class ChoiceScore(msgspec.Struct, frozen=True):
+    """Of ``n`` multiple choices, how often the right one was the likeliest (``acc``), and the likeliest relative to its
+    number of characters (``acc_norm``); ``counted`` names the one of the two that is in the score."""
+
+    n: int
+    acc: int
+    acc_norm: int
+    counted: str
+
+
 class Shift(msgspec.Struct, frozen=True):
     """How the right token's probability changed, candidate less reference: its mean and percentiles, -1 to 1."""
 
@@ -154,8 +167,38 @@ class Passage(msgspec.Struct, frozen=True):
 
 
 class TaskScore(msgspec.Struct, frozen=True):
+    """Tasks of one slice, and how many were solved."""
+
     n: int
     correct: int
+    choices: ChoiceScore | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the share (Wilson); fractions."""
+        return wilson(self.correct, self.n)
+
+
+class TaskShift(msgspec.Struct, frozen=True):
+    """Of ``n`` tasks, those that only the reference solved (``lost``) and only the candidate (``gained``); ``p`` of
+    McNemar's exact test."""
+
+    n: int
+    lost: int
+    gained: int
+    p: float
+
+
+class TaskFlip(msgspec.Struct, frozen=True):
+    """A task that only one of two models solved: what was asked (its middle may be left out), what was expected, and
+    what both answered. ``gained``: it was the candidate."""
+
+    category: str
+    gained: bool
+    prompt: str
+    expected: str
+    reference: str
+    candidate: str
 
 
 class SliceQuality(msgspec.Struct, frozen=True):
@@ -179,6 +222,9 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result. ``drift`` is the
     relative error of the hidden state after each layer, empty where the engine does not show it. ``kv`` is the type of
     the cache, empty for f16.
+
+    ``task_shifts`` are by slice, ``task_shift`` is of all tasks; ``flips`` come in the final result, at most 200, while
+    the shifts count them all. ``tasks_asked``: ``chat`` (by the model's template) or ``plain`` (as text with examples).
     """
 
     path: str
@@ -198,6 +244,10 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     histogram: tuple[int, ...] = ()
     by_position: tuple[float, ...] = ()
     content: str = ""
+    task_shift: TaskShift | None = None
+    task_shifts: dict[str, TaskShift] = {}
+    flips: tuple[TaskFlip, ...] = ()
+    tasks_asked: str = ""
     reverse_kld: Estimate | None = None
     top5: Estimate | None = None
     shift: Shift | None = None
@@ -285,6 +335,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     """The end of a quality measurement. ``candidates`` are those that were measured, in the order of the command.
 
     The others are in ``failures``; each was also announced by a :class:`Failed` whose ``request`` is its index + 1.
+    ``tasks_left_out`` tasks were longer than the model's context.
     """
 
     reference: CandidateQuality
@@ -294,6 +345,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     texts: tuple[str, ...]
     seconds: float
     failures: tuple[CandidateFailure, ...] = ()
+    tasks_left_out: int = 0
 
 
 class Spread(msgspec.Struct, frozen=True):

@@ -31,7 +31,9 @@ class MemoryPlan(msgspec.Struct, frozen=True):
     own: ``repacked`` copies of weights, ``kv`` (with recurrent state), ``compute`` buffers, and ``process`` itself with
     vocabulary and libraries. ``ratio``: how much more or less models of this architecture took here than was planned.
     ``available`` is what could be had when the plan was made, ``freed`` what models that make place will give back.
-    ``asked``: the context that was wanted, where it was reduced to fit; else 0.
+    ``asked``: the context that was wanted, where it was reduced to fit; else 0. Of a model over several machines this
+    is what stays on this one; ``elsewhere`` is how many bytes of weights and cache the others get, ``layers`` how many
+    layers, and ``room_elsewhere`` what they said they have.
     """
 
     architecture: str
@@ -46,6 +48,9 @@ class MemoryPlan(msgspec.Struct, frozen=True):
     freed: int = 0
     ratio: float = 1.0
     asked: int = 0
+    layers: int = 0
+    elsewhere: int = 0
+    room_elsewhere: int = 0
 
     @property
     def own(self) -> int:
@@ -67,7 +72,7 @@ class MemoryPlan(msgspec.Struct, frozen=True):
 
     @property
     def fits(self) -> bool:
-        return self.expected <= self.room
+        return self.expected <= self.room and self.elsewhere <= self.room_elsewhere
 
 
 def in_words(count: int) -> str:
@@ -87,16 +92,20 @@ def parts_in_words(plan: MemoryPlan) -> str:
     text = " + ".join(f"{in_words(count)} {name}" for name, count in parts if count)
     if plan.expected != plan.total:
         text += f", x {plan.ratio:.2f} as {plan.architecture} models took here"
+    if plan.layers:
+        text += f"; {in_words(plan.elsewhere)} ({plan.layers} layers) on other machines"
     return text
 
 
 def does_not_fit(plan: MemoryPlan, name: str) -> QuenchError:
     """The error for a model that the memory cannot take."""
     freed = f", {in_words(plan.freed)} of it by ending the model that is loaded now" if plan.freed else ""
+    there = f", {in_words(plan.room_elsewhere)} on the other machines" if plan.layers else ""
     return QuenchError(
         "no_memory",
         "This model does not fit into the memory that is free.",
-        f"{name} needs {in_words(plan.expected)}: {parts_in_words(plan)}.\n{in_words(plan.room)} can be had{freed}.",
+        f"{name} needs {in_words(plan.expected)}: {parts_in_words(plan)}.\n"
+        f"{in_words(plan.room)} can be had{freed}{there}.",
         "Choose a smaller context, cache type or model, or close other programs. Loaded anyway it may be very slow, or "
         "the system may end it.",
         exit_status=4,

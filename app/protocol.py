@@ -14,6 +14,7 @@ import msgspec
 from app.adapter_messages import AdaptersSet, SetAdapters
 from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked, GuessedAhead, TokenChoices
 from app.context_messages import ContextFitted, Summary
+from app.fit_messages import FitPlanned, FitTypes
 from app.hub.messages import (
     AskToken,
     CardRead,
@@ -64,7 +65,7 @@ from app.measure_messages import (
     SensitivityUpdate,
 )
 from app.memory_messages import LoadPlanned, Memory, MemoryPlan, PlanLoad
-from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerTold
+from app.remote.messages import AskMachine, AskServer, Connect, KeepKey, KeyTold, MachineTold, ServerTold
 from app.serving.messages import Embed, Embedded, Served, Serving, StartServing
 from converter.difference import Compared, ComparisonDone
 from converter.spec import (
@@ -516,6 +517,7 @@ Command = (
     | MeasureBench
     | MeasureImatrix
     | MeasureSensitivity
+    | FitTypes
     | Download
     | SearchHub
     | LookUp
@@ -529,6 +531,7 @@ Command = (
     | SetAdapters
     | Connect
     | AskServer
+    | AskMachine
     | KeepKey
     | Complete
     | Embed
@@ -567,6 +570,7 @@ Event = (
     | QualityUpdate
     | SensitivityUpdate
     | SensitivityResult
+    | FitPlanned
     | QualityResult
     | BenchUpdate
     | BenchResult
@@ -596,6 +600,7 @@ Event = (
     | ContextFitted
     | AdaptersSet
     | ServerTold
+    | MachineTold
     | KeyTold
     | Embedded
     | Serving
@@ -614,6 +619,7 @@ TERMINAL = (
     BenchResult,
     ImatrixResult,
     SensitivityResult,
+    FitPlanned,
     VerifyResult,
     KernelsTested,
     DownloadResult,

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from app import console
+from app.chat_command import machines_of
 from app.child import SERVING_TOKEN_VARIABLE, Child
 from app.commands import Result, absolute
 from app.protocol import Command, Complete, Failed, Generate, Load, Loaded, Loading, LoadOptions, Stop
@@ -27,10 +28,16 @@ def serve(options: argparse.Namespace) -> Result:
     guard.check(options.host, token)
     path = absolute(options.model)
     load = LoadOptions(
-        context=options.context, threads=options.threads, kv_type=options.kv, gpu_layers=options.gpu_layers
+        context=options.context,
+        threads=options.threads,
+        kv_type=options.kv,
+        gpu_layers=options.gpu_layers,
+        machines=machines_of(options),
     )
     began = time.monotonic()
     embeds = makes_vectors(path)
+    if embeds and load.machines:
+        raise QuenchError("usage", "An embedding model runs on one machine.", path, "Leave out --rpc.", exit_status=2)
     with Child("embed" if embeds else "chat") as model:
         loaded = _load(model, path, load)
         start = StartServing(

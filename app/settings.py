@@ -36,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``download_limit`` bytes a second (0: no limit). ``overflow`` is one of :data:`app.context_messages.OVERFLOWS`,
     ``memory_ratios`` what loads took here for each architecture as a part of what was planned, ``prompt_cache_mib``
     the most MiB of kept prompts. ``servers``: models that other programs serve; their keys are elsewhere.
+    ``machines``: ``host:port`` of RPC workers; ``spread``: paths of models that these compute a part of.
     ``serve_port``: where a loaded model is served when that is switched on.
     """
 
@@ -67,6 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     downloads_at_once: int = 4
     download_limit: int = 0
     servers: tuple[Server, ...] = ()
+    machines: tuple[str, ...] = ()
+    spread: tuple[str, ...] = ()
     serve_port: int = 8080
     first_start: bool = True
     kernels_told: tuple[str, ...] = ()

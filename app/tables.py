@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,6 +34,9 @@ from converter.difference import (
     TensorDifference,
 )
 from converter.spec import Plan
+
+if TYPE_CHECKING:
+    from app.fitting import Fitted
 
 
 def files(made: Sequence[tuple[str, str, int, float]]) -> str:
@@ -84,6 +88,54 @@ def plan(plan: Plan) -> str:
     return "\n".join([*lines, needs, *(f"warning: {text}" for text in plan.warnings)])
 
 
+def fit_data(found: Fitted) -> dict[str, Any]:
+    """The ``quench fit --json`` object."""
+    data: dict[str, Any] = {}
+    if found.conversion is not None:
+        data = msgspec.to_builtins(found.conversion)
+        data.pop("message", None)
+    plan = found.plan
+    data |= {
+        "budget": found.budget.file,
+        "bpw": found.budget.bpw,
+        "standard": found.budget.standard,
+        "types": {tensor.name: tensor.type for tensor in plan.tensors},
+        "why": {tensor.name: tensor.reason for tensor in plan.tensors},
+        "predicted": plan.predicted,
+        "predicted_kld": sum(domain.fitted for domain in plan.domains) / max(1, len(plan.domains)),
+        "ratio": plan.ratio,
+        "gap": plan.gap,
+        "kept": "fitted" if plan.kept else "standard",
+        "domains": msgspec.to_builtins(plan.domains),
+        "recipe": found.recipe,
+    }
+    return data
+
+
+def fit(found: Fitted) -> str:
+    """What was chosen, and how it compares."""
+    plan, budget = found.plan, found.budget
+    counts = Counter(tensor.type for tensor in plan.tensors)
+    rows = [
+        (domain.name, f"{domain.fitted:.5f}", f"{domain.standard:.5f}", f"{domain.fitted / domain.standard:.2f}")
+        for domain in plan.domains
+    ]
+    lines = [
+        console.table(("text that no step saw", "fitted", budget.standard, "ratio"), rows),
+        f"{plan.ratio:.2f} of {budget.standard}'s divergence at {console.size(plan.bytes)} of tensors "
+        f"({console.size(plan.standard_bytes)} there): "
+        + ("the fitted types are kept" if plan.kept else f"no gain, {budget.standard} is kept"),
+        ", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items())),
+    ]
+    if found.conversion is not None:
+        lines += [
+            f"{output.path}  {console.size(output.bytes)}, {output.bpw:.2f} bits a weight"
+            for output in found.conversion.outputs
+        ]
+        lines.append(f"{found.recipe}  the recipe")
+    return "\n".join(lines)
+
+
 def quality_data(result: QualityResult) -> dict[str, Any]:
     """The ``quench quality --json`` object of a QualityResult."""
     data: dict[str, Any] = msgspec.to_builtins(result)
@@ -91,7 +143,18 @@ def quality_data(result: QualityResult) -> dict[str, Any]:
     for candidate, found in zip(data["candidates"], result.candidates, strict=True):
         candidate["kld"]["error"] = candidate["kld"]["mean"]["error"]
         candidate["badge"] = figures.badge(found, result.reference, result.tokens)
+    models = (result.reference, *result.candidates)
+    for shown, item in zip((data["reference"], *data["candidates"]), models, strict=True):
+        shifts = shown.pop("task_shifts")
+        for name, score in item.tasks.items():
+            shown["tasks"][name] |= {"interval": list(score.interval), **_shift(shifts.get(name))}
+        shown["task_shift"] = _shift(shown["task_shift"]) or None
     return data
+
+
+def _shift(shift: dict[str, Any] | None) -> dict[str, Any]:
+    """What a candidate lost and gained, without the number of tasks, which stands beside it."""
+    return {} if shift is None else {key: shift[key] for key in ("lost", "gained", "p")}
 
 
 def quality(result: QualityResult) -> str:
@@ -113,7 +176,40 @@ def quality(result: QualityResult) -> str:
             )
         )
     header = ("type", "size", "perplexity", "KLD (nats)", "top-1", "tasks", "tokens/s", "verdict")
-    return console.table(header, rows)
+    parts = [console.table(header, rows)]
+    if result.reference.tasks:
+        parts += ["", _solved(result), *_task_notes(result)]
+    return "\n".join(parts)
+
+
+def _solved(result: QualityResult) -> str:
+    """Solved tasks: a line a slice, a column a model; of candidates how many were lost and gained."""
+    models = (result.reference, *result.candidates)
+    rows = []
+    for name, before in result.reference.tasks.items():
+        row = [name, str(before.n)]
+        for item in models:
+            score, shift = item.tasks.get(name), item.task_shifts.get(name)
+            low, high = score.interval if score else (0.0, 1.0)
+            changed = f" -{shift.lost}+{shift.gained}" if shift and shift.lost + shift.gained else ""
+            row.append(f"{score.correct / score.n:.0%} ({low:.0%} to {high:.0%}){changed}" if score else "-")
+        rows.append(tuple(row))
+    return console.table(("slice", "tasks", *(item.label or PurePath(item.path).stem for item in models)), rows)
+
+
+def _task_notes(result: QualityResult) -> list[str]:
+    notes = ["Solved tasks with 95 % intervals; -lost+gained against the reference."]
+    for item in result.candidates:
+        shift = item.task_shift
+        if shift is not None:
+            notes.append(
+                f"{item.label}: {shift.lost} lost, {shift.gained} gained of {shift.n}, McNemar's p {shift.p:.3g}"
+            )
+    if result.reference.tasks_asked == "plain":
+        notes.append("The model has no chat template: it was asked in plain text, after three examples.")
+    if result.tasks_left_out:
+        notes.append(f"{_count(result.tasks_left_out, 'task', 'tasks')} longer than the model's context left out.")
+    return notes
 
 
 def sensitivity(result: SensitivityResult, most: int = 20) -> str:

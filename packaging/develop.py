@@ -57,7 +57,11 @@ TEST_TOOLS = {
 CLANGS = ("clang", *(f"clang-{version}" for version in range(14, 26)))
 
 # llama.cpp's shared libraries only: what its tools share, its multimodal library, tools, server and tests are not used.
+# With the backend that computes on other machines: two source files; nothing is connected to until it is asked for. Not
+# over InfiniBand, whatever library for that happens to be installed.
 ENGINE_CMAKE = (
+    "-DGGML_RPC=ON",
+    "-DGGML_RPC_RDMA=OFF",
     "-DLLAVA_BUILD=OFF",
     "-DLLAMA_BUILD_TOOLS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
@@ -174,6 +178,16 @@ def run_step(stamp: Path, key: str, text: str, command: list[str], environment: 
     say(f"done in {time.monotonic() - start:.0f} s")
 
 
+def cache_of(pip: list[str], cmake: str) -> list[str]:
+    """Options for a cache of engines that were built with these arguments. pip knows a wheel by its name alone: from its
+    usual cache would come an engine that was built with others."""
+    cache = subprocess.run([*pip, "cache", "dir"], check=False, capture_output=True, text=True)
+    if cache.returncode != 0:
+        return ["--no-cache-dir"]
+    key = hashlib.sha256(cmake.replace(str(ROOT), "").encode()).hexdigest()[:16]
+    return ["--cache-dir", str(Path(cache.stdout.strip()) / "quench-engine" / key)]
+
+
 def install_libraries(folder: Path, pip: list[str]) -> None:
     """The engine, built from its sources, and meanwhile everything else that pyproject.toml asks for."""
     import tomllib  # main has refused an older Python, which does not have it
@@ -196,6 +210,7 @@ def install_libraries(folder: Path, pip: list[str]) -> None:
     wheels = folder / ".wheels"
     shutil.rmtree(wheels, ignore_errors=True)
     build = [*pip, "wheel", "-q", "--no-deps", "--no-binary", "llama-cpp-python", "-w", str(wheels), engine]
+    build += cache_of(pip, cmake)
     with subprocess.Popen(build, cwd=ROOT, env=environment) as building:
         rest = subprocess.run([*pip, "install", "-q", *others], check=False, cwd=ROOT)
         if building.wait() != 0:

@@ -58,7 +58,8 @@ class Drafting:
         if name == LOOKUP:
             return Lookup(), measure_costs(model)
         mine = model.options
-        options = LoadOptions(model.context, model.threads, mine.gpu_layers, mine.kv_type, mine.flash_attention)
+        layers = 0 if mine.machines else mine.gpu_layers  # those of other machines are no measure for a small model
+        options = LoadOptions(model.context, model.threads, layers, mine.kv_type, mine.flash_attention)
         draft = Model.load(name, options, on_progress, outputs=1)
         try:
             check_draft(model, draft)

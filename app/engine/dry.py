@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from app import hardware
-from app.engine import native
+from app.engine import native, spread
 from app.engine.loading import (
     LEAST_CONTEXT,
     check_file,
@@ -27,6 +27,7 @@ from app.engine.loading import (
     wanted_context,
 )
 from app.engine.native import lib
+from app.engine.spread import Share
 from app.memory_messages import MemoryPlan
 from app.memory_plan import repacked_bytes, work_bytes
 from app.protocol import LoadOptions
@@ -43,6 +44,9 @@ def plan_load(
 ) -> MemoryPlan:
     """What ``path`` will need. ``options.context`` 0: 8,192 tokens or the trained length, halved until it fits.
 
+    Over several machines: what stays here. They are asked how they are, and given nothing to do; which layers they get
+    is the plan's ``layers``. Compute buffers are counted as if all were computed here.
+
     Args:
         outputs: rows of logits that will be asked for at once.
         replaces: process ids that will have ended by then: what they hold counts as free.
@@ -54,9 +58,10 @@ def plan_load(
     check_options(options)
     learned_positions(check_file(path), options)
     native.start()
+    found = spread.consult(options)
     native.log.clear()
     params = lib.llama_model_default_params()
-    params.n_gpu_layers = options.gpu_layers
+    params.n_gpu_layers = 0 if found else options.gpu_layers
     params.no_alloc = True
     params.load_mode = _NO_MAPPING
     model = lib.llama_model_load_from_file(path.encode(), params)
@@ -64,36 +69,63 @@ def plan_load(
         raise load_error(path)
     try:
         check_generative(model, path)
+        tensors = _tensors(path)
+        weights = int(lib.llama_model_size(model))
+        available, freed = hardware.memory_available(), sum(hardware.anonymous_memory(pid) for pid in replaces)
+        share = None
+        if found:
+            share = spread.share(found, options, int(lib.llama_model_n_layer(model)), available + freed)
+            options = msgspec.structs.replace(options, machines=(), gpu_layers=0)
+        away = _weights_elsewhere(weights, tensors, share) if share is not None else 0
+        here = [tensor for tensor in tensors if share is None or not share.is_elsewhere(tensor[0])]
         plan = MemoryPlan(
             architecture=native.metadata(model, "general.architecture") or "",
             context=0,
             kv_type=options.kv_type,
-            weights=int(lib.llama_model_size(model)),
-            repacked=repacked_bytes(_tensors(path), hardware.features()) if options.gpu_layers == 0 else 0,
+            weights=weights - away,
+            repacked=repacked_bytes(here, hardware.features()) if options.gpu_layers == 0 else 0,
             kv=0,
             compute=0,
             process=0,
-            available=hardware.memory_available(),
-            freed=sum(hardware.anonymous_memory(pid) for pid in replaces),
+            available=available,
+            freed=freed,
             ratio=ratio,
+            layers=share.layers if share is not None else 0,
+            elsewhere=away + (_doubled(tensors) if share is not None else 0),
+            room_elsewhere=share.room if share is not None else 0,
         )
-        return _with_context(plan, model, options, outputs)
+        return _with_context(plan, model, options, outputs, share.cache_here if share is not None else 1.0)
     finally:
         lib.llama_model_free(model)
         hardware.give_back()
 
 
-def _with_context(plan: MemoryPlan, model: Any, options: LoadOptions, outputs: int) -> MemoryPlan:
-    """``plan`` with the context that is asked for, or, where none is, the longest one that fits."""
+def _weights_elsewhere(weights: int, tensors: list[tuple[str, tuple[int, ...], str, int]], share: Share) -> int:
+    """Bytes of weights that other machines get; where the tensors are unknown, by layers alone."""
+    if not tensors:
+        return weights * share.layers // (share.of + 1)
+    return sum(size for name, _, _, size in tensors if share.is_elsewhere(name))
+
+
+def _doubled(tensors: list[tuple[str, tuple[int, ...], str, int]]) -> int:
+    """Bytes of an input table that is the output matrix too: it stays here, and is sent besides."""
+    sizes = {name: size for name, _, _, size in tensors}
+    return 0 if "output.weight" in sizes else sizes.get("token_embd.weight", 0)
+
+
+def _with_context(plan: MemoryPlan, model: Any, options: LoadOptions, outputs: int, here: float) -> MemoryPlan:
+    """``plan`` with the context that is asked for, or, where none is, the longest one that fits. ``here``: the part of
+    the cache that is on this machine."""
     asked = tokens = wanted_context(model, options)
     while True:
         kv, compute, process = _buffers(model, options, tokens, outputs)
         found = msgspec.structs.replace(
             plan,
             context=tokens,
-            kv=kv,
+            kv=round(kv * here),
             compute=compute,
             process=process,
+            elsewhere=plan.elsewhere + round(kv * (1 - here)),
             asked=asked if tokens < asked else 0,
         )
         if found.fits or options.context or tokens <= LEAST_CONTEXT:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import gguf
 import msgspec
@@ -21,10 +21,23 @@ from app.engine import native, tensors
 from app.engine.loading import context_params, no_context, tokens_in_steps
 from app.engine.model import Model
 from app.engine.native import DECODE_OK, lib
-from converter.sources.base import SourceTensor
 from converter.spec import QuenchError
 
 Bytes = npt.NDArray[np.uint8]
+
+
+class Part(Protocol):
+    """A tensor to compute with: one of a source, or one that was just encoded."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def type(self) -> str: ...
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def row_bytes(self) -> int: ...
+    def raw(self, start: int, stop: int) -> Bytes: ...
 
 
 class Grafts:
@@ -45,7 +58,7 @@ class Grafts:
         self.shapes = {name: _shape(tensor) for name, tensor in self._tensors.items()}
 
     @contextmanager
-    def replaced(self, parts: Mapping[str, SourceTensor]) -> Iterator[None]:
+    def replaced(self, parts: Mapping[str, Part]) -> Iterator[None]:
         """Compute with these tensors in place of the model's own, by name, until the block ends.
 
         Raises:
@@ -61,7 +74,7 @@ class Grafts:
             for name, fields in before.items():
                 _set(self._tensors[name], fields)
 
-    def _tensor(self, name: str, part: SourceTensor) -> Any:
+    def _tensor(self, name: str, part: Part) -> Any:
         if self.shapes.get(name) != _full(part.shape):
             raise ValueError(f"{name} {part.shape} is not a weight of this model")
         return self._tensors[name]
@@ -129,7 +142,7 @@ def _set(tensor: Any, fields: tuple[int, tuple[int, ...], int]) -> None:
         tensor.nb[dimension] = stride
 
 
-def _point(tensor: Any, part: SourceTensor) -> Bytes:
+def _point(tensor: Any, part: Part) -> Bytes:
     """Let the engine's tensor be the file's; returns the bytes, which must be kept."""
     data: Bytes = part.raw(0, part.n_rows)
     kind = gguf.GGMLQuantizationType[part.type]

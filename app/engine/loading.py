@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app import hardware
-from app.engine import native
+from app.engine import native, spread
 from app.engine.native import lib
 from app.memory_plan import cache_of
 from app.protocol import LoadOptions
@@ -36,14 +36,15 @@ _UNSUPPORTED = re.compile(r"unknown model architecture: '([^']*)'")
 
 @dataclass(frozen=True)
 class Opened:
-    """Native pointers of a loaded model, and the bytes of its buffers. ``positions``: tokens that it has learned places
-    for, 0 where places are computed."""
+    """Native pointers of a loaded model, and the bytes of its buffers; ``here``: of weights on this machine.
+    ``positions``: tokens that it has learned places for, 0 where places are computed."""
 
     model: Any
     context: Any
     kv: int
     compute: int
     repacked: int
+    here: int
     threads: int
     batch: int
     outputs: int
@@ -69,6 +70,8 @@ def open_native(
     model = _load(path, options, on_progress, repack)
     try:
         check_generative(model, path)
+        if options.machines:
+            spread.watch()
         threads = options.threads or hardware.default_threads()
         tokens = wanted_context(model, options)
         if not anyway:
@@ -86,7 +89,8 @@ def open_native(
     # The library takes no more tokens at once than the context has; more in one call would abort the process.
     batch = min(int(params.n_batch), int(lib.llama_n_batch(context)))
     outputs = min(batch, int(params.n_outputs_max))
-    return Opened(model, context, sizes["kv"], sizes["compute"], sizes["repacked"], threads, batch, outputs, positions)
+    parts = (sizes["kv"], sizes["compute"], sizes["repacked"], sizes["here"])
+    return Opened(model, context, *parts, threads, batch, outputs, positions)
 
 
 def wanted_context(model: Any, options: LoadOptions) -> int:
@@ -198,8 +202,13 @@ def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] 
             stopped = True
         return not stopped
 
+    found = spread.consult(options)
     params = lib.llama_model_default_params()
     params.n_gpu_layers = options.gpu_layers
+    if found:
+        layers = _layers(path)
+        params.n_gpu_layers = spread.share(found, options, layers, hardware.memory_available()).layers
+        devices = spread.attach(params, found)  # noqa: F841 - lives until the model is loaded
     params.use_extra_bufts = repack
     callback = lib.llama_progress_callback(progress)
     params.progress_callback = callback
@@ -213,6 +222,13 @@ def _load(path: str, options: LoadOptions, on_progress: Callable[[float], bool] 
     if not model:
         raise load_error(path)
     return model
+
+
+def _layers(path: str) -> int:
+    """Layers of a checked file; what its header does not say counts as the most there can be."""
+    header = check_file(path)
+    layers = header.value(f"{header.value('general.architecture')}.block_count") if header is not None else None
+    return layers if isinstance(layers, int) else _MAX_LAYERS
 
 
 def load_weights(path: str, options: LoadOptions, on_progress: Callable[[float], bool] | None = None) -> Any:
@@ -238,6 +254,14 @@ def _free(model: Any) -> None:
 def load_error(path: str) -> QuenchError:
     reasons = native.log.errors()
     unsupported = _UNSUPPORTED.search(reasons)
+    if re.search(r"unable to allocate RPC", reasons):
+        return QuenchError(
+            "no_memory_elsewhere",
+            "A machine has too little memory for its part of the model.",
+            reasons,
+            "Take more machines, fewer layers for them (GPU layers), or a smaller model.",
+            exit_status=4,
+        )
     if unsupported:
         return QuenchError(
             "unsupported_architecture",
@@ -309,8 +333,8 @@ def context_params(options: LoadOptions, tokens: int, threads: int, outputs: int
     params.type_k = params.type_v = native.KV_TYPES[options.kv_type]
     params.flash_attn_type = native.FLASH_ATTENTION[options.flash_attention]
     params.swa_full = False  # layers with a window keep only that much
-    params.offload_kqv = options.gpu_layers != 0
-    params.op_offload = options.gpu_layers != 0
+    params.offload_kqv = options.gpu_layers != 0 or bool(options.machines)
+    params.op_offload = options.gpu_layers != 0 and not options.machines
     return params
 
 

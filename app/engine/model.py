@@ -64,6 +64,7 @@ class Model:
         self.sequences = sequences
         self._model, self._context = opened.model, opened.context
         self._kv, self._compute, self._repacked = opened.kv, opened.compute, opened.repacked
+        self._here: int = opened.here
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.threads: int = opened.threads
         self.prompt_threads: int = opened.threads
@@ -128,7 +129,7 @@ class Model:
             path, options, on_progress, outputs, sequences, eval_callback=callback, repack=repack, anyway=anyway
         )
         model = cls(path, options, opened, sequences)
-        if capture is None and repack and options.threads == 0:
+        if capture is None and repack and options.threads == 0 and not options.machines:
             model._settle_threads()
         return model
 
@@ -424,26 +425,47 @@ class Model:
         """Empty the context."""
         self.held.clear()
 
-    def next_tokens(self, parts: Sequence[Part]) -> list[int]:
-        """Compute ``parts`` in one decode call; the most likely next token of each that wants one, in order.
+    @property
+    def output_capacity(self) -> int:
+        """Rows of logits that one decode call gives."""
+        return self._outputs
+
+    def parts_logits(self, parts: Sequence[Part], *, every: bool = False) -> Logits:
+        """Compute ``parts`` in one decode call; the logits after each that wants them, or ``every`` token's, in order.
 
         What each sequence holds stays until :meth:`forget`, which must also be called before the first step.
 
+        Returns:
+            float32 (rows, vocabulary), valid until the next call of the model.
+
         Raises:
-            ValueError: more than :attr:`batch_capacity` tokens.
+            ValueError: more than :attr:`batch_capacity` tokens or :attr:`output_capacity` rows.
             QuenchError: ``context_full``, ``decode_failed``.
             converter.spec.Cancelled: :meth:`interrupt` was called.
         """
         self._batch.clear()
         for part in parts:
-            wanted_from = len(part.tokens) - (1 if part.wanted else 0)
+            wanted_from = 0 if every else len(part.tokens) - (1 if part.wanted else 0)
             self._batch.add(part.tokens, part.position, part.sequence, wanted_from)
         rows = self._batch.wanted()
+        if rows > self._outputs:
+            # The library would abort the process.
+            raise ValueError(f"{rows} rows of logits, at most {self._outputs}")
         self._decode_batch()
         if not rows:
-            return []
-        best: list[int] = native.logits(self._context, rows, self.vocabulary).argmax(axis=1).tolist()
+            return np.empty((0, self.vocabulary), np.float32)
+        return native.logits(self._context, rows, self.vocabulary)
+
+    def next_tokens(self, parts: Sequence[Part]) -> list[int]:
+        """Compute ``parts`` as :meth:`parts_logits`; the most likely next token of each that wants one, in order."""
+        best: list[int] = self.parts_logits(parts).argmax(axis=1).tolist()
         return best
+
+    def share(self, source: int, targets: Sequence[int]) -> None:
+        """Give the empty sequences ``targets`` all that ``source`` holds."""
+        memory = lib.llama_get_memory(self._context)
+        for target in targets:
+            lib.llama_memory_seq_cp(memory, source, target, -1, -1)
 
     def _decode_batch(self) -> None:
         code = self._batch.decode(self._context)
@@ -538,6 +560,8 @@ class Model:
         """True memory of this process now, and the engine's parts of it."""
         process = hardware.process_memory()
         weights = int(lib.llama_model_size(self._model))
+        if self.options.machines:
+            weights = min(weights, self._here)  # and of a matrix that two machines have, this one's
         return Memory(process.anonymous, process.share, process.peak, weights, self._kv, self._compute, self._repacked)
 
     def close(self) -> None:

@@ -30,6 +30,8 @@ DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
 
 _DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # enum ggml_log_level
 _BUFFER = re.compile(r"(KV|RS|compute|output) buffer size (?:=|of)\s+([0-9.]+) MiB")
+_ELSEWHERE = re.compile(r"\bRPC\d+\[\S+\s+(?:model|KV|RS|compute|output) buffer size =")
+_HERE = re.compile(r"\bCPU\S* model buffer size =\s+([0-9.]+) MiB")
 _COPY = re.compile(r"\S*(?:REPACK|AMX|AARCH64|KLEIDIAI)\S* model buffer size =\s+([0-9.]+) MiB")
 
 
@@ -54,19 +56,23 @@ class NativeLog:
         return "\n".join(dict.fromkeys(texts))
 
     def buffers(self) -> dict[str, int]:
-        """Bytes of ``kv`` and ``compute`` buffers and of ``repacked`` weights that the library reported since
-        :meth:`clear`.
+        """Bytes of ``kv`` and ``compute`` buffers and of ``repacked`` weights and of all weights ``here``, on this
+        machine, that the library reported since :meth:`clear`.
 
         The library has no C function for it; the lines are part of every load. What is not reported counts 0.
         """
-        sizes = {"kv": 0, "compute": 0, "repacked": 0}
+        sizes = {"kv": 0, "compute": 0, "repacked": 0, "here": 0}
         for _, text in self.lines:
-            found, copied = _BUFFER.search(text), _COPY.search(text)
+            if _ELSEWHERE.search(text):
+                continue
+            found, copied, weights = _BUFFER.search(text), _COPY.search(text), _HERE.search(text)
             if found:
                 kind = "kv" if found[1] in ("KV", "RS") else "compute"
                 sizes[kind] += round(float(found[2]) * (1 << 20))
             elif copied:
                 sizes["repacked"] += round(float(copied[1]) * (1 << 20))
+            elif weights:
+                sizes["here"] += round(float(weights[1]) * (1 << 20))
         return sizes
 
     def _receive(self, level: int, text: bytes, _data: int | None) -> None:

@@ -66,7 +66,6 @@ PILOT_WINDOWS = 2
 MEMORY_SHARE = 0.6
 STORE_BYTES = 8 << 30
 MIN_CONTEXT, MAX_CONTEXT = 32, 1 << 17
-TASK_SEQUENCES = 8
 TASK_GROUP = 16
 
 
@@ -92,6 +91,7 @@ class QualityRun:
         self._thresholds = Thresholds(command.pass_kld, command.fail_kld, command.pass_top1)
         self._tasks: list[graded.Task] = []
         self._windows: list[Window] = []
+        self._left_out = 0
         self._pieces: dict[int, bytes] = {}
         self._failures: list[CandidateFailure] = []
         self._next_status = 0.0
@@ -114,7 +114,7 @@ class QualityRun:
         """
         texts = texts_module.load(self._command.texts)
         if self._command.tasks:
-            self._tasks = graded.load(self._command.tasks)
+            self._tasks = graded.load(self._command.tasks, run_code=self._command.run_code)
         try:
             self._open(self.reference)
             self._cut(texts)
@@ -131,7 +131,21 @@ class QualityRun:
         model = self.reference.open_model
         groups = [texts_module.windows(text, model, self._command.context, self._command.chunks) for text in texts]
         self._windows = texts_module.fair_order(groups)
+        self._fit_tasks(model)
         self._total = (len(self._windows) + len(self._tasks) * TASK_WEIGHT) * (1 + len(self.candidates))
+
+    def _fit_tasks(self, model: Model) -> None:
+        """Leave out tasks that are longer than the model's context, before time goes into anything."""
+        given = len(self._tasks)
+        self._tasks = graded.fitting(model, self._tasks)
+        self._left_out = given - len(self._tasks)
+        if given and not self._tasks:
+            raise QuenchError(
+                "context_full",
+                "All tasks are longer than the model's context.",
+                f"It holds {model.context} tokens.",
+                "Choose other tasks, or a model with a longer context.",
+            )
 
     def _all(self) -> list[Subject]:
         return [self.reference, *self.candidates]
@@ -284,11 +298,11 @@ class QualityRun:
         if subject.model is not None:
             return
         self._status(f"Loading {subject.name}", self._done, force=True)
-        sequences = TASK_SEQUENCES if self._tasks else 1
         cache = subject.kv or LoadOptions().kv_type
         options = LoadOptions(context=self._command.context, threads=self._command.threads, kv_type=cache)
-        outputs = max(self._command.context - first_scored(self._command.context), sequences)
-        model = subject.open(options, outputs, sequences, lambda fraction: not self._stopped(), self._on_model)
+        outputs = self._command.context - first_scored(self._command.context)
+        wanted = graded.context_needed(self._tasks)
+        model = subject.open(options, outputs, wanted, lambda fraction: not self._stopped(), self._on_model)
         if subject is self.reference:
             subject.vocabulary = subject.vocabulary or Vocabulary.of(model)
         elif self.reference.vocabulary is not None:
@@ -332,7 +346,7 @@ class QualityRun:
             f"Tasks: {len(subject.right)} of {len(self._tasks)} answered by {subject.name}",
             self._done + TASK_WEIGHT * len(group),
         )
-        subject.right += graded.grade(subject.open_model, group, self._stopped)
+        subject.answer(group, self._stopped)
 
     def _try(self, subject: Subject, act: Callable[[Subject], None]) -> None:
         """Do ``act``; an error of a candidate takes this candidate out, one of the reference ends the run."""
@@ -391,16 +405,17 @@ class QualityRun:
         """Everything known of ``subject`` so far."""
         return subject.quality(self.reference, self._tasks, self._thresholds, replicates)
 
-    def _with_passages(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
+    def _with_examples(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
+        """Add what can be read: the worst passages, and the tasks that flipped."""
         passages = describe(subject.divergence.values(), self._windows, self._pieces)
-        return msgspec.structs.replace(quality, passages=passages)
+        return msgspec.structs.replace(quality, passages=passages, flips=subject.flips(self.reference, self._tasks))
 
     def _result(self, texts: Sequence[texts_module.Text]) -> QualityResult:
         measured = [subject for subject in self._live() if subject.divergence.windows]
         if self.candidates and not measured:
             raise next(subject.error for subject in self.candidates if subject.error is not None)
         reference = self.quality(self.reference)
-        found = [(subject, self._with_passages(subject, self.quality(subject))) for subject in measured]
+        found = [(subject, self._with_examples(subject, self.quality(subject))) for subject in measured]
         for subject, quality in found:
             self._update(subject, quality)
         return QualityResult(
@@ -411,6 +426,7 @@ class QualityRun:
             texts=tuple(text.name for text in texts),
             seconds=time.monotonic() - self._start,
             failures=tuple(self._failures),
+            tasks_left_out=self._left_out,
         )
 
 

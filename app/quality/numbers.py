@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 
 from app.measure_messages import Estimate
-
-Z95 = 1.959963984540054
-"""Half of a 95 % interval in standard errors."""
+from app.proportions import Z95, wilson
 
 NONE = "–"
 
@@ -67,11 +65,21 @@ def seconds(value: float | None) -> str:
     return f"{minutes} min {rest} s"
 
 
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), sensible at 0 and at 1. Fractions; (0, 1) without tasks."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = correct / n, Z95 * Z95
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+def probability(value: float) -> str:
+    """A p value: two digits that count, ``under 0.001`` below that."""
+    return "under 0.001" if value < 0.001 else f"{value:.{2 if value >= 0.1 else 3}f}"
+
+
+__all__ = [
+    "NONE",
+    "Z95",
+    "decimals",
+    "interval",
+    "number",
+    "percent",
+    "probability",
+    "rate",
+    "seconds",
+    "size",
+    "wilson",
+]

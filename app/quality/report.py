@@ -24,7 +24,8 @@ from app.measure_messages import (
     Shift,
     SpeedPoint,
 )
-from app.quality import figures, numbers, svg
+from app.quality import figures, numbers, report_tasks, svg
+from app.quality.html_parts import badge, base_name, file_name, model_label, named_badge, table
 from converter.spec import OutputDone
 from resources import path as resource
 
@@ -93,12 +94,13 @@ def render(
     """The report as one HTML document. ``result`` decides its order; all else is shown where it is given."""
     facts = facts or Facts()
     reference, candidates = result.reference, result.candidates
-    heading = title or f"How much quality did {_base(reference)} lose?"
+    heading = title or f"How much quality did {base_name(reference)} lose?"
     sections = [
         _verdicts(result),
         _section("Size against quality", _pareto(result), _PARETO_NOTE),
         _section("All figures", _main_table(result), _TABLE_NOTE),
-        _section("Tasks solved", _tasks(result), _TASK_NOTE),
+        _section("Tasks solved", report_tasks.solved(result), report_tasks.NOTE),
+        _section("Tasks that flipped", report_tasks.flipped(result), report_tasks.FLIP_NOTE),
         _section("By kind of text", _slices(result), ""),
         _section("How the divergence is spread", _spread(candidates), _SPREAD_NOTE),
         _section("Along the window", _positions(candidates), ""),
@@ -114,7 +116,7 @@ def render(
     about = " · ".join(
         words
         for words in (
-            f"Reference {_name(reference)}",
+            f"Reference {file_name(reference)}",
             f"{result.tokens:,} scored tokens" if result.tokens else "",
             f"texts: {', '.join(result.texts)}",
             facts.date,
@@ -149,7 +151,7 @@ def _verdicts(result: QualityResult) -> str:
         share = each.bytes / result.reference.bytes if result.reference.bytes else 0.0
         smaller = f" · {100 * share:.0f} % of the reference" if share else ""
         cards.append(
-            f'<article class="verdict"><div class="row">{_named_badge(each)}'
+            f'<article class="verdict"><div class="row">{named_badge(each)}'
             f'<span class="pill {css}"><span aria-hidden="true">{mark}</span> {escape(word)}</span></div>'
             f'<p class="big">{escape(numbers.interval(each.kld.mean))}<span class="unit"> nats KLD</span></p>'
             f'<p class="muted">{numbers.size(each.bytes)}{smaller}</p><p>{escape(each.reason)}</p></article>'
@@ -172,11 +174,11 @@ _PARETO_NOTE = (
 
 def _pareto(result: QualityResult) -> str:
     points = [
-        svg.Point(_label(each), each.type, each.bytes, each.kld.mean.value, numbers.Z95 * each.kld.mean.error)
+        svg.Point(model_label(each), each.type, each.bytes, each.kld.mean.value, numbers.Z95 * each.kld.mean.error)
         for each in result.candidates
     ]
     reference = result.reference
-    return svg.pareto(points, (f"{_label(reference)} (reference)", reference.bytes) if reference.bytes else None)
+    return svg.pareto(points, (f"{model_label(reference)} (reference)", reference.bytes) if reference.bytes else None)
 
 
 _TABLE_NOTE = (
@@ -210,7 +212,7 @@ def _main_table(result: QualityResult) -> str:
         "Verdict",
     )
     rows = [_main_row(each, each is result.reference) for each in (result.reference, *result.candidates)]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
@@ -223,7 +225,7 @@ def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
         return "" if reference else text
 
     return [
-        _named_badge(each) + ('<br><span class="half">reference</span>' if reference else ""),
+        named_badge(each) + ('<br><span class="half">reference</span>' if reference else ""),
         numbers.size(each.bytes),
         against(f"<strong>{_stacked(numbers.interval(each.kld.mean))}</strong>"),
         against(_stacked(numbers.interval(each.kld.median))),
@@ -264,34 +266,6 @@ def _signed(estimate: Estimate) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-_TASK_NOTE = "Share of questions answered right, greedily. Bars are 95 % Wilson intervals."
-
-
-def _tasks(result: QualityResult) -> str:
-    models = [each for each in (result.reference, *result.candidates) if each.tasks]
-    if not models:
-        return ""
-    groups = list(dict.fromkeys(name for each in models for name in each.tasks))
-    series = []
-    for each in models:
-        counts = [(each.tasks[g].correct, each.tasks[g].n) if g in each.tasks else (0, 0) for g in groups]
-        ends = [numbers.wilson(correct, n) for correct, n in counts]
-        shares = [correct / n if n else 0.0 for correct, n in counts]
-        series.append(svg.Series(_label(each), each.type, shares, [low for low, _ in ends], [high for _, high in ends]))
-    head = ("Model", *groups, "all")
-    rows = []
-    for each in models:
-        scores = [each.tasks.get(group) for group in groups]
-        total = sum(score.correct for score in scores if score), sum(score.n for score in scores if score)
-        rows.append(
-            [_badge(each.type)]
-            + [f"{score.correct} of {score.n}" if score else numbers.NONE for score in scores]
-            + [f"{total[0]} of {total[1]}"]
-        )
-    chart = svg.grouped_bars(groups, series, "Share of tasks solved, by category and model")
-    return _legend(models) + chart + _table(head, rows)
-
-
 def _slices(result: QualityResult) -> str:
     names = list(dict.fromkeys(name for each in result.candidates for name in each.slices))
     if not names:
@@ -299,8 +273,8 @@ def _slices(result: QualityResult) -> str:
     head = (
         "Text",
         "Tokens",
-        f"Perplexity of {_label(result.reference)}",
-        *(_label(each) for each in result.candidates),
+        f"Perplexity of {model_label(result.reference)}",
+        *(model_label(each) for each in result.candidates),
     )
     rows = []
     for name in names:
@@ -321,7 +295,7 @@ def _slices(result: QualityResult) -> str:
             )
         rows.append(row)
     note = '<p class="note">Mean KL divergence in nats, below it the share of equal first choices.</p>'
-    return _table(head, rows) + note
+    return table(head, rows) + note
 
 
 _SPREAD_NOTE = (
@@ -331,12 +305,12 @@ _SPREAD_NOTE = (
 
 
 def _spread(candidates: Sequence[CandidateQuality]) -> str:
-    series = [svg.Series(_label(each), each.type, each.histogram) for each in candidates if each.histogram]
+    series = [svg.Series(model_label(each), each.type, each.histogram) for each in candidates if each.histogram]
     return svg.ridges(series, HISTOGRAM_EDGES, "Histogram of the KL divergence of single tokens")
 
 
 def _positions(candidates: Sequence[CandidateQuality]) -> str:
-    series = [svg.Series(_label(each), each.type, each.by_position) for each in candidates if each.by_position]
+    series = [svg.Series(model_label(each), each.type, each.by_position) for each in candidates if each.by_position]
     if not series:
         return ""
     labels = [str(part + 1) for part in range(len(series[0].values))]
@@ -352,7 +326,7 @@ _LAYER_NOTE = (
 
 
 def _layers(candidates: Sequence[CandidateQuality]) -> str:
-    series = [svg.Series(_label(each), each.type, each.drift) for each in candidates if each.drift]
+    series = [svg.Series(model_label(each), each.type, each.drift) for each in candidates if each.drift]
     if not series:
         return ""
     labels = [str(layer) for layer in range(max(len(each.values) for each in series))]
@@ -373,7 +347,7 @@ def _passages(candidates: Sequence[CandidateQuality]) -> str:
                 f"{PurePath(passage.text).name}, window {passage.window + 1}, tokens {passage.position + 1} to "
                 f"{passage.position + len(passage.tokens)}: {numbers.number(passage.kld, 2)} nats on average"
             )
-            head = f'<h3 class="row">{_badge(each.type)}</h3>' if number == 0 else ""
+            head = f'<h3 class="row">{badge(each.type)}</h3>' if number == 0 else ""
             words = "".join(_word(token) for token in passage.tokens)
             before = escape(passage.before[-BEFORE:])
             blocks.append(
@@ -409,7 +383,7 @@ def _speed(result: QualityResult, bench: BenchResult | None) -> str:
     types = {each.path: each.type for each in (result.reference, *result.candidates)}
     if bench is None:
         series = [
-            svg.Series(_label(each), each.type, [each.tokens_per_second])
+            svg.Series(model_label(each), each.type, [each.tokens_per_second])
             for each in (result.reference, *result.candidates)
             if each.tokens_per_second > 0
         ]
@@ -441,7 +415,7 @@ def _bench_table(bench: BenchResult, types: dict[str, str]) -> str:
         "Memory, peak",
         "Of the memory bandwidth",
     )
-    return _table(head, [_bench_row(model, types) for model in bench.models])
+    return table(head, [_bench_row(model, types) for model in bench.models])
 
 
 def _bench_row(model: ModelBench, types: dict[str, str]) -> list[str]:
@@ -451,7 +425,7 @@ def _bench_row(model: ModelBench, types: dict[str, str]) -> list[str]:
 
     name = types.get(model.path, "")
     return [
-        _badge(name) if name else escape(PurePath(model.path).name),
+        badge(name) if name else escape(PurePath(model.path).name),
         numbers.seconds(model.load_cold),
         numbers.seconds(model.load_warm),
         numbers.seconds(model.first_token),
@@ -502,13 +476,13 @@ def _files(outputs: Sequence[OutputDone]) -> str:
         rows.append(
             [
                 escape(PurePath(output.path).name),
-                _badge(output.type),
+                badge(output.type),
                 numbers.size(output.bytes),
                 f"{output.bpw:.2f}",
                 error,
             ]
         )
-    return _table(head, rows) if rows else ""
+    return table(head, rows) if rows else ""
 
 
 def _method(result: QualityResult, facts: Facts) -> str:
@@ -526,45 +500,3 @@ def _method(result: QualityResult, facts: Facts) -> str:
     ]
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in lines)
     return f"<dl>{items}</dl>"
-
-
-# ---- pieces ----------------------------------------------------------------------------------------------------
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML already; the head is text."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        "<tr>" + f'<th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _legend(models: Sequence[CandidateQuality]) -> str:
-    return f'<p class="legend">{"".join(_badge(each.type or _label(each)) for each in models)}</p>'
-
-
-def _badge(type_name: str) -> str:
-    return (
-        f'<span class="badge"><span class="swatch" style="background:{svg.type_color(type_name)}"></span>'
-        f"{escape(type_name)}</span>"
-    )
-
-
-def _named_badge(each: CandidateQuality) -> str:
-    """The type, and under it the cache where it is not f16."""
-    return _badge(each.type) + (f'<br><span class="half">KV {escape(each.kv)}</span>' if each.kv else "")
-
-
-def _label(each: CandidateQuality) -> str:
-    return each.label or _name(each)
-
-
-def _name(each: CandidateQuality) -> str:
-    return PurePath(each.path).name
-
-
-def _base(each: CandidateQuality) -> str:
-    stem = PurePath(each.path).stem
-    return stem.removesuffix(f"-{each.type}") if each.type else stem

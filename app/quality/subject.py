@@ -12,7 +12,7 @@ import msgspec
 from app import library
 from app.engine.model import Model
 from app.engine.states import States
-from app.measure_messages import CandidateQuality
+from app.measure_messages import CandidateQuality, TaskFlip, TaskShift
 from app.memory_messages import Memory
 from app.protocol import LoadOptions
 from app.quality import tasks as graded
@@ -81,10 +81,12 @@ class Subject:
         self.vocabulary: Vocabulary | None = None
         self.divergence = Divergence()
         self.states: list[States] = []
-        self.right: list[bool] = []
+        self.answers: list[graded.Graded] = []
+        self.asked = ""
         self.tokens_per_second = 0.0
         self.memory = Memory(0, 0, 0)
         self.load_seconds = 0.0
+        self.trained = 0
         self.type = ""
         self.content = ""
         self.error: QuenchError | None = None
@@ -97,6 +99,11 @@ class Subject:
         return file.stat().st_size if file.is_file() else 0
 
     @property
+    def right(self) -> list[bool]:
+        """Which of the tasks so far were solved."""
+        return [answer.right for answer in self.answers]
+
+    @property
     def open_model(self) -> Model:
         """The loaded model."""
         if self.model is None:
@@ -107,16 +114,28 @@ class Subject:
         self,
         options: LoadOptions,
         outputs: int,
-        sequences: int,
+        task_context: int,
         on_progress: Callable[[float], bool],
         on_model: Callable[[Model], None],
     ) -> Model:
-        """Load the model; the first time also measure its speed and memory, before another model is loaded."""
+        """Load the model; the first time also measure its speed and memory, before another model is loaded.
+
+        ``task_context``: tokens that tasks need (0: none are asked). The context grows to that, but not beyond what the
+        model was trained on, and takes several tasks at once.
+        """
         start = time.monotonic()
-        self.type = self.type or library.type_label(read_header(self.path))
+        if not self.type:
+            header = read_header(self.path)
+            self.type, self.trained = library.type_label(header), header.context_length
+        if task_context > options.context:
+            longest = self.trained or task_context
+            options = msgspec.structs.replace(options, context=max(options.context, min(task_context, longest)))
+        sequences = graded.sequences(options.context) if task_context else 1
         self.content = self.content or content_id(self.path)
         footprint = Footprint()
-        self.model = model = Model.load(self.path, options, on_progress, outputs=outputs, sequences=sequences)
+        self.model = model = Model.load(
+            self.path, options, on_progress, outputs=max(outputs, sequences), sequences=sequences
+        )
         on_model(model)
         self.load_seconds = time.monotonic() - start
         if not self.tokens_per_second:
@@ -124,21 +143,32 @@ class Subject:
             self.memory = footprint.memory(model)
         return model
 
+    def answer(self, tasks: Sequence[graded.Task], stopped: Callable[[], bool]) -> None:
+        """Let the loaded model solve the next ``tasks``; errors as :func:`app.quality.tasks.grade`."""
+        self.asked = self.asked or graded.form(self.open_model)
+        self.answers += graded.grade(self.open_model, tasks, stopped)
+
     def close(self) -> None:
         """Free the engine; what was found out stays."""
         if self.model is not None:
             self.model.close()
             self.model = None
 
+    def flips(self, reference: Subject, tasks: Sequence[graded.Task]) -> tuple[TaskFlip, ...]:
+        """Tasks that only one of the two solved, as many as are kept."""
+        return tuple(graded.flips(tasks, reference.answers, self.answers)[: graded.MAX_FLIPS])
+
     def quality(
         self, reference: Subject, tasks: Sequence[graded.Task], thresholds: verdict.Thresholds, replicates: int
     ) -> CandidateQuality:
-        """The figures so far; the reference's own verdict is ``pass``."""
+        """The figures so far, without flips; the reference's own verdict is ``pass``."""
         found = self.divergence.summary(replicates)
+        change, shifts = None, dict[str, TaskShift]()
         if self is reference:
             level, reason = verdict.PASS, "This is the reference."
         else:
             change = graded.change(reference.right, self.right)
+            shifts = graded.shifts(tasks, reference.right, self.right)
             by_slice = {name: part.kld for name, part in found.slices.items()}
             level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds, slices=by_slice)
         return CandidateQuality(
@@ -152,7 +182,10 @@ class Subject:
             kld=found.kld,
             top1=found.top1,
             rms_dp=found.rms_dp,
-            tasks=graded.scores(tasks, self.right),
+            tasks=graded.scores(tasks, self.answers),
+            task_shift=TaskShift(change.n, change.lost, change.gained, change.p) if change else None,
+            task_shifts=shifts,
+            tasks_asked=self.asked,
             slices={
                 name: msgspec.structs.replace(part, verdict=verdict.by_divergence(part.kld, thresholds))
                 for name, part in found.slices.items()

@@ -236,6 +236,36 @@ def grouped_bars(groups: Sequence[str], series: Sequence[Series], label: str) ->
     return _svg(height, label, parts)
 
 
+def shares(groups: Sequence[str], series: Sequence[Series], label: str) -> str:
+    """Shares (0..1) by group as dots on their intervals, one row a series: for more groups than bars have room for."""
+    if not groups or not series:
+        return ""
+    row, gap, left, right, top, bottom = 11, 12, 130, 28, 8, 30
+    block = row * len(series) + gap
+    height = top + block * len(groups) + bottom
+    wide = WIDTH - left - right
+    parts = []
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = left + wide * share
+        parts += [
+            _line(x, top, x, height - bottom, "grid"),
+            _text(x, height - bottom + 18, f"{100 * share:.0f} %", anchor="middle"),
+        ]
+    for g, group in enumerate(groups):
+        start = top + block * g
+        if g:
+            parts.append(_line(0, start, WIDTH - right, start, "grid"))
+        parts.append(_text(left - 12, start + block / 2 + 4, group, "label", "end"))
+        for s, line in enumerate(series):
+            y = start + gap / 2 + row * (s + 0.5)
+            if line.low and line.high:
+                parts.append(_line(left + wide * line.low[g], y, left + wide * line.high[g], y, "whisker"))
+            hover = _tag("title", escape(f"{line.label}, {group}: {100 * line.values[g]:.1f} %"))
+            x = left + wide * line.values[g]
+            parts.append(_tag("circle", hover, cx=x, cy=y, r=4.5, fill=type_color(line.type), class_="dot"))
+    return _svg(height, label, parts)
+
+
 def horizontal_bars(series: Sequence[Series], label: str, unit: str) -> str:
     """One bar for each series' only value, its name at the left and its value at the end."""
     if not series:

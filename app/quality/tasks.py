@@ -1,76 +1,70 @@
-"""Graded tasks: a question in the model's chat template, a greedy answer, right if it contains what it must.
+"""Graded tasks by slice: what they are, where they come from, and how two models fare on the same ones.
 
-A task file is JSONL with ``prompt``, ``answer`` (must be contained in the reply) and ``category``. Answers are compared
-after normalising (Unicode NFKC, case folded, white space as one space) and only as whole words, so that 5 is not found
-in 15. Tasks run in an order that takes the categories in turns: when time runs out, what was done is still balanced.
+A task file is JSONL. Besides our own form (:mod:`app.quality.task_forms` says what it looks like) GSM8K's, MMLU's,
+ARC's and HumanEval's are read. Tasks run in an order that takes the slices in turns: when time runs out, what was done
+is still balanced. How an answer is asked for and judged: :mod:`app.quality.grading`.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
-from app.engine.greedy import greedy
-from app.engine.model import Model
-from app.measure_messages import TaskScore
-from app.protocol import ChatMessage
+from app.measure_messages import ChoiceScore, TaskFlip, TaskScore, TaskShift
+from app.proportions import mcnemar
+from app.quality.grading import SMALL_MODEL, Graded, contains, fitting, form, grade, normalise
+from app.quality.task_forms import CODE, HINT, Task, read_tasks
 from app.quality.texts import read_text
 from app.quality.verdict import TaskChange
 from converter.spec import QuenchError
 from resources import path as resource
 
-POCKET = "pocket"
-MAX_TOKENS = 48
+POCKET, QUENCH = "pocket", "quench"
+BUNDLED = {POCKET: "pocket-tasks.jsonl", QUENCH: "quench-tasks.jsonl"}
+"""Sets that come with the program: the first made for the Pocket model, the second for models of 1B and more."""
+
 MAX_TASKS = 100_000
+MAX_FLIPS = 200
+"""Tasks that are kept for each candidate of those that only one of the two models solved."""
 
-SMALL_MODEL = 64 << 20
-"""Bytes of weights below which one thread writes faster: a step is so short that threads mostly wait for each other."""
+LONGEST_PROMPT, LONGEST_ANSWER = 400, 400
+"""Characters that are kept of a task and of an answer to it."""
+
+SEQUENCES = 8
+CELLS = 8192
+"""Tasks that are answered together, and the tokens of context that all of them together may take."""
+
+TOKEN_BYTES = 3.0
+TURN_TOKENS = 96
+"""A low guess of the bytes of a token, and what a template adds to a question: what context to load a model with."""
 
 
-@dataclass(frozen=True)
-class Task:
-    category: str
-    prompt: str
-    answer: str
+def load(name: str, *, run_code: bool = False) -> list[Task]:
+    """Tasks of a JSONL file (or of ``BUNDLED``), balanced: one of each slice in turns.
 
-
-def load(name: str) -> list[Task]:
-    """Tasks of a JSONL file (or ``pocket``), balanced: one of each category in turns. QuenchError for a bad line."""
-    file = resource("pocket-tasks.jsonl") if name == POCKET else Path(name)
-    tasks = [
-        _task(file, number, line) for number, line in enumerate(read_text(file).split("\n"), start=1) if line.strip()
-    ]
+    Raises:
+        QuenchError: ``bad_task`` for a line that is none, ``no_tasks``, ``too_many_tasks``; ``code_not_allowed`` for
+            programs to be run without ``run_code``; the errors of :func:`app.quality.texts.read_text`.
+    """
+    file = resource(BUNDLED[name]) if name in BUNDLED else Path(name)
+    tasks = read_tasks(file, read_text(file, _MISSING), MAX_TASKS)
     if not tasks:
-        raise QuenchError("no_tasks", "The file has no tasks in it.", str(file), _HINT)
-    if len(tasks) > MAX_TASKS:
-        raise QuenchError("too_many_tasks", "The file has too many tasks.", f"{len(tasks)}; at most {MAX_TASKS}.")
+        raise QuenchError("no_tasks", "The file has no tasks in it.", str(file), HINT)
+    programs = sum(task.kind == CODE for task in tasks)
+    if programs and not run_code:
+        raise QuenchError(
+            "code_not_allowed",
+            "These tasks run programs that the models write.",
+            f"{programs} of the {len(tasks)} tasks in {file} can only be judged by running code.",
+            "Allow it with --run-code, or “Run what the models write” on the Quality page, if you trust the models "
+            "and the tasks. What is locked then, and what is not, is said there.",
+            exit_status=2,
+        )
     return balanced(tasks)
 
 
-_HINT = 'Each line is one task: {"category": "...", "prompt": "...", "answer": "..."}.'
-
-
-def _task(file: Path, number: int, line: str) -> Task:
-    def bad(reason: str) -> QuenchError:
-        return QuenchError("bad_task", "A line is no task.", f"{file}, line {number}: {reason}", _HINT)
-
-    try:
-        value: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise bad(f"not JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise bad("it is not an object")
-    category = value.get("category", "all")
-    for key, text in (("category", category), ("prompt", value.get("prompt")), ("answer", value.get("answer"))):
-        if not isinstance(text, str) or not text.strip():
-            raise bad(f"{key!r} is missing or no text")
-    return Task(category, value["prompt"], value["answer"])
+_MISSING = f"Check the path. The bundled tasks are called {POCKET} and {QUENCH}."
 
 
 def balanced(tasks: Sequence[Task]) -> list[Task]:
@@ -81,28 +75,41 @@ def balanced(tasks: Sequence[Task]) -> list[Task]:
     return [task for turn in zip_longest(*groups.values()) for task in turn if task is not None]
 
 
-def normalise(text: str) -> str:
-    """``text`` as answers are compared: NFKC, case folded, runs of white space as one space."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+# ---- what they need --------------------------------------------------------------------------------------------
 
 
-def contains(reply: str, answer: str) -> bool:
-    """Whether the normalised ``reply`` has the normalised ``answer`` in it as whole words."""
-    wanted = normalise(answer)
-    if not wanted:
-        return False
-    before = r"(?<!\w)" if wanted[0].isalnum() else ""
-    after = r"(?!\w)" if wanted[-1].isalnum() else ""
-    return re.search(before + re.escape(wanted) + after, normalise(reply)) is not None
+def context_needed(tasks: Sequence[Task]) -> int:
+    """Tokens of context that should do for the longest task, answer and template included."""
+    return max((int(len(t.prompt.encode()) / TOKEN_BYTES) + TURN_TOKENS + t.max_tokens for t in tasks), default=0)
 
 
-def scores(tasks: Sequence[Task], right: Sequence[bool]) -> dict[str, TaskScore]:
-    """Solved tasks by category, of the first ``len(right)`` tasks."""
-    counts: dict[str, tuple[int, int]] = {}
-    for task, solved in zip(tasks, right, strict=False):
-        n, correct = counts.get(task.category, (0, 0))
-        counts[task.category] = (n + 1, correct + int(solved))
-    return {category: TaskScore(n, correct) for category, (n, correct) in counts.items()}
+def sequences(context: int) -> int:
+    """How many tasks are answered together in contexts of this many tokens."""
+    return max(1, min(SEQUENCES, CELLS // max(1, context)))
+
+
+# ---- counting --------------------------------------------------------------------------------------------------
+
+
+def scores(tasks: Sequence[Task], answers: Sequence[Graded]) -> dict[str, TaskScore]:
+    """Solved tasks by category, of the first ``len(answers)`` tasks."""
+    groups: dict[str, list[tuple[Task, Graded]]] = {}
+    for task, answer in zip(tasks, answers, strict=False):
+        groups.setdefault(task.category, []).append((task, answer))
+    return {category: _score(pairs) for category, pairs in groups.items()}
+
+
+def _score(pairs: Sequence[tuple[Task, Graded]]) -> TaskScore:
+    chosen = [(task, answer.choice) for task, answer in pairs if answer.choice is not None]
+    choices = None
+    if chosen:
+        choices = ChoiceScore(
+            n=len(chosen),
+            acc=sum(choice.raw == task.right for task, choice in chosen),
+            acc_norm=sum(choice.normalised == task.right for task, choice in chosen),
+            counted=chosen[0][0].measure,
+        )
+    return TaskScore(len(pairs), sum(answer.right for _, answer in pairs), choices)
 
 
 def change(reference: Sequence[bool], candidate: Sequence[bool]) -> TaskChange | None:
@@ -119,14 +126,67 @@ def change(reference: Sequence[bool], candidate: Sequence[bool]) -> TaskChange |
     )
 
 
-def grade(model: Model, tasks: Sequence[Task], stopped: Callable[[], bool]) -> list[bool]:
-    """Answer ``tasks`` greedily, ``model.sequences`` at a time, and say which answers are right."""
-    prompts = [model.prompt_tokens(model.render([ChatMessage("user", task.prompt)])) for task in tasks]
-    threads = model.threads
-    if model.memory().weights < SMALL_MODEL:
-        model.set_threads(1)
-    try:
-        answers = list(greedy(model, prompts, MAX_TOKENS, cancelled=stopped))
-    finally:
-        model.set_threads(threads)
-    return [contains(model.detokenize(answer), task.answer) for task, answer in zip(tasks, answers, strict=True)]
+def shifts(tasks: Sequence[Task], reference: Sequence[bool], candidate: Sequence[bool]) -> dict[str, TaskShift]:
+    """By category, what a candidate lost and gained against the reference on the tasks that both were given."""
+    groups: dict[str, list[tuple[bool, bool]]] = {}
+    for task, before, after in zip(tasks, reference, candidate, strict=False):
+        groups.setdefault(task.category, []).append((before, after))
+    found = {}
+    for category, pairs in groups.items():
+        lost = sum(before and not after for before, after in pairs)
+        gained = sum(after and not before for before, after in pairs)
+        found[category] = TaskShift(len(pairs), lost, gained, mcnemar(lost, gained))
+    return found
+
+
+def flips(tasks: Sequence[Task], reference: Sequence[Graded], candidate: Sequence[Graded]) -> list[TaskFlip]:
+    """The tasks that only one of two models solved: what was asked, and both answers. Lost and gained ones in turns,
+    as they came, so that a part of them is a fair sample."""
+    found: dict[bool, list[TaskFlip]] = {False: [], True: []}
+    for task, before, after in zip(tasks, reference, candidate, strict=False):
+        if before.right != after.right:
+            found[after.right].append(
+                TaskFlip(
+                    category=task.category,
+                    gained=after.right,
+                    prompt=shortened(task.prompt, LONGEST_PROMPT),
+                    expected=shortened(task.expected, LONGEST_ANSWER),
+                    reference=shortened(before.text, LONGEST_ANSWER),
+                    candidate=shortened(after.text, LONGEST_ANSWER),
+                )
+            )
+    return [flip for pair in zip_longest(found[False], found[True]) for flip in pair if flip is not None]
+
+
+def shortened(text: str, most: int) -> str:
+    """``text`` in at most ``most`` characters: its middle is left out, since questions stand at the ends."""
+    text = text.strip()
+    if len(text) <= most:
+        return text
+    head = (most - 3) // 3
+    return f"{text[:head].rstrip()} … {text[len(text) - (most - 3 - head) :].lstrip()}"
+
+
+__all__ = [
+    "BUNDLED",
+    "MAX_FLIPS",
+    "POCKET",
+    "QUENCH",
+    "SMALL_MODEL",
+    "Graded",
+    "Task",
+    "balanced",
+    "change",
+    "contains",
+    "context_needed",
+    "fitting",
+    "flips",
+    "form",
+    "grade",
+    "load",
+    "normalise",
+    "scores",
+    "sequences",
+    "shifts",
+    "shortened",
+]

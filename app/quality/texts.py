@@ -20,14 +20,24 @@ from app.protocol import ChatMessage
 from converter.spec import QuenchError
 from resources import path as resource
 
+LANGUAGES = ("german", "french", "spanish", "italian", "portuguese", "russian", "chinese", "japanese")
+
 BUNDLED: dict[str, str] = {
     "prose": "texts/prose.txt",
     "technical": "texts/technical.txt",
     "code": "texts/code.txt",
     "mathematics": "texts/mathematics.txt",
     "dialogue": "texts/dialogue.jsonl",
+    "data": "texts/data.txt",
+    **{language: f"texts/{language}.txt" for language in LANGUAGES},
 }
 """Slices that come with the program, in the order in which they are shown."""
+
+DEFAULT = tuple(name for name in BUNDLED if name not in LANGUAGES)
+"""What is measured on where nothing else is said: most models are made for one language or two."""
+
+GROUPS = {"languages": LANGUAGES}
+"""Names that stand for several slices."""
 
 CALIBRATION: dict[str, str] = {
     f"calibration-{name}": f"calibration/{name}.{kind}"
@@ -90,11 +100,27 @@ def questions() -> dict[str, list[str]]:
     return data
 
 
+def expand(names: Iterable[str]) -> tuple[str, ...]:
+    """``names`` with the slices of a group in its place, each slice once."""
+    found: list[str] = []
+    for name in names:
+        found += [each for each in GROUPS.get(name, (name,)) if each not in BUNDLED or each not in found]
+    return tuple(found)
+
+
+def is_bundled(name: str) -> bool:
+    """Whether ``name`` comes with the program: a slice, a group of them, or a calibration text; else it is a file."""
+    return name in BUNDLED or name in GROUPS or name in CALIBRATION
+
+
 def load(names: Iterable[str]) -> list[Text]:
-    """Read bundled slices by name and files by path; names of files are made unique. QuenchError for a bad one."""
+    """Read bundled slices and groups by name and files by path; names of files are made unique.
+
+    QuenchError for a bad one.
+    """
     texts: list[Text] = []
     taken: set[str] = set()
-    for name in names:
+    for name in expand(names):
         text = _load_one(name)
         label, number = text.name, 2
         while label in taken:
@@ -124,8 +150,17 @@ def _parse(label: str, file: Path) -> Text:
     return Text(label, plain=content)
 
 
-def read_text(file: Path) -> str:
-    """The whole of a UTF-8 file of at most ``MAX_BYTES``; QuenchError that says what is wrong with it."""
+_NAMES = (
+    f"Check the path. The bundled texts are called {', '.join(DEFAULT)} and, by language, {', '.join(LANGUAGES)}, "
+    "or languages for all of these."
+)
+
+
+def read_text(file: Path, missing: str = _NAMES) -> str:
+    """The whole of a UTF-8 file of at most ``MAX_BYTES``; QuenchError that says what is wrong with it.
+
+    ``missing`` is the hint where it cannot be read at all.
+    """
     try:
         if file.is_dir():
             raise QuenchError("bad_text", "This is a folder, not a text.", str(file), "Choose a .txt or .jsonl file.")
@@ -145,7 +180,7 @@ def read_text(file: Path) -> str:
             "text_unreadable",
             "The text could not be read.",
             f"{file}: {error.strerror or error}",
-            f"Check the path. The bundled texts are called {', '.join(BUNDLED)}.",
+            missing,
         ) from error
     try:
         return data.decode("utf-8-sig")

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.measure_messages import Estimate
+from app.proportions import mcnemar
 
 PASS, REVIEW, FAIL = "pass", "review", "fail"
 
@@ -57,9 +58,12 @@ class TaskChange:
     @property
     def clear(self) -> bool:
         """Whether the fall is more than chance: else each change is a fair coin (McNemar's exact test at 5 %)."""
-        changed = self.lost + self.gained
-        as_few = sum(math.comb(changed, count) for count in range(self.gained + 1))
-        return self.lost > self.gained and 2 * as_few <= SIGNIFICANCE * 2**changed
+        return self.lost > self.gained and self.p <= SIGNIFICANCE
+
+    @property
+    def p(self) -> float:
+        """How likely changes as uneven as these are by chance alone (:func:`app.proportions.mcnemar`)."""
+        return mcnemar(self.lost, self.gained)
 
 
 def judge(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from app.remote.machines import Machine
+
 
 class ServedModel(msgspec.Struct, frozen=True):
     """A model as its server lists it. ``context`` in tokens, 0 if the server does not say."""
@@ -63,6 +65,20 @@ class KeepKey(msgspec.Struct, frozen=True, tag_field="message", tag="keep_key"):
 
     def __repr__(self) -> str:
         return f"KeepKey(request={self.request}, url={self.url!r})"
+
+
+class AskMachine(msgspec.Struct, frozen=True, tag_field="message", tag="ask_machine"):
+    """How a machine with an RPC worker is (worker ``server``); answered by :class:`MachineTold`, whatever is wrong."""
+
+    request: int
+    endpoint: str
+
+
+class MachineTold(msgspec.Struct, frozen=True, tag_field="message", tag="machine_told"):
+    """Answer to :class:`AskMachine`."""
+
+    request: int
+    machine: Machine
 
 
 class ServerTold(msgspec.Struct, frozen=True, tag_field="message", tag="server_told"):

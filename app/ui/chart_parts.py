@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyqtgraph as pg
-from PySide6.QtCore import QLocale, QPointF, QRect, QRectF, Qt
+from PySide6.QtCore import QLocale, QPointF, QRect, QRectF, Qt, QTimer
 from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPen, QPolygonF
-from PySide6.QtWidgets import QLabel, QSizePolicy, QWidget
+from PySide6.QtWidgets import QGraphicsLayout, QLabel, QSizePolicy, QWidget
 
 DASHES = (Qt.PenStyle.SolidLine, Qt.PenStyle.DashLine, Qt.PenStyle.DotLine, Qt.PenStyle.DashDotLine)
 SYMBOLS = ("o", "s", "t1", "d", "t", "star", "h", "p")
@@ -19,6 +19,8 @@ CATEGORICAL = {
     True: ("#3CCFBE", "#F2B84B", "#8AB4F8", "#F29BC1", "#C3B1F5", "#D8DDE0"),
     False: ("#0F6E66", "#A65E00", "#2B5FC4", "#A8326F", "#6B4FC0", "#4A4F54"),
 }
+MOST_ROWS = 4
+"""Lines on which names under an axis stand in turn; one fewer where that many would not show them whole."""
 BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -86,6 +88,11 @@ class ChartAxis(pg.AxisItem):
         self.enableAutoSIPrefix(False)
         self.log = False
         self.names: list[tuple[float, str]] = []
+        # A height set within the layout's own pass is lost: the lines that the names need are counted after it.
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.timeout.connect(self._settle)
         self.text: Callable[[float, float], str] | None = None
         self.setStyle(tickTextOffset=6, autoExpandTextSpace=True, hideOverlappingLabels=False)
 
@@ -141,7 +148,13 @@ class ChartAxis(pg.AxisItem):
     def resizeEvent(self, event: Any = None) -> None:
         super().resizeEvent(event)
         if getattr(self, "names", None):  # called by the base class before they are there
-            self.reserve()
+            self._later.start()
+
+    def _settle(self) -> None:
+        self.reserve()
+        layout = self.parentLayoutItem()
+        if isinstance(layout, QGraphicsLayout):
+            layout.activate()
 
     def reserve(self) -> None:
         """Height for the names of a bottom axis: of itself the axis grows only after it was painted once."""
@@ -153,10 +166,16 @@ class ChartAxis(pg.AxisItem):
 
     def _rows(self) -> int:
         widest = max((self._metrics().horizontalAdvance(text) for _, text in self.names), default=0)
-        return max(1, min(3, math.ceil((widest + 6) / max(1.0, self._room()))))
+        needed = math.ceil((widest + 6) / max(1.0, self._room()))
+        return max(1, needed if needed <= MOST_ROWS else MOST_ROWS - 1)
+
+    def overhang(self) -> float:
+        """Pixels by which the last name of a bottom axis reaches to the right of its place."""
+        texts = [text.strip("\n") for text in self._named([text for _, text in self.names])]
+        return self._metrics().horizontalAdvance(texts[-1]) / 2 if texts else 0.0
 
     def _named(self, texts: list[str]) -> list[str]:
-        """Whole names, on up to three lines in turn where they lack room, at last shortened in the middle."""
+        """Whole names, on up to ``MOST_ROWS`` lines in turn where they lack room, at last shortened in the middle."""
         metrics, middle = self._metrics(), Qt.TextElideMode.ElideMiddle
         if self.orientation not in ("bottom", "top"):
             return [metrics.elidedText(text, middle, 144) for text in texts]

@@ -53,6 +53,7 @@ class LineChart(ChartFrame):
         self.set_axis_labels(x_label, y_label)
         self.plot.axes["left"].log = log_y
         self.plot.axes["bottom"].text = lambda value, spacing: decimal(value, step_digits(spacing))
+        self.plot.getViewBox().sigResized.connect(self._on_resized)
         self.ready = True
         self.refresh()
 
@@ -143,13 +144,23 @@ class LineChart(ChartFrame):
         left, right = min(xs.min() for xs, *_ in filled), max(xs.max() for xs, *_ in filled)
         tops = [float((ys if errors is None else ys + errors).max()) for _, ys, errors in filled]
         room = 0.5 if self._names and not self.connected else (right - left) * 0.05 or 0.5
-        self.plot.setXRange(left - room, right + room, padding=0)
+        self.plot.setXRange(left - room, right + max(room, self._room_for_last(right - left + room)), padding=0)
         if self.log_y:
             lows = [float(np.maximum(ys[ys > 0], 1e-9).min()) for _, ys, _ in filled if (ys > 0).any()] or [1e-3]
             low, high = np.log10(min(lows)), np.log10(max(*tops, 1e-9))
             self.plot.setYRange(low - 0.15, max(high, low + 0.3) + 0.15, padding=0)
         else:
             self.plot.setYRange(0, max(tops) * 1.15 if max(tops) > 0 else 1.0, padding=0)
+
+    def _room_for_last(self, span: float) -> float:
+        """How far the x axis must go beyond the last of its names, at the end of ``span``, to show it whole."""
+        axis = self.plot.axes["bottom"]
+        over = axis.overhang()
+        return span * over / max(1.0, axis.width() - over)
+
+    def _on_resized(self, *_: object) -> None:
+        if self._names and not self._zoomed and not self.is_empty():
+            self.fit()
 
     def hover(self, x: float, y: float, pixel: tuple[float, float]) -> str:
         positions = np.unique(np.concatenate([xs for xs, *_ in self._series.values() if len(xs)]))

@@ -278,7 +278,9 @@ class ChatPage(QWidget):
 
     def _show_error(self, error: QuenchError, retry: Any) -> None:
         actions = [(self.tr("Retry"), retry), (self.tr("Choose another model"), self._focus_picker)]
-        if error.code == "no_memory":
+        if error.code.startswith("machine_") or error.code in ("no_rpc", "no_memory_elsewhere"):
+            actions = [(self.tr("On this machine alone"), lambda: self._stay_here(retry)), actions[0]]
+        elif error.code == "no_memory":
             actions = [(self.tr("Load anyway"), lambda: self._load_anyway(retry)), actions[1]]
             if self.inspector.loading.context_spin.value():
                 actions.insert(0, (self.tr("Smaller context"), lambda: self._load_smaller(retry)))
@@ -291,6 +293,11 @@ class ChatPage(QWidget):
         self._load(anyway=True)
         if retry != self._load:
             retry()
+
+    def _stay_here(self, retry: Any) -> None:
+        """Without the other machines."""
+        self.inspector.loading.stay_here()
+        retry()
 
     def _load_smaller(self, retry: Any) -> None:
         """The longest context that fits."""

@@ -19,6 +19,9 @@ from app.ui.theme import set_role
 from app.ui.widgets import button, label
 from converter.spec import QuenchError
 
+MAX_SPREAD = 100
+"""Models of which it is kept that they are spread over several machines."""
+
 KV_TYPES = ("f16", "bf16", "q8_0", "q5_1", "q4_0")
 _QUANTIZED = frozenset({"q8_0", "q5_1", "q4_0"})
 
@@ -59,10 +62,13 @@ class LoadingForm(QWidget):
         self.overflow_combo = QComboBox()
         for name, words in self._overflow_words():
             self.overflow_combo.addItem(words, name)
+        self.machines_combo = QComboBox()
         form = _grid()
         for name, widget, why in self._rows():
             widget.setAccessibleName(name)
             add_field(form, name, why, widget)
+        self._machines_caption = form.itemAtPosition(form.rowCount() - 1, 0).widget()
+        self.machines_combo.activated.connect(self._spread_edited)
         for spin in (self.context_spin, self.threads_spin, self.gpu_spin):
             spin.valueChanged.connect(self._options_edited)
         for combo in (self.kv_combo, self.flash_combo):
@@ -106,6 +112,9 @@ class LoadingForm(QWidget):
              "engine was built for one; more than the model has means all.")),
             (self.tr("Flash attention"), self.flash_combo, self.tr("Less memory for long contexts. A q8_0, q5_1 or "
              "q4_0 cache needs it.")),
+            (self.tr("Computed on"), self.machines_combo, self.tr("The other machines are those in Settings. They get "
+             "as many of this model's layers as their memory is a part of all, or as many as GPU layers says. In "
+             "trusted networks only: nothing on the way is encrypted.")),
         )  # fmt: skip
 
     # ---- for the inspector -------------------------------------------------------------------------------------
@@ -118,6 +127,7 @@ class LoadingForm(QWidget):
             gpu_layers=self.gpu_spin.value(),
             kv_type=self.kv_combo.currentData(),
             flash_attention=self.flash_combo.currentData(),
+            machines=self._context.settings.machines if self.machines_combo.currentData() else (),
         )
 
     def overflow(self) -> str:
@@ -138,7 +148,14 @@ class LoadingForm(QWidget):
     def set_served(self, served: bool) -> None:
         """A server has loaded its model in its own way: nothing of it can be set here."""
         self._served = served
-        for field in (self.context_spin, self.kv_combo, self.threads_spin, self.gpu_spin, self.flash_combo):
+        for field in (
+            self.context_spin,
+            self.kv_combo,
+            self.threads_spin,
+            self.gpu_spin,
+            self.flash_combo,
+            self.machines_combo,
+        ):
             field.setEnabled(not served)
         self.overflow_combo.setEnabled(not served)
         self.refresh()
@@ -147,7 +164,14 @@ class LoadingForm(QWidget):
         """The chosen model."""
         if path != self._path:
             self._path = path
+            self._show_machines()
             self.refresh()
+
+    def stay_here(self) -> None:
+        """Take the chosen model off the other machines."""
+        self._context.update_settings(
+            spread=tuple(path for path in self._context.settings.spread if path != self._path)
+        )
 
     def refresh(self) -> None:
         """Show what holds now: the plan for what is set, and beside it what the loaded model took."""
@@ -174,6 +198,10 @@ class LoadingForm(QWidget):
             self.planner.forget()
             self._asked = ()
             self.plan.show_plan(loaded.plan, engine.memory)
+        elif options.machines:
+            self.planner.forget()
+            self._asked = ()
+            self.plan.show_nothing(self.tr("What of this stays here is worked out when the machines are asked."))
         elif self._path and self.isVisible():
             self._ask(options)
 
@@ -220,8 +248,30 @@ class LoadingForm(QWidget):
     def _options_edited(self) -> None:
         self.refresh()
         if not self._quiet:
-            self._context.update_settings(**msgspec.structs.asdict(self.options()))
+            changed = msgspec.structs.asdict(self.options())
+            del changed["machines"]  # which these are is not chosen here
+            self._context.update_settings(**changed)
             self.edited.emit()
+
+    def _spread_edited(self) -> None:
+        others = tuple(path for path in self._context.settings.spread if path != self._path)
+        wanted = (*others, self._path) if self.machines_combo.currentData() and self._path else others
+        self._context.update_settings(spread=wanted[-MAX_SPREAD:])
+        self.edited.emit()
+
+    def _show_machines(self) -> None:
+        """Whether the chosen model is spread, and over how many; nothing where there are no other machines."""
+        count = len(self._context.settings.machines)
+        self.machines_combo.clear()
+        self.machines_combo.addItem(self.tr("this machine"), False)
+        if count:
+            one = self.tr("this and another one")
+            self.machines_combo.addItem(one if count == 1 else self.tr("this and {0} others").format(count), True)
+        spread = bool(count) and self._path in self._context.settings.spread
+        self.machines_combo.setCurrentIndex(int(spread))
+        for part in (self.machines_combo, self._machines_caption):
+            part.setVisible(count > 0)
+        self.gpu_spin.setSpecialValueText(self.tr("by memory") if spread else self.tr("none"))
 
     def _read_settings(self) -> None:
         settings = self._context.settings
@@ -234,7 +284,9 @@ class LoadingForm(QWidget):
         self.kv_combo.setCurrentIndex(max(0, self.kv_combo.findData(settings.kv_type)))
         self.flash_combo.setCurrentIndex(max(0, self.flash_combo.findData(settings.flash_attention)))
         self.overflow_combo.setCurrentIndex(max(0, self.overflow_combo.findData(settings.overflow)))
+        self._show_machines()
         self._quiet = False
+        self.refresh()
 
 
 class PlanTable(QWidget):
@@ -284,7 +336,7 @@ class PlanTable(QWidget):
         head = (self.tr("Memory"), self.tr("planned"), self.tr("taken") if memory is not None else "")
         self._fill([head, *rows])
         if memory is not None:
-            self._say(self._learned(plan), "small")
+            self._say(self._elsewhere(plan) or self._learned(plan), "small")
         elif plan.fits:
             fits = self.tr("Fits: {0} can be had.").format(fmt.size(plan.room))
             self._say(" ".join(filter(None, (fits, self._reduced(plan), self._learned(plan)))), "small")
@@ -296,6 +348,12 @@ class PlanTable(QWidget):
     def _reduced(self, plan: MemoryPlan) -> str:
         words = self.tr("The context is {0} instead of {1} tokens so that it does.")
         return words.format(fmt.number(plan.context), fmt.number(plan.asked)) if plan.asked else ""
+
+    def _elsewhere(self, plan: MemoryPlan) -> str:
+        if not plan.layers:
+            return ""
+        words = self.tr("{0} layers with {1} are on the other machines.")
+        return words.format(fmt.number(plan.layers), fmt.size(plan.elsewhere))
 
     def _learned(self, plan: MemoryPlan) -> str:
         if abs(plan.ratio - 1) < 0.005:

@@ -82,7 +82,7 @@ def learned(settings: Settings, engine: Engine, event: Replied) -> dict[str, flo
     the compute buffers.
     """
     plan = engine.loaded.plan if engine.loaded is not None else None
-    if plan is None or event.prompt_tokens - event.prompt_reused < _ENOUGH or not plan.total:
+    if plan is None or plan.layers or event.prompt_tokens - event.prompt_reused < _ENOUGH or not plan.total:
         return None
     ratio = (event.memory.weights + event.memory.anonymous) / plan.total
     if not _SOUND[0] <= ratio <= _SOUND[1]:

@@ -9,8 +9,10 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QSplitter, QTabWidget, QVBoxLayout, QWidget
 
 from app.measure_messages import HISTOGRAM_EDGES, CandidateQuality
-from app.ui.charts import BarChart, HistogramChart, LineChart, ParetoChart
+from app.ui.charts import HistogramChart, LineChart, ParetoChart
 from app.ui.passages_view import PassagesView
+from app.ui.task_flips import TaskFlips
+from app.ui.task_table import TaskTable
 from app.ui.tensor_costs import TensorCosts
 
 if TYPE_CHECKING:
@@ -68,14 +70,8 @@ class QualityCharts(QWidget):
             connected=False,
             empty=nothing,
         )
-        self.tasks = BarChart(
-            theme,
-            self.tr("Tasks solved by kind"),
-            self.tr("solved (%)"),
-            unit="%",
-            top=104,
-            empty=self.tr("No tasks were asked"),
-        )
+        self.tasks = TaskTable(theme)
+        self.flips = TaskFlips(theme)
         self.passages = PassagesView(theme)
         self.costs = TensorCosts(context)
         self.tabs = QTabWidget()
@@ -90,6 +86,7 @@ class QualityCharts(QWidget):
             (self.layers, self.tr("Layers")),
             (self.costs, self.tr("Tensors")),
             (self.tasks, self.tr("Tasks")),
+            (self.flips, self.tr("Flipped")),
             (self.passages, self.tr("Passages")),
         ):
             self.tabs.addTab(chart, title)
@@ -125,6 +122,7 @@ class QualityCharts(QWidget):
             self.by_text: self._draw_texts,
             self.layers: self._draw_layers,
             self.tasks: self._draw_tasks,
+            self.flips: self._draw_flips,
             self.passages: self._draw_passages,
             self.costs: self._draw_costs,
         }.get(self.tabs.currentWidget())
@@ -167,15 +165,13 @@ class QualityCharts(QWidget):
                 self.layers.set_series(named[item.key], list(range(len(item.drift))), item.drift, None, item.type)
 
     def _draw_tasks(self, named: dict[str, str]) -> None:
-        shown = [*([self._reference] if self._reference is not None else []), *self._candidates]
-        kinds = list(dict.fromkeys(kind for item in shown for kind in item.tasks))
-        self.tasks.set_groups(kinds)
-        for item in shown:
-            if item.tasks:
-                scores = [item.tasks.get(kind) for kind in kinds]
-                values = [100.0 * score.correct / score.n if score and score.n else None for score in scores]
-                name = named.get(item.key) or item.type or self.tr("reference")
-                self.tasks.set_series(name, values, item.type)
+        self.tasks.set_results(self._reference, self._by_size(), named)
+
+    def _draw_flips(self, named: dict[str, str]) -> None:
+        self.flips.set_results(self._by_size(), named)
+
+    def _by_size(self) -> list[CandidateQuality]:
+        return sorted(self._candidates, key=lambda item: -item.bytes)
 
     def _draw_passages(self, named: dict[str, str]) -> None:
         self.passages.set_results(named, self._candidates)

@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
-    QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
-    QListWidget,
-    QListWidgetItem,
     QSpinBox,
+    QTreeWidget,
+    QTreeWidgetItem,
     QVBoxLayout,
     QWidget,
 )
 
-import resources
 from app import library, paths
 from app.measure_messages import MeasureQuality
 from app.quality.report import TWINS
+from app.quality.texts import DEFAULT, LANGUAGES
 from app.ui import format as fmt
 from app.ui.convert_source import is_quantized
 from app.ui.glossary import explain
 from app.ui.model_checks import ModelChecks
+from app.ui.task_choice import POCKET, QUENCH, TaskChoice
 from app.ui.widgets import ModelPicker, button, label
 
 if TYPE_CHECKING:
     from app.ui.context import Context
 
+SCROLL_TO_TOP = QTreeWidget.ScrollHint.PositionAtTop
 PATH_ROLE = Qt.ItemDataRole.UserRole
-TASKS = "pocket"
 CONTEXTS = (512, 1024, 2048, 4096, 8192, 16384, 32768)
 KEPT_REPORTS = 20
 
@@ -55,12 +55,6 @@ def forget_old_reports(folder: Path, keep: int) -> None:
                 file.unlink(missing_ok=True)
 
 
-def bundled_texts() -> list[str]:
-    """Names of the slices that come with the program."""
-    folder = resources.path("texts")
-    return sorted(file.stem for file in folder.iterdir() if file.suffix in {".txt", ".jsonl"})
-
-
 class QualitySetup(QWidget):
     """``changed`` when anything changed; :meth:`command` is the measurement, or None while something is missing."""
 
@@ -74,16 +68,18 @@ class QualitySetup(QWidget):
         self.note = label("", "muted", wrap=True)
         self.bf16_button = button(self.tr("Convert to BF16 first"), self._convert_first)
         self.candidates = ModelChecks(context, self.tr("Candidates"))
-        self.texts = QListWidget()
+        self.texts = QTreeWidget()
         self.texts.setAccessibleName(self.tr("Texts"))
-        self.texts.setMinimumHeight(84)
-        for name in bundled_texts():
+        self.texts.setHeaderHidden(True)
+        self.texts.setUniformRowHeights(True)
+        self.texts.setIndentation(18)
+        self.texts.setMinimumHeight(124)
+        self.texts.itemExpanded.connect(lambda item: self.texts.scrollToItem(item, SCROLL_TO_TOP))
+        for name in DEFAULT:
             self._add_text(name, name.capitalize())
+        self._add_languages()
         self.text_button = button(self.tr("Add text files…"), self._ask_texts, "quiet")
-        self.tasks = QCheckBox(self.tr("Also solve graded tasks"))
-        self.tasks.setAccessibleName(self.tasks.text())
-        self.tasks.setToolTip(self.tr("Short questions with known answers, counted by kind"))
-        self.tasks.setChecked(True)
+        self.tasks = TaskChoice()
         self.chunks = self._spin(self.tr("Windows of each text"), 9999, self.tr("all"), 8)
         self.minutes = self._spin(self.tr("Time limit in minutes"), 600, self.tr("no limit"), 0)
         self.precision = self._spin(
@@ -110,13 +106,13 @@ class QualitySetup(QWidget):
         self._lay_out()
         self.reference.changed.connect(self._on_reference)
         context.library.changed.connect(self._on_library)
-        for signal in (self.candidates.changed, self.texts.itemChanged, self.tasks.toggled):
+        for signal in (self.candidates.changed, self.texts.itemChanged, self.tasks.changed):
             signal.connect(lambda *_: self.changed.emit())
         self._on_library()
 
     def command(self) -> MeasureQuality | None:
         reference, candidates, texts = self.reference.path(), self.candidates.checked(), self.chosen_texts()
-        if not reference or self._is_folder() or not candidates or not (texts or self.tasks.isChecked()):
+        if not reference or self._is_folder() or not candidates or not texts:
             return None
         settings = self._context.settings
         folder = paths.cache() / "reports"
@@ -131,7 +127,8 @@ class QualitySetup(QWidget):
             chunks=self.chunks.value(),
             minutes=float(self.minutes.value()),
             precision=self.precision.value() / 100,
-            tasks=TASKS if self.tasks.isChecked() else None,
+            tasks=self.tasks.chosen(),
+            run_code=self.tasks.may_run_code(),
             threads=settings.threads,
             pass_kld=settings.pass_kld,
             fail_kld=settings.fail_kld,
@@ -147,21 +144,20 @@ class QualitySetup(QWidget):
             return self.tr("The reference must be a GGUF file.")
         if not self.candidates.checked():
             return self.tr("Tick at least one candidate.")
-        if not self.chosen_texts() and not self.tasks.isChecked():
-            return self.tr("Tick a text or the tasks.")
+        if not self.chosen_texts():
+            return self.tr("Tick at least one text.")
         return ""
 
     def chosen_texts(self) -> list[str]:
         """Names of bundled slices and paths of own files that are ticked."""
-        items = (self.texts.item(i) for i in range(self.texts.count()))
-        return [str(item.data(PATH_ROLE)) for item in items if item.checkState() == Qt.CheckState.Checked]
+        ticked = [item for item in self._text_items() if item.checkState(0) == Qt.CheckState.Checked]
+        return [str(item.data(0, PATH_ROLE)) for item in ticked]
 
     def set_texts(self, names: list[str]) -> None:
         """Tick exactly these."""
-        for i in range(self.texts.count()):
-            item = self.texts.item(i)
-            on = str(item.data(PATH_ROLE)) in names
-            item.setCheckState(Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
+        for item in self._text_items():
+            on = str(item.data(0, PATH_ROLE)) in names
+            item.setCheckState(0, Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
 
     # ---- inside
 
@@ -182,10 +178,11 @@ class QualitySetup(QWidget):
         layout.addWidget(self.note)
         layout.addWidget(self.bf16_button, 0, Qt.AlignmentFlag.AlignLeft)
         layout.addWidget(label(self.tr("Candidates"), "heading"))
-        layout.addWidget(self.candidates, 3)
+        layout.addWidget(self.candidates, 6)
         layout.addWidget(label(self.tr("Texts"), "heading"))
-        layout.addWidget(self.texts, 2)
+        layout.addWidget(self.texts, 7)
         layout.addWidget(self.text_button, 0, Qt.AlignmentFlag.AlignLeft)
+        layout.addWidget(label(self.tr("Tasks"), "heading"))
         layout.addWidget(self.tasks)
         layout.addLayout(form)
 
@@ -200,12 +197,34 @@ class QualitySetup(QWidget):
         return box
 
     def _add_text(self, path: str, title: str) -> None:
-        item = QListWidgetItem(title)
-        item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-        item.setCheckState(Qt.CheckState.Checked)
-        item.setData(PATH_ROLE, path)
-        item.setToolTip(path)
-        self.texts.addItem(item)
+        self.texts.addTopLevelItem(self._text_item(path, title, Qt.CheckState.Checked))
+
+    def _text_item(self, path: str, title: str, state: Qt.CheckState) -> QTreeWidgetItem:
+        item = QTreeWidgetItem([title])
+        item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemNeverHasChildren)
+        item.setCheckState(0, state)
+        item.setData(0, PATH_ROLE, path)
+        item.setToolTip(0, path)
+        return item
+
+    def _add_languages(self) -> None:
+        """One row with its own tick, folded: most models are judged in one language or two."""
+        group = QTreeWidgetItem([self.tr("Languages")])
+        group.setFlags(group.flags() | Qt.ItemFlag.ItemIsUserCheckable | Qt.ItemFlag.ItemIsAutoTristate)
+        names = [name.capitalize() for name in LANGUAGES]
+        group.setToolTip(0, ", ".join(names))
+        for name, title in zip(LANGUAGES, names, strict=True):
+            group.addChild(self._text_item(name, title, Qt.CheckState.Unchecked))
+        self.texts.addTopLevelItem(group)
+
+    def _text_items(self) -> list[QTreeWidgetItem]:
+        """The rows that are texts, in the order shown."""
+        found: list[QTreeWidgetItem] = []
+        for row in range(self.texts.topLevelItemCount()):
+            item = self.texts.topLevelItem(row)
+            children = [item.child(i) for i in range(item.childCount())] if item is not None else []
+            found += [each for each in (children or [item]) if each is not None]
+        return found
 
     def _ask_texts(self) -> None:
         chosen, _ = QFileDialog.getOpenFileNames(self, self.tr("Add texts"), "", self.tr("Texts (*.txt *.md *.jsonl)"))
@@ -230,6 +249,7 @@ class QualitySetup(QWidget):
     def _on_reference(self) -> None:
         path, info = self.reference.path(), self.reference.info()
         self.candidates.hide_path(path or "")
+        self.tasks.suggest(POCKET if info is None or info.name.startswith("Pocket") else QUENCH)
         self.bf16_button.setVisible(self._is_folder())
         words = ""
         if self._is_folder():

@@ -15,7 +15,7 @@ from app.local.entry import Listed
 from app.protocol import Load, LoadOptions
 from app.remote import address
 from app.remote.address import Server
-from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerState, ServerTold
+from app.remote.messages import AskMachine, AskServer, Connect, KeepKey, KeyTold, ServerState, ServerTold
 from app.ui.process import WorkerProcess
 from converter.spec import ModelInfo, QuenchError
 
@@ -140,6 +140,10 @@ class Servers(QObject):
     def ask(self, url: str, secret: str, callback: Answer) -> int:
         """What a server has; the answer is a :class:`ServerTold`. ``secret`` empty: the key that is known."""
         return self._ask(lambda number: AskServer(number, url, secret or self._session_key(url)), callback)
+
+    def ask_machine(self, endpoint: str, callback: Answer) -> int:
+        """How a machine with an RPC worker is; the answer is a :class:`MachineTold`."""
+        return self._ask(lambda number: AskMachine(number, endpoint), callback)
 
     def keep_key(self, url: str, secret: str, callback: Answer) -> int:
         """Keep a key in the keyring, or forget it; the answer is a :class:`KeyTold`. Where there is no keyring it is

@@ -30,6 +30,7 @@ from app.ui.context import Context
 from app.ui.glossary import GLOSSARY
 from app.ui.settings_fields import add_row, decimal, form, whole
 from app.ui.settings_hub import HubCard
+from app.ui.settings_machines import MachinesCard
 from app.ui.theme import set_role
 from app.ui.widgets import Card, ElidedLabel, button, label
 
@@ -87,12 +88,14 @@ class SettingsPage(QWidget):
         column.setSpacing(16)
         column.addWidget(label(self.tr("Settings"), "title"))
         self.hub = HubCard(context)
+        self.machines = MachinesCard(context)
         cards = (
             self._look(),
             self._chat(),
             self._loading(),
             self._folders(),
             self.hub,
+            self.machines,
             self._verdicts(),
             self._about(),
         )

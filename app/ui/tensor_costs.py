@@ -195,9 +195,9 @@ class TensorCosts(QWidget):
         path = str(self.model.currentData() or "")
         if not path or not self._reference:
             return
-        from app.quality.texts import BUNDLED
+        from app.quality.texts import DEFAULT
 
-        command = MeasureSensitivity(self._reference, path, tuple(BUNDLED)[:5])
+        command = MeasureSensitivity(self._reference, path, DEFAULT[:5])
         title = self.tr("Tensors of {0}").format(self.model.currentText())
         self._context.jobs.submit("measure", title, command, "quality")
 

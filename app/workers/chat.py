@@ -25,6 +25,7 @@ from app.engine.drafting import Drafting
 from app.engine.kept import Keeper
 from app.engine.model import Extras, Generated, Model, Stats
 from app.engine.overflow import Fitted, fitted
+from app.engine.spread import Guard
 from app.engine.text import choice_texts
 from app.marks import THOUGHT, THOUGHT_END, without_thought
 from app.memory_messages import does_not_fit
@@ -177,6 +178,9 @@ class _Worker:
         if not plan.fits and not command.anyway:
             raise does_not_fit(plan, Path(command.path).name)
         options = msgspec.structs.replace(command.options, context=plan.context)
+        if options.machines:
+            options = msgspec.structs.replace(options, gpu_layers=plan.layers)
+            Guard(options.machines, self._machine_lost)
         model = Model.load(command.path, options, progress, outputs=OUTPUTS, anyway=command.anyway)
         with self._lock:
             self._model = model
@@ -199,6 +203,14 @@ class _Worker:
                 plan,
             )
         )
+
+    def _machine_lost(self, error: QuenchError) -> None:
+        """The engine is about to abort, or will at the next token. Called from a thread of the library's."""
+        if self._connection.cancelled.is_set():
+            self._connection.send(self._connection.ending())
+            leave(0)
+        self._connection.send(failed(error))
+        leave(error.exit_status)
 
     def _loaded(self) -> Model:
         if self._model is None:

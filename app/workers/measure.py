@@ -4,8 +4,8 @@ matrix. One command, one result.
 ``MeasureQuality`` is answered by ``Status`` and ``QualityUpdate`` messages while it runs and by ``QualityResult``; a
 candidate that cannot be measured is told by a ``Failed`` with its index + 1 as ``request``, and the others go on.
 ``MeasureSensitivity`` is answered by ``Status``, ``SensitivityUpdate`` and ``SensitivityResult``, ``MeasureBench`` by
-``Status``, ``BenchUpdate`` and ``BenchResult``, ``MeasureImatrix`` by ``ImatrixUpdate``
-and ``ImatrixResult``. ``Cancel`` stops within a decode call.
+``Status``, ``BenchUpdate`` and ``BenchResult``, ``FitTypes`` by ``Status`` and ``FitPlanned``, ``MeasureImatrix`` by
+``ImatrixUpdate`` and ``ImatrixResult``. ``Cancel`` stops within a decode call.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from pathlib import Path
 from app import kernel_check
 from app.engine.model import Model
 from app.files import write_atomically
+from app.fit_messages import FitTypes
 from app.measure_messages import MeasureBench, MeasureImatrix, MeasureQuality, MeasureSensitivity, QualityResult
 from app.protocol import Cancel, Command
 from app.quality import figures, report
 from app.quality.bench import BenchRun
+from app.quality.fitting import FitRun
 from app.quality.imatrix import ImatrixRun
 from app.quality.lab import QualityRun
 from app.quality.sensitivity import SensitivityRun
@@ -53,6 +55,9 @@ def serve(connection: Connection) -> None:
         elif isinstance(command, MeasureSensitivity):
             kernel_check.report(connection.send)
             connection.send(SensitivityRun(command, connection.send, stopped, models.append).run())
+        elif isinstance(command, FitTypes):
+            kernel_check.report(connection.send)
+            connection.send(FitRun(command, connection.send, stopped, models.append).run())
         elif isinstance(command, MeasureImatrix):
             connection.send(ImatrixRun(command, connection.send, stopped, models.append).run())
         else:

@@ -22,7 +22,17 @@ from app.protocol import Cancel, Command, Count, Event, Generate, Loaded, Replie
 from app.remote import keys
 from app.remote.address import check_url, host
 from app.remote.client import Client, Piece, Usage, unsent
-from app.remote.messages import AskServer, Connect, KeepKey, KeyTold, ServerState, ServerTold
+from app.remote.messages import (
+    AskMachine,
+    AskServer,
+    Connect,
+    KeepKey,
+    KeyTold,
+    MachineTold,
+    ServerState,
+    ServerTold,
+)
+from app.remote.rpc import look
 from app.workers.runtime import Connection, Throttle
 from converter.spec import QuenchError
 
@@ -83,6 +93,8 @@ class _Worker:
             self._loop.call_soon_threadsafe(self._begin, command)
         elif isinstance(command, AskServer | KeepKey):
             self._loop.call_soon_threadsafe(self._keep, self._answer(command))
+        elif isinstance(command, AskMachine):
+            self._loop.call_soon_threadsafe(self._keep, self._tell_machine(command))
         elif isinstance(command, Count | Score):
             self._connection.send(failed(_cannot(command), command.request))
         else:
@@ -166,6 +178,9 @@ class _Worker:
                 raise
             return
         self._connection.send(event)
+
+    async def _tell_machine(self, command: AskMachine) -> None:
+        self._connection.send(MachineTold(command.request, await look(command.endpoint)))
 
     async def _look(self, command: AskServer) -> Event:
         url = check_url(command.url)

@@ -215,6 +215,6 @@ def test_the_package_ships_it() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["scikit-build"]
     assert "resources" in settings["wheel"]["packages"]
     left_out = [*settings["wheel"]["exclude"], *settings["sdist"]["exclude"]]
-    for file in texts.CALIBRATION.values():
+    for file in (*texts.CALIBRATION.values(), *texts.BUNDLED.values(), "prompts.jsonl"):
         assert not any(fnmatch(f"resources/{file}", pattern) for pattern in left_out), file
         assert resource(file).is_file()

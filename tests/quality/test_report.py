@@ -18,6 +18,7 @@ from app.measure_messages import (
     BenchResult,
     CandidateFailure,
     CandidateQuality,
+    ChoiceScore,
     Estimate,
     Kld,
     ModelBench,
@@ -29,7 +30,9 @@ from app.measure_messages import (
     SliceQuality,
     SpeedPoint,
     Spread,
+    TaskFlip,
     TaskScore,
+    TaskShift,
 )
 from app.memory_messages import Memory
 from app.quality import figures, numbers, report, svg
@@ -222,6 +225,7 @@ def test_charts_are_xml_and_put_better_files_lower() -> None:
     for page in (
         svg.ridges([svg.Series("<a>", "Q4_K", [1, 0, 3])], (-2, -1, 0, 1), "x & y"),
         svg.lines([svg.Series("a", "Q4_K", [0.0, 0.1])], ["1", "2"], "x", "y"),
+        svg.shares(["<g>"], [svg.Series("a", "Q4_K", [0.5], [0.4], [0.6])], "x"),
         svg.grouped_bars(["g"], [svg.Series("a", "Q4_K", [0.5], [0.4], [0.6])], "x"),
         svg.horizontal_bars([svg.Series("a", "Q4_K", [0.0])], "x", "tokens/s"),
         svg.pareto([svg.Point("same", "F16", 1 << 30, 0.0, 0.0)]),
@@ -245,6 +249,47 @@ def test_front_is_what_no_other_beats() -> None:
     sizes = [(3, 0.3), (1, 0.5), (2, 0.6), (4, 0.31), (5, 0.1)]
     points = [svg.Point(str(size), "Q4_K", size, kld, 0.0) for size, kld in sizes]
     assert [point.label for point in svg.front(points)] == ["1", "3", "5"]
+
+
+FLIP = TaskFlip("arithmetic", False, f"What is 3 x 4? {EVIL}", "12", "12", f"13 {EVIL}")
+
+
+def with_tasks(groups: int) -> QualityResult:
+    """Results with many slices, a change in each and one flip."""
+    scores = {f"slice {i}": TaskScore(10, 5 + i % 5, ChoiceScore(4, 2, 3, "acc_norm")) for i in range(groups)}
+    shifts = {name: TaskShift(10, 2, 1, 1.0) for name in scores}
+    made = result()
+    small = msgspec.structs.replace(
+        made.candidates[0],
+        tasks=scores,
+        task_shifts=shifts,
+        task_shift=TaskShift(10 * groups, 2 * groups, groups, 0.0004),
+        flips=(FLIP, msgspec.structs.replace(FLIP, gained=True)) * 30,
+    )
+    reference = msgspec.structs.replace(made.reference, tasks=scores, tasks_asked="plain")
+    return msgspec.structs.replace(made, reference=reference, candidates=(small,), tasks_left_out=3)
+
+
+@pytest.mark.parametrize("groups", [2, 17])
+def test_tasks_have_intervals_p_and_what_flipped(groups: int) -> None:
+    page = report.render(with_tasks(groups))
+    parsed = Page(page)
+    low, high = numbers.wilson(5, 10)
+    assert f"5 of 10 {100 * low:.0f} to {100 * high:.0f} %" in parsed.text
+    assert "−2 +1, p 1.00" in parsed.text and "p under 0.001" in parsed.text
+    assert "acc 2, acc_norm 3 of 4" in parsed.text
+    assert f"{2 * groups} lost, {groups} gained (the first 40 are shown)" in parsed.text
+    assert parsed.tags.count("details") == 1 and parsed.text.count("Expected: 12") == 40
+    assert "What is 3 x 4?" in parsed.text and "<script" not in page
+    assert "three examples" in parsed.text and "3 tasks that are longer" in parsed.text
+
+
+def test_results_of_before_open_still() -> None:
+    new = {"task_shift", "task_shifts", "flips", "tasks_asked", "content"}
+    old = {key: value for key, value in msgspec.to_builtins(candidate("Q4_K_M", 1, 0.1)).items() if key not in new}
+    old["tasks"] = {"arithmetic": {"n": 150, "correct": 113}}
+    read = msgspec.convert(old, CandidateQuality)
+    assert read.tasks["arithmetic"] == TaskScore(150, 113) and read.flips == () and read.task_shift is None
 
 
 def test_json_twin_is_plain_json() -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
+import tomllib
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 from tokenizers import Tokenizer as HfTokenizer
 
+from app.cli import build_parser
 from app.protocol import ChatMessage
 from app.quality import texts
 from converter.spec import QuenchError
+from resources import path as resource
 
 
 @dataclass
@@ -112,6 +120,121 @@ def test_bundled_slices_are_not_repetition() -> None:
         lines = [line.strip() for line in text.plain.splitlines() if len(line.strip()) > 40]
         lines += [each.content for talk in text.conversations for each in talk if len(each.content) > 60]
         assert len(set(lines)) == len(lines), text.name
+
+
+def contents(text: texts.Text) -> str:
+    """What is written in a text, without roles and JSON."""
+    return text.plain or "\n".join(turn.content for talk in text.conversations for turn in talk)
+
+
+def spans(text: str, length: int = 60) -> set[str]:
+    """Every run of ``length`` characters, white space counted as one space."""
+    line = " ".join(text.split())
+    return {line[start : start + length] for start in range(len(line) - length + 1)}
+
+
+@pytest.mark.parametrize("name", texts.BUNDLED)
+def test_bundled_slices_are_composed_and_clean(name: str) -> None:
+    file = resource(texts.BUNDLED[name])
+    written = contents(texts.load([name])[0])
+    assert unicodedata.is_normalized("NFC", written)
+    assert not re.search("[\ufffd\r\ufeff\xa0]|\n{5}| +\n", written)
+    assert file.stat().st_size >= 7_000 if name not in texts.LANGUAGES else file.stat().st_size >= 5_000
+
+
+def test_nothing_that_calibrates_stands_in_a_text_that_judges() -> None:
+    calibration = spans("\n".join(map(contents, texts.load(texts.CALIBRATION))))
+    for text in texts.load(texts.BUNDLED):
+        judged = spans(contents(text))
+        assert len(judged) > 1_500, text.name
+        assert not judged & calibration, text.name
+
+
+# Letters of a script, and words that only this one of the languages has.
+MARKS = {
+    "german": ("LATIN", "der und nicht ist wird dass", "äöüß„"),
+    "french": ("LATIN", "les est dans qui une elle", "éèêàç«"),
+    "spanish": ("LATIN", "el los cuando usted y hay", "ñáó¿¡"),
+    "italian": ("LATIN", "che gli della è ho anche", "àèìòù"),
+    "portuguese": ("LATIN", "não um os uma ele ao", "ãõçê"),
+    "russian": ("CYRILLIC", "и не на что это как", "ёэы—"),
+    "chinese": ("CJK", "", "，。“？"),
+    "japanese": ("HIRAGANA", "", "、。「テ"),
+}
+
+
+@pytest.mark.parametrize("name", texts.LANGUAGES)
+def test_a_language_is_what_it_is_called(name: str) -> None:
+    text = texts.load([name])[0].plain
+    script, words, letters = MARKS[name]
+    scripts = Counter(unicodedata.name(letter, "?").split()[0] for letter in text if letter.isalpha())
+    assert scripts.most_common(1)[0][0] == script
+    spoken = set(re.findall(r"\w+", text.lower()))
+    assert not set(words.split()) - spoken
+    assert not [letter for letter in letters if letter not in text.lower() and letter not in text]
+
+
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_the_data_hold_together() -> None:
+    """JSON, TOML, YAML and CSV parse, sums add up, fees follow the tariffs, and every id that is named is there."""
+    text = texts.load(["data"])[0].plain
+    blocks: dict[str, list[str]] = {}
+    for language, body in FENCE.findall(text):
+        blocks.setdefault(language, []).append(body)
+    assert set(blocks) == {"json", "jsonl", "csv", "text", "yaml", "toml", "log", "html", "diff"}
+    network, ticket, payment, _ = map(json.loads, blocks["json"])
+    events = [json.loads(line) for line in blocks["jsonl"][0].splitlines()]
+    service = yaml.safe_load(blocks["yaml"][0])
+    van = tomllib.loads(blocks["toml"][0])["van"]
+    rides = list(csv.DictReader(blocks["csv"][0].splitlines()))
+
+    places = {station["id"] for station in network["stations"]}
+    for key in ("docks", "bikes", "free"):
+        assert sum(station[key] for station in network["stations"]) == network["totals"][key]
+    assert {ride[end] for ride in rides for end in ("from", "to")} == places
+    assert {stop["station"] for stop in van["stop"]} | {ticket["station"]} <= places
+    assert sum(stop.get("load", 0) - stop.get("unload", 0) for stop in van["stop"]) == 0
+
+    students = {line.split("|")[1].strip() for line in text.splitlines() if "| student |" in line}
+    tariffs = service["tariffs"]
+    for ride in rides:
+        kind = "student" if ride["member"] in students else "member" if ride["member"] else "guest"
+        fee = tariffs[kind]["minute"] * int(ride["minutes"]) + (tariffs["guest"]["unlock"] if kind == "guest" else 0)
+        assert float(ride["fee"]) == pytest.approx(fee)
+    total = sum(float(ride["fee"]) for ride in rides)
+    assert f"{sum(int(ride['minutes']) for ride in rides)} minutes" in text and f"{total:.2f} euros" in text
+    last = events[-1]
+    assert [last["station"], last["fee"]] == next([r["to"], float(r["fee"])] for r in rides if r["ride_id"] == "9005")
+
+    amounts = [float(cell) for cell in re.findall(r"<td>(\d+\.\d\d)</td></tr>", blocks["html"][0])]
+    net, tax, due = amounts[-3:]
+    assert sum(amounts[:-3]) == pytest.approx(net) and net + tax == pytest.approx(due) == payment["total"]
+    assert sum(part["amount"] for part in payment["instalments"]) == pytest.approx(due)
+    months = list(csv.DictReader(blocks["csv"][1].splitlines(), delimiter=";"))
+    for column in ("income", "costs", "result"):
+        assert sum(int(month[column]) for month in months[:-1]) == int(months[-1][column])
+
+
+def test_a_group_stands_for_its_slices() -> None:
+    assert texts.BUNDLED.keys() == {*texts.DEFAULT, *texts.LANGUAGES}
+    assert len(texts.LANGUAGES) == 8 and not set(texts.DEFAULT) & set(texts.LANGUAGES)
+    assert texts.expand(["russian", "languages", "prose", "russian", "my.txt", "my.txt"]) == (
+        "russian", *(name for name in texts.LANGUAGES if name != "russian"), "prose", "my.txt", "my.txt"
+    )  # fmt: skip
+    assert [text.name for text in texts.load(["prose", "languages"])] == ["prose", *texts.LANGUAGES]
+    assert all(map(texts.is_bundled, [*texts.BUNDLED, *texts.CALIBRATION, "languages"]))
+    assert not texts.is_bundled("language")
+
+
+def test_the_command_line_and_the_hint_name_every_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["quality", "--help"])
+    named = set(re.findall(r"\w+", capsys.readouterr().out))
+    hint = error_of(str(tmp_path / "none")).hint
+    for name in (*texts.BUNDLED, *texts.GROUPS):
+        assert name in named and name in hint
 
 
 def test_questions_are_there() -> None:

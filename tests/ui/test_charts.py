@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PySide6.QtCore import QPointF, Qt
-from PySide6.QtGui import QColor, QImage, QWheelEvent
+from PySide6.QtGui import QColor, QFontMetrics, QImage, QWheelEvent
 from PySide6.QtSvg import QSvgRenderer
 from PySide6.QtWidgets import QLabel, QWidget
 from pytestqt.qtbot import QtBot
 
 from app.measure_messages import HISTOGRAM_EDGES
+from app.quality.texts import BUNDLED
 from app.ui.chart_frame import ChartFrame
 from app.ui.chart_pareto import ParetoPoint
 from app.ui.chart_parts import ChartAxis, byte_unit, quantity
@@ -360,6 +361,33 @@ def test_names_under_an_axis_are_written_whole_on_more_lines(qtbot: QtBot, theme
     chart.resize(300, 240)
     qtbot.waitUntil(lambda: axis.height() > 1.4 * one_line)
     assert [text.strip() for text in axis.tickStrings(list(range(len(names))), 1.0, 1.0)] == names
+
+
+@pytest.mark.parametrize("width", [700, 520, 400])
+def test_every_bundled_text_has_its_whole_name_under_the_axis(qtbot: QtBot, theme: Theme, width: int) -> None:
+    chart = LineChart(theme, "Divergence by text", "", "mean KLD (nats)", connected=False)
+    qtbot.addWidget(chart)
+    chart.set_ticks([(float(i), name) for i, name in enumerate(BUNDLED)])
+    chart.set_series("a", list(range(len(BUNDLED))), [1.0] * len(BUNDLED))
+    axis = chart.plot.axes["bottom"]
+    chart.resize(900, 330)
+    with qtbot.waitExposed(chart):
+        chart.show()
+    chart.resize(width, 330)
+    lines = QFontMetrics(axis.style["tickFont"])
+
+    def fits() -> bool:
+        texts = axis.tickStrings(list(range(len(BUNDLED))), 1.0, 1.0)
+        low, high = chart.plot.getViewBox().viewRange()[0]
+        end = (len(BUNDLED) - 1 - low) / (high - low) * axis.width() + lines.horizontalAdvance(texts[-1].strip()) / 2
+        rows = 1 + texts[0].count("\n")
+        return (
+            [text.strip() for text in texts] == list(BUNDLED)
+            and axis.height() >= rows * lines.height()
+            and end <= axis.width() + 1
+        )
+
+    qtbot.waitUntil(fits)
 
 
 def test_numbers_in_the_table_are_grouped(qtbot: QtBot, theme: Theme) -> None:

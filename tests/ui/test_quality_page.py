@@ -17,6 +17,7 @@ from pytestqt.qtbot import QtBot
 
 from app import paths
 from app.measure_messages import CandidateQuality
+from app.quality.texts import DEFAULT, LANGUAGES
 from app.ui.context import Context
 from app.ui.quality import QualityPage
 from app.ui.quality_setup import KEPT_REPORTS
@@ -40,7 +41,7 @@ def chosen(page: QualityPage, library: Fill, pocket_gguf: Make) -> QualityPage:
     page.receive({"reference": files["BF16"], "candidates": [files["Q8_0"], files["Q2_K"]]})
     page.setup.set_texts(["prose", "dialogue"])
     page.setup.chunks.setValue(2)
-    page.setup.tasks.setChecked(False)
+    page.setup.tasks.choose(None)
     return page
 
 
@@ -61,7 +62,7 @@ def test_two_candidates_fill_table_charts_and_store(
     qtbot: QtBot, chosen: QualityPage, context: Context, tmp_path: Path, tasks: bool
 ) -> None:
     page = chosen
-    page.setup.tasks.setChecked(tasks)
+    page.setup.tasks.choose("pocket" if tasks else None)
     run_to_end(qtbot, page)
     assert page.job is not None and page.job.state == "done", page.job.error
     small, large = sorted(page.measured(), key=lambda item: item.bytes)
@@ -87,7 +88,7 @@ def test_two_candidates_fill_table_charts_and_store(
         page.charts.tabs.setCurrentIndex(tab)
         if page.charts.tabs.widget(tab).is_empty():
             empty.append(page.charts.tabs.widget(tab))
-    assert empty == [page.charts.costs, *([] if tasks else [page.charts.tasks])]
+    assert empty == [page.charts.costs, *([] if tasks else [page.charts.tasks, page.charts.flips])]
 
     passages = page.charts.passages
     assert [passages.model.itemText(row) for row in range(2)] == ["Q2_K", "Q8_0"]
@@ -124,7 +125,7 @@ def test_figures_come_while_it_runs_and_cancel_keeps_nothing(
     qtbot: QtBot, chosen: QualityPage, context: Context
 ) -> None:
     chosen.setup.chunks.setValue(0)
-    chosen.setup.tasks.setChecked(True)
+    chosen.setup.tasks.choose("pocket")
     start(chosen)
     job = chosen.job
     assert job is not None
@@ -162,7 +163,7 @@ def test_a_broken_candidate_is_left_out_in_words(
     page.receive({"reference": str(pocket_gguf("BF16")), "candidates": [good, str(bad)]})
     page.setup.set_texts(["prose"])
     page.setup.chunks.setValue(2)
-    page.setup.tasks.setChecked(False)
+    page.setup.tasks.choose(None)
     run_to_end(qtbot, page)
     assert page.job is not None and page.job.state == "done", page.job.error
     assert [item.type for item in page.measured()] == ["Q8_0"]
@@ -192,7 +193,7 @@ def test_run_says_what_is_missing(qtbot: QtBot, page: QualityPage, library: Fill
     QTest.mouseClick(tree.viewport(), Qt.MouseButton.LeftButton, pos=tree.visualItemRect(tree.topLevelItem(0)).center())
     assert page.run_button.isEnabled() and page.missing.text() == ""
     page.setup.set_texts([])
-    page.setup.tasks.setChecked(False)
+    page.setup.tasks.choose(None)
     assert not page.run_button.isEnabled()
 
 
@@ -201,7 +202,27 @@ def test_the_limits_come_from_the_settings(chosen: QualityPage, context: Context
     command = chosen.setup.command()
     assert command is not None
     assert (command.pass_kld, command.fail_kld, command.pass_top1, command.threads) == (0.001, 0.5, 0.9, 1)
-    assert command.texts == ("dialogue", "prose") and command.chunks == 2 and command.tasks is None
+    assert command.texts == ("prose", "dialogue") and command.chunks == 2 and command.tasks is None
+
+
+def test_languages_are_one_folded_row_that_ticks_all(page: QualityPage) -> None:
+    tree = page.setup.texts
+    rows = [tree.topLevelItem(row) for row in range(tree.topLevelItemCount())]
+    assert [row.text(0) for row in rows] == [*(name.capitalize() for name in DEFAULT), "Languages"]
+    group = rows[-1]
+    assert page.setup.chosen_texts() == list(DEFAULT) and not group.isExpanded()
+    tree.setFocus()
+    tree.setCurrentItem(group)
+    QTest.keyClick(tree, Qt.Key.Key_Space)
+    assert page.setup.chosen_texts() == [*DEFAULT, *LANGUAGES]
+    QTest.keyClick(tree, Qt.Key.Key_Right)
+    assert group.isExpanded()
+    tree.setCurrentItem(group.child(0))
+    QTest.keyClick(tree, Qt.Key.Key_Space)
+    assert page.setup.chosen_texts() == [*DEFAULT, *LANGUAGES[1:]]
+    assert group.checkState(0) == Qt.CheckState.PartiallyChecked
+    page.setup.set_texts(["russian"])
+    assert page.setup.chosen_texts() == ["russian"]
 
 
 def test_columns_sort_by_number(qtbot: QtBot, chosen: QualityPage) -> None:

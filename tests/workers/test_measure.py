@@ -75,6 +75,12 @@ def test_updates_arrive_and_the_last_is_the_result(files: dict[str, str], tmp_pa
     assert reference.tasks["knowledge"].n == 12
     assert reference.tasks["knowledge"].correct >= 11
     assert set(q2.tasks) == set(reference.tasks)
+    shift = q2.task_shift
+    assert shift is not None and shift.n == 20 and len(q2.flips) == shift.lost + shift.gained
+    solved = [sum(score.correct for score in each.tasks.values()) for each in (reference, q2)]
+    assert solved[0] - shift.lost + shift.gained == solved[1]
+    assert all(flip.reference != flip.candidate and flip.expected for flip in q2.flips)
+    assert reference.tasks_asked == "chat" and reference.task_shift is None
     for each in (reference, q8, q4, q2):
         assert each.bytes == Path(each.path).stat().st_size
         assert each.tokens_per_second > 20

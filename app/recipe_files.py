@@ -1,0 +1,90 @@
+"""Recipes as files: a type for every tensor, as exact rules, with the reasons as comments. Text, to be shared.
+
+    # Quench recipe
+    # base=Q4_K_M
+    # imatrix=model.imatrix.gguf sha256=...
+    # 3.1% of the damage; ...
+    ^blk\\.0\\.ffn_down\\.weight$=Q6_K
+
+The base gives what no rule names its type. With the importance matrix of that hash the same source gives the same
+bytes; a sibling model (a fine-tune) takes the rules with a matrix of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.files import write_atomically
+from app.fit_messages import FitPlanned, FittedTensor
+from converter.spec import QuenchError
+
+SUFFIX = ".recipe"
+MOST_BYTES = 4 << 20
+_FIRST = "# Quench recipe"
+_BASE = re.compile(r"# base=(\w+)")
+_IMATRIX = re.compile(r"# imatrix=(.+) sha256=([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """``rules`` as ``RE=TYPE`` texts; ``imatrix``: the path of the matrix if it lies beside the recipe, else empty."""
+
+    base: str
+    rules: tuple[str, ...]
+    imatrix: str
+
+
+def rules(tensors: Sequence[FittedTensor]) -> tuple[tuple[str, str], ...]:
+    """Types as exact tensor rules."""
+    return tuple((f"^{re.escape(tensor.name)}$", tensor.type) for tensor in tensors)
+
+
+def imatrix_beside(output: Path) -> Path:
+    """Where the importance matrix of a fitted file is kept."""
+    return output.with_suffix(".imatrix.gguf")
+
+
+def write(output: Path, base: str, plan: FitPlanned, imatrix: Path) -> Path:
+    """Write the recipe of ``output`` beside it and return its path. OSError if it cannot be."""
+    digest = hashlib.sha256(imatrix.read_bytes()).hexdigest()
+    lines = [_FIRST, f"# base={base}", f"# imatrix={imatrix.name} sha256={digest}"]
+    lines.append(f"# {plan.bytes} bytes of tensors; {plan.ratio:.3f} of {base}'s divergence on texts that no step saw")
+    for tensor, (pattern, kind) in zip(plan.tensors, rules(plan.tensors), strict=True):
+        lines += [f"# {tensor.reason}", f"{pattern}={kind}"]
+    path = output.with_suffix(SUFFIX)
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+    return path
+
+
+def read(path: Path) -> Recipe:
+    """A recipe file. QuenchError ``bad_recipe`` for one that is none, or whose importance matrix is another one."""
+
+    def bad(detail: str) -> QuenchError:
+        return QuenchError(
+            "bad_recipe", "This recipe cannot be used.", detail, "quench fit writes one beside its file."
+        )
+
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise bad(f"{path} has more than {MOST_BYTES} bytes.")
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise bad(f"{path}: {error}") from error
+    base = next((match[1] for match in map(_BASE.fullmatch, lines) if match), "")
+    found = tuple(line for line in lines if line and not line.startswith("#"))
+    if lines[:1] != [_FIRST] or not base or not found:
+        raise bad(f"{path} is no recipe.")
+    named = next((match for match in map(_IMATRIX.fullmatch, lines) if match), None)
+    beside = path.with_name(Path(named[1]).name) if named else path
+    if named is None or not beside.is_file():
+        return Recipe(base, found, "")
+    if hashlib.sha256(beside.read_bytes()).hexdigest() != named[2]:
+        raise bad(f"{beside} is another importance matrix than the recipe's.")
+    return Recipe(base, found, str(beside))
+
+
+__all__ = ["Recipe", "imatrix_beside", "read", "rules", "write"]

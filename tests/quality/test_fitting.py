@@ -1,0 +1,189 @@
+"""Types for a size: the real worker on two layers of Pocket, and on all of it where that is said to be slow."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import pytest
+
+import converter
+from app import cli, recipe_files
+from app.child import run_job
+from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
+from app.measure_messages import ImatrixResult, MeasureImatrix, MeasureQuality, QualityResult
+from app.protocol import Event, Status
+from converter import ConversionSpec, recipes
+from converter.spec import QuenchError
+
+Make = Callable[[str], Path]
+TEXTS = ("calibration-prose", "calibration-code")
+
+
+@pytest.fixture(scope="module")
+def small(pocket: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first two layers of Pocket."""
+    target = tmp_path_factory.mktemp("fit") / "small.gguf"
+    converter.convert(ConversionSpec(str(pocket), str(target), ("BF16",), prune_layers=(2, 3, 4, 5)))
+    return target
+
+
+@pytest.fixture(scope="module")
+def importance(small: Path) -> Path:
+    target = small.with_name("importance.gguf")
+    command = MeasureImatrix(str(small), ("calibration-prose",), str(target), chunks=2)
+    assert isinstance(run_job("measure", command, lambda event: None), ImatrixResult)
+    return target
+
+
+def command(small: Path, importance: Path, **changes: object) -> FitTypes:
+    settings: dict[str, object] = {
+        "reference": str(small),
+        "budget": 1_250_000,
+        "standard": "Q4_K_M",
+        "texts": TEXTS,
+        "judges": ("prose", "code"),
+        "imatrix": str(importance),
+        "context": 32,
+        "windows": 2,
+    }
+    return FitTypes(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def fitted(asked: FitTypes) -> tuple[FitPlanned, list[Event]]:
+    events: list[Event] = []
+    found = run_job("measure", asked, events.append)
+    assert isinstance(found, FitPlanned)
+    return found, events
+
+
+def test_every_tensor_gets_a_type_within_the_budget(small: Path, importance: Path) -> None:
+    floors = ((r"attn_v", "Q6_K"),)
+    found, events = fitted(command(small, importance, floors=floors))
+    quantizable = {tensor.name for tensor in gguf.GGUFReader(small).tensors if len(tensor.shape) > 1}
+    assert {tensor.name for tensor in found.tensors} == quantizable
+    assert found.bytes == sum(tensor.bytes for tensor in found.tensors)
+    assert [domain.name for domain in found.domains] == ["prose", "code"]
+    assert found.gap == 0.0 and all(tensor.reason for tensor in found.tensors)
+    if found.kept:
+        assert found.bytes <= 1_250_000 and found.ratio < 1
+        assert all(tensor.type in TYPES[4:] for tensor in found.tensors if "attn_v" in tensor.name)
+        assert sum(tensor.cost for tensor in found.tensors) == pytest.approx(1.0)
+    states = [event for event in events if isinstance(event, Status)]
+    assert states and all(0 <= state.done <= state.total for state in states)
+
+
+def test_what_is_judged_is_the_divergence_of_the_file(small: Path, importance: Path, tmp_path: Path) -> None:
+    """The fitted types written to a file and measured as any other, on the same windows; the engine repacks there."""
+    text = tmp_path / "own.txt"
+    text.write_text("Once there was a fox who could count to ten, and then to twenty. " * 60, "utf-8")
+    asked = command(small, importance, windows=1000, texts=(str(text),), judges=("code",), context=512)
+    found, _ = fitted(asked)
+    target = tmp_path / "fitted.gguf"
+    rules = recipe_files.rules(found.tensors)
+    spec = ConversionSpec(str(small), str(target), ("Q4_K_M",), imatrix=str(importance), tensor_types=rules)
+    (output,) = converter.convert(spec).outputs
+    assert {tensor.name: tensor.type for tensor in found.tensors}.items() <= output.tensors.items()
+    quality = run_job("measure", MeasureQuality(str(small), (str(target),), ("code",)), lambda event: None)
+    assert isinstance(quality, QualityResult)
+    judged = found.domains[0].fitted if found.kept else found.domains[0].standard
+    assert quality.candidates[0].kld.mean.value == pytest.approx(judged, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"budget": 1000}, "too_small"),
+        ({"floors": (("attn", "Q9_K"),)}, "bad_options"),
+        ({"floors": (("(", "Q4_K"),)}, "bad_options"),
+        ({"context": 8}, "bad_options"),
+        ({"texts": ("nowhere.txt",)}, "text_unreadable"),
+    ],
+)
+def test_what_cannot_be_fitted_is_said(small: Path, importance: Path, changes: dict[str, object], code: str) -> None:
+    with pytest.raises(QuenchError) as caught:
+        fitted(command(small, importance, **changes))
+    assert caught.value.code == code and caught.value.title
+
+
+def test_a_quantized_reference_is_refused(pocket_gguf: Make, importance: Path) -> None:
+    with pytest.raises(QuenchError) as caught:
+        fitted(command(pocket_gguf("Q8_0"), importance))
+    assert caught.value.code == "quantized_source"
+
+
+# ---- recipes -------------------------------------------------------------------------------------------------------
+
+
+def plan() -> FitPlanned:
+    tensors = (
+        FittedTensor("blk.0.attn_q.weight", "Q5_K", 10, 0.7, "70.0% of the damage"),
+        FittedTensor("token_embd.weight", "Q6_K", 20, 0.3, "30.0% of the damage"),
+    )
+    return FitPlanned(tensors, 30, 40, 0.5, 0.6, 0.0, (FitDomain("prose", 0.1, 0.2),), True, 1.0)
+
+
+def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
+    matrix = tmp_path / "m.imatrix.gguf"
+    matrix.write_bytes(b"matrix")
+    path = recipe_files.write(tmp_path / "m.gguf", "Q4_K_M", plan(), matrix)
+    found = recipe_files.read(path)
+    assert (found.base, found.imatrix) == ("Q4_K_M", str(matrix))
+    assert found.rules == (r"^blk\.0\.attn_q\.weight$=Q5_K", r"^token_embd\.weight$=Q6_K")
+    assert all(re.search(rule.rpartition("=")[0], t.name) for rule, t in zip(found.rules, plan().tensors, strict=True))
+    assert "70.0% of the damage" in path.read_text("utf-8")
+    matrix.unlink()
+    assert recipe_files.read(path).imatrix == "", "a sibling takes a matrix of its own"
+    matrix.write_bytes(b"another")
+    with pytest.raises(QuenchError) as caught:
+        recipe_files.read(path)
+    assert caught.value.code == "bad_recipe" and str(matrix) in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"a=Q4_K\n", b"# Quench recipe\n# base=Q4_K_M\n", b"# Quench recipe\na=Q4_K\n"],
+)
+def test_what_is_no_recipe_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.recipe"
+    path.write_bytes(content)
+    with pytest.raises(QuenchError) as caught:
+        recipe_files.read(path)
+    assert caught.value.code == "bad_recipe"
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_fit_beats_the_standard_recipe_at_its_size(
+    pocket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the model folder to the file, and the same file again from its recipe."""
+    target, again = tmp_path / "fit.gguf", tmp_path / "again.gguf"
+    assert cli.main(["fit", str(pocket), "-o", str(target), "--like", "Q2_K", "--windows", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kept"] == "fitted" and found["ratio"] < 0.8 and found["gap"] == 0.0
+    assert set(found["why"]) == set(found["types"]) and found["standard"] == "Q2_K"
+    usual = tmp_path / "usual.gguf"
+    matrix = str(tmp_path / "fit.imatrix.gguf")
+    converter.convert(ConversionSpec(str(pocket), str(usual), ("Q2_K",), imatrix=matrix))
+    assert target.stat().st_size <= usual.stat().st_size
+    assert cli.main(["convert", str(pocket), "-o", str(again), "--recipe", str(tmp_path / "fit.recipe")]) == 0
+    assert again.read_bytes() == target.read_bytes()
+
+
+def test_a_size_smaller_than_possible_is_exit_four(small: Path, importance: Path, tmp_path: Path) -> None:
+    target = tmp_path / "no.gguf"
+    arguments = ["fit", str(small), "-o", str(target), "--size", "300K", "--imatrix", str(importance)]
+    assert cli.main(arguments) == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_standards_are_recipes() -> None:
+    from app.fitting import STANDARDS
+
+    assert [recipes.recipe(name).name for name in STANDARDS] == list(STANDARDS)

@@ -20,11 +20,12 @@ import numpy.typing as npt
 
 from kernels import _library
 from kernels._dot import activations, dot
-from kernels._feedback import FEEDBACK_TYPES, Feedback, feedback, quantize_with_feedback
+from kernels._feedback import DAMPING, FEEDBACK_TYPES, Feedback, feedback, quantize_with_feedback
 from kernels._library import KernelError
 from kernels._rows import RowDivergences, RowScorer, RowScores, compare_rows, log_softmax, score_rows
 
 __all__ = [
+    "DAMPING",
     "FEEDBACK_TYPES",
     "READABLE",
     "TYPES",

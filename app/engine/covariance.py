@@ -45,7 +45,9 @@ class Covariances:
     Attributes:
         weight: what the products of the next decode calls are multiplied with.
         sums: by the name of the first matrix that is multiplied with them.
-        leaders: for every matrix that was watched and seen, the name under which its sum is.
+        leaders: for every matrix that is watched and was seen, the name under which its sum is; in the order in which
+            the engine comes to them.
+        columns: of the same matrices.
 
     The callback runs inside native code, where nothing may be raised: an error is kept, everything after it is ignored,
     and :meth:`check` raises it. Where nothing is watched that is still to come, the rest of the decode call is left
@@ -69,7 +71,7 @@ class Covariances:
         """From now on gather the inputs of these matrices, from zero. Without ``keep`` only learn who shares them."""
         self._watched = frozenset(names)
         self._keep = keep
-        self.sums = {}
+        self.sums, self.leaders, self.columns = {}, {}, {}
         self._begin()
 
     def check(self) -> None:
@@ -122,7 +124,8 @@ class Covariances:
             return
         rows = tensors.array(product.src[1], np.float32)
         rows = np.ascontiguousarray(rows.reshape(-1, rows.shape[-1]))
-        products = rows.T @ rows
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = rows.T @ rows
         if not np.isfinite(np.diagonal(products)).all():
             raise QuenchError(
                 "not_finite",

@@ -81,10 +81,11 @@ def feedback(
     factor = root / roots
     del root
     _invert(factor)
-    factor = np.negative(factor, out=np.empty(factor.shape, np.float32), casting="same_kind")
-    if not np.isfinite(factor).all():
+    carried: Float32Array = np.empty(factor.shape, np.float32)
+    np.negative(factor, out=carried, casting="same_kind")
+    if not np.isfinite(carried).all():
         raise KernelError("bad_covariance", "The covariance is not finite, or nearly singular.")
-    return Feedback(importance, factor, np.square(roots, dtype=np.float64) * mean)
+    return Feedback(importance, carried, np.square(roots, dtype=np.float64) * mean)
 
 
 def _invert(triangle: npt.NDArray[Any], smallest: int = 64) -> None:

@@ -179,8 +179,8 @@ def run_step(stamp: Path, key: str, text: str, command: list[str], environment: 
 
 
 def cache_of(pip: list[str], cmake: str) -> list[str]:
-    """Options for a cache of engines that were built with these arguments. pip knows a wheel by its name alone: from its
-    usual cache would come an engine that was built with others."""
+    """Options for a cache of engines that were built with these arguments. pip knows a wheel by its name alone: from
+    its usual cache would come an engine that was built with others."""
     cache = subprocess.run([*pip, "cache", "dir"], check=False, capture_output=True, text=True)
     if cache.returncode != 0:
         return ["--no-cache-dir"]
@@ -218,8 +218,10 @@ def install_libraries(folder: Path, pip: list[str]) -> None:
     if rest.returncode != 0:
         fail("the libraries could not be installed")
     made = [str(wheel) for wheel in wheels.glob("llama_cpp_python-*.whl")]
-    if subprocess.run([*pip, "install", "-q", *made], check=False, cwd=ROOT).returncode != 0:
-        fail("the engine could not be installed")
+    # Then by force: one that was built with other arguments has the same name and version, and would stay.
+    for how in ([], ["--force-reinstall", "--no-deps"]):
+        if subprocess.run([*pip, "install", "-q", *how, *made], check=False, cwd=ROOT).returncode != 0:
+            fail("the engine could not be installed")
     shutil.rmtree(wheels)
     stamp.write_text(key)
     say(f"done in {time.monotonic() - start:.0f} s")

@@ -68,11 +68,13 @@ class Extent(msgspec.Struct, frozen=True):
 
 
 class SavedAnswer(msgspec.Struct, frozen=True):
-    """What the reference answered to one graded task, which ``task`` identifies, and whether it was right."""
+    """What the reference answered to one graded task, which ``task`` identifies, and whether it was right; of choices
+    the places of the two that :class:`app.quality.grading.Chosen` names."""
 
     task: bytes
     right: bool
     reply: str = ""
+    choice: tuple[int, int] | None = None
 
 
 class Check(msgspec.Struct, frozen=True):

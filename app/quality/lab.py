@@ -148,9 +148,9 @@ class QualityRun:
                 if speaker.error is None:
                     break
         self._windows = self.side.cut(texts, speaker.model)
-        self._tasks = self.side.known_tasks(self._tasks)
         if speaker.model is not None:
             self._fit_tasks(speaker.model)
+        self._tasks = self.side.known_tasks(self._tasks)
         self._total = (len(self._windows) + len(self._tasks) * TASK_WEIGHT) * (1 + len(self.candidates))
 
     @property

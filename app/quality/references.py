@@ -23,6 +23,7 @@ from app.quality import tasks as graded
 from app.quality.codings import Bytes
 from app.quality.divergence import Logits, Rows, TokenValues, first_scored, same, score, scored_per_window
 from app.quality.fingerprint import Fingerprint, SavedAnswer, base_file_bytes, find
+from app.quality.grading import Chosen, Graded
 from app.quality.odds import Odds
 from app.quality.recording import Recorder, SavedReference, Scribe, StateStore
 from app.quality.subject import Subject
@@ -150,17 +151,20 @@ class Reference:
             return tasks
         answers = {answer.task: answer for answer in self.saved.facts.answers}
         known = [task for task in tasks if _task_id(task) in answers]
-        self.subject.answers += [graded.Graded(answers[_task_id(task)].right, "") for task in known]
+        found = [answers[_task_id(task)] for task in known]
+        self.subject.answers += [
+            Graded(answer.right, answer.reply, Chosen(*answer.choice) if answer.choice is not None else None)
+            for answer in found
+        ]
+        self.subject.asked = self.saved.facts.asked
         return known or tasks
 
     def finish(self, tasks: Sequence[graded.Task]) -> FingerprintUse | None:
         """Put a fingerprint that was asked for in its place; what was written, or what was used."""
         if self._scribe is not None:
             assert self._command.fingerprint is not None
-            answers = [
-                SavedAnswer(_task_id(task), right) for task, right in zip(tasks, self.subject.right, strict=False)
-            ]
-            self._scribe.finish(self.subject, answers, "", version("quench-studio"))
+            answers = [_saved_answer(task, answer) for task, answer in zip(tasks, self.subject.answers, strict=False)]
+            self._scribe.finish(self.subject, answers, self.subject.asked, version("quench-studio"))
             self._scribe = None
             with Fingerprint(self._command.fingerprint) as written:
                 return _use(written, written.facts.matrix.length > 0, self._command.fingerprint, written=True)
@@ -210,6 +214,11 @@ def _use(saved: Fingerprint, exact: bool, matrix: str, *, written: bool) -> Fing
     return FingerprintUse(
         saved.path, saved.size, base, written, facts.name, exact, matrix if exact else "", facts.check.kld
     )
+
+
+def _saved_answer(task: graded.Task, answer: Graded) -> SavedAnswer:
+    choice = (answer.choice.raw, answer.choice.normalised) if answer.choice is not None else None
+    return SavedAnswer(_task_id(task), answer.right, answer.text, choice)
 
 
 def _task_id(task: graded.Task) -> bytes:

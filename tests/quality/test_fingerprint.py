@@ -26,6 +26,7 @@ from app.quality.odds import Layout, Odds, compare, sample
 from app.quality.recording import Recorder, room_for_odds
 from app.quality.texts import Window
 from converter.spec import QuenchError
+from resources import path as resource
 from tests.converter.reference.record import RECORDED, write_recorded
 from tests.quality import wide
 
@@ -339,3 +340,16 @@ def test_at_128256_tokens_a_file_is_a_thirtieth_and_stands_alone(tmp_path: Path)
     alone = against(tmp_path / "f.qref", candidate)
     assert alone.fingerprint is not None and not alone.fingerprint.exact
     assert alone.candidates[0].kld.mean.value == pytest.approx(mean, rel=4e-3)
+
+
+def test_answers_to_tasks_are_saved_too(pocket_gguf: Make, tmp_path: Path) -> None:
+    reference, candidate = pocket_gguf("BF16"), pocket_gguf("Q2_K")
+    lines = resource("pocket-tasks.jsonl").read_text("utf-8").splitlines()
+    asked, saved = tmp_path / "tasks.jsonl", tmp_path / "answers.qref"
+    asked.write_text("\n".join(lines[:3] + lines[-3:]), "utf-8")
+    both = measure(reference, candidate, tasks=str(asked), fingerprint=str(saved))
+    alone = against(saved, candidate, tasks=str(asked))
+    assert alone.reference.tasks == both.reference.tasks and sum(each.n for each in alone.reference.tasks.values()) == 6
+    one, two = both.candidates[0], alone.candidates[0]
+    assert (two.tasks, two.task_shift, two.flips) == (one.tasks, one.task_shift, one.flips)
+    assert not against(saved, candidate).candidates[0].tasks

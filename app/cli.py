@@ -144,15 +144,18 @@ def build_parser() -> argparse.ArgumentParser:
     imatrix.add_argument("--threads", type=_natural, default=0)
 
     quality = add("quality", "how far candidates are from the full-precision reference", commands.quality)
-    quality.add_argument("reference", metavar="REF")
-    quality.add_argument("candidates", nargs="+", metavar="CAND")
+    quality.add_argument("reference", metavar="REF", help="a GGUF file, or answers of one that were saved (.qref)")
+    quality.add_argument("candidates", nargs="*", metavar="CAND", help="none: only --fingerprint")
     quality.add_argument(
         "--text",
         metavar="F[,F...]",
-        help="files or bundled slices: prose, technical, code, mathematics, dialogue, data (these by default), "
-        "languages for all eight, or german, french, spanish, italian, portuguese, russian, chinese, japanese",
+        help="files or bundled slices: prose, technical, code, mathematics, dialogue, data (by default these, or the "
+        "text of the .qref), languages for all eight, or german, french, spanish, italian, portuguese, russian, "
+        "chinese, japanese",
     )
-    quality.add_argument("--context", type=_natural, default=512, help="tokens of a window; its second half counts")
+    quality.add_argument(
+        "--context", type=_natural, help="tokens of a window; its second half counts; default: 512, or the .qref's"
+    )
     quality.add_argument(
         "--kv", metavar="TYPE[,TYPE...]", default="f16", help="cache types that each CAND is measured with"
     )
@@ -178,6 +181,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     quality.add_argument("--threads", type=_natural, default=0)
     quality.add_argument("--report", metavar="OUT.html")
+    quality.add_argument(
+        "--fingerprint", metavar="OUT.qref", help="save the reference's answers, to be REF when it is not there"
+    )
+    quality.add_argument(
+        "--fingerprint-matrix",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="whether the output matrix goes into it; auto: where the file stays small",
+    )
 
     sensitivity = add("sensitivity", "what each tensor of a quantized file costs", commands.sensitivity)
     sensitivity.add_argument("reference", metavar="REF")

@@ -235,6 +235,7 @@ def fit(options: argparse.Namespace) -> Result:
 
 def quality(options: argparse.Namespace) -> Result:
     from app.child import run_job
+    from app.fingerprint_files import is_fingerprint
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
     from app.protocol import Status
 
@@ -249,13 +250,19 @@ def quality(options: argparse.Namespace) -> Result:
             label = f"{event.result.label}: KLD {kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
+    reference = absolute(options.reference)
+    saved = is_fingerprint(reference)
+    if not options.candidates and not options.fingerprint:
+        usage = "A candidate is missing, or --fingerprint."
+        hint = "quench quality REF CAND..., or quench quality REF --fingerprint OUT.qref"
+        raise QuenchError("usage", "The command line is not understood.", usage, hint, exit_status=2)
     caches = tuple("" if kind.strip() == "f16" else kind.strip() for kind in options.kv.split(","))
     command = MeasureQuality(
-        reference=absolute(options.reference),
+        reference=reference,
         candidates=tuple(absolute(path) for path in options.candidates for _ in caches),
         kv=tuple(kind for _ in options.candidates for kind in caches),
-        texts=_chosen_texts(options.text),
-        context=options.context,
+        texts=() if saved and not options.text else _chosen_texts(options.text),
+        context=(0 if saved else 512) if options.context is None else options.context,
         chunks=options.chunks,
         minutes=options.minutes,
         precision=options.precision / 100,
@@ -263,6 +270,8 @@ def quality(options: argparse.Namespace) -> Result:
         run_code=options.run_code,
         threads=options.threads,
         report=absolute(options.report) if options.report else None,
+        fingerprint=absolute(options.fingerprint) if options.fingerprint else None,
+        fingerprint_matrix=options.fingerprint_matrix,
     )
     result = finished(run_job("measure", command, show), QualityResult)
     progress.clear()

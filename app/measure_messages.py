@@ -35,6 +35,10 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     ``kv`` has the cache type of each candidate (``q8_0`` ...), empty for f16, which the reference always has; a shorter
     tuple means f16 for the rest. ``report`` is an ``.html`` file to write at the end, with its ``.json`` and ``.csv``
     twins beside it.
+
+    ``reference`` may be a fingerprint (:mod:`app.quality.fingerprint`): ``texts`` may then be empty and ``context`` 0,
+    which mean what it was made on. ``fingerprint`` is such a file to write of a model (there need be no candidates
+    then); ``fingerprint_matrix`` says whether the output matrix goes into it: ``auto``, ``always`` or ``never``.
     """
 
     reference: str
@@ -53,6 +57,8 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     fail_kld: float = 0.2
     pass_top1: float = 0.95
     report: str | None = None
+    fingerprint: str | None = None
+    fingerprint_matrix: str = "auto"
 
 
 class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):
@@ -331,6 +337,25 @@ class CandidateFailure(msgspec.Struct, frozen=True):
     hint: str
 
 
+class FingerprintUse(msgspec.Struct, frozen=True):
+    """The fingerprint that was written, or used as the reference.
+
+    ``name`` is the reference model's file; ``base_bytes`` what llama-perplexity's base file of the same positions
+    takes. ``exact``: the whole vocabulary by the output matrix that ``matrix`` names (this file, or a GGUF); otherwise
+    by sampled odds. ``error`` is the mean divergence in nats of what was kept from the engine's logits, as measured
+    when the file was made.
+    """
+
+    path: str
+    bytes: int
+    base_bytes: int
+    written: bool
+    name: str
+    exact: bool
+    matrix: str
+    error: float
+
+
 class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quality_result"):
     """The end of a quality measurement. ``candidates`` are those that were measured, in the order of the command.
 
@@ -346,6 +371,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     seconds: float
     failures: tuple[CandidateFailure, ...] = ()
     tasks_left_out: int = 0
+    fingerprint: FingerprintUse | None = None
 
 
 class Spread(msgspec.Struct, frozen=True):

@@ -179,8 +179,10 @@ def run_step(stamp: Path, key: str, text: str, command: list[str], environment: 
 
 
 def cache_of(pip: list[str], cmake: str) -> list[str]:
-    """Options for a cache of engines that were built with these arguments. pip knows a wheel by its name alone: from its
-    usual cache would come an engine that was built with others."""
+    """Options for a cache of engines that were built with these arguments.
+
+    pip knows a wheel by its name alone: from its usual cache would come an engine that was built with others.
+    """
     cache = subprocess.run([*pip, "cache", "dir"], check=False, capture_output=True, text=True)
     if cache.returncode != 0:
         return ["--no-cache-dir"]

@@ -16,8 +16,11 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # pytest-qt would otherwise take a binding that happens to be installed; and Qt must not ask the desktop's theme.
 os.environ.pop("QT_QPA_PLATFORMTHEME", None)
-# A shell starts what it puts into the background deaf to Ctrl-C, and so would be the programs that tests interrupt.
+# A shell starts what it puts into the background deaf to Ctrl-C, and nohup to a lost terminal; so would be the programs
+# that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

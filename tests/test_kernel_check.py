@@ -140,6 +140,7 @@ def tensors(path: Path) -> dict[str, bytes]:
     return {tensor.name: tensor.data.tobytes() for tensor in gguf.GGUFReader(path).tensors}
 
 
+@pytest.mark.slow
 def test_conversions_leave_wrong_and_crashing_backends_alone(
     broken_kernels: Path, pocket: Path, pocket_gguf: Any, tmp_path: Path
 ) -> None:

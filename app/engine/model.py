@@ -129,7 +129,7 @@ class Model:
             path, options, on_progress, outputs, sequences, eval_callback=callback, repack=repack, anyway=anyway
         )
         model = cls(path, options, opened, sequences)
-        if capture is None and repack and options.threads == 0 and not options.machines:
+        if not isinstance(capture, Capture) and repack and options.threads == 0 and not options.machines:
             model._settle_threads()
         return model
 

@@ -54,7 +54,7 @@ class _InitParams(ctypes.Structure):
 
 
 @functools.cache
-def _library() -> Any:
+def functions() -> Any:
     """The functions of ggml, found through the engine's own library: another load could be a second copy of it."""
     engine = llama_cpp.llama_cpp._lib
     pointer, tensor = ctypes.c_void_p, ctypes.POINTER(Tensor)
@@ -97,7 +97,7 @@ def _unknown(detail: str) -> QuenchError:
 def check() -> tuple[int, int]:
     """The numbers of the operations MUL_MAT and MUL_MAT_ID. ``QuenchError`` ``engine_changed`` for another layout."""
     try:
-        library = _library()
+        library = functions()
     except AttributeError as error:
         raise _unknown(str(error)) from error
     expected = ctypes.sizeof(Tensor) + _OBJECT_BYTES
@@ -126,11 +126,16 @@ def check() -> tuple[int, int]:
         library.ggml_free(context)
 
 
+def no_memory(size: int) -> Any:
+    """Parameters for ``ggml_init``: a context of ``size`` bytes for tensors whose numbers lie elsewhere."""
+    return _InitParams(size, None, True)
+
+
 @functools.cache
 def lookup() -> int:
     """The number of the operation GET_ROWS, which takes rows of a matrix by their numbers."""
     check()
-    library = _library()
+    library = functions()
     context = library.ggml_init(_InitParams(1 << 14, None, False))
     try:
         matrix, rows = library.ggml_new_tensor_2d(context, F32, 32, 8), library.ggml_new_tensor_2d(context, I32, 4, 1)
@@ -144,7 +149,7 @@ def lookup() -> int:
 
 def in_memory(pointer: Pointer) -> bool:
     """Whether a tensor's numbers lie in the process's own memory."""
-    return bool(_library().ggml_backend_buffer_is_host(pointer[0].buffer))
+    return bool(functions().ggml_backend_buffer_is_host(pointer[0].buffer))
 
 
 def _address(tensor: Pointer) -> int | None:
@@ -180,7 +185,7 @@ def array(pointer: Pointer, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """
     tensor = pointer[0]
     shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
-    library = _library()
+    library = functions()
     if library.ggml_backend_buffer_is_host(tensor.buffer):
         # The strided span, end to end: enough for a view of anything inside it.
         span = sum((n - 1) * step for n, step in zip(shape, strides, strict=True)) + np.dtype(dtype).itemsize
@@ -191,4 +196,4 @@ def array(pointer: Pointer, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return np.ndarray(shape, dtype, memory, 0, strides)
 
 
-__all__ = ["F32", "I32", "Pointer", "Tensor", "array", "check", "in_memory", "lookup"]
+__all__ = ["F32", "I32", "Pointer", "Tensor", "array", "check", "functions", "in_memory", "lookup", "no_memory"]

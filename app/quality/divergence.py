@@ -105,7 +105,7 @@ def score(logits: Logits, targets: Sequence[int] | Tokens, *, keep: bool = True)
     if logits.ndim != 2 or right.shape != (logits.shape[0],):
         raise ValueError(f"logits {logits.shape} do not go with {right.shape} targets")
     found = kernels.score_rows(logits, right)
-    _check_finite(found.log_sum)
+    check_finite(found.log_sum)
     return Rows(logits.copy() if keep else logits, right, found.nll)
 
 
@@ -118,7 +118,7 @@ def compare(reference: Rows, candidate: Logits) -> TokenValues:
         raise ValueError(f"logits of shape {candidate.shape} against {reference.logits.shape}")
     found = kernels.compare_rows(reference.logits, candidate, reference.right, top_k=TOP)
     # A token that one allows and the other does not makes a divergence infinite: nothing could be averaged.
-    _check_finite(found.log_sum + found.kl + found.reverse_kl)
+    check_finite(found.log_sum + found.kl + found.reverse_kl)
     return TokenValues(
         reference_nll=found.reference_nll,
         nll=found.nll,
@@ -127,19 +127,21 @@ def compare(reference: Rows, candidate: Logits) -> TokenValues:
         agree=found.agree,
         shared=found.overlap.astype(np.float32),
         dp=found.shift,
-        reference_first=_firsts(reference.logits, found.reference_top, found.reference_log_sum),
-        first=_firsts(candidate, found.top, found.log_sum),
+        reference_first=firsts_of(reference.logits, found.reference_top, found.reference_log_sum),
+        first=firsts_of(candidate, found.top, found.log_sum),
     )
 
 
-def _firsts(logits: Logits, tokens: npt.NDArray[np.int32], log_sum: Floats) -> Firsts:
+def firsts_of(logits: Logits, tokens: npt.NDArray[np.int32], log_sum: Floats) -> Firsts:
+    """The ``tokens`` (n,) of ``logits`` with their probabilities."""
     firsts = np.empty(len(tokens), FIRST)
     firsts["token"] = tokens
     firsts["probability"] = np.exp(logits[np.arange(len(tokens)), tokens] - log_sum)
     return firsts
 
 
-def _check_finite(log_sum: Floats) -> None:
+def check_finite(log_sum: Floats) -> None:
+    """QuenchError ``not_finite`` unless all of ``log_sum`` are numbers."""
     bad = int((~np.isfinite(log_sum)).sum())
     if bad:
         raise QuenchError(
@@ -150,15 +152,13 @@ def _check_finite(log_sum: Floats) -> None:
         )
 
 
-def same(reference: Rows) -> TokenValues:
-    """The reference compared with itself: its own perplexity beside zero divergence."""
-    count = len(reference.nll)
+def same(nll: Floats) -> TokenValues:
+    """A reference compared with itself, by its -ln(probability) of the right tokens: zero divergence."""
+    count = len(nll)
     zero = np.zeros(count, dtype=np.float64)
     nothing = np.zeros(count, FIRST)
     every = np.ones(count, dtype=np.bool_)
-    return TokenValues(
-        reference.nll, reference.nll, zero, zero, every, every.astype(np.float32), zero, nothing, nothing
-    )
+    return TokenValues(nll, nll, zero, zero, every, every.astype(np.float32), zero, nothing, nothing)
 
 
 # ---- statistics ------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from app.engine.model import Model
 from app.protocol import ChatMessage
 from app.quality import code_run
 from app.quality.task_forms import CHOICE, CODE, CONTAINS, EXACT, JSON, NUMBER, Task
+from converter.spec import QuenchError
 
 CHAT, PLAIN = "chat", "plain"
 """Ways to ask: by the model's template, or as plain text with examples."""
@@ -73,12 +74,18 @@ def form(model: Model) -> str:
 
 def fitting(model: Model, tasks: Sequence[Task]) -> list[Task]:
     """Those of ``tasks`` that fit into the model's context with their answers."""
-    return [task for task in tasks if _length(model, task) <= model.context]
+    return [task for task in tasks if _fits(model, task)]
 
 
-def _length(model: Model, task: Task) -> int:
+def _fits(model: Model, task: Task) -> bool:
+    try:
+        prompt = len(_prompt_tokens(model, task))
+    except QuenchError as error:
+        if error.code == "context_full":  # so long that it is not even split into tokens
+            return False
+        raise
     longest = max((len(tokens) for tokens in _choice_tokens(model, task)), default=task.max_tokens)
-    return len(_prompt_tokens(model, task)) + longest
+    return prompt + longest <= model.context
 
 
 def grade(model: Model, tasks: Sequence[Task], stopped: Callable[[], bool]) -> list[Graded]:

@@ -1,11 +1,14 @@
 """One quality measurement: a reference and its candidates over the same windows of text, then over the same tasks.
 
 Where all models fit into memory together they take each window one after another, and nothing of it is kept. Where
-they do not, they are loaded in turn: the reference's logits of a batch of windows wait in a temporary file that has no
-name (so it is gone even if the process is killed), and each candidate is set against them. A budget in minutes then
-starts with a batch of two windows, whose times say how many more there is time for; the windows are always the same
-for all. Windows of several texts come in turns, and those of one in an order drawn by chance, so that a part of a run
-is a fair sample of the whole; it ends early when it is as precise as was asked.
+they do not, they are loaded in turn: what the reference answered waits in a temporary file that has no name (so it is
+gone even if the process is killed), and each candidate is set against it. That are final hidden states, a few kilobytes
+a token, where these give the logits again, else the logits themselves, a batch of windows at a time. A budget in
+minutes then starts with a batch of two windows, whose times say how many more there is time for; the windows are always
+the same for all. Windows of several texts come in turns, and those of one in an order drawn by chance, so that a part
+of a run is a fair sample of the whole; it ends early when it is as precise as was asked.
+
+The reference may be a fingerprint (:mod:`app.quality.references`): nothing of it is loaded then.
 
 A candidate that cannot be loaded or computed, or speaks another vocabulary, is reported and left out; the others go on.
 """
@@ -13,37 +16,34 @@ A candidate that cannot be loaded or computed, or speaks another vocabulary, is 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
-from typing import IO
 
 import msgspec
-import numpy as np
 
 from app import hardware, paths
 from app.engine.model import Model
 from app.engine.native import KV_TYPES
-from app.measure_messages import CandidateFailure, CandidateQuality, MeasureQuality, QualityResult, QualityUpdate
+from app.fingerprint_files import is_fingerprint
+from app.measure_messages import (
+    CandidateFailure,
+    CandidateQuality,
+    FingerprintUse,
+    MeasureQuality,
+    QualityResult,
+    QualityUpdate,
+)
 from app.protocol import Event, LoadOptions, Status, failed
 from app.quality import tasks as graded
 from app.quality import texts as texts_module
-from app.quality.divergence import (
-    LEAST_CLUSTERS,
-    Logits,
-    Rows,
-    TokenValues,
-    compare,
-    first_scored,
-    same,
-    score,
-    scored_per_window,
-)
+from app.quality.divergence import LEAST_CLUSTERS, Logits, Rows, TokenValues, first_scored, scored_per_window
 from app.quality.drift import states_of
+from app.quality.odds import Odds
 from app.quality.passages import describe
+from app.quality.references import EMBED, Reference, Store, compare
 from app.quality.subject import Subject, Vocabulary
 from app.quality.texts import Window
 from app.quality.verdict import Thresholds
@@ -100,6 +100,8 @@ class QualityRun:
         self._total = 1.0
         check(command)
         self.reference = Subject(command.reference, -1)
+        self._side: Reference | None = None
+        self._context = command.context
         caches = (*command.kv, *("" for _ in command.candidates))
         self.candidates = [Subject(path, index, caches[index]) for index, path in enumerate(command.candidates)]
 
@@ -112,27 +114,50 @@ class QualityRun:
             QuenchError: a text or the task file is bad; the reference cannot be measured; no candidate could be.
             converter.spec.Cancelled: ``stopped`` became true, or a model was interrupted.
         """
-        texts = texts_module.load(self._command.texts)
+        saved = is_fingerprint(self._command.reference)
+        texts = texts_module.load(self._command.texts) if self._command.texts or not saved else []
         if self._command.tasks:
             self._tasks = graded.load(self._command.tasks, run_code=self._command.run_code)
+        self._status("Reading the reference's answers" if saved else "Looking at the reference", 0, force=True)
+        self._side = side = Reference(self._command, self.reference)
+        self._context = side.context
         try:
-            self._open(self.reference)
-            self._cut(texts)
+            if not saved and not self._fit_by_size():
+                side.expect_turns()
+            self._open_reference(texts)
+            side.begin()
             if self._fit_together():
                 self._together()
             else:
                 self._in_turn()
+            used = side.finish(self._tasks)
         finally:
             for subject in self._all():
                 subject.close()
-        return self._result(texts)
+            side.close()
+        return self._result(used)
 
-    def _cut(self, texts: Sequence[texts_module.Text]) -> None:
-        model = self.reference.open_model
-        groups = [texts_module.windows(text, model, self._command.context, self._command.chunks) for text in texts]
-        self._windows = texts_module.fair_order(groups)
-        self._fit_tasks(model)
+    def _open_reference(self, texts: Sequence[texts_module.Text]) -> None:
+        """Load the reference if it is a model, and cut the texts by its vocabulary, or by a candidate's of the same."""
+        speaker = self.reference
+        if self.side.saved is None:
+            self._open(speaker)
+        elif texts:
+            for speaker in self.candidates:
+                self._try(speaker, self._open)
+                if speaker.error is None:
+                    break
+        self._windows = self.side.cut(texts, speaker.model)
+        self._tasks = self.side.known_tasks(self._tasks)
+        if speaker.model is not None:
+            self._fit_tasks(speaker.model)
         self._total = (len(self._windows) + len(self._tasks) * TASK_WEIGHT) * (1 + len(self.candidates))
+
+    @property
+    def side(self) -> Reference:
+        """The reference's side of the run."""
+        assert self._side is not None
+        return self._side
 
     def _fit_tasks(self, model: Model) -> None:
         """Leave out tasks that are longer than the model's context, before time goes into anything."""
@@ -150,6 +175,10 @@ class QualityRun:
     def _all(self) -> list[Subject]:
         return [self.reference, *self.candidates]
 
+    def _computing(self) -> list[Subject]:
+        """The models of the run that are loaded, of those that go on."""
+        return [subject for subject in self._all() if subject.error is None and subject.model is not None]
+
     def _live(self) -> list[Subject]:
         return [subject for subject in self.candidates if subject.error is None]
 
@@ -159,7 +188,15 @@ class QualityRun:
         overhead = max(0, memory.anonymous - memory.weights) + (16 << 20)
         needed = sum(2 * subject.bytes + overhead for subject in self.candidates)
         if self._command.memory_mib > 0:
-            return 2 * self.reference.bytes + overhead + needed <= self._command.memory_mib << 20
+            held = 0 if self.side.saved is not None else 2 * self.reference.bytes + overhead
+            return held + needed <= self._command.memory_mib << 20
+        return needed <= MEMORY_SHARE * hardware.memory_available()
+
+    def _fit_by_size(self) -> bool:
+        """As :meth:`_fit_together`, as far as can be told before the reference is loaded."""
+        needed = 2 * sum(subject.bytes for subject in self._all())
+        if self._command.memory_mib > 0:
+            return needed <= self._command.memory_mib << 20
         return needed <= MEMORY_SHARE * hardware.memory_available()
 
     # ---- all at once -----------------------------------------------------------------------------------------
@@ -170,18 +207,18 @@ class QualityRun:
         self._share_cores()
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
         with ThreadPoolExecutor(self._abreast(), "models") as pool:
-            for number, window in enumerate(self._windows):
+            for number in range(len(self._windows)):
                 if number and (time.monotonic() >= until or self._precise()):
                     break
                 self._status(f"Scoring window {number + 1} of {len(self._windows)}", number * (1 + len(self._live())))
-                rows = self._reference_rows(window)
-                self._each(pool, self._live(), partial(self._compare, window, rows))
+                rows = self.side.rows(number, self._reference_logits)
+                self._each(pool, self._live(), partial(self._compare, number, rows))
                 self._updates(self._live())
-            self._each(pool, [self.reference, *self._live()], self._look_inside)
+            self._each(pool, self._computing(), self._look_inside)
             for group in self._task_groups():
                 if time.monotonic() >= self._deadline(1.0):
                     break
-                self._each(pool, [self.reference, *self._live()], partial(self._answer, group))
+                self._each(pool, self._computing(), partial(self._answer, group))
                 self._updates(self._live())
 
     def _share_cores(self) -> None:
@@ -212,7 +249,9 @@ class QualityRun:
     # ---- one after another -----------------------------------------------------------------------------------
 
     def _in_turn(self) -> None:
-        room = max(1, self._store_bytes() // self._row_bytes())
+        room = len(self._windows)
+        if self.side.saved is None and not self.side.keeps_states:
+            room = max(1, self._store_bytes() // self._row_bytes())
         at = 0
         while at < len(self._windows) and not self._precise():
             pilot = self._limit > 0 and at == 0 and len(self._windows) > PILOT_WINDOWS
@@ -224,38 +263,51 @@ class QualityRun:
                 if count == 0:
                     break
             last = not pilot and (at + count == len(self._windows) or self._limit > 0)
-            self._batch(self._windows[at : at + count], with_tasks=last and not self.reference.right)
+            self._batch(range(at, at + count), with_tasks=last and not self._asked())
             at += count
-        if not self.reference.right and self._tasks:
-            self._batch([], with_tasks=True)
+        if self._tasks and not self._asked():
+            self._batch(range(0), with_tasks=True)
 
-    def _batch(self, windows: Sequence[Window], *, with_tasks: bool) -> None:
-        with tempfile.TemporaryFile(dir=paths.cache(), prefix="quench-") as file:
-            store = _Store(file, len(windows), scored_per_window(self._command.context), self._vocabulary())
-            self._open(self.reference)
-            self._on_each(
-                self.reference, windows, lambda place, window: store.keep(place, self._reference_rows(window))
-            )
-            self._look_inside(self.reference)
-            if with_tasks:
-                self._all_tasks(self.reference)
-            self.reference.close()
+    def _asked(self) -> bool:
+        """Whether the candidates that are still there were asked the tasks."""
+        return any(subject.right for subject in self._live())
+
+    def _batch(self, numbers: range, *, with_tasks: bool) -> None:
+        """Some windows by all models, one model after another."""
+        store = self.side.store(numbers.start, len(numbers)) if self.side.saved is None else None
+        try:
+            if store is not None:
+                self._open(self.reference)
+                self._on_each(
+                    self.reference, numbers, partial(self.side.rows, logits=self._reference_logits, store=store)
+                )
+                self._look_inside(self.reference)
+                if with_tasks:
+                    self._all_tasks(self.reference)
+                self.reference.close()
             for subject in self._live():
-                self._try(subject, lambda each: self._one(each, windows, store, with_tasks))
+                self._try(subject, lambda each: self._one(each, numbers, store, with_tasks))
                 subject.close()
+        finally:
+            if store is not None:
+                store.close()
 
-    def _one(self, subject: Subject, windows: Sequence[Window], store: _Store, with_tasks: bool) -> None:
+    def _one(self, subject: Subject, numbers: range, store: Store | None, with_tasks: bool) -> None:
+        def act(number: int) -> None:
+            rows = self.side.rows(number, self._reference_logits) if store is None else store.rows(number)
+            self._compare(number, rows, subject)
+
         self._open(subject)
-        self._on_each(subject, windows, lambda place, window: self._compare(window, store.rows(place), subject))
+        self._on_each(subject, numbers, act)
         self._look_inside(subject)
         if with_tasks:
             self._all_tasks(subject)
         self._updates([subject], force=True)
 
-    def _on_each(self, subject: Subject, windows: Sequence[Window], act: Callable[[int, Window], object]) -> None:
-        for place, window in enumerate(windows):
-            self._status(f"{subject.name}: window {place + 1} of {len(windows)}", self._done + 1)
-            act(place, window)
+    def _on_each(self, subject: Subject, numbers: range, act: Callable[[int], object]) -> None:
+        for place, number in enumerate(numbers):
+            self._status(f"{subject.name}: window {place + 1} of {len(numbers)}", self._done + 1)
+            act(number)
             if subject is not self.reference:
                 self._updates([subject])
 
@@ -267,7 +319,8 @@ class QualityRun:
         for group in self._task_groups():
             if time.monotonic() >= until:
                 break
-            if subject is not self.reference and len(subject.right) >= len(self.reference.right):
+            asked = len(self.reference.right) if self.side.saved is None else len(self._tasks)
+            if subject is not self.reference and len(subject.right) >= asked:
                 break
             self._answer(group, subject)
             if subject is not self.reference:
@@ -283,7 +336,7 @@ class QualityRun:
         return max(0, int((left - loading) / window_seconds))
 
     def _row_bytes(self) -> int:
-        return scored_per_window(self._command.context) * self._vocabulary() * 4
+        return scored_per_window(self._context) * self._vocabulary() * 4
 
     def _vocabulary(self) -> int:
         assert self.reference.vocabulary is not None
@@ -299,8 +352,8 @@ class QualityRun:
             return
         self._status(f"Loading {subject.name}", self._done, force=True)
         cache = subject.kv or LoadOptions().kv_type
-        options = LoadOptions(context=self._command.context, threads=self._command.threads, kv_type=cache)
-        outputs = self._command.context - first_scored(self._command.context)
+        options = LoadOptions(context=self._context, threads=self._command.threads, kv_type=cache)
+        outputs = self._context - first_scored(self._context)
         wanted = graded.context_needed(self._tasks)
         model = subject.open(options, outputs, wanted, lambda fraction: not self._stopped(), self._on_model)
         if subject is self.reference:
@@ -308,20 +361,18 @@ class QualityRun:
         elif self.reference.vocabulary is not None:
             self.reference.vocabulary.check(model, subject.name)
 
-    def _reference_rows(self, window: Window) -> Rows:
-        first = first_scored(len(window.tokens))
-        rows = score(self._logits(self.reference, window), window.tokens[first + 1 :], keep=False)
-        self.reference.divergence.add(window.text, same(rows))
-        return rows
+    def _reference_logits(self, window: Window) -> Logits:
+        return self._logits(self.reference, window)
 
-    def _compare(self, window: Window, reference: Rows, subject: Subject) -> None:
+    def _compare(self, number: int, reference: Rows | Odds, subject: Subject) -> None:
+        window = self._windows[number]
         values = compare(reference, self._logits(subject, window))
         subject.divergence.add(window.text, values)
         self._remember_pieces(subject.open_model, window, values)
 
     def _look_inside(self, subject: Subject) -> None:
-        """The states after every layer, once."""
-        if not subject.states:
+        """The states after every layer, once. A fingerprint has none to compare with."""
+        if not subject.states and self.side.saved is None:
             self._check_stopped()
             subject.states = states_of(subject.open_model, self._windows)
 
@@ -410,7 +461,7 @@ class QualityRun:
         passages = describe(subject.divergence.values(), self._windows, self._pieces)
         return msgspec.structs.replace(quality, passages=passages, flips=subject.flips(self.reference, self._tasks))
 
-    def _result(self, texts: Sequence[texts_module.Text]) -> QualityResult:
+    def _result(self, used: FingerprintUse | None) -> QualityResult:
         measured = [subject for subject in self._live() if subject.divergence.windows]
         if self.candidates and not measured:
             raise next(subject.error for subject in self.candidates if subject.error is not None)
@@ -422,18 +473,20 @@ class QualityRun:
             reference=reference,
             candidates=tuple(quality for _, quality in found),
             tokens=sum(part.tokens for part in reference.slices.values()),
-            context=self._command.context,
-            texts=tuple(text.name for text in texts),
+            context=self._context,
+            texts=tuple(dict.fromkeys(window.text for window in self._windows)),
             seconds=time.monotonic() - self._start,
             failures=tuple(self._failures),
             tasks_left_out=self._left_out,
+            fingerprint=used,
         )
 
 
 def check(command: MeasureQuality) -> None:
     """Refuse a command that makes no sense; QuenchError with exit status 2."""
     problem = ""
-    if not MIN_CONTEXT <= command.context <= MAX_CONTEXT:
+    saved = is_fingerprint(command.reference)
+    if not (MIN_CONTEXT <= command.context <= MAX_CONTEXT or (saved and command.context == 0)):
         problem = f"A window of {command.context} tokens; it must be {MIN_CONTEXT} to {MAX_CONTEXT}."
     elif command.chunks < 0 or command.minutes < 0 or command.memory_mib < 0:
         problem = "Windows, minutes and memory cannot be negative."
@@ -443,24 +496,12 @@ def check(command: MeasureQuality) -> None:
         problem = "The precision must be a part of the divergence, from 0 to 1."
     elif not 0 < command.pass_kld <= command.fail_kld or not 0 <= command.pass_top1 <= 1:
         problem = "The limits of the verdict must be 0 < pass <= fail, and a share between 0 and 1."
+    elif saved and command.fingerprint:
+        problem = "Answers are saved of a model, not of answers that were saved."
+    elif command.fingerprint_matrix not in EMBED:
+        problem = f"The output matrix is saved {', '.join(EMBED)}."
     if problem:
         raise QuenchError("bad_options", "This cannot be measured.", problem, "", exit_status=2)
-
-
-class _Store:
-    """Logits of the reference for some windows, in a file mapped into memory; the other facts in memory."""
-
-    def __init__(self, file: IO[bytes], windows: int, rows: int, vocabulary: int) -> None:
-        self._facts: dict[int, Rows] = {}
-        shape = (max(1, windows), rows, vocabulary)
-        self._logits = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
-
-    def keep(self, place: int, rows: Rows) -> None:
-        self._logits[place] = rows.logits
-        self._facts[place] = Rows(self._logits[place], rows.right, rows.nll)
-
-    def rows(self, place: int) -> Rows:
-        return self._facts[place]
 
 
 __all__ = ["QualityRun", "check"]

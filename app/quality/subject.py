@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from app import library
+from app.engine.head import HeadCapture
 from app.engine.model import Model
 from app.engine.states import States
 from app.measure_messages import CandidateQuality, TaskFlip, TaskShift
@@ -78,6 +79,8 @@ class Subject:
         self.kv = kv
         self.name = f"{Path(path).name}, {kv} cache" if kv else Path(path).name
         self.model: Model | None = None
+        self.capture: HeadCapture | None = None
+        self.saved_bytes = 0
         self.vocabulary: Vocabulary | None = None
         self.divergence = Divergence()
         self.states: list[States] = []
@@ -94,7 +97,9 @@ class Subject:
 
     @property
     def bytes(self) -> int:
-        """Size of the file, 0 if it is not there."""
+        """Size of the model's file, 0 if it is not there."""
+        if self.saved_bytes:
+            return self.saved_bytes
         file = Path(self.path)
         return file.stat().st_size if file.is_file() else 0
 
@@ -134,7 +139,12 @@ class Subject:
         self.content = self.content or content_id(self.path)
         footprint = Footprint()
         self.model = model = Model.load(
-            self.path, options, on_progress, outputs=max(outputs, sequences), sequences=sequences
+            self.path,
+            options,
+            on_progress,
+            outputs=max(outputs, sequences),
+            sequences=sequences,
+            capture=self.capture,
         )
         on_model(model)
         self.load_seconds = time.monotonic() - start

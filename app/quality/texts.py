@@ -262,7 +262,7 @@ def windows(text: Text, model: Tokenizer, context: int = 512, chunks: int = 0) -
     if chunks > 0:
         count = min(count, chunks)
     cut = [tokens[index * context : (index + 1) * context] for index in range(count)]
-    if model.adds_bos:
+    if model.adds_bos and model.bos >= 0:
         cut = [[model.bos, *window[1:]] for window in cut]
     return [Window(text.name, tuple(window), place) for place, window in enumerate(cut)]
 

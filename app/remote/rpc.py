@@ -96,7 +96,7 @@ async def _knock(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pat
             writer.write(_KNOCK)
             said = await reader.read(40)
             if said:
-                raise _OtherProgramError(f"It says {said!r}.")
+                raise _OtherProgramError(_words(said))
 
 
 def look_at(endpoints: Iterable[str], *, patience: float = ANSWER_SECONDS) -> list[Machine]:
@@ -151,8 +151,14 @@ async def _request(
             break
         head += more
     if head != struct.pack("<Q", length):
-        raise _OtherProgramError(f"It answers {head[:40]!r}." if head else "It hung up without an answer.")
+        raise _OtherProgramError(_words(head[:40]) if head else "It hung up without an answer.")
     return await reader.readexactly(length)
+
+
+def _words(said: bytes) -> str:
+    """What another program says, as far as it can be read."""
+    text = "".join(character for character in said.decode("ascii", "ignore") if character.isprintable()).strip()
+    return f"It says: {text}" if text else "It says something else."
 
 
 __all__ = ["ANSWER_SECONDS", "CONNECT_SECONDS", "look", "look_at", "which_are_there"]

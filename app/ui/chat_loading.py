@@ -265,8 +265,7 @@ class LoadingForm(QWidget):
         self.machines_combo.clear()
         self.machines_combo.addItem(self.tr("this machine"), False)
         if count:
-            one = self.tr("this and another one")
-            self.machines_combo.addItem(one if count == 1 else self.tr("this and {0} others").format(count), True)
+            self.machines_combo.addItem(self.tr("this and {0} more").format(count), True)
         spread = bool(count) and self._path in self._context.settings.spread
         self.machines_combo.setCurrentIndex(int(spread))
         for part in (self.machines_combo, self._machines_caption):

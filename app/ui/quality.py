@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from PySide6.QtWidgets import QFileDialog, QWidget
 
 from app import library, measurements
-from app.measure_messages import CandidateQuality, MeasureQuality, QualityResult, QualityUpdate
+from app.fingerprint_files import SUFFIX
+from app.measure_messages import CandidateQuality, FingerprintUse, MeasureQuality, QualityResult, QualityUpdate
 from app.protocol import Failed
 from app.quality import report
 from app.ui import format as fmt
@@ -107,6 +108,8 @@ class QualityPage(MeasuredPage):
 
     def job_title(self, command: MeasureQuality) -> str:
         names = ", ".join(self.type_of(path) for path in command.candidates)
+        if not names:
+            return self.tr("Answers of %1").replace("%1", self.type_of(command.reference))
         return self.tr("Quality of %1").replace("%1", names)
 
     # ---- what is shown
@@ -146,6 +149,22 @@ class QualityPage(MeasuredPage):
         self._report = self.job.command.report or ""
         measurements.keep_quality(self.context.store, result, self._report)
         self._show(result.reference, list(result.candidates), result.tokens, result.seconds)
+        self._tell_saved(result.fingerprint)
+
+    def _tell_saved(self, use: FingerprintUse | None) -> None:
+        """What was saved of the reference; where its saved answers were used, how well they stand for it."""
+        if use is not None and use.written:
+            text = self.tr("Answers saved: %1 (%2)").replace("%1", use.path).replace("%2", fmt.size(use.bytes))
+            self.context.notify.good(text)
+        elif use is not None:
+            words = self.tr("The saved answers are as exact as the model itself.")
+            if not use.exact:
+                self.subtitle.setText(self.tr("%1 · sampled").replace("%1", self.subtitle.text()))
+                words = self.tr(
+                    "No file at hand has the reference's output matrix: its odds are sampled, and mean divergences "
+                    "right to about 0.1 %."
+                )
+            self.subtitle.setToolTip(words)
 
     def load_last(self) -> bool:
         run, figures = self.newest(CandidateQuality, ("report", "reference", "seconds"))
@@ -166,6 +185,8 @@ class QualityPage(MeasuredPage):
         self.table.set_rows(rows)
         self.charts.set_results(reference, candidates)
         text = self.tr("%1 tokens scored against %2 in %3")
+        if reference.path.lower().endswith(SUFFIX):
+            text = self.tr("%1 tokens scored against the saved answers of %2 in %3")
         for mark, value in (
             ("%1", fmt.number(tokens, 0)),
             ("%2", self._name_of(reference)),
@@ -173,6 +194,7 @@ class QualityPage(MeasuredPage):
         ):
             text = text.replace(mark, value)
         self.subtitle.setText(text)
+        self.subtitle.setToolTip("")
         self.fit_table()
 
     def _row(self, path: str, *, reference: bool = False, kv: str = "") -> Row:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
+    QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
+    QHBoxLayout,
     QSpinBox,
     QTreeWidget,
     QTreeWidgetItem,
@@ -20,6 +22,7 @@ from PySide6.QtWidgets import (
 )
 
 from app import library, paths
+from app.fingerprint_files import SUFFIX
 from app.measure_messages import MeasureQuality
 from app.quality.report import TWINS
 from app.quality.texts import DEFAULT, LANGUAGES
@@ -67,6 +70,14 @@ class QualitySetup(QWidget):
         self.reference.setAccessibleName(self.tr("Reference model"))
         self.note = label("", "muted", wrap=True)
         self.bf16_button = button(self.tr("Convert to BF16 first"), self._convert_first)
+        self.saved_button = button(self.tr("Open saved…"), self._ask_saved, "quiet")
+        self.saved_button.setAccessibleName(self.tr("Open saved answers"))
+        self.saved_button.setToolTip(self.tr("Measure against answers that a model gave once: it is not needed"))
+        self.save = QCheckBox(self.tr("Save answers"))
+        self.save.setAccessibleName(self.tr("Save the reference's answers"))
+        self.save.setToolTip(self.tr("Into a small file that can be the reference later, without the model"))
+        self.save.clicked.connect(self._ask_save)
+        self._save_path = ""
         self.candidates = ModelChecks(context, self.tr("Candidates"))
         self.texts = QTreeWidget()
         self.texts.setAccessibleName(self.tr("Texts"))
@@ -112,8 +123,9 @@ class QualitySetup(QWidget):
 
     def command(self) -> MeasureQuality | None:
         reference, candidates, texts = self.reference.path(), self.candidates.checked(), self.chosen_texts()
-        if not reference or self._is_folder() or not candidates or not texts:
+        if self.missing() or reference is None:
             return None
+        saved = self._is_saved()
         settings = self._context.settings
         folder = paths.cache() / "reports"
         folder.mkdir(exist_ok=True)
@@ -122,8 +134,8 @@ class QualitySetup(QWidget):
             reference=reference,
             candidates=tuple(path for path in candidates for _ in self.cache.currentData()),
             kv=tuple(kind for _ in candidates for kind in self.cache.currentData()),
-            context=int(self.window_tokens.currentData()),
-            texts=tuple(texts),
+            context=0 if saved else int(self.window_tokens.currentData()),
+            texts=() if saved else tuple(texts),
             chunks=self.chunks.value(),
             minutes=float(self.minutes.value()),
             precision=self.precision.value() / 100,
@@ -134,6 +146,7 @@ class QualitySetup(QWidget):
             fail_kld=settings.fail_kld,
             pass_top1=settings.pass_top1,
             report=str(folder / f"quality-{uuid.uuid4().hex[:12]}.html"),
+            fingerprint=self._save_path if self._saves() else None,
         )
 
     def missing(self) -> str:
@@ -142,9 +155,11 @@ class QualitySetup(QWidget):
             return self.tr("Choose a reference.")
         if self._is_folder():
             return self.tr("The reference must be a GGUF file.")
-        if not self.candidates.checked():
+        if not self.candidates.checked() and not self._saves():
             return self.tr("Tick at least one candidate.")
-        if not self.chosen_texts():
+        if self._saves() and not self.chosen_texts():
+            return self.tr("Tick a text to save answers on.")
+        if not self._is_saved() and not self.chosen_texts():
             return self.tr("Tick at least one text.")
         return ""
 
@@ -175,6 +190,11 @@ class QualitySetup(QWidget):
         layout.setSpacing(6)
         layout.addWidget(label(self.tr("Reference"), "heading"))
         layout.addWidget(self.reference)
+        answers = QHBoxLayout()
+        answers.addWidget(self.save)
+        answers.addStretch(1)
+        answers.addWidget(self.saved_button)
+        layout.addLayout(answers)
         layout.addWidget(self.note)
         layout.addWidget(self.bf16_button, 0, Qt.AlignmentFlag.AlignLeft)
         layout.addWidget(label(self.tr("Candidates"), "heading"))
@@ -232,10 +252,37 @@ class QualitySetup(QWidget):
             self._add_text(path, Path(path).name)
         self.changed.emit()
 
+    def _is_saved(self) -> bool:
+        """Whether the reference is a file of saved answers."""
+        return (self.reference.path() or "").lower().endswith(SUFFIX)
+
+    def _saves(self) -> bool:
+        return self.save.isChecked() and bool(self._save_path) and not self._is_saved()
+
+    def _ask_saved(self) -> None:
+        kinds = self.tr("Saved answers (*%1)").replace("%1", SUFFIX)
+        chosen, _ = QFileDialog.getOpenFileName(self, self.tr("Open saved answers"), str(paths.models()), kinds)
+        if chosen:
+            self.reference.set_path(chosen)
+
+    def _ask_save(self, wanted: bool) -> None:
+        """Ask for a place once it is ticked; without one nothing is saved."""
+        self._save_path = ""
+        if wanted:
+            stem = Path(self.reference.path() or "reference").stem
+            kinds = self.tr("Saved answers (*%1)").replace("%1", SUFFIX)
+            place = str(paths.models() / f"{stem}{SUFFIX}")
+            chosen, _ = QFileDialog.getSaveFileName(self, self.tr("Save the reference's answers"), place, kinds)
+            if chosen:
+                self._save_path = chosen if chosen.lower().endswith(SUFFIX) else chosen + SUFFIX
+        self.save.setChecked(bool(self._save_path))
+        self._on_reference()
+
     def _is_folder(self) -> bool:
-        path = self.reference.path()
-        info = self.reference.info()
-        return bool(path) and (info.kind == "hf" if info is not None else not path.lower().endswith(".gguf"))
+        path, info = self.reference.path(), self.reference.info()
+        if not path or self._is_saved():
+            return False
+        return info.kind == "hf" if info is not None else not path.lower().endswith(".gguf")
 
     def _on_library(self) -> None:
         """Without a choice the largest full-precision GGUF is the obvious reference."""
@@ -251,8 +298,16 @@ class QualitySetup(QWidget):
         self.candidates.hide_path(path or "")
         self.tasks.suggest(POCKET if info is None or info.name.startswith("Pocket") else QUENCH)
         self.bf16_button.setVisible(self._is_folder())
+        saved = self._is_saved()
+        self.save.setVisible(not saved)
+        for part in (self.texts, self.text_button, self.window_tokens):
+            part.setEnabled(not saved)
         words = ""
-        if self._is_folder():
+        if saved:
+            words = self.tr("Answers that a model gave once. The texts and windows are those of the file.")
+        elif self._saves():
+            words = self.tr("Its answers are saved to %1.").replace("%1", self._save_path)
+        elif self._is_folder():
             words = self.tr("A model folder must become a full-precision GGUF before it can be measured against.")
         elif info is not None and is_quantized(info):
             kind = library.type_label(info)

@@ -13,7 +13,7 @@ from app.serving import guard
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.serve_desk import EVERYWHERE, OFF, ON, STARTING
-from app.ui.widgets import ErrorCard, button, icon_button, label, title_of
+from app.ui.widgets import ErrorCard, button, fit_height, icon_button, label, title_of
 from converter.spec import QuenchError
 
 HERE = "127.0.0.1"
@@ -95,6 +95,7 @@ class ServeDialog(QDialog):
             guard.check(host, token)
         except QuenchError as error:
             self.error.show_error(error)
+            fit_height(self)
             return
         if engine is not None:
             self._context.update_settings(serve_port=self.port.value())
@@ -125,6 +126,7 @@ class ServeDialog(QDialog):
             self.error.clear()
         elif desk.error is not self.error.error:
             self.error.show_error(desk.error)
+        fit_height(self)
 
 
 def _beside(field: QWidget, tool: QWidget) -> QHBoxLayout:

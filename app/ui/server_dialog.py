@@ -9,7 +9,7 @@ from app.remote import address
 from app.remote.address import Server
 from app.remote.messages import KeyTold, ServerState, ServerTold
 from app.ui.context import Context
-from app.ui.widgets import ErrorCard, ProgressLine, button, label
+from app.ui.widgets import ErrorCard, ProgressLine, button, fit_height, label
 from converter.spec import QuenchError
 
 EXAMPLE = "http://127.0.0.1:8080/v1"
@@ -95,6 +95,7 @@ class ServerDialog(QDialog):
     def _name_edited(self, text: str) -> None:
         self._named = bool(text.strip())
         self.error.clear()
+        fit_height(self)
 
     def _show_warning(self) -> None:
         try:
@@ -106,7 +107,7 @@ class ServerDialog(QDialog):
             words = self.tr("Without https everybody on the way can read what you write, and the key.")
         self.warning.setText(words)
         self.warning.setVisible(is_open)
-        self.adjustSize()
+        fit_height(self)
 
     def _show_state(self) -> None:
         busy = self._request != 0
@@ -115,7 +116,11 @@ class ServerDialog(QDialog):
             field.setEnabled(not busy)
         self.progress.setVisible(busy)
         self.progress.set_progress(None, self.tr("Asking the server"))
-        self.adjustSize()
+        fit_height(self)
+
+    def _show_error(self, error: QuenchError) -> None:
+        self.error.show_error(error)
+        fit_height(self)
 
     # ---- asking ------------------------------------------------------------------------------------------------
 
@@ -126,11 +131,11 @@ class ServerDialog(QDialog):
             url = address.check_url(self.url.text())
             name = address.check_name(self.name.text() or address.suggested_name(url, self._taken()), self._taken())
         except QuenchError as error:
-            self.error.show_error(error)
+            self._show_error(error)
             return
         if self._before is None and len(self._context.servers.known) >= address.MAX_SERVERS:
             title = self.tr("There are {0} servers in the library already.").format(address.MAX_SERVERS)
-            self.error.show_error(QuenchError("too_many_servers", title, "", self.tr("Remove one of them first.")))
+            self._show_error(QuenchError("too_many_servers", title, "", self.tr("Remove one of them first.")))
             return
         server, secret = Server(name, url), self.key.text().strip()
         self._request = self._context.servers.ask(url, secret, lambda answer: self._told(server, secret, answer))
@@ -146,7 +151,7 @@ class ServerDialog(QDialog):
         self._request = 0
         if isinstance(answer, QuenchError):
             self._show_state()
-            self.error.show_error(answer)
+            self._show_error(answer)
             return
         if secret:
             self._request = self._context.servers.keep_key(
@@ -159,7 +164,7 @@ class ServerDialog(QDialog):
         self._request = 0
         if isinstance(answer, QuenchError):
             self._show_state()
-            self.error.show_error(answer)
+            self._show_error(answer)
             return
         if not answer.kept:
             self._context.notify.info(self.tr("The key is used until Quench ends. {0}").format(answer.why))

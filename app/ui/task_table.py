@@ -31,6 +31,9 @@ SCORE_ROLE = Qt.ItemDataRole.UserRole + 1
 SHIFT_ROLE = Qt.ItemDataRole.UserRole + 2
 TYPE_ROLE = Qt.ItemDataRole.UserRole + 3
 
+LOW = 240
+"""Pixels of height below which the rows are worth more than the note under them."""
+
 CLEAR = 0.05
 """p below which a change is marked."""
 
@@ -287,6 +290,7 @@ class TaskTable(QWidget):
         if any(item.tasks_asked == "plain" for item in shown):
             note += " " + self.tr("Without a chat template: asked in plain text, after three examples.")
         self.note.setText(note)
+        self.view.setAccessibleDescription(note)
         self._fit()
 
     def _fit(self) -> None:
@@ -298,4 +302,5 @@ class TaskTable(QWidget):
 
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)
+        self.note.setVisible(self.height() >= LOW)
         self._fit()

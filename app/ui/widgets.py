@@ -585,6 +585,16 @@ class ProgressLine(QWidget):
         self.button.setVisible(possible)
 
 
+def fit_height(window: QWidget) -> None:
+    """Make a dialog as high as its contents need at its width: lines wrap, and Qt's own adjustSize does not ask how."""
+    layout = window.layout()
+    layout.activate()
+    width = max(window.width(), window.minimumWidth())
+    window.resize(
+        width, layout.totalHeightForWidth(width) if layout.hasHeightForWidth() else layout.sizeHint().height()
+    )
+
+
 def drop_paths(event: QDragEnterEvent | QDropEvent) -> list[str]:
     """Local paths of a drag or drop; an empty list if it brings none."""
     mime: Any = event.mimeData()

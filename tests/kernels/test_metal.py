@@ -74,6 +74,7 @@ def assert_all_equal(found: dict[str, Any], checked: int) -> None:
         assert result["checked"] == checked
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_known_mode
 def test_shaders_give_the_oracles_bytes(shim_library: Path) -> None:

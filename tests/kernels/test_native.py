@@ -67,6 +67,7 @@ def sanitized_run(library: Path, *options: str) -> None:
     assert replay([program], calls(quick="--quick" in options), kernels.backends()) > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @needs_cmake
 @needs_linux
@@ -121,6 +122,7 @@ def arm_replay(arm_library: Path) -> list[str | Path]:
     return [ARM_EMULATOR, "-L", SYSROOT, build_replay(ARM_COMPILER, arm_library)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @needs_cmake
 @needs_arm

@@ -273,7 +273,7 @@ def test_slices_are_those_of_their_own_windows() -> None:
 def test_the_reference_does_not_diverge_from_itself() -> None:
     reference, _, right = make(255, 40, 0.0)
     gather = d.Divergence()
-    gather.add("a", d.same(d.score(reference, right)))
+    gather.add("a", d.same(d.score(reference, right).nll))
     summary = gather.summary()
     assert summary.kld.max.value == 0.0
     assert summary.top1.value == 1.0

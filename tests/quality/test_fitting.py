@@ -76,6 +76,7 @@ def test_every_tensor_gets_a_type_within_the_budget(small: Path, importance: Pat
     assert states and all(0 <= state.done <= state.total for state in states)
 
 
+@pytest.mark.slow
 def test_what_is_judged_is_the_divergence_of_the_file(small: Path, importance: Path, tmp_path: Path) -> None:
     """The fitted types written to a file and measured as any other, on the same windows; the engine repacks there."""
     text = tmp_path / "own.txt"

@@ -141,7 +141,7 @@ def test_kinds_are_mixed_in_one_group(pocket_gguf: Callable[[str], Path], tmp_pa
         choice = found["What is the capital of France?choice"]
         assert choice.right and choice.text == "The capital of France is Paris." and choice.choice is not None
         assert found["What is the capital of Italy?contains"].right
-        assert tasks.fitting(model, [*some, Task("long", "word " * 300, "x")]) == some
+        assert tasks.fitting(model, [*some, Task("long", "word " * 300, "x"), Task("huge", "x" * 200_000, "x")]) == some
 
 
 def test_a_model_without_template_is_asked_in_plain_text(pocket_gguf: Callable[[str], Path], tmp_path: Path) -> None:

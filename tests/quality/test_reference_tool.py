@@ -105,6 +105,7 @@ def test_figures_equal_what_the_tool_printed(pocket_gguf: Callable[[str], Path])
         assert_equal_digits(ours(reference, scored(pocket_gguf(kind))), stored["printed"][kind], ELSEWHERE)
 
 
+@pytest.mark.slow
 def test_a_whole_run_gives_these_figures(pocket_gguf: Callable[[str], Path]) -> None:
     """The road from text to result: tokens, windows, which logits predict which token."""
     stored = json.loads(STORED.read_text("utf-8"))["printed"]

@@ -107,6 +107,7 @@ def test_programs_are_refused_unless_asked_for(tmp_path: Path) -> None:
     assert len(tasks.load(str(file), run_code=True)) == 1
 
 
+@pytest.mark.slow
 def test_pocket_solves_what_its_description_says(pocket_gguf: Callable[[str], Path]) -> None:
     """In float32 and one at a time: arithmetic 113, ordering 62, spelling 80, knowledge 150; 16 bits may flip a few."""
     some = tasks.load("pocket")

@@ -69,6 +69,7 @@ def windows_done(page: ConvertPage) -> bool:
     return page.importance.figures.text().startswith("Window")
 
 
+@pytest.mark.slow
 def test_made_stopped_half_way_gone_on_with_and_used(
     qtbot: QtBot,
     page: ConvertPage,

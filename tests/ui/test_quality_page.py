@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QPoint, Qt
 from PySide6.QtTest import QTest
-from PySide6.QtWidgets import QAbstractButton
+from PySide6.QtWidgets import QAbstractButton, QFileDialog
 from pytestqt.qtbot import QtBot
 
 from app import paths
@@ -302,3 +302,33 @@ def test_a_narrow_table_leaves_columns_out_and_shortens_no_title(qtbot: QtBot, c
     assert "KLD median" in tip and "KLD max" in tip  # what is left out can still be read
     chosen.resize(1192, 772)
     qtbot.waitUntil(lambda: shown() == wide)
+
+
+def test_answers_are_saved_and_stand_for_the_reference(
+    qtbot: QtBot, chosen: QualityPage, pocket_gguf: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, setup = chosen, chosen.setup
+    target = tmp_path / "answers.qref"
+    setup.candidates.set_checked([])
+    setup.chunks.setValue(1)
+    assert setup.missing() and not page.run_button.isEnabled()
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: ("", ""))
+    QTest.mouseClick(setup.save, Qt.MouseButton.LeftButton, pos=QPoint(8, setup.save.height() // 2))
+    assert not setup.save.isChecked(), "no place was chosen"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(target.with_suffix("")), ""))
+    QTest.mouseClick(setup.save, Qt.MouseButton.LeftButton, pos=QPoint(8, setup.save.height() // 2))
+    assert setup.save.isChecked() and str(target) in setup.note.text()
+    run_to_end(qtbot, page)
+    assert page.job is not None and page.job.state == "done", page.job.error
+    assert target.is_file() and page.job.title == "Answers of BF16"
+
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(target), ""))
+    QTest.mouseClick(setup.saved_button, Qt.MouseButton.LeftButton)
+    setup.candidates.set_checked([str(pocket_gguf("Q8_0"))])
+    assert not setup.texts.isEnabled() and not setup.save.isVisible()
+    run_to_end(qtbot, page)
+    assert page.job is not None and page.job.state == "done", page.job.error
+    (figures,) = page.measured()
+    assert 0 < figures.kld.mean.value < 0.003
+    assert "saved answers of" in page.subtitle.text() and "exact" in page.subtitle.toolTip()
+    assert not red_cards(page) and not nameless(page)

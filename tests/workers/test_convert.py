@@ -173,6 +173,7 @@ def test_a_conversion_that_dies_is_tidied_up_after(
         assert left == ({".part", ".jrnl"} if "resuming goes on" in caught.value.hint else set())
 
 
+@pytest.mark.slow
 def test_tidying_spares_what_another_conversion_is_writing(long_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with Child("convert") as child:

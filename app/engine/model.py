@@ -18,7 +18,7 @@ from app import hardware
 from app.adapter_messages import Adapter
 from app.engine import native, threads
 from app.engine.adapters import Adapters
-from app.engine.capture import Watcher
+from app.engine.capture import Capture, Watcher
 from app.engine.choices import LogitsView
 from app.engine.held import Held, context_full
 from app.engine.loading import BATCH, open_native, text_of, tokens_of, trained_context

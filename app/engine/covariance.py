@@ -136,8 +136,7 @@ class Covariances:
         columns = rows.shape[1]
         entry = self.sums.get(name)
         if entry is None:
-            kind = np.float32 if columns >= WIDE else np.float64
-            zeros: npt.NDArray[Any] = np.zeros((columns, columns), kind)
+            zeros: npt.NDArray[Any] = np.zeros((columns, columns), np.float32 if columns >= WIDE else np.float64)
             entry = self.sums[name] = Covariance(zeros)
         if self.weight != 1.0:
             products *= np.float32(self.weight)

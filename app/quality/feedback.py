@@ -37,6 +37,9 @@ By = Mapping[str, float]
 MEMORY = 1 << 30
 """Bytes for covariances of one pass, where nothing else is said."""
 
+SHRINKAGE = 0.1
+"""A tenth of what the calibration text has inputs go together is not believed."""
+
 HELD_BACK = 6
 """One in so many windows of a text is for the guard."""
 
@@ -75,12 +78,13 @@ def calibration(
 
 @dataclass(frozen=True)
 class Options:
-    """``memory``: bytes for the covariances of one pass; the largest input alone may take more. ``damping``: as of
-    :func:`kernels.feedback`. ``sequential``: layer after layer, each with inputs as the quantized layers below give
-    them, for a pass a layer. ``threads``: 0 for all cores."""
+    """``memory``: bytes for the covariances of one pass; the largest input alone may take more. ``damping`` and
+    ``shrinkage``: as of :func:`kernels.feedback`. ``sequential``: layer after layer, each with inputs as the quantized
+    layers below give them, for a pass a layer. ``threads``: 0 for all cores."""
 
     memory: int = MEMORY
     damping: float = kernels.DAMPING
+    shrinkage: float = SHRINKAGE
     sequential: bool = False
     threads: int = 0
 
@@ -197,7 +201,7 @@ class FeedbackEncoder:
         sums = self.covariances.sums.pop(self.covariances.leaders[tensors[0].name]).sums
         kind = np.float32 if len(sums) >= WIDE else np.float64
         try:
-            given = kernels.feedback(sums, damping=self.options.damping, dtype=kind)
+            given = kernels.feedback(sums, damping=self.options.damping, shrinkage=self.options.shrinkage, dtype=kind)
         except kernels.KernelError as error:
             if error.code != "bad_covariance":
                 raise

@@ -1,5 +1,5 @@
-/* quench_feedback: a panel of columns after the other. Its blocks are encoded as quench_quantize would, from weights that
- * were corrected by the misses so far; their scales stay, and codes are rounded anew, column by column. */
+/* quench_feedback: a panel of columns after the other. Its blocks are encoded as quench_quantize would, from weights
+ * that were corrected by the misses so far; their scales stay, and codes are rounded anew, column by column. */
 #include <stdint.h>
 #include <string.h>
 
@@ -418,8 +418,8 @@ static int is_fed(int32_t type) {
 
 int32_t quench_feedback(int32_t backend_index, int32_t type, int32_t row_type, const void *rows, int64_t row_stride,
                         int64_t n_rows, int64_t n_cols, const float *importance, const float *factor,
-                        size_t factor_size, const double *scales, float *work, size_t work_size, void *blocks, size_t blocks_size,
-                        double *squared_error, double *feedback_error, quench_report *report) {
+                        size_t factor_size, const double *scales, float *work, size_t work_size, void *blocks,
+                        size_t blocks_size, double *squared_error, double *feedback_error, quench_report *report) {
     const struct backend *backend = quench_backend_at(backend_index);
     const struct layout *layout = quench_layout(type);
     quench_report unused;

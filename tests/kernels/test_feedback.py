@@ -83,8 +83,13 @@ def gptq(
     return found, w, away
 
 
-def damped(covariance: Floats, damping: float = 0.01) -> Floats:
-    return covariance + damping * np.diagonal(covariance).mean() * np.eye(len(covariance))
+def damped(covariance: Floats, damping: float = 0.01, shrinkage: float = 0.0) -> Floats:
+    apart = np.diag(np.diagonal(covariance))
+    return (
+        (1 - shrinkage) * covariance
+        + shrinkage * apart
+        + damping * np.diagonal(covariance).mean() * np.eye(len(covariance))
+    )
 
 
 @pytest.mark.parametrize("qtype", kernels.FEEDBACK_TYPES)
@@ -189,12 +194,18 @@ def test_a_covariance_in_single_precision_serves_as_well() -> None:
 
 def test_the_factors_make_up_the_covariance() -> None:
     covariance = inputs(200)
-    given = kernels.feedback(covariance, damping=0.02)
+    given = kernels.feedback(covariance, damping=0.02, shrinkage=0.3)
     assert not np.tril(given.factor, -1).any()
     np.testing.assert_array_equal(np.diagonal(given.factor), -1)
     triangle = -given.factor.astype(np.float64)
     inverse = triangle.T / given.scales @ triangle
-    np.testing.assert_allclose(inverse @ damped(covariance, 0.02), np.eye(200), atol=1e-4)
+    np.testing.assert_allclose(inverse @ damped(covariance, 0.02, 0.3), np.eye(200), atol=1e-4)
+
+
+def test_all_shrunk_away_is_plain_rounding() -> None:
+    given = kernels.feedback(inputs(256), shrinkage=1.0)
+    plain = kernels.quantize("Q4_K", matrix(5, 256), given.importance)
+    np.testing.assert_array_equal(kernels.quantize_with_feedback("Q4_K", matrix(5, 256), given), plain)
 
 
 def test_columns_that_were_never_reached_are_rounded_plainly() -> None:
@@ -218,6 +229,7 @@ BAD_COVARIANCES: dict[str, tuple[Callable[[], npt.NDArray[Any]], dict[str, Any],
     "NaN in the diagonal": (lambda: np.diag([1.0, np.nan]), {}, "bad_covariance"),
     "infinite": (lambda: np.diag([1.0, np.inf]), {}, "bad_covariance"),
     "a strange damping": (lambda: np.eye(4), {"damping": -0.1}, "bad_covariance"),
+    "a strange shrinkage": (lambda: np.eye(4), {"shrinkage": 1.5}, "bad_covariance"),
 }
 
 

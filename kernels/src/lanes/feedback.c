@@ -1,5 +1,5 @@
-/* Error feedback. Codes of a column are found for W rows at once, a lane each; what misses add to the columns behind them is
- * a product of matrices, whose sums stay in registers. */
+/* Error feedback. Codes of a column are found for W rows at once, a lane each; what misses add to the columns behind them
+ * is a product of matrices, whose sums stay in registers. */
 #include "../feedback.h"
 #include "../reference/codecs.h"
 #include "lanes.h"

@@ -20,13 +20,17 @@ import numpy.typing as npt
 
 from kernels import _library
 from kernels._dot import activations, dot
+from kernels._feedback import DAMPING, FEEDBACK_TYPES, Feedback, feedback, quantize_with_feedback
 from kernels._library import KernelError
 from kernels._rows import RowDivergences, RowScorer, RowScores, compare_rows, log_softmax, score_rows
 
 __all__ = [
+    "DAMPING",
+    "FEEDBACK_TYPES",
     "READABLE",
     "TYPES",
     "BlockSize",
+    "Feedback",
     "KernelError",
     "RowDivergences",
     "RowScorer",
@@ -41,10 +45,12 @@ __all__ = [
     "dequantize",
     "dot",
     "energy",
+    "feedback",
     "library_file",
     "log_softmax",
     "note",
     "quantize",
+    "quantize_with_feedback",
     "row_bytes",
     "score_rows",
     "select",

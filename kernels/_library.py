@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ABI = 4
+ABI = 5
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _FILE = f"libquench_kernels{_SUFFIX}"
@@ -60,6 +60,29 @@ def _declare(library: ctypes.CDLL) -> None:
         "quench_quantize": (
             i32,
             [i32, i32, i32, pointer, i64, i64, i64, pointer, ctypes.c_uint32, pointer, size, pointer, pointer, pointer],
+        ),
+        "quench_feedback": (
+            i32,
+            [
+                i32,
+                i32,
+                i32,
+                pointer,
+                i64,
+                i64,
+                i64,
+                pointer,
+                pointer,
+                size,
+                pointer,
+                pointer,
+                size,
+                pointer,
+                size,
+                pointer,
+                pointer,
+                pointer,
+            ],
         ),
         "quench_energy": (i32, [i32, i32, pointer, i64, i64, i64, pointer, pointer]),
         "quench_dequantize": (i32, [i32, i32, pointer, size, i64, i64, pointer, size]),

@@ -235,6 +235,26 @@ def _rows(qtype: str, backend: str) -> Iterator[Answer]:
             yield f"{name} of {size}", _answer(call)
 
 
+@functools.cache
+def _covariance() -> kernels.Feedback:
+    generator = np.random.default_rng(43)
+    inputs = generator.standard_normal((512, 64)) @ generator.standard_normal((64, 256))
+    return kernels.feedback(inputs.T @ inputs + 99 * np.eye(256))
+
+
+def _feedback(qtype: str, backend: str) -> Iterator[Answer]:
+    for sample in (sample for sample in _samples() if sample.name in ("gaussian", "mixed_blocks")):
+        rows, sums = sample.rows[:, :256], (np.zeros(SHAPE[0]), np.zeros(SHAPE[0]))
+
+        def call(rows: Any = rows, sums: Any = sums) -> Any:
+            blocks = kernels.quantize_with_feedback(
+                qtype, rows, _covariance(), squared_error=sums[0], feedback_error=sums[1], backend=backend
+            )
+            return blocks, *sums
+
+        yield sample.name, _answer(call)
+
+
 class Check(NamedTuple):
     """One line of the table: what a kernel answers for a type, and the types that it is asked for."""
 
@@ -247,6 +267,7 @@ CHECKS: dict[str, Check] = {
     "quantize with importance": Check(_quantize_with_importance, lambda: list(kernels.TYPES)),
     "quantize refined": Check(_quantize_refined, lambda: list(kernels.TYPES)),
     "quantize 16-bit rows": Check(_quantize_halves, lambda: list(kernels.TYPES)),
+    "feedback": Check(_feedback, lambda: list(kernels.FEEDBACK_TYPES)),
     "refuse": Check(_refuse, lambda: list(kernels.TYPES)),
     "dequantize": Check(_dequantize, lambda: list(kernels.READABLE)),
     "dot": Check(_dot, lambda: list(kernels.TYPES)),

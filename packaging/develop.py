@@ -220,8 +220,10 @@ def install_libraries(folder: Path, pip: list[str]) -> None:
     if rest.returncode != 0:
         fail("the libraries could not be installed")
     made = [str(wheel) for wheel in wheels.glob("llama_cpp_python-*.whl")]
-    if subprocess.run([*pip, "install", "-q", *made], check=False, cwd=ROOT).returncode != 0:
-        fail("the engine could not be installed")
+    # Then by force: one that was built with other arguments has the same name and version, and would stay.
+    for how in ([], ["--force-reinstall", "--no-deps"]):
+        if subprocess.run([*pip, "install", "-q", *how, *made], check=False, cwd=ROOT).returncode != 0:
+            fail("the engine could not be installed")
     shutil.rmtree(wheels)
     stamp.write_text(key)
     say(f"done in {time.monotonic() - start:.0f} s")

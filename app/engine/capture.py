@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,12 @@ _FEWEST_ROWS = 16
 """Smaller products are passed over, as the tool does: they are not the text's but the engine's own."""
 
 _OUTPUT = "output.weight"
+
+
+class Watcher(Protocol):
+    """What a context shows its operations to: a ``ggml_backend_sched_eval_callback``."""
+
+    callback: Any
 
 
 @dataclass
@@ -185,4 +191,4 @@ def bare_name(name: bytes) -> str:
     return text.split("#")[1] if "#" in text else text
 
 
-__all__ = ["Capture", "Sums", "bare_name"]
+__all__ = ["Capture", "Sums", "Watcher", "bare_name"]

@@ -18,7 +18,7 @@ from app import hardware
 from app.adapter_messages import Adapter
 from app.engine import native, threads
 from app.engine.adapters import Adapters
-from app.engine.capture import Capture
+from app.engine.capture import Watcher
 from app.engine.choices import LogitsView
 from app.engine.head import HeadCapture
 from app.engine.held import Held, context_full
@@ -104,7 +104,7 @@ class Model:
         *,
         outputs: int = 0,
         sequences: int = 1,
-        capture: Capture | HeadCapture | None = None,
+        capture: Watcher | None = None,
         repack: bool = True,
         anyway: bool = False,
     ) -> Self:
@@ -130,7 +130,8 @@ class Model:
             path, options, on_progress, outputs, sequences, eval_callback=callback, repack=repack, anyway=anyway
         )
         model = cls(path, options, opened, sequences)
-        if not isinstance(capture, Capture) and repack and options.threads == 0 and not options.machines:
+        alone = capture is None or isinstance(capture, HeadCapture)
+        if alone and repack and options.threads == 0 and not options.machines:
             model._settle_threads()
         return model
 

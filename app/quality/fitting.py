@@ -23,12 +23,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 import kernels
 from app import hardware, paths
@@ -38,6 +36,7 @@ from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitType
 from app.protocol import Event, LoadOptions, Status
 from app.quality import texts as texts_module
 from app.quality.divergence import Rows, compare, first_scored, score, scored_per_window
+from app.quality.encoded import Encoded
 from app.quality.grading import SMALL_MODEL
 from app.quality.lab import MAX_CONTEXT, MIN_CONTEXT
 from converter import imatrix, open_model, recipes
@@ -67,27 +66,6 @@ LEAST_SLOPE, MOST_SLOPE = 0.8, 1.3
 
 LEAST_SHARE = 0.2
 """A tensor whose cost vanishes in the noise at the solution still counts with this part of its first measurement."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A tensor in another type, in memory; what grafts need of it."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    data: npt.NDArray[np.uint8]
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.data)
-
-    @property
-    def row_bytes(self) -> int:
-        return int(self.data.shape[1])
-
-    def raw(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        return self.data[start:stop]
 
 
 class Encoder:

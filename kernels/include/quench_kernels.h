@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a function's arguments or a number below change meaning. */
-#define QUENCH_ABI 4
+#define QUENCH_ABI 5
 
 enum quench_type {
     QUENCH_F32 = 0,
@@ -119,6 +119,26 @@ QUENCH_API int32_t quench_quantize(int32_t backend, int32_t type, int32_t row_ty
  * weighted_error is a part of. Rows and importance as there; the numbers do not depend on the backend. */
 QUENCH_API int32_t quench_energy(int32_t backend, int32_t row_type, const void *rows, int64_t row_stride,
                                  int64_t n_rows, int64_t n_cols, const float *importance, double *energy);
+
+/* Quantize rows with error feedback: what a column misses is made up for by the columns behind it, as far as the inputs
+ * that they are multiplied with go together (Frantar et al. 2022, arXiv 2210.17323, "GPTQ"). Types Q4_0 to Q8_0 and
+ * Q2_K to Q6_K.
+ *
+ * rows, importance, blocks: as for quench_quantize; importance is needed. Each block is encoded as there, from weights
+ * that are corrected by the misses so far; its scales stay, and its codes are rounded anew, column by column.
+ * factor: n_cols x n_cols floats in rows, of factor_size bytes: what the miss of the row's column, that is its
+ * corrected weight less the decoded one, adds to the weight of each column behind it. Only what is above the diagonal
+ * is read. For a covariance H whose inverse is U^T U with upper triangular U it is -U[i][j] / U[i][i].
+ * scales: n_cols doubles, 1 / U[i][i]^2.
+ * work: n_rows x n_cols floats of work_size bytes, in which it is computed.
+ * squared_error: n_rows sums of (weight - decoded weight)^2; feedback_error: n_rows sums of scale * miss^2, which for
+ * such factors is error H error^T. In double.
+ * Nothing depends on the backend, and rows not on each other. QUENCH_NOT_FINITE is also what infinite factors give. */
+QUENCH_API int32_t quench_feedback(int32_t backend, int32_t type, int32_t row_type, const void *rows,
+                                   int64_t row_stride, int64_t n_rows, int64_t n_cols, const float *importance,
+                                   const float *factor, size_t factor_size, const double *scales, float *work,
+                                   size_t work_size, void *blocks, size_t blocks_size, double *squared_error,
+                                   double *feedback_error, quench_report *report);
 
 /* Decode contiguous blocks of `type` into n_rows * n_cols contiguous floats. Any bytes are valid blocks. */
 QUENCH_API int32_t quench_dequantize(int32_t backend, int32_t type, const void *blocks, size_t blocks_size,

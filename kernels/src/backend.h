@@ -71,6 +71,21 @@ struct row_kernels {
     subtract_fn *subtract;
 };
 
+/* Rounding with error feedback; see feedback.h.
+ * settle: codes of a strip's columns, and its misses.
+ * carry: x[row][column] = fused(misses[row][i], factor[i][column], x[row][column]) for i from 0 to inner - 1 in order;
+ * strides are in floats, inner is at most FEEDBACK_PANEL, n_cols whole FEEDBACK_COLUMNS. */
+struct feedback_grid;
+struct feedback_strip;
+typedef void settle_fn(const struct feedback_grid *grid, const struct feedback_strip *strip);
+typedef void carry_fn(const float *misses, size_t misses_stride, const float *factor, size_t factor_stride,
+                      size_t inner, float *x, size_t x_stride, size_t n_rows, size_t n_cols);
+
+struct feedback_kernels {
+    settle_fn *settle;
+    carry_fn *carry;
+};
+
 /* Quantizes 256 finite floats as Q8_K and returns their scale. */
 typedef float encode_q8_k_fn(const float *x, int8_t *codes);
 
@@ -98,6 +113,7 @@ struct backend {
     encode_ahead_fn *encode_ahead;
     decode_ahead_fn *decode_ahead;
     struct row_kernels rows; /* all or none */
+    struct feedback_kernels feedback;
     encode_q8_k_fn *encode_q8_k;
     dot_floats_fn *dot_floats;
     const struct dots *dots[2]; /* the first that the processor can run and that knows the type */

@@ -50,30 +50,6 @@ static inline int row_pair_near(const struct row_scale *x, const struct row_scal
     return x->anchor == 0.0f && y->anchor == 0.0f && centre == 0.0;
 }
 
-/* Of a + b, whose nearest double is `sum`: that if it is exact or odd, else the odd double on the other side. No second
- * rounding takes it for a tie (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", IEEE Transactions on
- * Computers 57(4), 2008). */
-static inline double to_odd(double a, double b, double sum) {
-    const double added = sum - a, error = (a - (sum - added)) + (b - added);
-    uint64_t bits;
-    memcpy(&bits, &sum, sizeof bits);
-    if (bits % 2 == 0 && (error > 0.0 || error < 0.0)) {
-        bits += (error > 0.0) == (sum > 0.0) ? 1 : UINT64_MAX;
-    }
-    memcpy(&sum, &bits, sizeof sum);
-    return sum;
-}
-
-/* a * b + c, rounded once; not by fmaf(), which some C libraries round twice. The product is exact as a double. The sum is
- * rounded, which shows only where it falls halfway between floats, as far as those are normal. */
-static inline float fused(float a, float b, float c) {
-    const double product = (double)a * (double)b, sum = product + (double)c;
-    uint64_t bits;
-    memcpy(&bits, &sum, sizeof bits);
-    const int halfway = (bits & 0x1fffffffu) == 0x10000000u, small = sum > -0x1p-125 && sum < 0x1p-125;
-    return (float)(halfway || small ? to_odd(product, (double)c, sum) : sum);
-}
-
 /* The high and low part of a weight, by the operations that every backend does. */
 static inline float row_weight(float x, const struct row_scale *scale, float *low) {
     const float away = x - scale->anchor, t = scale->least > away ? scale->least : away; /* NaN stays */

@@ -94,6 +94,7 @@ NEWER = re.compile(
 OBJDUMP = shutil.which("objdump")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @needs_cmake
 @pytest.mark.skipif(OBJDUMP is None, reason="no objdump on this machine")

@@ -73,6 +73,7 @@ def check(command: list[str]) -> None:
     assert place == len(result.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @needs_cmake
 @needs_arm

@@ -15,8 +15,9 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QFileDialog
 from pytestqt.qtbot import QtBot
 
-from app import paths
-from app.measure_messages import CandidateQuality
+from app import measurements, paths
+from app.child import run_job
+from app.measure_messages import CandidateQuality, MeasureQuality, QualityResult
 from app.quality.texts import DEFAULT, LANGUAGES
 from app.ui.context import Context
 from app.ui.quality import QualityPage
@@ -42,6 +43,32 @@ def chosen(page: QualityPage, library: Fill, pocket_gguf: Make) -> QualityPage:
     page.setup.set_texts(["prose", "dialogue"])
     page.setup.chunks.setValue(2)
     page.setup.tasks.choose(None)
+    return page
+
+
+@pytest.fixture(scope="module")
+def result(pocket_gguf: Make, tested_kernels: bytes, tmp_path_factory: pytest.TempPathFactory) -> QualityResult:
+    """What such a run finds, measured once."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "kernels.json").write_bytes(tested_kernels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUENCH_HOME", str(home))
+        files = [str(pocket_gguf(name)) for name in ("BF16", "Q8_0", "Q2_K")]
+        command = MeasureQuality(files[0], (files[1], files[2]), ("prose", "dialogue"), chunks=2)
+        found = run_job("measure", command, lambda event: None)
+    assert isinstance(found, QualityResult)
+    return found
+
+
+@pytest.fixture
+def measured(
+    shown: Callable[[type[QualityPage]], QualityPage], library: Fill, context: Context, result: QualityResult
+) -> QualityPage:
+    """The page at a start after such a run."""
+    library(result.reference.path, *(each.path for each in result.candidates))
+    measurements.keep_quality(context.store, result)
+    page = shown(QualityPage)
+    assert len(page.measured()) == 2
     return page
 
 
@@ -110,6 +137,7 @@ def test_two_candidates_fill_table_charts_and_store(
     assert json.loads((tmp_path / "mine.json").read_text(encoding="utf-8"))["quality"]["tokens"] > 0
 
 
+@pytest.mark.slow
 def test_the_last_measurement_is_there_again(qtbot: QtBot, chosen: QualityPage, context: Context) -> None:
     run_to_end(qtbot, chosen)
     again = QualityPage(context)
@@ -225,11 +253,10 @@ def test_languages_are_one_folded_row_that_ticks_all(page: QualityPage) -> None:
     assert page.setup.chosen_texts() == ["russian"]
 
 
-def test_columns_sort_by_number(qtbot: QtBot, chosen: QualityPage) -> None:
-    run_to_end(qtbot, chosen)
-    model = chosen.table.model()
+def test_columns_sort_by_number(measured: QualityPage) -> None:
+    model = measured.table.model()
     for column in range(2, model.columnCount()):
-        chosen.table.sortByColumn(column, Qt.SortOrder.AscendingOrder)
+        measured.table.sortByColumn(column, Qt.SortOrder.AscendingOrder)
         values = [model.index(row, column).data(SORT_ROLE) for row in range(model.rowCount())]
         assert values == sorted(values)
 
@@ -253,10 +280,9 @@ def test_the_advice_comes_first(reason: str, shown: str) -> None:
     assert advice_first(reason) == shown
 
 
-def test_everything_has_a_name(qtbot: QtBot, chosen: QualityPage) -> None:
-    run_to_end(qtbot, chosen)
-    chosen.setup_button.setChecked(True)
-    assert nameless(chosen) == []
+def test_everything_has_a_name(measured: QualityPage) -> None:
+    measured.setup_button.setChecked(True)
+    assert nameless(measured) == []
 
 
 def test_figures_survive_the_store(chosen: QualityPage, qtbot: QtBot, context: Context) -> None:
@@ -287,12 +313,11 @@ def test_only_the_newest_reports_are_kept(chosen: QualityPage) -> None:
     assert (folder / "mine.html").exists()
 
 
-def test_a_narrow_table_leaves_columns_out_and_shortens_no_title(qtbot: QtBot, chosen: QualityPage) -> None:
-    run_to_end(qtbot, chosen)
-    table = chosen.table
+def test_a_narrow_table_leaves_columns_out_and_shortens_no_title(qtbot: QtBot, measured: QualityPage) -> None:
+    table = measured.table
     shown = lambda: [c for c in range(table.model().columnCount()) if not table.isColumnHidden(c)]  # noqa: E731
     wide = shown()
-    chosen.resize(840, 540)
+    measured.resize(840, 540)
     qtbot.waitUntil(lambda: len(shown()) < len(wide))
     assert sum(table.columnWidth(c) for c in shown()) <= table.viewport().width()
     for column in shown():
@@ -300,7 +325,7 @@ def test_a_narrow_table_leaves_columns_out_and_shortens_no_title(qtbot: QtBot, c
     index = table.model().index(1, 0)
     tip = str(index.data(Qt.ItemDataRole.ToolTipRole))
     assert "KLD median" in tip and "KLD max" in tip  # what is left out can still be read
-    chosen.resize(1192, 772)
+    measured.resize(1192, 772)
     qtbot.waitUntil(lambda: shown() == wide)
 
 

@@ -192,6 +192,7 @@ def test_bad_input_is_an_error_with_a_reason(
     assert caught.value.exit_status == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [0, 1])
 def test_a_budget_is_kept_and_everybody_has_the_same_windows(files: dict[str, str], memory: int) -> None:
     """Loaded together, and in turn."""

@@ -27,6 +27,8 @@ above_fn LANES(above);
 weigh_fn LANES(weigh);
 weigh_pair_fn LANES(weigh_pair);
 subtract_fn LANES(subtract);
+settle_fn LANES(settle);
+carry_fn LANES(carry);
 
 /* What every backend with lanes has in its table. */
 #define LANES_KERNELS                                                                                                 \
@@ -48,7 +50,7 @@ subtract_fn LANES(subtract);
             [QUENCH_Q2_K] = {LANES(encode_q2_k), LANES(decode_q2_k), LANES(refine_q2_k)},                             \
         },                                                                                                            \
     .largest = LANES(largest), .distance = LANES(distance),                                                           \
-    .rows = {LANES(above), LANES(weigh), LANES(weigh_pair), LANES(subtract)}, .encode_q8_k = LANES(encode_q8_k),      \
-    .dot_floats = LANES(dot_floats)
+    .rows = {LANES(above), LANES(weigh), LANES(weigh_pair), LANES(subtract)},                                         \
+    .feedback = {LANES(settle), LANES(carry)}, .encode_q8_k = LANES(encode_q8_k), .dot_floats = LANES(dot_floats)
 
 #endif

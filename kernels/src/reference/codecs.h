@@ -35,6 +35,9 @@ weigh_fn quench_weigh;
 weigh_pair_fn quench_weigh_pair;
 subtract_fn quench_subtract;
 
+settle_fn quench_settle;
+carry_fn quench_carry;
+
 encode_q8_k_fn quench_encode_q8_k;
 dot_floats_fn quench_dot_floats;
 

@@ -39,6 +39,7 @@ const struct backend quench_reference = {
     .largest = quench_largest,
     .distance = quench_distance,
     .rows = {quench_above, quench_weigh, quench_weigh_pair, quench_subtract},
+    .feedback = {quench_settle, quench_carry},
     .encode_q8_k = quench_encode_q8_k,
     .dot_floats = quench_dot_floats,
     .dots = {&quench_reference_dots},

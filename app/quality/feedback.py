@@ -1,0 +1,304 @@
+"""Better rounding at the same bytes: tensors quantized with error feedback, and a guard that keeps only what helps.
+
+What goes into the matrices is gathered from calibration texts (:mod:`app.engine.covariance`), as many inputs at a time
+as memory allows, in as many passes over the texts as that takes; then :func:`kernels.quantize_with_feedback` rounds
+them. Every text counts the same, however long it is. Feedback is only as good as its calibration: for text that looks
+like none of it the result can be worse than plain rounding. So windows of every text are held back, and the guard
+compares the two on them, kind by kind.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import kernels
+from app import hardware
+from app.engine.covariance import WIDE, Covariances, sum_bytes
+from app.engine.grafts import Grafts, Part
+from app.engine.model import Model
+from app.quality import texts as texts_module
+from app.quality.encoded import Encoded
+from converter.encode import load, refused
+from converter.sources.base import SourceModel, SourceTensor
+from converter.spec import Cancelled
+
+Windows = dict[str, list[tuple[int, ...]]]
+"""Windows of tokens by text."""
+
+By = Mapping[str, float]
+"""Mean divergence by text."""
+
+MEMORY = 1 << 30
+"""Bytes for covariances of one pass, where nothing else is said."""
+
+SHRINKAGE = 0.1
+"""A tenth of what the calibration text has inputs go together is not believed."""
+
+HELD_BACK = 6
+"""One in so many windows of a text is for the guard."""
+
+SLAB = 256
+"""Rows that are rounded together, at most."""
+
+GUARD_ROUNDS = 3
+"""Roles that the guard takes feedback from, one after the other, before it gives up."""
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Windows that covariances are made from, and windows for the guard."""
+
+    windows: Windows
+    held: Windows
+
+
+def calibration(
+    model: texts_module.Tokenizer, names: Sequence[str] = tuple(texts_module.CALIBRATION), context: int = 512
+) -> Calibration:
+    """Cut texts (bundled ones by name, files by path) into both, evenly over each text.
+
+    Raises QuenchError ``text_too_short`` and the codes of :func:`app.quality.texts.load`.
+    """
+    found = Calibration({}, {})
+    for text in texts_module.load(names):
+        cut = [window.tokens for window in texts_module.windows(text, model, context)]
+        step = min(HELD_BACK, len(cut))
+        found.held[text.name] = cut[step // 2 :: step]
+        found.windows[text.name] = [window for place, window in enumerate(cut) if place % step != step // 2]
+    return found
+
+
+@dataclass(frozen=True)
+class Options:
+    """``memory``: bytes for the covariances of one pass; the largest input alone may take more. ``damping`` and
+    ``shrinkage``: as of :func:`kernels.feedback`. ``sequential``: layer after layer, each with inputs as the quantized
+    layers below give them, for a pass a layer. ``threads``: 0 for all cores."""
+
+    memory: int = MEMORY
+    damping: float = kernels.DAMPING
+    shrinkage: float = SHRINKAGE
+    sequential: bool = False
+    threads: int = 0
+
+
+@dataclass
+class FeedbackEncoder:
+    """Rounds tensors of ``source`` with error feedback, with the same model in ``model`` to compute their inputs.
+
+    ``model`` was loaded with ``capture=covariances``, ``repack=False``, a context of at least a window and the weights
+    in ordinary memory; ``grafts`` are its own. ``ticked`` is called after each window, with what is being done;
+    ``stopped`` is asked then.
+
+    ``plain``: after a tensor was given, the same one rounded with the diagonal of its covariance as importance.
+    ``left_out``: why a tensor was not rounded this way, by name.
+    """
+
+    model: Model
+    covariances: Covariances
+    grafts: Grafts
+    source: SourceModel
+    windows: Windows
+    options: Options = field(default_factory=Options)
+    stopped: Callable[[], bool] = lambda: False
+    ticked: Callable[[str], None] = lambda label: None
+    left_out: dict[str, str] = field(default_factory=dict, init=False)
+
+    def encode(self, types: Mapping[str, str]) -> Iterator[tuple[Encoded, Encoded]]:
+        """Each tensor of ``types`` (names with their types) that can be, as (with feedback, plain), pass by pass.
+
+        Experts, the embedding and other tensors that are not plain matrices of the layers, and types that have no
+        feedback, are left out.
+
+        Raises:
+            QuenchError: ``not_finite``, ``overflow``; what the engine says.
+            converter.spec.Cancelled: ``stopped`` became true.
+        """
+        tensors = {tensor.name: tensor for tensor in self.source.tensors}
+        wanted = [name for name, kind in types.items() if self._fits(tensors[name], kind)]
+        done: dict[str, Part] = {}
+        for names in self._passes(wanted):
+            with self.grafts.replaced(done if self.options.sequential else {}):
+                self._gather(names)
+            for group in self.covariances.groups(names).values():
+                for pair in self._round([tensors[name] for name in group], types):
+                    done[pair[0].name] = pair[0]
+                    yield pair
+        self.covariances.watch(())
+
+    def passes(self, types: Mapping[str, str]) -> int:
+        """How often :meth:`encode` will go over the windows."""
+        tensors = {tensor.name: tensor for tensor in self.source.tensors}
+        return len(self._passes([name for name, kind in types.items() if self._fits(tensors[name], kind)]))
+
+    def _fits(self, tensor: SourceTensor, kind: str) -> bool:
+        reason = ""
+        if kind not in kernels.FEEDBACK_TYPES:
+            reason = f"There is no error feedback for {kind}."
+        elif len(tensor.shape) != 2 or _LAYER.match(tensor.name) is None:
+            reason = "It is no plain matrix of a layer."
+        if reason:
+            self.left_out[tensor.name] = reason
+        return not reason
+
+    # ---- inputs ----------------------------------------------------------------------------------------------
+
+    def _passes(self, names: Collection[str]) -> list[list[str]]:
+        """Names whose inputs are gathered together. In the order in which the engine comes to them."""
+        if not names:
+            return []
+        shortest = min((windows[0] for windows in self.windows.values() if windows), key=len)
+        self.covariances.watch(names, keep=False)
+        self._decode(shortest[:32])
+        groups = self.covariances.groups(list(self.covariances.leaders))
+        chosen = set(names)
+        for name in chosen - set(self.covariances.leaders):
+            self.left_out[name] = "The engine does not multiply with it as one matrix."
+        found: list[list[str]] = []
+        used, layer = 0, ""
+        for leader, members in groups.items():
+            own = [name for name in members if name in chosen]
+            if not own:
+                continue
+            size = sum_bytes(self.covariances.columns[leader])
+            here = _layer(leader)
+            if not found or used + size > self.options.memory or (self.options.sequential and here != layer):
+                found.append([])
+                used = 0
+            found[-1] += own
+            used, layer = used + size, here
+        return found
+
+    def _gather(self, names: Collection[str]) -> None:
+        self.covariances.watch(names)
+        whole = sum(map(len, self.windows.values()))
+        for windows in self.windows.values():
+            if windows:
+                self.covariances.weight = whole / (len(self.windows) * len(windows))
+            for window in windows:
+                self._decode(window)
+                self.ticked("Reading the calibration text")
+        self.covariances.weight = 1.0
+
+    def _decode(self, window: tuple[int, ...]) -> None:
+        if self.stopped():
+            raise Cancelled
+        # Logits of every position are asked for: without them the engine leaves out the last layer's rows.
+        self.model.window_logits(window, 0)
+        self.covariances.check()
+
+    # ---- rounding --------------------------------------------------------------------------------------------
+
+    def _round(self, tensors: Sequence[SourceTensor], types: Mapping[str, str]) -> Iterator[tuple[Encoded, Encoded]]:
+        """Tensors of one input, whose covariance is given back."""
+        sums = self.covariances.sums.pop(self.covariances.leaders[tensors[0].name]).sums
+        kind = np.float32 if len(sums) >= WIDE else np.float64
+        try:
+            given = kernels.feedback(sums, damping=self.options.damping, shrinkage=self.options.shrinkage, dtype=kind)
+        except kernels.KernelError as error:
+            if error.code != "bad_covariance":
+                raise
+            self.left_out.update({tensor.name: error.message for tensor in tensors})
+            return
+        del sums
+        for tensor in tensors:
+            if self.stopped():
+                raise Cancelled
+            pair = self._both(tensor, types[tensor.name], given)
+            if pair is not None:
+                yield pair
+            self.ticked("Rounding")
+
+    def _both(self, tensor: SourceTensor, kind: str, given: kernels.Feedback) -> tuple[Encoded, Encoded] | None:
+        width = kernels.row_bytes(kind, tensor.n_cols)
+        fed, plain = (np.empty((tensor.n_rows, width), np.uint8) for _ in range(2))
+        threads = self.options.threads or hardware.physical_cores()
+        slab = min(SLAB, max(32, -(-tensor.n_rows // (32 * threads)) * 32))
+
+        def one(start: int) -> None:
+            stop = min(start + slab, tensor.n_rows)
+            rows, source = load(tensor, start, stop)
+            kernels.quantize(kind, rows, given.importance, source=source, out=plain[start:stop])
+            kernels.quantize_with_feedback(kind, rows, given, source=source, out=fed[start:stop])
+
+        try:
+            with ThreadPoolExecutor(threads, "rounding") as pool:
+                list(pool.map(one, range(0, tensor.n_rows, slab)))
+        except kernels.KernelError as error:
+            if error.code in ("not_finite", "overflow"):
+                # Not the weights' own fault, or plain rounding will say so: corrections grew without bounds.
+                self.left_out[tensor.name] = error.message
+                return None
+            raise refused(error, f"{tensor.name}, to {kind}") from error
+        return tuple(Encoded(tensor.name, tensor.shape, kind, data) for data in (fed, plain))  # type: ignore[return-value]
+
+
+def _layer(name: str) -> str:
+    found = _LAYER.match(name)
+    return found[1] if found else ""
+
+
+# ---- the guard ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What the guard found: ``kept`` are the names of the tensors whose feedback helps; ``plain`` and ``fed`` mean
+    divergences by text with plain rounding and with what is kept; ``dropped`` the roles that were taken away."""
+
+    kept: frozenset[str]
+    plain: By
+    fed: By
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """The geometric mean over texts of divergence with feedback / without."""
+        return math.exp(sum(math.log(self.fed[name] / self.plain[name]) for name in self.plain) / len(self.plain))
+
+
+def guard(
+    plain: Mapping[str, Part], fed: Mapping[str, Part], divergence: Callable[[Mapping[str, Part]], By]
+) -> Guarded:
+    """Which tensors of ``fed`` to take in place of those of ``plain``, so that no text is worse for it.
+
+    ``divergence``: of the reference with these tensors in it, by text, on windows that no covariance saw. If any text
+    is worse with feedback, the role (``ffn_down`` ...) whose feedback costs the worst one most goes back to plain
+    rounding, up to ``GUARD_ROUNDS`` times; if that does not help, all do.
+    """
+    before = divergence(plain)
+    kept = set(fed)
+    dropped: list[str] = []
+    after = divergence({**plain, **fed})
+    while kept and _worst(before, after) > 1.0:
+        roles = sorted({_role(name) for name in kept})
+        if len(dropped) == GUARD_ROUNDS or len(roles) == 1:
+            return Guarded(frozenset(), before, before, (*dropped, *roles))
+        trials = {}
+        for role in roles:
+            without = {name for name in kept if _role(name) != role}
+            trials[role] = divergence({**plain, **{name: fed[name] for name in without}})
+        role = min(roles, key=lambda each: _worst(before, trials[each]))
+        kept = {name for name in kept if _role(name) != role}
+        after = trials[role]
+        dropped.append(role)
+    return Guarded(frozenset(kept), before, after, tuple(dropped))
+
+
+def _worst(before: By, after: By) -> float:
+    return max((after[name] / before[name] for name in before if before[name] > 0), default=1.0)
+
+
+def _role(name: str) -> str:
+    """``ffn_down`` of ``blk.7.ffn_down.weight``."""
+    return _LAYER.sub("", name).removesuffix(".weight")
+
+
+__all__ = ["Calibration", "FeedbackEncoder", "Guarded", "Options", "calibration", "guard"]

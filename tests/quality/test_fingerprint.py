@@ -75,7 +75,7 @@ def test_figures_against_saved_answers_are_those_against_the_model(
     assert two.reverse_kld is not None and one.reverse_kld is not None
     assert two.reverse_kld.value == pytest.approx(one.reverse_kld.value, rel=1e-6)
     assert (two.top1, two.top5, two.verdict) == (one.top1, one.top5, one.verdict)
-    assert alone.reference.perplexity.value == pytest.approx(both.reference.perplexity.value, rel=1e-8)
+    assert alone.reference.perplexity.value == pytest.approx(both.reference.perplexity.value, rel=1e-7)
     assert (alone.reference.type, alone.reference.content) == (both.reference.type, both.reference.content)
 
     sums, count = 0.0, 0

@@ -39,6 +39,8 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     ``reference`` may be a fingerprint (:mod:`app.quality.fingerprint`): ``texts`` may then be empty and ``context`` 0,
     which mean what it was made on. ``fingerprint`` is such a file to write of a model (there need be no candidates
     then); ``fingerprint_matrix`` says whether the output matrix goes into it: ``auto``, ``always`` or ``never``.
+
+    A run goes on from what an interrupted one of the same command has kept, unless it is ``fresh``.
     """
 
     reference: str
@@ -59,6 +61,7 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     report: str | None = None
     fingerprint: str | None = None
     fingerprint_matrix: str = "auto"
+    fresh: bool = False
 
 
 class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):
@@ -360,7 +363,8 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     """The end of a quality measurement. ``candidates`` are those that were measured, in the order of the command.
 
     The others are in ``failures``; each was also announced by a :class:`Failed` whose ``request`` is its index + 1.
-    ``tasks_left_out`` tasks were longer than the model's context.
+    ``tasks_left_out`` tasks were longer than the model's context. ``notes`` are sentences about the run: that it went
+    on from an interrupted one, or why not.
     """
 
     reference: CandidateQuality
@@ -372,6 +376,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     failures: tuple[CandidateFailure, ...] = ()
     tasks_left_out: int = 0
     fingerprint: FingerprintUse | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Spread(msgspec.Struct, frozen=True):

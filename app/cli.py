@@ -180,6 +180,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="let tasks run programs that the models write: locked down, but no virtual machine",
     )
     quality.add_argument("--threads", type=_natural, default=0)
+    quality.add_argument(
+        "--fresh", action="store_true", help="from the beginning; otherwise what an interrupted run has kept is used"
+    )
     quality.add_argument("--report", metavar="OUT.html")
     quality.add_argument(
         "--fingerprint", metavar="OUT.qref", help="save the reference's answers, to be REF when it is not there"

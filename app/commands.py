@@ -234,6 +234,7 @@ def fit(options: argparse.Namespace) -> Result:
 
 
 def quality(options: argparse.Namespace) -> Result:
+    from app import journals
     from app.child import run_job
     from app.fingerprint_files import is_fingerprint
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
@@ -272,8 +273,16 @@ def quality(options: argparse.Namespace) -> Result:
         report=absolute(options.report) if options.report else None,
         fingerprint=absolute(options.fingerprint) if options.fingerprint else None,
         fingerprint_matrix=options.fingerprint_matrix,
+        fresh=options.fresh,
     )
-    result = finished(run_job("measure", command, show), QualityResult)
+    try:
+        result = finished(run_job("measure", command, show), QualityResult)
+    except Cancelled:
+        part = journals.kept_fraction(command)
+        if part is None:
+            raise
+        hint = f"The same command goes on at {part:.0%}."
+        raise QuenchError("interrupted", "Interrupted.", "", hint, exit_status=130) from None
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
 

@@ -182,7 +182,7 @@ def quality(result: QualityResult) -> str:
         parts += ["", _solved(result), *_task_notes(result)]
     if result.fingerprint is not None:
         parts.append(fingerprint(result.fingerprint))
-    return "\n".join(parts)
+    return "\n".join([*parts, *result.notes])
 
 
 def _solved(result: QualityResult) -> str:

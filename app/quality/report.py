@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -43,6 +43,9 @@ STRONG, FAINT = 2.0, 12
 TWINS = (".json", ".csv")
 """What is written beside a report, under its name."""
 
+_TWIN_BEGINS = {".json": b'{"quality": {', ".csv": b"file,type,kv,bytes,"}
+_MOST_NAMES = 1000
+
 
 class Reply(msgspec.Struct, frozen=True):
     """What one model (by name) answered to a question."""
@@ -64,6 +67,24 @@ class Facts(msgspec.Struct, frozen=True):
 
     lines: tuple[tuple[str, str], ...] = ()
     date: str = ""
+
+
+def twin_place(report: Path, suffix: str) -> Path:
+    """Where the ``suffix`` twin of a report goes: beside it under its name, but never in the place of another file.
+
+    Only the twin of an earlier report is replaced; where something else has the name (the output of the very command,
+    for one, which is still empty), ``name.report.json`` is taken, or one with a number. ``OSError`` if none is free.
+    """
+    names = [report.stem, f"{report.stem}.report", *(f"{report.stem}.report-{n}" for n in range(2, _MOST_NAMES))]
+    for name in names:
+        place = report.with_name(name + suffix)
+        try:
+            with place.open("rb") as file:
+                if place.is_file() and file.read(len(_TWIN_BEGINS[suffix])) == _TWIN_BEGINS[suffix]:
+                    return place
+        except FileNotFoundError:
+            return place
+    raise OSError(f"{report.with_suffix(suffix)} and all names like it are taken.")
 
 
 def document(

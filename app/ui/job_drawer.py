@@ -102,6 +102,8 @@ class _Row(Card):
         self._cancel.setVisible(job.is_active)
         self._cancel.setEnabled(job.stopping != CANCELLED)
         self._retry.setVisible(job.state == CANCELLED or (job.state == FAILED and not kept))
+        if job.state == CANCELLED and kept_fraction(job.command, job.outputs) is not None:
+            self._retry.setText(self.tr("Resume"))
         self._copy.setVisible(job.error is not None)
         if self._files is not None:
             self._files.setVisible(job.state in (RUNNING, DONE) or kept)

@@ -230,7 +230,8 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     the scored half of the window. ``verdict`` is pass, review or fail; ``content`` the id of what was measured
     (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result. ``drift`` is the
     relative error of the hidden state after each layer, empty where the engine does not show it. ``kv`` is the type of
-    the cache, empty for f16.
+    the cache, empty for f16. ``kld_by_window`` has the mean of every window in the order in which they were measured,
+    in the final result, so that two runs over the same windows can be compared in pairs.
 
     ``task_shifts`` are by slice, ``task_shift`` is of all tasks; ``flips`` come in the final result, at most 200, while
     the shifts count them all. ``tasks_asked``: ``chat`` (by the model's template) or ``plain`` (as text with examples).
@@ -263,6 +264,7 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     passages: tuple[Passage, ...] = ()
     drift: tuple[float, ...] = ()
     kv: str = ""
+    kld_by_window: tuple[float, ...] = ()
 
     @property
     def key(self) -> str:
@@ -364,7 +366,8 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
 
     The others are in ``failures``; each was also announced by a :class:`Failed` whose ``request`` is its index + 1.
     ``tasks_left_out`` tasks were longer than the model's context. ``notes`` are sentences about the run: that it went
-    on from an interrupted one, or why not.
+    on from an interrupted one, or why not. ``texts_id`` tells the windows that were cut from others, whatever the texts
+    are called.
     """
 
     reference: CandidateQuality
@@ -377,6 +380,7 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     tasks_left_out: int = 0
     fingerprint: FingerprintUse | None = None
     notes: tuple[str, ...] = ()
+    texts_id: str = ""
 
 
 class Spread(msgspec.Struct, frozen=True):

@@ -564,6 +564,16 @@ class Store:
         )
         return [Measurement(r[0], r[1], r[2], msgspec.json.decode(r[3]), r[4], r[5]) for r in rows]
 
+    def outlines(self, kind: str, without: tuple[str, ...], limit: int) -> list[Measurement]:
+        """The newest ``limit`` results of one kind, newest first, their payloads ``without`` these keys."""
+        removed = "".join(f", '$.{key}'" for key in without)
+        rows = self._database.execute(
+            f"SELECT id, model_path, kind, json_remove(payload{removed}), created, content FROM measurements"
+            " WHERE kind = ? ORDER BY created DESC, id DESC LIMIT ?",
+            (kind, limit),
+        )
+        return [Measurement(r[0], r[1], r[2], msgspec.json.decode(r[3]), r[4], r[5]) for r in rows]
+
     def latest(self, model_path: str, kind: str) -> Measurement | None:
         """The newest result of one kind, or ``None``."""
         return next(iter(self.measurements(model_path, kind)), None)

@@ -21,6 +21,7 @@ from app import hardware, journals
 from app.journals import Contents, Head, Piece
 from app.measure_messages import MeasureQuality
 from app.quality import tasks as graded
+from app.quality import texts
 from app.quality.divergence import FIRST, TokenValues
 from app.quality.grading import Chosen, Graded
 from app.quality.texts import Window
@@ -161,9 +162,7 @@ def identity_of(
         str(command.threads), str(command.run_code), str(len(windows)),
     )  # fmt: skip
     digest.update("\0".join(facts).encode() + reference)
-    for window in windows:
-        digest.update(window.text.encode() + b"\0")
-        digest.update(np.asarray(window.tokens, "<i4").tobytes())
+    digest.update(texts.identity(windows).encode())
     for task in tasks:
         digest.update(repr(task).encode())
     return digest.digest()

@@ -49,7 +49,7 @@ from app.quality.journal import IN_TURN, TOGETHER, Progress, identity_of, identi
 from app.quality.odds import Odds
 from app.quality.passages import describe
 from app.quality.references import EMBED, Reference, Store, compare
-from app.quality.subject import Subject, Vocabulary
+from app.quality.subject import Subject, Vocabulary, read_header
 from app.quality.texts import Window
 from app.quality.verdict import Thresholds
 from converter.identity import content_id
@@ -128,6 +128,7 @@ class QualityRun:
         self._status("Reading the reference's answers" if saved else "Looking at the reference", 0, force=True)
         self._side = side = Reference(self._command, self.reference)
         self._context = side.context
+        self._tasks = graded.stretched(self._tasks, self._needle_length())
         self._progress = kept = Progress(self._command)
         try:
             in_turn = kept.way == IN_TURN  # its values were compared with answers that had waited: go on so
@@ -184,6 +185,13 @@ class QualityRun:
             self._fit_tasks(speaker.model)
         self._tasks = self.side.known_tasks(self._tasks)
         self._total = (len(self._windows) + len(self._tasks) * TASK_WEIGHT) * (1 + len(self.candidates))
+
+    def _needle_length(self) -> int:
+        """Tokens that hidden sentences may lie in: the window that was asked for, as far as the model was trained."""
+        if not any(task.hidden is not None for task in self._tasks):
+            return 0
+        named = self.candidates[0].path if self.side.saved is not None and self.candidates else self.reference.path
+        return min(self._context, read_header(named).context_length or self._context)
 
     @property
     def side(self) -> Reference:
@@ -538,9 +546,14 @@ class QualityRun:
         return subject.quality(self.reference, self._tasks, self._thresholds, replicates)
 
     def _with_examples(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
-        """Add what can be read: the worst passages, and the tasks that flipped."""
-        passages = describe(subject.divergence.values(), self._windows, self._pieces)
-        return msgspec.structs.replace(quality, passages=passages, flips=subject.flips(self.reference, self._tasks))
+        """Add what is told once: the worst passages, the tasks that flipped, every window's mean."""
+        values = subject.divergence.values()
+        return msgspec.structs.replace(
+            quality,
+            passages=describe(values, self._windows, self._pieces),
+            flips=subject.flips(self.reference, self._tasks),
+            kld_by_window=tuple(float(window.kld.mean()) for window in values),
+        )
 
     def _result(self, used: FingerprintUse | None) -> QualityResult:
         measured = [subject for subject in self._live() if subject.divergence.windows]
@@ -560,6 +573,7 @@ class QualityRun:
             failures=tuple(self._failures),
             tasks_left_out=self._left_out,
             fingerprint=used,
+            texts_id=texts_module.identity(self._windows),
         )
 
 

@@ -160,11 +160,9 @@ def _series(found: Sequence[tuple[Measurement, Past]]) -> Series:
 
 
 def texts_in_words(series: Series, most: int = 3) -> str:
-    """``prose, code, data and 4 more``."""
+    """``prose, code``, or of many only how many."""
     names = [PurePath(name).stem for name in series.texts]
-    if len(names) > most + 1:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return ", ".join(names)
+    return ", ".join(names) if len(names) <= most else f"{len(names)} texts"
 
 
 __all__ = ["Change", "Past", "Series", "change", "of_models", "texts_in_words"]

@@ -124,5 +124,7 @@ def test_without_windows_both_intervals_count() -> None:
 
 def test_texts_in_words(store: Store) -> None:
     put(store, texts=["prose", "code", "a/b/c.txt", "data", "german"])
-    (series,) = history.of_models(store)
-    assert history.texts_in_words(series) == "prose, code, c and 2 more"
+    put(store, texts=["prose", "a/b/c.txt"], content="d")
+    other, series = history.of_models(store)
+    assert history.texts_in_words(other) == "prose, c"
+    assert history.texts_in_words(series) == "5 texts"

@@ -10,16 +10,16 @@ from PySide6.QtWidgets import QHeaderView, QStackedWidget, QTreeWidget, QTreeWid
 
 from app import history
 from app.history import Change, Past, Series
-from app.measure_messages import CandidateQuality
+from app.measure_messages import CandidateQuality, Estimate
 from app.ui import format as fmt
 from app.ui.widgets import label
 
 if TYPE_CHECKING:
     from app.ui.context import Context
 
-MEASURED, KLD, CHANGE, TOP1, TOKENS, PROGRAM, ENGINE = range(7)
-NARROW, WIDE = 480, 620
-"""Pixels of width below which versions, and then tokens, are left to the tooltip."""
+MEASURED, KLD, CHANGE, TOP1, TOKENS, VERSIONS = range(6)
+ROOM = {TOKENS: 720, TOP1: 600, VERSIONS: 520}
+"""Pixels of width below which a column is left to the tooltip."""
 
 
 class QualityHistory(QWidget):
@@ -33,6 +33,7 @@ class QualityHistory(QWidget):
         self.tree = QTreeWidget()
         self.tree.setAccessibleName(self.tr("Earlier results"))
         self.tree.setUniformRowHeights(True)
+        self.tree.setTextElideMode(Qt.TextElideMode.ElideRight)
         self.tree.setRootIsDecorated(False)
         self.tree.setItemsExpandable(False)
         self.tree.setIndentation(12)
@@ -43,14 +44,12 @@ class QualityHistory(QWidget):
                 self.tr("Change"),
                 self.tr("Top-1"),
                 self.tr("Tokens"),
-                self.tr("Quench"),
-                self.tr("Engine"),
+                self.tr("Quench / engine"),
             ]
         )
         header = self.tree.header()
         header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setStretchLastSection(False)
-        header.setSectionResizeMode(CHANGE, QHeaderView.ResizeMode.Stretch)
+        header.setStretchLastSection(True)
         self.tree.headerItem().setToolTip(
             CHANGE,
             self.tr("Against the result before it, window by window. What chance explains cannot be told apart."),
@@ -63,9 +62,12 @@ class QualityHistory(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 0)
         layout.addWidget(self.pages)
+        self._shown: tuple[dict[str, str], list[CandidateQuality]] = ({}, [])
+        context.theme.changed.connect(self._repaint)
 
     def set_results(self, named: dict[str, str], candidates: list[CandidateQuality]) -> None:
         """Look up what the store has of these. ``named`` has a short name for each candidate's key."""
+        self._shown = named, candidates
         paths = {item.path for item in candidates}
         contents = {item.content for item in candidates if item.content}
         self.series = history.of_models(self._context.store, paths, contents) if candidates else []
@@ -87,8 +89,8 @@ class QualityHistory(QWidget):
         texts = history.texts_in_words(series)
         if not series.by_content:
             texts = self.tr("%1 (the same by name)").replace("%1", texts)
-        words = self.tr("{0} against {1} · {2} · windows of {3} · {4}").format(
-            name, Path(series.reference).stem, texts, fmt.number(series.context), series.machine
+        words = self.tr("{0} · {1} · {2} · {3} tokens · against {4}").format(
+            name, series.machine, texts, fmt.number(series.context), Path(series.reference).stem
         )
         item = QTreeWidgetItem([words])
         item.setToolTip(0, "\n".join((series.path, series.reference, ", ".join(series.texts), series.machine)))
@@ -104,18 +106,17 @@ class QualityHistory(QWidget):
         when = QDateTime.fromSecsSinceEpoch(int(past.when))
         item = QTreeWidgetItem(
             [
-                QLocale().toString(when, QLocale.FormatType.ShortFormat),
+                QLocale().toString(when.date(), QLocale.FormatType.ShortFormat),
                 fmt.estimate(past.kld, 1) if past.kld.error > 0 else fmt.significant(past.kld.value, 3),
                 self._change(change),
                 fmt.percent(past.top1.value),
                 fmt.number(past.tokens),
-                past.program or fmt.DASH,
-                past.engine or fmt.DASH,
+                f"{past.program or fmt.DASH} / {past.engine or fmt.DASH}",
             ]
         )
-        tip = "\n".join(
-            f"{self.tree.headerItem().text(column)}: {item.text(column)}" for column in range(self.tree.columnCount())
-        )
+        titles = [self.tree.headerItem().text(column) for column in range(self.tree.columnCount())]
+        facts = [f"{title}: {item.text(column)}" for column, title in enumerate(titles) if column != MEASURED]
+        tip = "\n".join([QLocale().toString(when, QLocale.FormatType.ShortFormat), *facts])
         for column in range(self.tree.columnCount()):
             item.setToolTip(column, tip)
             if column in (KLD, TOP1, TOKENS):
@@ -130,16 +131,16 @@ class QualityHistory(QWidget):
             return fmt.DASH
         if not change.apart:
             return self.tr("not told apart")
-        sign = "+" if change.difference.value > 0 else ""
-        size = (
-            fmt.estimate(change.difference, 1)
-            if change.difference.error > 0
-            else fmt.significant(change.difference.value, 2)
-        )
-        return self.tr("▲ {0}").format(sign + size) if sign else self.tr("▼ {0}").format(size)
+        size = Estimate(abs(change.difference.value), change.difference.error)
+        words = fmt.estimate(size, 1) if size.error > 0 else fmt.significant(size.value, 2)
+        return self.tr("▲ {0}").format(words) if change.difference.value > 0 else self.tr("▼ {0}").format(words)
+
+    def _repaint(self) -> None:
+        """Colours of another theme."""
+        if self.series:
+            self.set_results(*self._shown)
 
     def resizeEvent(self, event: object) -> None:
         super().resizeEvent(event)  # type: ignore[arg-type]
-        for column in (PROGRAM, ENGINE):
-            self.tree.setColumnHidden(column, self.width() < WIDE)
-        self.tree.setColumnHidden(TOKENS, self.width() < NARROW)
+        for column, width in ROOM.items():
+            self.tree.setColumnHidden(column, self.width() < width)

@@ -76,9 +76,10 @@ def write_report(result: QualityResult, path: Path) -> list[str]:
     Raises QuenchError ``report_not_saved`` if it cannot be.
     """
     notes = []
-    contents = {".json": json.dumps(report.document(result)), ".csv": figures.csv_table(result)}
+    facts = report.facts_here()
+    contents = {".json": json.dumps(report.document(result, facts=facts)), ".csv": figures.csv_table(result)}
     try:
-        write_atomically(path, report.render(result).encode())
+        write_atomically(path, report.render(result, facts=facts).encode())
         for suffix, content in contents.items():
             target = report.twin_place(path, suffix)
             write_atomically(target, content.encode())

@@ -376,6 +376,11 @@ def test_one_line_says_what_a_file_costs() -> None:
     assert f"<code>{line}</code>" in page
 
 
+def as_read(found: QualityResult) -> object:
+    """What the JSON twin of a report has."""
+    return json.loads(json.dumps(report.document(found, facts=report.facts_here())))
+
+
 @pytest.mark.parametrize("theirs", [b"", b'{"reference": {"path": "m.gguf"}}\n', b"file,kind\n"])
 def test_a_twin_takes_no_other_files_place(tmp_path: Path, theirs: bytes) -> None:
     """``--json > q.json --report q.html``: q.json is there, and empty until the command has ended."""
@@ -386,7 +391,9 @@ def test_a_twin_takes_no_other_files_place(tmp_path: Path, theirs: bytes) -> Non
     assert notes == [f"q{s} is something else: the report's is q.report{s}." for s in (".json", ".csv")]
     for suffix in (".json", ".csv"):
         assert (tmp_path / f"q{suffix}").read_bytes() == theirs
-    assert json.loads((tmp_path / "q.report.json").read_bytes()) == json.loads(json.dumps(report.document(found)))
+    assert json.loads((tmp_path / "q.report.json").read_bytes()) == json.loads(
+        json.dumps(report.document(found, facts=report.facts_here()))
+    )
     assert (tmp_path / "q.report.csv").read_text("utf-8") == figures.csv_table(found)
 
 
@@ -395,5 +402,7 @@ def test_a_report_replaces_its_own_earlier_twins(tmp_path: Path) -> None:
     again = result(candidates=(candidate("Q8_0", 200, 0.01),))
     assert write_report(again, tmp_path / "q.html") == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q.csv", "q.html", "q.json"]
-    assert json.loads((tmp_path / "q.json").read_bytes()) == json.loads(json.dumps(report.document(again)))
+    assert json.loads((tmp_path / "q.json").read_bytes()) == json.loads(
+        json.dumps(report.document(again, facts=report.facts_here()))
+    )
     assert (tmp_path / "q.csv").read_text("utf-8") == figures.csv_table(again)

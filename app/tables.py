@@ -225,7 +225,7 @@ def fingerprint(use: FingerprintUse) -> str:
         )
     how = f"the whole vocabulary, by the output matrix in {use.matrix}"
     if not use.exact:
-        how = "sampled odds, since no file at hand has its output matrix: mean KLD to about a tenth of a per cent"
+        how = "sampled odds, since no file at hand has its output matrix: mean KLD to some tenths of a per cent"
     return f"The reference is {use.name} as saved in {use.path}: {how}."
 
 

@@ -9,8 +9,8 @@ are never negative,
 
 whose part over the likeliest is exact, and whose rest is estimated without bias by ``rest`` times the mean of
 ``ln(p / q) - 1 + q / p`` over the sample. The terms are as small as the divergence itself, and so is their scatter:
-over some thousand tokens the mean is right to about a tenth of a per cent, whether the candidate is close or far, while
-a position takes some hundred bytes at any size of the vocabulary. A single token's value is an estimate.
+over some thousand tokens the mean is right to some tenths of a per cent, whether the candidate is close or far, while a
+position takes some hundred bytes at any size of the vocabulary. A single token's value is an estimate.
 """
 
 from __future__ import annotations

@@ -509,5 +509,5 @@ def _saved(use: FingerprintUse) -> str:
         return f"Its answers were saved as {PurePath(use.path).name} ({numbers.size(use.bytes)})."
     how = "its output matrix gives the odds of the whole vocabulary"
     if not use.exact:
-        how = "sampled odds, without its output matrix: a mean divergence is right to about 0.1 %"
+        how = "sampled odds, without its output matrix: a mean divergence is right to some tenths of a per cent"
     return f"{use.name} by its answers, saved in {PurePath(use.path).name}: {how}."

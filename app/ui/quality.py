@@ -162,7 +162,7 @@ class QualityPage(MeasuredPage):
                 self.subtitle.setText(self.tr("%1 · sampled").replace("%1", self.subtitle.text()))
                 words = self.tr(
                     "No file at hand has the reference's output matrix: its odds are sampled, and mean divergences "
-                    "right to about 0.1 %."
+                    "right to some tenths of a per cent."
                 )
             self.subtitle.setToolTip(words)
 

@@ -99,10 +99,11 @@ def known(model: Model, given: Calibration) -> tuple[Calibration, dict[str, floa
         losses[name] = float(np.concatenate(nlls).mean())
     limit = float(np.median(list(losses.values()))) + math.log(UNKNOWN)
     strange = {name: math.exp(loss) for name, loss in losses.items() if loss > limit}
-    windows, held = (
-        {name: cut for name, cut in each.items() if name not in strange} for each in (given.windows, given.held)
-    )
-    return Calibration(windows, held), strange
+
+    def without(windows: Windows) -> Windows:
+        return {name: cut for name, cut in windows.items() if name not in strange}
+
+    return Calibration(without(given.windows), without(given.held)), strange
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,7 @@ def _quality_history(models: Sequence[str]) -> Result:
     from converter.identity import content_id
 
     chosen = [absolute(path) for path in models]
-    contents = [found for path in chosen if (found := content_id(path))]
+    contents = [content for path in chosen if (content := content_id(path))]
     with contextlib.closing(Store(paths.database())) as store:
         found = history.of_models(store, chosen, contents)
     return Result(tables.history_data(found), tables.history(found))

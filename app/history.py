@@ -81,13 +81,10 @@ def of_models(store: Store, paths: Collection[str] = (), contents: Collection[st
     out.
     """
     gathered: dict[tuple[Any, ...], list[tuple[Measurement, Past]]] = {}
-    named = bool(paths) or bool(contents)
-    for entry in store.outlines("quality", _LARGE, MOST):
-        payload = entry.payload
-        if entry.model_path == payload.get("reference"):
+    known = [content for content in contents if content]
+    for entry in store.outlines("quality", _LARGE, MOST, paths=list(paths), contents=known):
+        if entry.model_path == entry.payload.get("reference"):
             continue  # it is not compared with anything
-        if named and entry.model_path not in paths and not (entry.content and entry.content in contents):
-            continue
         past = _past(entry)
         if past is not None:
             gathered.setdefault(_key(entry), []).append((entry, past))

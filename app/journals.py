@@ -25,7 +25,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from app import paths
+from app import paths, protocol
 from app.jobs import still_runs
 from app.measure_messages import MeasureQuality
 
@@ -82,7 +82,7 @@ def key_of(command: MeasureQuality) -> str:
     asked = msgspec.structs.replace(
         command, minutes=0.0, precision=0.0, report=None, pass_kld=0.03, fail_kld=0.2, pass_top1=0.95, fresh=False
     )
-    return hashlib.blake2b(msgspec.json.encode(asked), digest_size=12).hexdigest()
+    return hashlib.blake2b(protocol.encode(asked), digest_size=12).hexdigest()
 
 
 def folder() -> Path:
@@ -245,7 +245,8 @@ def _all(key: str) -> Iterator[tuple[Path, int, float, bool]]:
         with contextlib.suppress(OSError):
             status = path.stat()
             owner = path.name.split(".")[-2]
-            busy = owner.isdecimal() and int(owner) != os.getpid() and still_runs(int(owner), status.st_mtime)
+            known = owner.isdecimal() and len(owner) < 10
+            busy = known and int(owner) != os.getpid() and still_runs(int(owner), status.st_mtime)
             yield path, status.st_size, status.st_mtime, not busy
 
 

@@ -258,7 +258,7 @@ def history(found: Sequence[Series]) -> str:
                 (
                     time.strftime("%Y-%m-%d %H:%M", time.localtime(past.when)),
                     f"{past.kld.value:.5f} +- {past.kld.error:.5f}",
-                    _change(change),
+                    _told_change(change),
                     f"{past.top1.value:.1%}",
                     str(past.tokens),
                     past.program or "-",
@@ -278,7 +278,7 @@ def history_texts(series: Series) -> str:
     return texts_in_words(series) + ("" if series.by_content else " (the same by name)")
 
 
-def _change(change: Change | None) -> str:
+def _told_change(change: Change | None) -> str:
     if change is None:
         return ""
     if not change.apart:

@@ -191,7 +191,7 @@ def _values(data: bytes, scored: int) -> TokenValues | None:
     for name, kind in _FIELDS.items():
         fields[name] = np.frombuffer(data, kind, scored, at).copy()
         at += scored * kind.itemsize
-    return TokenValues(**fields)  # type: ignore[arg-type]
+    return TokenValues(**fields)
 
 
 __all__ = ["IN_TURN", "TOGETHER", "Progress", "identity_of", "identity_of_model"]

@@ -162,7 +162,8 @@ class QualityRun:
         """Tie the journal to what is measured now, and take up what it has."""
         for subject in self._all():
             subject.content = subject.content or content_id(subject.path)
-            subject.identity = identity_of_model(subject.path, subject.content, subject.kv)
+            role = "reference" if subject is self.reference else subject.kv
+            subject.identity = identity_of_model(subject.path, subject.content, role)
         identity = identity_of(self._command, self.reference.identity, self._windows, self._tasks)
         groups = -(-len(self._tasks) // TASK_GROUP)
         self.kept.bind(identity, way, (len(self._windows) + groups) * len(self._all()))

@@ -141,6 +141,6 @@ class QualityHistory(QWidget):
             self.set_results(*self._shown)
 
     def resizeEvent(self, event: object) -> None:
-        super().resizeEvent(event)  # type: ignore[arg-type]
+        super().resizeEvent(event)
         for column, width in ROOM.items():
             self.tree.setColumnHidden(column, self.width() < width)

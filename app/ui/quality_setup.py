@@ -118,7 +118,14 @@ class QualitySetup(QWidget):
         self._lay_out()
         self.reference.changed.connect(self._on_reference)
         context.library.changed.connect(self._on_library)
-        for signal in (self.candidates.changed, self.texts.itemChanged, self.tasks.changed):
+        for signal in (
+            self.candidates.changed,
+            self.texts.itemChanged,
+            self.tasks.changed,
+            self.chunks.valueChanged,
+            self.window_tokens.currentIndexChanged,
+            self.cache.currentIndexChanged,
+        ):
             signal.connect(lambda *_: self.changed.emit())
         self._on_library()
 

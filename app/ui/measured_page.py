@@ -317,6 +317,11 @@ class MeasuredPage(QWidget):
         job = self.job
         if job is None or not job.is_active:
             return
+        if self.progress.isHidden():  # it was paused, and goes on
+            self.error.clear()
+            self.progress.button.setEnabled(True)
+            self.progress.show()
+            self.refresh()
         text = self.tr("Waiting for the job before it") if job.state == "queued" else job.label or self.tr("Starting")
         known = job.progress if job.progress > 0 or job.state == "queued" else None
         self.progress.set_progress(known, text, "", job.seconds_left)
@@ -336,7 +341,7 @@ class MeasuredPage(QWidget):
             self.finish(job.result)
         elif job.state == "failed" and job.error is not None:
             self._fail(job.error)
-        elif job.state == "cancelled":
+        elif job.state in ("cancelled", "paused"):
             self.subtitle.setText(self.stopped_words())
         self.refresh()
 

@@ -106,6 +106,20 @@ def test_one_model_after_another_goes_on_too_even_where_there_is_room_now(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("memory", [0, 1])
+def test_against_saved_answers_it_goes_on_too(command: MeasureQuality, tmp_path: Path, memory: int) -> None:
+    saved = str(tmp_path / "answers.qref")
+    run(msgspec.structs.replace(command, fingerprint=saved))
+    command = msgspec.structs.replace(command, reference=saved, texts=(), context=0, chunks=0, memory_mib=memory)
+    whole = run(command)
+    interrupted(command, 3)
+    told: list[Event] = []
+    again = run(command, told=told)
+    assert said(told, "Went on from an interrupted run")
+    assert figures(again) == figures(whole)
+
+
+@pytest.mark.slow
 def test_tasks_go_on_as_well(command: MeasureQuality) -> None:
     command = msgspec.structs.replace(command, tasks="pocket", texts=("prose",))
     whole = run(command)

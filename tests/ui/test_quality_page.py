@@ -179,6 +179,11 @@ def test_figures_come_while_it_runs_and_what_was_finished_before_a_cancel_is_gon
     labels: list[str] = []
     again.event.connect(lambda event: labels.append(getattr(event, "label", "")))
     qtbot.waitUntil(lambda: any(label.startswith("Went on from an interrupted run") for label in labels))
+    again.pause()
+    qtbot.waitUntil(lambda: not again.is_active)
+    assert again.state == "paused" and again.kept is not None and chosen.progress.isHidden()
+    again.go_on()
+    assert not chosen.progress.isHidden() and again.is_active
     again.cancel()
     qtbot.waitUntil(lambda: not again.is_active)
 

@@ -124,7 +124,9 @@ def plan() -> FitPlanned:
         FittedTensor("blk.0.attn_q.weight", "Q5_K", 10, 0.7, "70.0% of the damage"),
         FittedTensor("token_embd.weight", "Q6_K", 20, 0.3, "30.0% of the damage"),
     )
-    return FitPlanned(tensors, 30, 40, 0.5, 0.6, 0.0, (FitDomain("prose", 0.1, 0.2),), True, 1.0)
+    return FitPlanned(
+        tensors, 30, 40, 0.5, 0.6, 0.6, 0.0, (FitDomain("prose", 0.1, 0.2, 0.1),), kept=True, shared=False, seconds=1.0
+    )
 
 
 def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:

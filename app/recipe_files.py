@@ -15,27 +15,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from app.files import write_atomically
-from app.fit_messages import FitPlanned, FittedTensor
+from app.fit_messages import FitPlanned, FittedTensor, Recipe
 from converter.spec import QuenchError
 
 SUFFIX = ".recipe"
 MOST_BYTES = 4 << 20
 _FIRST = "# Quench recipe"
 _BASE = re.compile(r"# base=(\w+)")
+_REFINED = "# refined"
 _IMATRIX = re.compile(r"# imatrix=(.+) sha256=([0-9a-f]{64})")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """``rules`` as ``RE=TYPE`` texts; ``imatrix``: the path of the matrix if it lies beside the recipe, else empty."""
-
-    base: str
-    rules: tuple[str, ...]
-    imatrix: str
 
 
 def rules(tensors: Sequence[FittedTensor]) -> tuple[tuple[str, str], ...]:
@@ -48,10 +41,12 @@ def imatrix_beside(output: Path) -> Path:
     return output.with_suffix(".imatrix.gguf")
 
 
-def write(output: Path, base: str, plan: FitPlanned, imatrix: Path) -> Path:
+def write(output: Path, base: str, plan: FitPlanned, imatrix: Path, *, refined: bool = False) -> Path:
     """Write the recipe of ``output`` beside it and return its path. OSError if it cannot be."""
-    digest = hashlib.sha256(imatrix.read_bytes()).hexdigest()
+    digest = digest_of(imatrix)
     lines = [_FIRST, f"# base={base}", f"# imatrix={imatrix.name} sha256={digest}"]
+    if refined:
+        lines.append(_REFINED)
     lines.append(f"# {plan.bytes} bytes of tensors; {plan.ratio:.3f} of {base}'s divergence on texts that no step saw")
     for tensor, (pattern, kind) in zip(plan.tensors, rules(plan.tensors), strict=True):
         lines += [f"# {tensor.reason}", f"{pattern}={kind}"]
@@ -80,11 +75,18 @@ def read(path: Path) -> Recipe:
         raise bad(f"{path} is no recipe.")
     named = next((match for match in map(_IMATRIX.fullmatch, lines) if match), None)
     beside = path.with_name(Path(named[1]).name) if named else path
+    whole = Recipe(base, found, "", beside.name if named else "", named[2] if named else "", refined=_REFINED in lines)
     if named is None or not beside.is_file():
-        return Recipe(base, found, "")
-    if hashlib.sha256(beside.read_bytes()).hexdigest() != named[2]:
+        return whole
+    if digest_of(beside) != named[2]:
         raise bad(f"{beside} is another importance matrix than the recipe's.")
-    return Recipe(base, found, str(beside))
+    return msgspec.structs.replace(whole, imatrix=str(beside))
 
 
-__all__ = ["Recipe", "imatrix_beside", "read", "rules", "write"]
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits. OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = ["Recipe", "digest_of", "imatrix_beside", "read", "rules", "write"]

@@ -37,7 +37,7 @@ from converter.difference import (
 from converter.spec import Plan
 
 if TYPE_CHECKING:
-    from app.fitting import Fitted
+    from app.fit_messages import Fitted
 
 
 def files(made: Sequence[tuple[str, str, int, float]]) -> str:

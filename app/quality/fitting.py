@@ -32,7 +32,7 @@ import kernels
 from app import hardware, paths
 from app.engine.grafts import Grafts
 from app.engine.model import Model
-from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
+from app.fit_messages import JUDGING, TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
 from app.protocol import Event, LoadOptions, Status
 from app.quality import texts as texts_module
 from app.quality.divergence import Rows, compare, first_scored, score, scored_per_window
@@ -256,9 +256,10 @@ class FitRun:
     def _judged(self, work: _Work, judge: _Sample, found: Solution) -> FitPlanned:
         """Both on texts that nothing has seen; the better one is kept."""
         mix, standard = _mix(found), work.standard
-        fitted, usual = work.divergences(judge, [mix, standard], "Judging")
+        fitted, usual = work.divergences(judge, [mix, standard], JUDGING)
         ratio = math.exp(float(np.mean([math.log(fitted[name] / usual[name]) for name in fitted])))
-        kept = ratio < 1.0
+        # Below the smallest recipe there is only what was fitted.
+        kept = ratio < 1.0 or work.bytes(standard) > self._command.budget
         shown = mix if kept else standard
         return FitPlanned(
             tensors=tuple(work.described(name, kind, found, kept=kept) for name, kind in shown.items()),

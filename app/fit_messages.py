@@ -191,7 +191,7 @@ class FitPreview(msgspec.Struct, frozen=True):
     budget: Budget
     smallest: int
     largest: int
-    standards: tuple[tuple[str, int], ...]
+    standards: dict[str, int]
     floors: tuple[int, ...]
     running: FitSum
     disk: int
@@ -200,7 +200,7 @@ class FitPreview(msgspec.Struct, frozen=True):
     work_free: int
     memory: int
     memory_free: int
-    seconds: tuple[tuple[str, float], ...]
+    seconds: dict[str, float]
     refusals: tuple[Refusal, ...] = ()
 
 

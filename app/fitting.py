@@ -186,7 +186,7 @@ def _plan(  # noqa: PLR0917 - the parts of one run
     )
     plan = _done(job("measure", command, show), FitPlanned)
     if not wish.minutes:
-        amount = _amounts(len(plan.tensors), wish)
+        amount = _amounts(info, len(plan.tensors), wish)
         fit_estimate.learn(info, PROBING, sum(amount.values()) - amount[IMPORTANCE], plan.seconds)
     if wish.work:
         kept.write_bytes(msgspec.json.encode(plan))
@@ -228,7 +228,7 @@ def preview(wish: Wish) -> FitPreview:
         info = source.info
         chosen = _chosen(source)
         overhead = budget.file - budget.tensors
-        by_recipe = [(name, overhead + _standard_bytes(source, name)) for name in STANDARDS]
+        by_recipe = {name: overhead + _standard_bytes(source, name) for name in STANDARDS}
         reference, seconds = _reference_needs(source, wish)
         floors = tuple(sum(bool(_search(pattern, name)) for name in chosen) for pattern, _ in wish.floors)
         fit = hardware.fits(info, wish.size.context, wish.size.kv_type)
@@ -237,7 +237,7 @@ def preview(wish: Wish) -> FitPreview:
             budget=budget,
             smallest=overhead + _least(source, wish),
             largest=overhead + _standard_bytes(source, STANDARDS[-1]),
-            standards=tuple(by_recipe),
+            standards=by_recipe,
             floors=floors,
             running=FitSum(_context(info, wish), budget.file, fit.kv, fit.compute, fit.available),
             disk=budget.file,
@@ -246,7 +246,7 @@ def preview(wish: Wish) -> FitPreview:
             work_free=free_bytes(_work_place(wish)),
             memory=fit_estimate.memory(info, reference, wish.threads),
             memory_free=fit.available,
-            seconds=tuple((step, steps[step]) for step in STEPS if steps.get(step)),
+            seconds={step: steps[step] for step in STEPS if steps.get(step)},
             refusals=tuple(
                 Refusal(error.code, error.title, error.detail, error.hint) for error in _refusals(source, wish, budget)
             ),
@@ -275,7 +275,7 @@ def _reference_needs(source: SourceModel, wish: Wish) -> tuple[int, dict[str, fl
 
 def _seconds(info: ModelInfo, tensors: int, wish: Wish) -> dict[str, float]:
     """Seconds of the steps that compute. A limit of time ends the matrix, and leaves out a refinement."""
-    windows = _amounts(tensors, wish)
+    windows = _amounts(info, tensors, wish)
     found = fit_estimate.seconds(info, windows, wish.threads)
     limit = 60 * wish.minutes
     if limit:
@@ -285,9 +285,11 @@ def _seconds(info: ModelInfo, tensors: int, wish: Wish) -> dict[str, float]:
     return found
 
 
-def _amounts(tensors: int, wish: Wish) -> dict[str, int]:
-    count = len(wish.texts or CALIBRATION)
-    return fit_estimate.amounts(tensors, count, len(JUDGES), wish.windows, 0 if wish.imatrix else IMATRIX_WINDOWS)
+def _amounts(info: ModelInfo, tensors: int, wish: Wish) -> dict[str, int]:
+    chunks = 0 if wish.imatrix else IMATRIX_WINDOWS
+    if wish.calibration:
+        chunks = min(chunks, fit_estimate.windows_of(wish.calibration, info.vocabulary))
+    return fit_estimate.amounts(tensors, len(wish.texts or CALIBRATION), len(JUDGES), wish.windows, chunks)
 
 
 def _refusals(source: SourceModel, wish: Wish, budget: Budget) -> list[QuenchError]:

@@ -569,7 +569,7 @@ class ConvertPage(QWidget):
                 fmt.size(preview.disk), fmt.size(preview.work_disk)
             )
         parts = [files, self.tr("%1 free").replace("%1", fmt.size(preview.disk_free))]
-        parts += self._cost_words(preview.memory, sum(seconds for _, seconds in preview.seconds))
+        parts += self._cost_words(preview.memory, sum(preview.seconds.values()))
         return " · ".join(parts)
 
     def _cost_words(self, memory: int, seconds: float) -> list[str]:

@@ -70,6 +70,7 @@ class FitPane(QWidget):
         self.preview: FitPreview | None = None
         self._build()
         self._show_kind()
+        self.show_preview(None)
 
     # ---- faces
 
@@ -77,9 +78,9 @@ class FitPane(QWidget):
         """Another model, and importance matrices that belong to it."""
         before, self._info = self._info, info
         if info is None or before is None or before.path != info.path:
-            self.preview, self._bytes = None, 0
+            self._bytes = 0
             self._fill_calibration(matrices)
-            self._show_words()
+            self.show_preview(None)
 
     def set_matrices(self, matrices: list[str]) -> None:
         """Importance matrices that there are now; the choice stays."""
@@ -124,12 +125,16 @@ class FitPane(QWidget):
     def show_preview(self, preview: FitPreview | None) -> None:
         """What the wish comes to; None if that is not known."""
         self.preview = preview
+        for part in (self.slider, self.number, self.like):
+            part.setEnabled(preview is not None or bool(self._bytes))
         if preview is not None:
             self._unit = MIB if preview.largest < GIB else GIB
             self._fill_like(preview)
             if not self._bytes:  # a new model: as large as most people take it
-                self._bytes = dict(preview.standards).get(_USUAL, preview.largest)
-            self.slider.set_span(preview.smallest, preview.largest, preview.standards, preview.budget.standard)
+                self._bytes = preview.standards.get(_USUAL, preview.largest)
+            self.slider.set_span(
+                preview.smallest, preview.largest, tuple(preview.standards.items()), preview.budget.standard
+            )
             self._show_size()
         self._show_words()
 
@@ -165,22 +170,22 @@ class FitPane(QWidget):
         self.free.setSuffix(" GiB")
         self.like = QComboBox()
         self.like.setAccessibleName(self.tr("Standard type"))
-        for box in (self.kind, self.like):
-            box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(6)
+        for choice in (self.kind, self.like):
+            choice.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+            choice.setMinimumContentsLength(4)
         self.words = label("", wrap=True)
         self.sum_words = label("", "muted", wrap=True)
         top = QHBoxLayout()
         top.setSpacing(8)
-        top.addWidget(self.kind, 1)
-        for box in (self.number, self.free, self.like):
-            top.addWidget(box)
+        top.addWidget(self.kind, 4)
+        for part in (self.number, self.free, self.like):
+            top.addWidget(part, 5)
         card = Card()
         card.body.setContentsMargins(10, 8, 10, 8)
         card.body.setSpacing(6)
         card.body.addLayout(top)
-        for part in (self.slider, self.words, self.sum_words):
-            card.body.addWidget(part)
+        for told in (self.slider, self.words, self.sum_words):
+            card.body.addWidget(told)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(8)
@@ -203,7 +208,7 @@ class FitPane(QWidget):
         self.effort.addItem(self.tr("Quick"), "quick")
         self.effort.addItem(self.tr("Normal"), "normal")
         self.effort.addItem(self.tr("Thorough"), "thorough")
-        self.effort.addItem(self.tr("For some minutes"), MINUTES)
+        self.effort.addItem(self.tr("Minutes"), MINUTES)
         self.effort.setCurrentIndex(1)
         self._name_it(self.effort, self.tr("How thoroughly every tensor is probed: on 1, 2 or 4 windows of each text"))
         self.minutes = QSpinBox()
@@ -226,7 +231,7 @@ class FitPane(QWidget):
         form.addRow(label(self.tr("Calibration"), "muted"), self.calibration)
         for box in (self.effort, self.calibration):
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-            box.setMinimumContentsLength(6)
+            box.setMinimumContentsLength(4)
         self.floors = QPlainTextEdit()
         self.floors.setPlaceholderText("attn_v=Q4_K\ntoken_embd=Q6_K")
         self.floors.setFixedHeight(50)
@@ -307,7 +312,7 @@ class FitPane(QWidget):
         chosen = self.like.currentData() or _USUAL
         self.like.blockSignals(True)
         self.like.clear()
-        for name, size in preview.standards:
+        for name, size in preview.standards.items():
             self.like.addItem(f"{name}  ({fmt.size(size)})", name)
         self.like.setCurrentIndex(max(self.like.findData(chosen), 0))
         self.like.blockSignals(False)
@@ -391,7 +396,7 @@ class FitPane(QWidget):
 
     def _budget_words(self, preview: FitPreview) -> str:
         budget = preview.budget
-        sizes = dict(preview.standards)
+        sizes = preview.standards
         if budget.file < preview.smallest:
             return ""
         words = self.tr("At most {0}, {1} bits per weight. To be judged against {2} ({3}).").format(

@@ -17,7 +17,7 @@ from app.ui.convert_result import OutputRow, open_output
 from app.ui.fit_figures import DomainTable, sentence
 from app.ui.tensor_map import TensorMap
 from app.ui.theme import set_role
-from app.ui.widgets import EmptyState, ErrorCard, ProgressLine, button, label
+from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, label
 from converter.spec import Planned, PlannedOutput, QuenchError, TensorDone
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ class StepList(QWidget):
             elif number > at:
                 self._set(step, "", "muted", "", self._expected_words(step))
         left = self.tr("{0} left").format(fmt.seconds(progress.part_left)) if progress.part_left is not None else ""
-        self._set(progress.step, "▸", "", f"{fmt.percent(progress.part, 0)} · {progress.label}", left)
+        name = self._rows[progress.step][1].text()
+        what = fmt.percent(progress.part, 0) + (f" · {progress.label}" if progress.label not in ("", name) else "")
+        self._set(progress.step, "▸", "", what, left)
 
     def finish(self) -> None:
         """All is done."""
@@ -135,9 +137,8 @@ class FitResultPane(QWidget):
             return
         if self._state not in ("plan", "empty"):
             self.job = None
-        seconds = dict(preview.seconds)
-        skipped = {step for step in STEPS if not seconds.get(step)}
-        self.steps.set_expected(seconds, skipped)
+        skipped = {step for step in STEPS if not preview.seconds.get(step)}
+        self.steps.set_expected(dict(preview.seconds), skipped)
         self.map.set_outputs([standard] if standard is not None else [])
         words = self.tr("These are the types of {0}, the standard recipe to beat. The fit chooses them anew.")
         self.note.setText(words.format(preview.budget.standard))
@@ -195,6 +196,7 @@ class FitResultPane(QWidget):
         self.progress = ProgressLine()
         self.progress.cancelled.connect(self._cancel)
         self.pause = button(self.tr("Pause"), self._pause)
+        self.state_words = label("", "muted", wrap=True)
         self.note = label("", "muted", wrap=True)
         self.summary = label("", "good", wrap=True)
         self.figures = label("", "muted", wrap=True)
@@ -209,8 +211,10 @@ class FitResultPane(QWidget):
         self.save_button.setToolTip(
             self.tr("A text file that makes the same file again, or one like it of a sibling model")
         )
-        self.recipe_words = label("", "muted", wrap=True)
-        self._recipe_row = self._row(self.save_button, self.copy_button)
+        self._recipe_name = ElidedLabel()
+        set_role(self._recipe_name, "muted")
+        self._recipe_row = self._row(self.save_button, self.copy_button, self._recipe_name)
+        self._recipe_row.layout().setStretch(2, 1)
         self._rows = QVBoxLayout()
         self._rows.setSpacing(6)
         inner = QWidget()
@@ -220,7 +224,6 @@ class FitResultPane(QWidget):
         outer.setSpacing(8)
         outer.addWidget(self.domains)
         outer.addLayout(self._rows)
-        outer.addWidget(self.recipe_words)
         outer.addWidget(self._recipe_row)
         outer.addStretch(1)
         self._scroll = QScrollArea()
@@ -239,12 +242,13 @@ class FitResultPane(QWidget):
         layout.addWidget(label(self.tr("3  Result"), "heading"))
         layout.addWidget(self.error)
         layout.addWidget(self.empty, 1)
-        layout.addWidget(self.note)
+        layout.addWidget(self.state_words)
         layout.addWidget(self._paused)
         layout.addWidget(self.summary)
         layout.addWidget(self.figures)
         layout.addLayout(line)
         layout.addWidget(self.steps)
+        layout.addWidget(self.note)
         layout.addWidget(self.map, 3)
         layout.addWidget(self._scroll, 2)
 
@@ -268,15 +272,31 @@ class FitResultPane(QWidget):
             {
                 "empty": {self.empty},
                 "plan": {self.note, self.steps, self.map},
-                "running": {self.progress, self.pause, self.steps, self.map},
+                "running": {
+                    self.progress,
+                    self.pause,
+                    self.steps,
+                    self.map,
+                    *([self.note] if self._plan is None else []),
+                },
                 "done": {self.summary, self.figures, self.map, self._scroll},
                 "failed": {self.error, self.steps, self.map},
-                "cancelled": {self.note},
-                "paused": {self.note, self._paused, self.steps, self.map},
+                "cancelled": {self.state_words},
+                "paused": {self.state_words, self._paused, self.steps, self.map},
             }
         )[state]
         self._state = state
-        parts = (self.empty, self.error, self.note, self.progress, self.pause, self.steps, self.map, self.summary)
+        parts = (
+            self.empty,
+            self.error,
+            self.state_words,
+            self.note,
+            self.progress,
+            self.pause,
+            self.steps,
+            self.map,
+            self.summary,
+        )
         for part in (*parts, self.figures, self._paused, self._scroll):
             part.setVisible(part in visible)
 
@@ -289,6 +309,7 @@ class FitResultPane(QWidget):
             self.steps.show_progress(event)
         elif isinstance(event, FitChosen):
             self._plan = event.plan
+            self.note.hide()
         elif isinstance(event, Planned):
             self.map.set_outputs([self._explained(output) for output in event.plan.outputs])
         elif isinstance(event, TensorDone):
@@ -337,12 +358,12 @@ class FitResultPane(QWidget):
         if job.state == "done" and isinstance(job.result, Fitted):
             self._finish(job.result)
         elif job.state == "cancelled":
-            self.note.setText(self.tr("Stopped. No file was left behind."))
+            self.state_words.setText(self.tr("Stopped. No file was left behind."))
             self._show("cancelled")
         elif job.state == "paused":
             words = self.tr("Paused. {0} of the steps are finished and kept; the present one begins again.")
             kept = fmt.percent(job.kept, 0) if job.kept is not None else ""
-            self.note.setText(words.format(kept) if kept else self.tr("Paused. The present step begins again."))
+            self.state_words.setText(words.format(kept) if kept else self.tr("Paused. The present step begins again."))
             self._show("paused")
         elif job.error is not None:
             self.show_error(job.error, self._retry)
@@ -377,10 +398,9 @@ class FitResultPane(QWidget):
         if result.conversion is not None:
             for output in result.conversion.outputs:
                 self._rows.addWidget(OutputRow(self, output))
-        words = self.tr(
-            "Recipe: {0}, with its importance matrix beside the model. Both together make the same file again."
-        )
-        self.recipe_words.setText(words.format(Path(result.recipe).name))
+        words = self.tr("{0}, with its importance matrix beside the model: both together make the same file again")
+        self._recipe_name.setText(Path(result.recipe).name)
+        self._recipe_name.setToolTip(words.format(fmt.path(result.recipe)))
         self.steps.finish()
         self._show("done")
 

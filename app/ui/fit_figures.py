@@ -30,7 +30,7 @@ class RatioBar(QWidget):
         return QSize(72, 16)
 
     def minimumSizeHint(self) -> QSize:
-        return QSize(32, 16)
+        return QSize(16, 16)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         painter = QPainter(self)
@@ -55,7 +55,7 @@ class DomainTable(QWidget):
         self._theme = theme
         self._grid = QGridLayout(self)
         self._grid.setContentsMargins(0, 0, 0, 0)
-        self._grid.setHorizontalSpacing(12)
+        self._grid.setHorizontalSpacing(9)
         self._grid.setVerticalSpacing(2)
         self._grid.setColumnStretch(1, 1)
         self.setAccessibleName(self.tr("Divergence by kind of text"))
@@ -66,7 +66,7 @@ class DomainTable(QWidget):
             item = self._grid.takeAt(0)
             item.widget().hide()
             item.widget().deleteLater()
-        heads = (self.tr("Text that no step saw"), "", self.tr("fitted"), standard, self.tr("ratio"))
+        heads = (self.tr("Text"), "", self.tr("fitted"), standard, self.tr("ratio"))
         for column, text in enumerate(heads):
             self._put(label(text, "small"), 0, column, right=column > 1)
         for row, domain in enumerate(domains, 1):

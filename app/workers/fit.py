@@ -39,7 +39,7 @@ def serve(connection: Connection) -> None:
     workers = _Workers(connection)
     for command in connection.commands():
         if isinstance(command, Wish):
-            steps = Steps(dict(fitting.preview(command).seconds), connection.send)
+            steps = Steps(fitting.preview(command).seconds, connection.send)
             connection.send(fitting.run(command, steps.heard, steps.begin, workers.run))
             return
 

@@ -51,8 +51,8 @@ def feedback(
 
     ``damping`` times the mean of the diagonal is added to the diagonal, so that directions which the inputs never took
     keep a cost. ``shrinkage``: which part of everything beside the diagonal is taken away, since in a sample inputs go
-    together more than they do; 1 makes plain rounding. ``dtype`` is what is computed in: float64 takes at most 24 bytes
-    of memory a number of the matrix beside the covariance itself, float32 12.
+    together more than they do; 1 makes plain rounding. ``dtype`` is what is computed in: float64 takes about 24 bytes
+    of memory a number of the matrix beside the covariance itself, float32 about 13.
 
     Raises:
         KernelError: ``bad_array``; ``bad_covariance`` if it is not finite, not symmetric, all zero or not positive

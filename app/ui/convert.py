@@ -26,12 +26,11 @@ from PySide6.QtWidgets import (
 )
 
 from app import hardware, library, paths
-from app.fit_messages import FitPreview, Wish
+from app.fit_messages import Wish
 from app.protocol import Convert
 from app.ui import format as fmt
 from app.ui.convert_advanced import AdvancedPane
-from app.ui.convert_fit import FitPane
-from app.ui.convert_fit_result import FitResultPane
+from app.ui.convert_fit_desk import FitDesk
 from app.ui.convert_imatrix import ImatrixCard
 from app.ui.convert_recipe_file import RecipeFilePane
 from app.ui.convert_recipes import RecipeList
@@ -64,32 +63,29 @@ class ConvertPage(QWidget):
         super().__init__(parent)
         self.context = context
         self.job: Job | None = None
-        self.fit_job: Job | None = None
         self._planned: dict[str, PlannedOutput] = {}
         self._by_recipe: PlannedOutput | None = None
         self._planned_for = TYPES
         self._disk_free: int | None = None
         self._plan: Plan | None = None
         self._pre_tokenizer: str | None = None
-        self._asked = self._fits_asked = 0
+        self._asked = 0
         self.setAcceptDrops(True)
         self._plan_timer = QTimer(self, singleShot=True, interval=PLAN_DELAY_MS)
         self._plan_timer.timeout.connect(self._ask_plan)
-        self._fit_timer = QTimer(self, singleShot=True, interval=PLAN_DELAY_MS)
-        self._fit_timer.timeout.connect(self._ask_fit)
+        self.fit = FitDesk(context, self.folder, self._standard, self)
         self._build()
         self.source.changed.connect(self._on_source)
         self.recipes.model.changed.connect(self._on_ticks)
         self.advanced.changed.connect(self._on_advanced)
         self.importance.changed.connect(self._on_importance)
-        self.fit.changed.connect(self._on_fit)
+        self.fit.changed.connect(self._update)
         self.recipe_file.changed.connect(self._on_recipe)
         self.recipe_file.matrix.connect(self.importance.choose)
         self.tabs.currentChanged.connect(self._on_mode)
         self.output.textChanged.connect(self._on_output)
         self.requantize.toggled.connect(self._update)
         self.result.retried.connect(self._follow)
-        self.fit_result.retried.connect(self._follow_fit)
         context.jobs.added.connect(self._on_job_added)
         context.jobs.resumed.connect(self._on_job_added)
         self._on_mode()
@@ -136,13 +132,6 @@ class ConvertPage(QWidget):
         quantized = is_quantized(info)
         return self._spec(target, types, overwrite=bool(self._existing()), requantize=quantized)
 
-    def wish(self) -> Wish | None:
-        """What a fit would be asked for now, or None while something is missing."""
-        wish = self.fit.wish(self.folder())
-        if wish is None:
-            return None
-        return msgspec.structs.replace(wish, overwrite=Path(wish.output).exists())
-
     def folder(self) -> str:
         """Where the files go; empty while nothing is typed."""
         return fmt.typed_path(self.output.text())
@@ -152,10 +141,9 @@ class ConvertPage(QWidget):
     def _build(self) -> None:
         self.source = SourcePane(self.context)
         self.result = ResultPane(self.context)
-        self.fit_result = FitResultPane(self.context)
         self.results = QStackedWidget()
         self.results.addWidget(self.result)
-        self.results.addWidget(self.fit_result)
+        self.results.addWidget(self.fit.result)
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
         self.splitter.setObjectName("columns")
         self.splitter.setChildrenCollapsible(False)
@@ -199,12 +187,10 @@ class ConvertPage(QWidget):
             self.tabs.setTabToolTip(self.tabs.addTab(words), tip)
             self.tabs.setTabData(self.tabs.count() - 1, key)
         self.recipes = RecipeList(self.context)
-        self.fit = FitPane(self.context)
         self.recipe_file = RecipeFilePane(self.context)
         self.importance = ImatrixCard(self.context)
         self.advanced = AdvancedPane()
         self.plan_error = ErrorCard()
-        self.fit_error = ErrorCard()
         self.output = QLineEdit(fmt.path(paths.models()))
         self.output.setCursorPosition(0)
         self.output.setAccessibleName(self.tr("Output folder"))
@@ -225,7 +211,7 @@ class ConvertPage(QWidget):
         upper.setContentsMargins(0, 0, 0, 0)
         upper.setSpacing(6)
         upper.addWidget(self.recipes, 1)
-        upper.addWidget(self.fit, 1)
+        upper.addWidget(self.fit.pane, 1)
         upper.addWidget(self.recipe_file)
         upper.addWidget(self.importance)
         upper.addWidget(self.advanced)
@@ -242,7 +228,7 @@ class ConvertPage(QWidget):
         layout.addWidget(label(self.tr("2  Types to make"), "heading"))
         layout.addWidget(self.tabs)
         layout.addWidget(self.plan_error)
-        layout.addWidget(self.fit_error)
+        layout.addWidget(self.fit.error)
         layout.addWidget(area, 1)
         # After the layout has given the card its new height.
         self.importance.told.connect(
@@ -291,7 +277,6 @@ class ConvertPage(QWidget):
         self._planned, self._disk_free, self._plan, self._pre_tokenizer = {}, None, None, None
         self._by_recipe = None
         self.plan_error.clear()
-        self.fit_error.clear()
         self.requantize.setChecked(False)
         self.importance.set_source(self.source.info, self.folder())
         info = self.source.info
@@ -302,7 +287,7 @@ class ConvertPage(QWidget):
         self.advanced.set_split_source(several)
         self._on_advanced()
         self._on_ticks()
-        self._on_fit()
+        self.fit.ask_soon()
 
     def _on_advanced(self) -> None:
         blocked = dict.fromkeys(NEEDS_IMATRIX, self.tr("Needs an importance matrix: make one below."))
@@ -316,7 +301,7 @@ class ConvertPage(QWidget):
 
     def _on_importance(self) -> None:
         self.recipe_file.set_imatrix(self.importance.path())
-        self.fit.set_matrices(self.importance.known())
+        self.fit.pane.set_matrices(self.importance.known())
         self._on_advanced()
 
     def _on_recipe(self) -> None:
@@ -326,27 +311,29 @@ class ConvertPage(QWidget):
         self._on_ticks()
 
     def _on_output(self) -> None:
-        self._on_fit()
-        self._update()
+        self.fit.ask_soon()
 
     def _on_mode(self, *_: object) -> None:
         mode = self.mode()
         for part, own in (
             (self.recipes, (TYPES,)),
-            (self.fit, (FIT,)),
+            (self.fit.pane, (FIT,)),
             (self.recipe_file, (RECIPE,)),
             (self.importance, (TYPES, RECIPE)),
             (self.advanced, (TYPES, RECIPE)),
         ):
             part.setVisible(mode in own)
-        self.results.setCurrentWidget(self.fit_result if mode == FIT else self.result)
+        self.results.setCurrentWidget(self.fit.result if mode == FIT else self.result)
         if mode == FIT:
-            self._fit_timer.start()
+            self.fit.ask_soon()
         if mode not in (FIT, self._planned_for) or not self._planned:
             self._plan_timer.start()
             self._on_ticks()
         self._planned_for = self._planned_for if mode == FIT else mode
         self._update()
+
+    def _standard(self, name: str) -> PlannedOutput | None:
+        return self._planned.get(name)
 
     def _types(self) -> tuple[str, ...]:
         """Types of the files to be made: those that are ticked, or the recipe file's base."""
@@ -407,7 +394,7 @@ class ConvertPage(QWidget):
         free = hardware.memory_available()
         fits = {name: self._fit_words(info, output, free) for name, output in self._planned.items()}
         self.recipes.model.set_plan(self._planned, fits)
-        self._show_fit()
+        self.fit.show_standard()
         self._on_ticks()
 
     def _on_recipe_plan(self, answer: Plan | QuenchError) -> None:
@@ -434,44 +421,6 @@ class ConvertPage(QWidget):
         made = msgspec.structs.replace(info, kind="gguf", tensors=(), bytes=output.bytes)
         return fit_words(made, self.context.settings, free, self.tr)
 
-    # ---- a fit before it begins
-
-    def _on_fit(self) -> None:
-        self._fits_asked += 1  # what was asked before is about other choices
-        if self.mode() == FIT:
-            self._fit_timer.start()
-        self._update()
-
-    def _ask_fit(self) -> None:
-        wish = self.wish()
-        if wish is None or self.mode() != FIT:
-            return
-        self._fits_asked += 1
-        asked = self._fits_asked
-        self.context.scout.plan_fit(wish, lambda answer: self._on_preview(asked, answer))
-
-    def _on_preview(self, asked: int, answer: FitPreview | QuenchError) -> None:
-        if asked != self._fits_asked or self.source.info is None:
-            return
-        preview = None if isinstance(answer, QuenchError) else answer
-        refusal = next(iter(preview.refusals), None) if preview is not None else None
-        if isinstance(answer, QuenchError):
-            self.fit_error.show_error(answer, [(self.tr("Retry"), self._ask_fit)])
-        elif refusal is not None:
-            error = QuenchError(refusal.code, refusal.title, refusal.detail, refusal.hint)
-            self.fit_error.show_error(error, [(self.tr("Look again"), self._ask_fit)])
-        else:
-            self.fit_error.clear()
-        self.fit.show_preview(preview)
-        self._show_fit()
-        self._update()
-
-    def _show_fit(self) -> None:
-        """The recipe to beat, as far as it is planned."""
-        preview = self.fit.preview
-        standard = self._planned.get(preview.budget.standard) if preview is not None else None
-        self.fit_result.show_preview(preview, standard)
-
     # ---- what the footer says
 
     def _names(self) -> list[str]:
@@ -488,7 +437,7 @@ class ConvertPage(QWidget):
         """Names of files to be made that are in the folder already."""
         folder = self.folder()
         if self.mode() == FIT:
-            wish = self.wish()
+            wish = self.fit.wish()
             return [Path(wish.output).name] if wish is not None and wish.overwrite else []
         return [name for name in self._names() if (Path(folder) / name).exists()] if folder else []
 
@@ -513,7 +462,7 @@ class ConvertPage(QWidget):
         self._note(notes)
         self.sum.setText(self._sum_words(ticked, total))
         set_role(self.sum, "bad" if short else "muted")
-        self.fit_error.hide()
+        self.fit.error.hide()
         self.plan_error.setVisible(self.plan_error.error is not None)
         running = self.job is not None and self.job.is_active
         refused = short or self.plan_error.error is not None or (again and not self.requantize.isChecked())
@@ -524,15 +473,12 @@ class ConvertPage(QWidget):
     def _update_fit(self) -> None:
         self.requantize.hide()
         self.plan_error.hide()
-        self.fit_error.setVisible(self.fit_error.error is not None)
-        self._note([self.fit.problem()])
-        running = self.fit_job is not None and self.fit_job.is_active
-        preview = self.fit.preview
-        self.sum.setText(self._fit_sum_words(preview))
+        self.fit.error.setVisible(self.fit.error.error is not None)
+        self._note([self.fit.pane.problem()])
+        self.sum.setText(self._fit_sum_words())
         set_role(self.sum, "muted")
-        ready = preview is not None and not preview.refusals and self.wish() is not None and not running
-        self.convert_button.setEnabled(ready and self.fit_error.error is None)
-        self.convert_button.setText(self.tr("Fitting…") if running else self.tr("Start fit"))
+        self.convert_button.setEnabled(self.fit.is_ready())
+        self.convert_button.setText(self.tr("Fitting…") if self.fit.is_running else self.tr("Start fit"))
 
     def _note(self, notes: list[str]) -> None:
         """Sentences of warning, and which files are replaced."""
@@ -558,19 +504,13 @@ class ConvertPage(QWidget):
             parts += self._cost_words(self._plan.memory_needed, seconds)
         return " · ".join(parts)
 
-    def _fit_sum_words(self, preview: FitPreview | None) -> str:
+    def _fit_sum_words(self) -> str:
         if self.source.info is None:
             return self.tr("Choose a source first.") if not self.source.reading else ""
+        preview = self.fit.pane.preview
         if preview is None or preview.refusals:
             return ""
-        files = self.tr("1 file, {0}").format(fmt.size(preview.disk))
-        if preview.work_disk:
-            files = self.tr("1 file, {0}, and {1} while it works").format(
-                fmt.size(preview.disk), fmt.size(preview.work_disk)
-            )
-        parts = [files, self.tr("%1 free").replace("%1", fmt.size(preview.disk_free))]
-        parts += self._cost_words(preview.memory, sum(preview.seconds.values()))
-        return " · ".join(parts)
+        return " · ".join([*self.fit.disk_words(), *self._cost_words(preview.memory, sum(preview.seconds.values()))])
 
     def _cost_words(self, memory: int, seconds: float) -> list[str]:
         short = self.tr("about a second")
@@ -581,7 +521,7 @@ class ConvertPage(QWidget):
 
     def _convert(self) -> None:
         if self.mode() == FIT:
-            self._start_fit()
+            self.fit.start()
             return
         spec = self.spec()
         info = self.source.info
@@ -600,25 +540,10 @@ class ConvertPage(QWidget):
         title = f"{library.base_name(info)} → {made}"
         self._follow(self.context.jobs.submit("convert", title, Convert(spec)))
 
-    def _start_fit(self) -> None:
-        wish, info = self.wish(), self.source.info
-        if wish is None or info is None:
-            return
-        stem = Path(wish.output).stem.removeprefix(f"{info.name}-Fit-")
-        title = self.tr("{0} → fit to {1}").format(library.base_name(info), stem)
-        self._follow_fit(self.context.jobs.submit("fit", title, wish))
-
-    def _follow_fit(self, job: Job) -> None:
-        if self.fit_job is not job or self.fit_result.job is not job:
-            self.fit_job = job
-            self.fit_result.watch(job)
-            job.finished.connect(self._update)
-        self._update()
-
     def _on_job_added(self, job: Job) -> None:
         """Work begun elsewhere (resumed at the start, retried in the drawer) is shown if nothing else is."""
-        if isinstance(job.command, Wish) and (self.fit_job is None or not self.fit_job.is_active):
-            self._follow_fit(job)
+        if isinstance(job.command, Wish) and not self.fit.is_running:
+            self.fit.follow(job)
             if self.job is None or not self.job.is_active:
                 self.set_mode(FIT)
         if job.kind == "convert" and isinstance(job.command, Convert) and (self.job is None or not self.job.is_active):

@@ -14,7 +14,7 @@ from app.files import write_atomically
 from app.fit_messages import STEPS, FitChosen, FitPlanned, FitPreview, FitProgress, Fitted
 from app.ui import format as fmt
 from app.ui.convert_result import OutputRow, open_output
-from app.ui.fit_figures import DomainTable, sentence
+from app.ui.fit_figures import DomainTable, sentence, step_names
 from app.ui.tensor_map import TensorMap
 from app.ui.theme import set_role
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, label
@@ -32,13 +32,6 @@ class StepList(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        names = (
-            self.tr("16-bit file"),
-            self.tr("Importance matrix"),
-            self.tr("Probing every tensor"),
-            self.tr("Judging"),
-            self.tr("Writing"),
-        )
         self._expected: dict[str, float] = {}
         self._skipped: set[str] = set()
         self._step = ""
@@ -48,7 +41,7 @@ class StepList(QWidget):
         grid.setHorizontalSpacing(8)
         grid.setVerticalSpacing(3)
         grid.setColumnStretch(2, 1)
-        for row, (step, name) in enumerate(zip(STEPS, names, strict=True)):
+        for row, (step, name) in enumerate(step_names().items()):
             parts = (label("", "muted"), label(name, "muted"), label("", "small"), label("", "small"))
             parts[0].setFixedWidth(16)
             parts[3].setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
-from PySide6.QtCore import QRectF, QSize, Qt
+from PySide6.QtCore import QCoreApplication, QRectF, QSize, Qt
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QPen
 from PySide6.QtWidgets import QGridLayout, QSizePolicy, QWidget
 
-from app.fit_messages import FitDomain, FitPlanned
+from app.fit_messages import STEPS, FitDomain, FitPlanned, FitProgress
 from app.ui import format as fmt
 from app.ui.widgets import label
 
 _FULL = 1.25
 """The ratio at the right end of a bar."""
+
+
+def step_names() -> dict[str, str]:
+    """What the steps of a fit are called."""
+    names = (
+        _tr("16-bit file"),
+        _tr("Importance matrix"),
+        _tr("Probing every tensor"),
+        _tr("Judging"),
+        _tr("Writing"),
+    )
+    return dict(zip(STEPS, names, strict=True))
+
+
+def progress_words(progress: FitProgress) -> str:
+    """The step and what it does now, in a line."""
+    name = step_names().get(progress.step, "")
+    return name if progress.label in ("", name) else f"{name} · {progress.label}"
+
+
+def _tr(text: str) -> str:
+    return QCoreApplication.translate("fit", text)
 
 
 class RatioBar(QWidget):
@@ -119,4 +141,4 @@ def _size_words(plan: FitPlanned, tr: Any) -> str:
     return str(words.format(fmt.percent(abs(part), 0 if abs(part) >= 0.015 else 1)))
 
 
-__all__ = ["DomainTable", "RatioBar", "ratio_of", "sentence"]
+__all__ = ["DomainTable", "RatioBar", "progress_words", "ratio_of", "sentence", "step_names"]

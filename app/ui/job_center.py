@@ -20,6 +20,7 @@ from app.fit_messages import FitProgress, Wish
 from app.hub import messages
 from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING
 from app.measure_messages import MeasureImatrix
+from app.ui.fit_figures import progress_words
 from app.ui.process import WorkerProcess
 from converter.spec import Planned, QuenchError
 
@@ -222,7 +223,7 @@ class JobCenter(QObject):
         if isinstance(message, protocol.Progress | protocol.Status | messages.DownloadProgress | FitProgress):
             job.progress = min(1.0, message.done / message.total) if message.total else 0.0
             job.seconds_left = message.seconds_left
-            job.label = job.transfer.doing if job.transfer is not None else message.label
+            job.label = _label(job, message)
             job.memory = getattr(message, "memory", 0)
             job.rate = getattr(message, "rate", None)
             job.event.emit(message)
@@ -321,6 +322,13 @@ class JobCenter(QObject):
                     job.command for job in self.jobs if job.kind == "download" and job.state not in (DONE, CANCELLED)
                 ]
                 downloads.discard(command, [other for other in wanted if other is not command])
+
+
+def _label(job: Job, message: Any) -> str:
+    """What a job is doing."""
+    if isinstance(message, FitProgress):
+        return progress_words(message)
+    return job.transfer.doing if job.transfer is not None else str(message.label)
 
 
 def kept_fraction(command: Any, outputs: tuple[str, ...]) -> float | None:

@@ -49,73 +49,73 @@ def fitting(qtbot: QtBot, page: ConvertPage, pocket: Path) -> ConvertPage:
 def settle(qtbot: QtBot, page: ConvertPage) -> None:
     """Wait until what the present choices come to is told."""
     qtbot.waitUntil(lambda: page.source.info is not None and bool(page._planned))
-    page._fit_timer.stop()
-    page.fit.preview = None
-    page.fit_error.clear()
-    page._ask_fit()
-    asked = page._fits_asked
+    page.fit.timer.stop()
+    page.fit.pane.preview = None
+    page.fit.error.clear()
+    page.fit.ask()
+    asked = page.fit.asked
     qtbot.waitUntil(
-        lambda: (page.fit.preview is not None or page.fit_error.error is not None) and page._fits_asked == asked
+        lambda: (page.fit.pane.preview is not None or page.fit.error.error is not None) and page.fit.asked == asked
     )
 
 
 def choose(page: ConvertPage, kind: str, like: str = "") -> None:
-    page.fit.kind.setCurrentIndex(page.fit.kind.findData(kind))
+    page.fit.pane.kind.setCurrentIndex(page.fit.pane.kind.findData(kind))
     if like:
-        page.fit.like.setCurrentIndex(page.fit.like.findData(like))
+        page.fit.pane.like.setCurrentIndex(page.fit.pane.like.findData(like))
 
 
 def start(page: ConvertPage) -> Job:
     assert page.convert_button.isEnabled() and page.convert_button.text() == "Start fit"
     QTest.mouseClick(page.convert_button, Qt.MouseButton.LeftButton)
-    assert page.fit_job is not None
-    return page.fit_job
+    assert page.fit.job is not None
+    return page.fit.job
 
 
 # ---- before it begins ----------------------------------------------------------------------------------------------
 
 
 def test_what_a_fit_comes_to(qtbot: QtBot, fitting: ConvertPage, pocket_gguf: Callable[[str], Path]) -> None:
-    page, preview = fitting, fitting.fit.preview
+    page, preview = fitting, fitting.fit.pane.preview
     assert preview is not None and page.convert_button.isEnabled() and not nameless(page)
     assert 0 <= preview.largest - pocket_gguf("Q8_0").stat().st_size <= MARGIN
-    assert list(preview.standards) == [name for name, _ in page.fit.slider.strip.marks]
+    assert list(preview.standards) == [name for name, _ in page.fit.pane.slider.strip.marks]
     assert preview.smallest < preview.standards["Q2_K"] < preview.standards["Q4_K_M"] < preview.largest
     assert preview.budget.standard == "Q4_K_M" and preview.budget.file == preview.standards["Q4_K_M"]
     assert set(preview.seconds) == set(STEPS) and "10.1 MiB while it works" in page.sum.text()
-    assert "Q4_K_M" in page.fit_result.note.text() and page.fit_result.map.grid.type_counts()["Q4_K"] > 30
+    assert "Q4_K_M" in page.fit.result.note.text() and page.fit.result.map.grid.type_counts()["Q4_K"] > 30
     # the slider, and a click on a mark
-    page.fit.slider.slider.setValue(0)
+    page.fit.pane.slider.slider.setValue(0)
     settle(qtbot, page)
-    smallest = page.fit.preview
+    smallest = page.fit.pane.preview
     assert smallest is not None and not smallest.refusals and smallest.budget.file == preview.smallest
-    assert "No standard type is that small" in page.fit.words.text()
-    page.fit.slider.strip.chosen.emit(preview.standards["Q5_K_M"])
+    assert "No standard type is that small" in page.fit.pane.words.text()
+    page.fit.pane.slider.strip.chosen.emit(preview.standards["Q5_K_M"])
     settle(qtbot, page)
-    assert page.fit.preview is not None and page.fit.preview.budget.standard == "Q5_K_M"
-    assert f"{page.fit.number.value():.2f}" == f"{preview.standards['Q5_K_M'] / (1 << 20):.2f}"
+    assert page.fit.pane.preview is not None and page.fit.pane.preview.budget.standard == "Q5_K_M"
+    assert f"{page.fit.pane.number.value():.2f}" == f"{preview.standards['Q5_K_M'] / (1 << 20):.2f}"
     # what must stay large makes the smallest larger, by the sizes of blocks that gguf-py knows
-    page.fit.floors.setPlainText("attn_v=Q6_K\nnothing=Q8_0")
+    page.fit.pane.floors.setPlainText("attn_v=Q6_K\nnothing=Q8_0")
     settle(qtbot, page)
-    after = page.fit.preview
+    after = page.fit.pane.preview
     assert after is not None and after.floors == (6, 0)
     sizes = {name: gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]] for name in ("Q2_K", "Q6_K")}
     tensors = [t for t in gguf.GGUFReader(pocket_gguf("Q8_0")).tensors if "attn_v" in t.name]
     more = sum(int(t.n_elements) * (sizes["Q6_K"][1] - sizes["Q2_K"][1]) // sizes["Q6_K"][0] for t in tensors)
     assert after.smallest - preview.smallest == more
-    assert "attn_v: at least Q6_K, 6 tensors" in page.fit.counts.text()
-    assert "nothing: matches no tensor" in page.fit.counts.text()
-    page.fit.floors.setPlainText("attn_v=Q9_K")
+    assert "attn_v: at least Q6_K, 6 tensors" in page.fit.pane.counts.text()
+    assert "nothing: matches no tensor" in page.fit.pane.counts.text()
+    page.fit.pane.floors.setPlainText("attn_v=Q9_K")
     assert not page.convert_button.isEnabled() and "attn_v=Q9_K" in page.note.text()
-    page.fit.floors.clear()
+    page.fit.pane.floors.clear()
     # the time
     seconds = []
     for effort, minutes in (("quick", 1), ("thorough", 1), (MINUTES, 1000)):
-        page.fit.effort.setCurrentIndex(page.fit.effort.findData(effort))
-        page.fit.minutes.setValue(minutes)
+        page.fit.pane.effort.setCurrentIndex(page.fit.pane.effort.findData(effort))
+        page.fit.pane.minutes.setValue(minutes)
         settle(qtbot, page)
-        assert page.fit.preview is not None
-        seconds.append(page.fit.preview.seconds["probing"])
+        assert page.fit.pane.preview is not None
+        seconds.append(page.fit.pane.preview.seconds["probing"])
     assert 3.5 < seconds[1] / seconds[0] < 4.1 and seconds[2] == pytest.approx(seconds[1])
 
 
@@ -126,20 +126,20 @@ def test_what_cannot_be_fitted_is_said_before(
 
     def refused() -> QuenchError:
         settle(qtbot, page)
-        assert page.fit_error.error is not None and not page.convert_button.isEnabled()
-        assert red_cards(page) == [page.fit_error]
-        return page.fit_error.error
+        assert page.fit.error.error is not None and not page.convert_button.isEnabled()
+        assert red_cards(page) == [page.fit.error]
+        return page.fit.error.error
 
     choose(page, FREE)
-    page.fit.free.setValue(0.1)
+    page.fit.pane.free.setValue(0.1)
     settle(qtbot, page)
-    preview = page.fit.preview
+    preview = page.fit.pane.preview
     assert preview is not None and not preview.refusals
     running = preview.running
     assert running.weights == preview.budget.file == preview.largest, "a small model: the 8-bit file leaves more"
     assert running.weights + running.kv + running.compute <= running.available - (1 << 30) // 10
-    assert "3.0 MiB to the KV cache of 1,024 tokens" in page.fit.sum_words.text()
-    page.fit.free.setValue(4000)
+    assert "3.0 MiB to the KV cache of 1,024 tokens" in page.fit.pane.sum_words.text()
+    page.fit.pane.free.setValue(4000)
     error = refused()
     assert error.code == "too_small" and "3.91 TiB are to be left" in error.detail
     choose(page, LIKE, "Q3_K_M")
@@ -148,7 +148,7 @@ def test_what_cannot_be_fitted_is_said_before(
     page.output.setText(str(taken))
     assert refused().code == "bad_output"
     page.output.setText(str(tmp_path))
-    page.fit.use_texts([str(tmp_path / "nowhere.txt")])
+    page.fit.pane.use_texts([str(tmp_path / "nowhere.txt")])
     assert refused().code == "text_unreadable"
     page.receive({"source": str(pocket_gguf("Q8_0"))})
     assert refused().code == "quantized_source"
@@ -215,12 +215,12 @@ def test_cancel_leaves_nothing(qtbot: QtBot, page: ConvertPage, small: Path, que
     settle(qtbot, page)
     job = start(page)
     qtbot.waitUntil(lambda: "Window" in job.label)
-    assert page.fit_result.steps.words()["reference"].endswith("not needed")
-    QTest.mouseClick(page.fit_result.progress.button, Qt.MouseButton.LeftButton)
+    assert page.fit.result.steps.words()["reference"].endswith("not needed")
+    QTest.mouseClick(page.fit.result.progress.button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == CANCELLED and not red_cards(page)
     assert not list((quench_home / "models").iterdir()) and not list(paths.jobs().iterdir())
-    assert page.convert_button.isEnabled() and "No file was left" in page.fit_result.state_words.text()
+    assert page.convert_button.isEnabled() and "No file was left" in page.fit.result.state_words.text()
 
 
 @pytest.mark.slow
@@ -229,8 +229,8 @@ def test_what_dies_costs_a_red_card_and_finished_steps_are_kept(
 ) -> None:
     """A step's worker killed, then a pause: the 16-bit file and the matrix are made once."""
     page = fitting
-    page.fit.use_texts([str(own_text)])
-    page.fit.effort.setCurrentIndex(0)
+    page.fit.pane.use_texts([str(own_text)])
+    page.fit.pane.effort.setCurrentIndex(0)
     settle(qtbot, page)
     job = start(page)
     qtbot.waitUntil(lambda: "Probing" in job.label)
@@ -242,13 +242,13 @@ def test_what_dies_costs_a_red_card_and_finished_steps_are_kept(
     qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == FAILED and job.error is not None and job.error.code == "engine_died"
     assert job.kept == 0.4 and len(red_cards(page)) == 1
-    press(page.fit_result.error, "Resume")
+    press(page.fit.result.error, "Resume")
     qtbot.waitUntil(lambda: job.is_active and "Probing" in job.label and job.progress > 0)
-    QTest.mouseClick(page.fit_result.pause, Qt.MouseButton.LeftButton)
+    QTest.mouseClick(page.fit.result.pause, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == PAUSED and not red_cards(page) and not list((quench_home / "models").iterdir())
     assert {file: file.stat().st_mtime_ns for file in work.glob("*.gguf")} == made
-    QTest.mouseClick(page.fit_result.discard, Qt.MouseButton.LeftButton)
+    QTest.mouseClick(page.fit.result.discard, Qt.MouseButton.LeftButton)
     assert job.state == CANCELLED and not work.exists()
 
 
@@ -258,8 +258,8 @@ def test_a_fit_from_the_folder_to_the_file_and_again_from_its_recipe(
 ) -> None:
     page = fitting
     choose(page, LIKE, "Q2_K")
-    page.fit.effort.setCurrentIndex(0)
-    page.fit.use_texts([str(own_text)])
+    page.fit.pane.effort.setCurrentIndex(0)
+    page.fit.pane.use_texts([str(own_text)])
     settle(qtbot, page)
     job = start(page)
     seen: list[float] = []
@@ -271,24 +271,24 @@ def test_a_fit_from_the_folder_to_the_file_and_again_from_its_recipe(
     assert {file.name for file in made.parent.iterdir()} == names and not list(paths.jobs().iterdir())
     assert made.stat().st_size <= job.result.budget.file
     types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(made).tensors}
-    grid = page.fit_result.map.grid
+    grid = page.fit.result.map.grid
     assert {name: tensor.entries[0].type for name, tensor in grid.tensors.items()} == types
     plan = job.result.plan
     if plan.kept:
-        assert page.fit_result.summary.text().endswith("on texts that no step saw")
+        assert page.fit.result.summary.text().endswith("on texts that no step saw")
         assert "would" in grid.words("blk.0.ffn_down.weight") and "of the damage" in grid.words("token_embd.weight")
-    texts = page.fit_result.domains.texts()
+    texts = page.fit.result.domains.texts()
     assert all(domain.name in texts for domain in plan.domains)
     asked: list[tuple[str, object]] = []
     context.navigate.connect(lambda key, request: asked.append((key, request)))
-    (row,) = page.fit_result.rows()
+    (row,) = page.fit.result.rows()
     QTest.mouseClick(row.buttons["chat"], Qt.MouseButton.LeftButton)
     assert asked == [("chat", {"model": str(made)})]
     qtbot.waitUntil(lambda: any(Path(info.path) == made for info in context.library.usable({"gguf"})))
     recipe = made.with_suffix(".recipe")
-    QTest.mouseClick(page.fit_result.copy_button, Qt.MouseButton.LeftButton)
+    QTest.mouseClick(page.fit.result.copy_button, Qt.MouseButton.LeftButton)
     assert QGuiApplication.clipboard().text() == recipe.read_text("utf-8")
-    page.fit_result.save_recipe(str(tmp_path / "saved.recipe"))
+    page.fit.result.save_recipe(str(tmp_path / "saved.recipe"))
     assert (tmp_path / "saved.recipe").read_bytes() == recipe.read_bytes()
     page.receive({"recipe": str(recipe)})
     page.output.setText(str(tmp_path / "again"))

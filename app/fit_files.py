@@ -6,8 +6,9 @@ from pathlib import Path
 
 from app.fit_messages import STEPS
 
-REFERENCE, PLAN = "reference.gguf", "plan.json"
-"""The model in 16 bits, and the chosen types. The importance matrix has the name that it will have in the end."""
+REFERENCE, PLAN, MADE = "reference.gguf", "plan.json", "made"
+"""The model in 16 bits, the chosen types, and that the file is written. The importance matrix has the name that it will
+have in the end."""
 
 
 def finished(work: Path) -> float | None:
@@ -16,4 +17,4 @@ def finished(work: Path) -> float | None:
     return next((number / len(STEPS) for number, name in made if any(work.glob(name))), None)
 
 
-__all__ = ["PLAN", "REFERENCE", "finished"]
+__all__ = ["MADE", "PLAN", "REFERENCE", "finished"]

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ import kernels
 from app import conversion, fit_estimate, fit_files, hardware, paths, recipe_files
 from app.child import run_job
 from app.console import size as size_words
+from app.files import write_atomically
 from app.fit_messages import (
     IMPORTANCE,
     PROBING,
@@ -82,6 +83,8 @@ def run(wish: Wish, show: Show, say: Say, job: Job = run_job) -> Fitted:
         QuenchError: ``usage`` for a size that is no size; what :func:`preview` refuses; what the steps raise.
         Cancelled: a worker was stopped. What is finished stays in ``wish.work``, if one was given.
     """
+    if wish.work and (Path(wish.work) / fit_files.MADE).exists():  # the file that is there is this fit's own
+        wish = msgspec.structs.replace(wish, overwrite=True)
     with open_model(wish.source) as source:
         wish = _settled(source, wish)
         budget = budget_of(source, wish)
@@ -92,10 +95,11 @@ def run(wish: Wish, show: Show, say: Say, job: Job = run_job) -> Fitted:
     with _work_folder(wish) as work:
         reference = wish.source if info.kind == "gguf" else _reference(wish, work, show, say, job)
         matrix = wish.imatrix or _imatrix(reference, info, wish, work, show, say, job)
-        plan = _plan(reference, matrix, info, budget, wish, work, show, say, job)
+        chosen = _kept_choice(work) or _choice(reference, matrix, info, budget, wish, work, show, say, job)
+        budget, plan = chosen.budget, chosen.plan
         if wish.dry_run:
             return Fitted(budget, plan)
-        show(FitChosen(budget, plan))
+        show(chosen)
         say(WRITING, f"writing {Path(wish.output).name}")
         spec = ConversionSpec(
             source=wish.source,
@@ -109,10 +113,26 @@ def run(wish: Wish, show: Show, say: Say, job: Job = run_job) -> Fitted:
             resume=bool(wish.work),
         )
         made = conversion.run(spec, show, job)
+        with suppress(OSError):
+            (work / fit_files.MADE).touch()
+        return Fitted(budget, plan, made, _recipe(wish, chosen, Path(matrix)))
+
+
+def _recipe(wish: Wish, chosen: FitChosen, matrix: Path) -> str:
+    """Put the recipe beside the file, and the importance matrix if it was made for it."""
+    output = Path(wish.output)
+    try:
         if not wish.imatrix:
-            matrix = _kept(Path(matrix), recipe_files.imatrix_beside(Path(wish.output)))
-    recipe = recipe_files.write(Path(wish.output), budget.standard, plan, Path(matrix), refined=wish.refined)
-    return Fitted(budget, plan, made, str(recipe))
+            matrix = _beside(matrix, recipe_files.imatrix_beside(output))
+        return str(recipe_files.write(output, chosen.budget.standard, chosen.plan, matrix, refined=wish.refined))
+    except OSError as error:
+        raise QuenchError(
+            "not_saved",
+            "The recipe could not be written.",
+            str(error),
+            f"{output.name} itself is whole. Make room, then resume.",
+            exit_status=4,
+        ) from error
 
 
 @contextmanager
@@ -157,7 +177,7 @@ def _imatrix(  # noqa: PLR0917 - the parts of one run
     return str(target)
 
 
-def _plan(  # noqa: PLR0917 - the parts of one run
+def _choice(  # noqa: PLR0917 - the parts of one run
     reference: str,
     matrix: str,
     info: ModelInfo,
@@ -167,10 +187,7 @@ def _plan(  # noqa: PLR0917 - the parts of one run
     show: Show,
     say: Say,
     job: Job,
-) -> FitPlanned:
-    kept = work / fit_files.PLAN
-    if kept.is_file():
-        return msgspec.json.decode(kept.read_bytes(), type=FitPlanned)
+) -> FitChosen:
     say(PROBING, f"choosing types for {budget.tensors:,} bytes, against {budget.standard}")
     command = FitTypes(
         reference=reference,
@@ -184,16 +201,24 @@ def _plan(  # noqa: PLR0917 - the parts of one run
         floors=wish.floors,
         threads=wish.threads,
     )
-    plan = _done(job("measure", command, show), FitPlanned)
+    chosen = FitChosen(budget, _done(job("measure", command, show), FitPlanned))
     if not wish.minutes:
-        amount = _amounts(info, len(plan.tensors), wish)
-        fit_estimate.learn(info, PROBING, sum(amount.values()) - amount[IMPORTANCE], plan.seconds)
-    if wish.work:
-        kept.write_bytes(msgspec.json.encode(plan))
-    return plan
+        amount = _amounts(info, len(chosen.plan.tensors), wish)
+        fit_estimate.learn(info, PROBING, sum(amount.values()) - amount[IMPORTANCE], chosen.plan.seconds)
+    with suppress(OSError):  # without it the next run chooses again
+        write_atomically(work / fit_files.PLAN, msgspec.json.encode(chosen))
+    return chosen
 
 
-def _kept(matrix: Path, beside: Path) -> str:
+def _kept_choice(work: Path) -> FitChosen | None:
+    """What an earlier run of the same wish has chosen; another version's is not taken."""
+    try:
+        return msgspec.json.decode((work / fit_files.PLAN).read_bytes(), type=FitChosen)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _beside(matrix: Path, beside: Path) -> Path:
     """Bring the importance matrix to the file that was made with it."""
     part = beside.with_name(f".{beside.name[:60]}.{secrets.token_hex(4)}.part")
     try:
@@ -201,7 +226,7 @@ def _kept(matrix: Path, beside: Path) -> str:
         part.replace(beside)
     finally:
         part.unlink(missing_ok=True)
-    return str(beside)
+    return beside
 
 
 Kind = TypeVar("Kind")

@@ -474,7 +474,9 @@ class ConvertPage(QWidget):
         self.requantize.hide()
         self.plan_error.hide()
         self.fit.error.setVisible(self.fit.error.error is not None)
-        self._note([self.fit.pane.problem()])
+        preview = self.fit.pane.preview
+        much = preview is not None and preview.memory > preview.memory_free
+        self._note([self.fit.pane.problem(), self.tr("That may be more memory than is free.") if much else ""])
         self.sum.setText(self._fit_sum_words())
         set_role(self.sum, "muted")
         self.convert_button.setEnabled(self.fit.is_ready())

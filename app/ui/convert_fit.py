@@ -177,9 +177,9 @@ class FitPane(QWidget):
         self.sum_words = label("", "muted", wrap=True)
         top = QHBoxLayout()
         top.setSpacing(8)
-        top.addWidget(self.kind, 4)
+        top.addWidget(self.kind, 1)
         for part in (self.number, self.free, self.like):
-            top.addWidget(part, 5)
+            top.addWidget(part, 1)
         card = Card()
         card.body.setContentsMargins(10, 8, 10, 8)
         card.body.setSpacing(6)
@@ -212,7 +212,8 @@ class FitPane(QWidget):
         self.effort.setCurrentIndex(1)
         self._name_it(self.effort, self.tr("How thoroughly every tensor is probed: on 1, 2 or 4 windows of each text"))
         self.minutes = QSpinBox()
-        self.minutes.setRange(1, 10_000)
+        self.minutes.setRange(1, 9999)
+        self.minutes.setMinimumWidth(76)
         self.minutes.setValue(30)
         self.minutes.setSuffix(self.tr(" min"))
         self.minutes.setKeyboardTracking(False)
@@ -302,10 +303,10 @@ class FitPane(QWidget):
         self.number.setDecimals(1 if large >= 100 else 2)
         self.number.setSuffix(" MiB" if self._unit == MIB else " GiB")
         self.number.setSingleStep(max(0.01, round(large / 100, 2)))
-        self.number.setRange(preview.smallest / self._unit, preview.largest / self._unit)
+        # A size that became too small is refused with the numbers, and not made larger behind somebody's back.
+        self.number.setRange(min(preview.smallest, self._bytes) / self._unit, preview.largest / self._unit)
         self.number.setValue(self._bytes / self._unit)
         self.number.blockSignals(False)
-        self._bytes = min(max(self._bytes, preview.smallest), preview.largest)
         self.slider.set_size(self._bytes)
 
     def _fill_like(self, preview: FitPreview) -> None:

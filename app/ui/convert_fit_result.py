@@ -42,10 +42,15 @@ class StepList(QWidget):
         grid.setVerticalSpacing(3)
         grid.setColumnStretch(2, 1)
         for row, (step, name) in enumerate(step_names().items()):
-            parts = (label("", "muted"), label(name, "muted"), label("", "small"), label("", "small"))
+            parts = (
+                label("", "muted"),
+                label(name, "muted"),
+                ElidedLabel("", Qt.TextElideMode.ElideRight),
+                label("", "small"),
+            )
+            set_role(parts[2], "small")
             parts[0].setFixedWidth(16)
             parts[3].setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-            parts[2].setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
             for column, part in enumerate(parts):
                 grid.addWidget(part, row, column)
             self._rows[step] = parts
@@ -98,7 +103,6 @@ class StepList(QWidget):
             if text is not None and part.text() != text:
                 part.setText(text)
         set_role(self._rows[step][1], role)
-        self._rows[step][2].setToolTip(what)
 
 
 class FitResultPane(QWidget):
@@ -259,6 +263,7 @@ class FitResultPane(QWidget):
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)
         self.map.set_compact(self.height() < LOW)
+        self.figures.setVisible(self._state == "done" and self.height() >= LOW)
 
     def _show(self, state: str) -> None:
         visible: set[QWidget] = dict[str, set[QWidget]](
@@ -292,6 +297,8 @@ class FitResultPane(QWidget):
         )
         for part in (*parts, self.figures, self._paused, self._scroll):
             part.setVisible(part in visible)
+        if self.height() < LOW:
+            self.figures.hide()
 
     # ---- following a job
 

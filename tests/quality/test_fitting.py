@@ -14,6 +14,7 @@ import converter
 from app import cli, recipe_files
 from app.child import run_job
 from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
+from app.fitting import _standard_bytes
 from app.measure_messages import ImatrixResult, MeasureImatrix, MeasureQuality, QualityResult
 from app.protocol import Event, Status
 from converter import ConversionSpec, recipes
@@ -94,6 +95,15 @@ def test_what_is_judged_is_the_divergence_of_the_file(small: Path, importance: P
     assert quality.candidates[0].kld.mean.value == pytest.approx(judged, rel=0.03)
 
 
+@pytest.mark.slow
+def test_below_the_smallest_recipe_the_budget_still_holds(small: Path, importance: Path) -> None:
+    """The standard types would be larger than what was asked for, so they cannot be kept."""
+    with converter.open_model(small) as source:
+        standard = _standard_bytes(source, "Q2_K")
+    found, _ = fitted(command(small, importance, budget=standard - 60_000, standard="Q2_K", windows=1))
+    assert found.kept and found.bytes <= standard - 60_000 < found.standard_bytes == standard
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -136,6 +146,8 @@ def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.rules == (r"^blk\.0\.attn_q\.weight$=Q5_K", r"^token_embd\.weight$=Q6_K")
     assert all(re.search(rule.rpartition("=")[0], t.name) for rule, t in zip(found.rules, plan().tensors, strict=True))
     assert "70.0% of the damage" in path.read_text("utf-8")
+    assert found.matrix == matrix.name and found.digest == recipe_files.digest_of(matrix) and not found.refined
+    assert recipe_files.read(recipe_files.write(tmp_path / "m.gguf", "Q4_K_M", plan(), matrix, refined=True)).refined
     matrix.unlink()
     assert recipe_files.read(path).imatrix == "", "a sibling takes a matrix of its own"
     matrix.write_bytes(b"another")

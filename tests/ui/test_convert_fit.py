@@ -16,14 +16,14 @@ from PySide6.QtTest import QTest
 from pytestqt.qtbot import QtBot
 
 import converter
-from app import cli, paths, recipe_files
-from app.fit_messages import STEPS, FitDomain, FitPlanned, Fitted, FittedTensor
+from app import cli, jobs, paths, recipe_files
+from app.fit_messages import STEPS, FitDomain, FitPlanned, Fitted, FittedTensor, Size, Wish
 from app.jobs import CANCELLED, DONE, FAILED, PAUSED
 from app.ui.context import Context
 from app.ui.convert import FIT, RECIPE, TYPES, ConvertPage
 from app.ui.convert_fit import FREE, LIKE, MINUTES, parse_floors
 from app.ui.fit_figures import ratio_of, sentence
-from app.ui.job_center import Job
+from app.ui.job_center import Job, kept_fraction
 from converter.spec import ConversionSpec, QuenchError
 from tests.ui.conftest import nameless, red_cards
 from tests.ui.test_convert_page import press
@@ -299,6 +299,24 @@ def test_a_fit_from_the_folder_to_the_file_and_again_from_its_recipe(
     assert again is not None
     qtbot.waitUntil(lambda: not again.is_active)
     assert (tmp_path / "again" / made.name).read_bytes() == made.read_bytes()
+
+
+def test_a_fit_of_an_earlier_run_goes_on_in_its_folder(qtbot: QtBot, context: Context, tmp_path: Path) -> None:
+    """What was finished is there when it goes on, is kept when that fails, and goes when it is given up."""
+    wish = Wish(str(tmp_path / "gone"), str(tmp_path / "x.gguf"), Size(like="Q2_K"))
+    jobs.remember(jobs.Record("earlier", "fit", "Fit", jobs.placed(wish, "earlier"), state=PAUSED))
+    made = paths.jobs() / "earlier" / "reference.gguf"
+    made.write_bytes(b"made")
+    (record,) = context.jobs.unfinished()
+    assert Path(record.command.work) == made.parent and kept_fraction(record.command, ()) == 0.2
+    job = context.jobs.resume(record)
+    assert job.command == record.command and not context.jobs.unfinished()
+    qtbot.waitUntil(lambda: not job.is_active)
+    assert (job.state, job.kept) == (FAILED, 0.2) and made.read_bytes() == b"made"
+    assert job.retry() is job
+    job.cancel()
+    qtbot.waitUntil(lambda: not job.is_active)
+    assert job.state == CANCELLED and not made.parent.exists()
 
 
 # ---- recipe files --------------------------------------------------------------------------------------------------

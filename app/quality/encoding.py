@@ -25,7 +25,7 @@ class Encoder:
     def __init__(self, source: SourceModel, importance: imatrix.Imatrix | None) -> None:
         architecture = source.info.architecture
         self._importance = importance
-        self._made: OrderedDict[tuple[str, str], Encoded] = OrderedDict()
+        self._made: OrderedDict[tuple[str, str, bool], Encoded] = OrderedDict()
         self._bytes = 0
         self.tensors = {
             tensor.name: tensor for tensor in source.tensors if not recipes.unquantizable(architecture, tensor)
@@ -39,13 +39,13 @@ class Encoder:
         tensor = self.tensors[name]
         return tensor.n_rows * kernels.row_bytes(kind, tensor.n_cols)
 
-    def encoded(self, name: str, kind: str) -> Encoded:
+    def encoded(self, name: str, kind: str, *, refined: bool = False) -> Encoded:
         """The tensor in this type."""
-        key = (name, kind)
+        key = (name, kind, refined)
         if key in self._made:
             self._made.move_to_end(key)
             return self._made[key]
-        found = self._encode(self.tensors[name], kind)[0]
+        found = self._encode(self.tensors[name], kind, refined=refined)[0]
         self._made[key] = found
         self._bytes += found.data.nbytes
         while self._bytes > KEPT_BYTES and len(self._made) > 1:
@@ -56,7 +56,7 @@ class Encoder:
         """sum w (x - y)^2 / sum w x^2 over the tensor, w its columns' importance."""
         return self._encode(self.tensors[name], kind)[1]
 
-    def _encode(self, tensor: SourceTensor, kind: str) -> tuple[Encoded, float]:
+    def _encode(self, tensor: SourceTensor, kind: str, *, refined: bool = False) -> tuple[Encoded, float]:
         weights = self._importance.for_tensor(tensor.name, tensor.shape) if self._importance is not None else None
         stacks = tensor.n_rows // tensor.shape[-2] if len(tensor.shape) > 2 else 1
         rows = tensor.n_rows // stacks
@@ -68,7 +68,7 @@ class Encoder:
             errors, weighted, sums = (np.zeros(rows) for _ in range(3))
             energy(slab, importance, sums)
             blocks = encode(
-                kind, slab, tensor, start, importance=importance, refined=False, errors=errors, weighted=weighted
+                kind, slab, tensor, start, importance=importance, refined=refined, errors=errors, weighted=weighted
             )
             parts.append(blocks)
             away += float((errors if importance is None else weighted).sum())

@@ -41,7 +41,7 @@ from app import hardware, paths
 from app.engine.covariance import Covariances
 from app.engine.grafts import Grafts, Part
 from app.engine.model import Model
-from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
+from app.fit_messages import JUDGING, TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
 from app.protocol import Event, LoadOptions, Status
 from app.quality import feedback
 from app.quality import texts as texts_module
@@ -76,6 +76,9 @@ PROBING = 0.6
 
 JUDGE_WINDOWS = 6
 """Of each text that the result is judged on, at most."""
+
+MOST_CANDIDATES = 4
+"""That are judged: types alone, refined, with error feedback, and the standard recipe."""
 
 JUDGING_PART = 0.1
 """The part of the time that judging may take."""
@@ -240,9 +243,11 @@ class FitRun:
         """All on texts that nothing has seen; the best one is kept."""
         types, standard = Choices(work.types(found)), Choices(work.standard)
         candidates = [types]
+        if self._command.refined:
+            candidates.append(replace(types, refined=True))
         if self._command.feedback:
-            candidates.insert(0, work.guarded(types))
-        *measured, usual = work.divergences(judge, [*candidates, standard], "Judging")
+            candidates.append(work.guarded(types))
+        *measured, usual = work.divergences(judge, [*candidates, standard], JUDGING)
         ratios = [_ratio(each, usual) for each in measured]
         best = min(range(len(candidates)), key=lambda number: (_worst(measured[number], usual) > 1.0, ratios[number]))
         # Below the smallest recipe there is only what was fitted.
@@ -256,12 +261,13 @@ class FitRun:
             standard_bytes=work.bytes(standard.types),
             predicted=found.cost / len(work.before),
             ratio=ratios[best],
-            types_ratio=ratios[-1],
+            types_ratio=ratios[0],
             gap=found.gap,
             domains=tuple(
-                FitDomain(name, measured[best][name], usual[name], measured[-1][name]) for name in measured[best]
+                FitDomain(name, measured[best][name], usual[name], measured[0][name]) for name in measured[best]
             ),
             kept=kept,
+            refined=shown.refined,
             shared=len(work.units) < len(work.standard),
             seconds=time.monotonic() - self._start,
         )
@@ -316,7 +322,7 @@ class FitRun:
     def _judge(self, model: Model, texts: Sequence[texts_module.Text], pace: float) -> _Sample:
         """As many windows of each text as there is time for; ``pace`` in seconds a window."""
         limit = 60 * JUDGING_PART * self._command.minutes
-        each = JUDGE_WINDOWS if not limit else int(limit / (3 * len(texts) * pace))
+        each = JUDGE_WINDOWS if not limit else int(limit / (MOST_CANDIDATES * len(texts) * pace))
         each = max(1, min(JUDGE_WINDOWS, each))
         windows = {}
         for text in texts:
@@ -398,10 +404,11 @@ class _Teller:
 
 @dataclass(frozen=True)
 class Choices:
-    """Types of all tensors, and the names of those that are rounded with error feedback."""
+    """Types of all tensors, the names of those that are rounded with error feedback, and how the others are."""
 
     types: Mix
     fed: frozenset[str] = frozenset()
+    refined: bool = False
 
 
 class _Work:
@@ -427,7 +434,7 @@ class _Work:
 
     def amount(self, judge: _Sample) -> int:
         """Windows that all steps take, about."""
-        return self._sample.count * (1 + PROBES_EACH * len(self.units)) + 3 * judge.count
+        return self._sample.count * (1 + PROBES_EACH * len(self.units)) + MOST_CANDIDATES * judge.count
 
     def begin(self) -> None:
         """Errors of all types, and the standard recipe's divergence."""
@@ -442,7 +449,7 @@ class _Work:
         """A tensor as it is rounded in these choices."""
         kind = choices.types[name]
         fed = self._spool.get(name, kind) if name in choices.fed else None
-        return fed or self._encoder.encoded(name, kind)
+        return fed or self._encoder.encoded(name, kind, refined=choices.refined)
 
     def divergences(self, sample: _Sample, asked: Sequence[Choices], label: str) -> list[By]:
         """The mean divergence by text of each."""

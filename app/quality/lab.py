@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -48,6 +49,9 @@ from app.quality.subject import Subject, Vocabulary
 from app.quality.texts import Window
 from app.quality.verdict import Thresholds
 from converter.spec import Cancelled, QuenchError
+
+if TYPE_CHECKING:
+    from app.quality.served import ServedSubject
 
 Emit = Callable[[Event], None]
 Stopped = Callable[[], bool]
@@ -102,8 +106,9 @@ class QualityRun:
         self.reference = Subject(command.reference, -1)
         self._side: Reference | None = None
         self._context = command.context
+        self._texts: Sequence[texts_module.Text] = ()
         caches = (*command.kv, *("" for _ in command.candidates))
-        self.candidates = [Subject(path, index, caches[index]) for index, path in enumerate(command.candidates)]
+        self.candidates = [subject_of(command, index, caches[index]) for index in range(len(command.candidates))]
 
     # ---- the whole -------------------------------------------------------------------------------------------
 
@@ -116,7 +121,8 @@ class QualityRun:
         """
         saved = is_fingerprint(self._command.reference)
         texts = texts_module.load(self._command.texts) if self._command.texts or not saved else []
-        if self._command.tasks:
+        self._texts = texts
+        if self._command.tasks and (self._local() or self._command.fingerprint or not self.candidates):
             self._tasks = graded.load(self._command.tasks, run_code=self._command.run_code)
         self._status("Reading the reference's answers" if saved else "Looking at the reference", 0, force=True)
         self._side = side = Reference(self._command, self.reference)
@@ -143,7 +149,7 @@ class QualityRun:
         if self.side.saved is None:
             self._open(speaker)
         elif texts:
-            for speaker in self.candidates:
+            for speaker in self._local():
                 self._try(speaker, self._open)
                 if speaker.error is None:
                     break
@@ -182,11 +188,15 @@ class QualityRun:
     def _live(self) -> list[Subject]:
         return [subject for subject in self.candidates if subject.error is None]
 
+    def _local(self) -> list[Subject]:
+        """The candidates that this machine computes."""
+        return [subject for subject in self.candidates if not subject.is_served]
+
     def _fit_together(self) -> bool:
         """Whether all candidates fit beside the loaded reference. Weights count twice: a CPU may repack a copy."""
         memory = self.reference.memory
         overhead = max(0, memory.anonymous - memory.weights) + (16 << 20)
-        needed = sum(2 * subject.bytes + overhead for subject in self.candidates)
+        needed = sum(2 * subject.bytes + overhead for subject in self._local())
         if self._command.memory_mib > 0:
             held = 0 if self.side.saved is not None else 2 * self.reference.bytes + overhead
             return held + needed <= self._command.memory_mib << 20
@@ -194,7 +204,7 @@ class QualityRun:
 
     def _fit_by_size(self) -> bool:
         """As :meth:`_fit_together`, as far as can be told before the reference is loaded."""
-        needed = 2 * sum(subject.bytes for subject in self._all())
+        needed = 2 * sum(subject.bytes for subject in [self.reference, *self._local()])
         if self._command.memory_mib > 0:
             return needed <= self._command.memory_mib << 20
         return needed <= MEMORY_SHARE * hardware.memory_available()
@@ -223,7 +233,7 @@ class QualityRun:
 
     def _share_cores(self) -> None:
         """Several small candidates take one thread each: side by side they use the cores better than in turns."""
-        models = [subject.open_model for subject in self._live()]
+        models = [subject.open_model for subject in self._live() if not subject.is_served]
         if len(models) > 1 and all(model.memory().weights < graded.SMALL_MODEL for model in models):
             for model in models:
                 model.set_threads(1)
@@ -236,13 +246,14 @@ class QualityRun:
 
     def _abreast(self) -> int:
         """Models that compute at the same time. Together they take no more threads than one was allowed."""
-        threads = max((subject.open_model.threads for subject in self._live()), default=1)
+        threads = max((subject.open_model.threads for subject in self._live() if not subject.is_served), default=1)
         return max(1, (self._command.threads or hardware.physical_cores()) // threads)
 
     def _each(self, pool: ThreadPoolExecutor, subjects: Sequence[Subject], act: Callable[[Subject], None]) -> None:
-        """Do ``act`` for all; when this returns or raises, no model is at work any more."""
-        running = [pool.submit(self._try, subject, act) for subject in subjects]
-        wait(running)
+        """Do ``act`` for all; when this returns or raises, no model is at work any more. Servers need no core here."""
+        with ThreadPoolExecutor(max(1, len(self.candidates) - len(self._local())), "servers") as servers:
+            running = [(servers if each.is_served else pool).submit(self._try, each, act) for each in subjects]
+            wait(running)
         for each in running:
             each.result()
 
@@ -269,8 +280,9 @@ class QualityRun:
             self._batch(range(0), with_tasks=True)
 
     def _asked(self) -> bool:
-        """Whether the candidates that are still there were asked the tasks."""
-        return any(subject.right for subject in self._live())
+        """Whether the candidates that are still there were asked the tasks; without any that can be, the reference."""
+        asked = [subject for subject in self._live() if not subject.is_served] or [self.reference]
+        return any(subject.right for subject in asked)
 
     def _batch(self, numbers: range, *, with_tasks: bool) -> None:
         """Some windows by all models, one model after another."""
@@ -299,9 +311,10 @@ class QualityRun:
 
         self._open(subject)
         self._on_each(subject, numbers, act)
-        self._look_inside(subject)
-        if with_tasks:
-            self._all_tasks(subject)
+        if not subject.is_served:
+            self._look_inside(subject)
+            if with_tasks:
+                self._all_tasks(subject)
         self._updates([subject], force=True)
 
     def _on_each(self, subject: Subject, numbers: range, act: Callable[[int], object]) -> None:
@@ -348,6 +361,9 @@ class QualityRun:
     # ---- steps -----------------------------------------------------------------------------------------------
 
     def _open(self, subject: Subject) -> None:
+        if subject.is_served:
+            self._connect(cast("ServedSubject", subject))
+            return
         if subject.model is not None:
             return
         self._status(f"Loading {subject.name}", self._done, force=True)
@@ -358,17 +374,33 @@ class QualityRun:
         model = subject.open(options, outputs, wanted, lambda fraction: not self._stopped(), self._on_model)
         if subject is self.reference:
             subject.vocabulary = subject.vocabulary or Vocabulary.of(model)
+            if len(self._local()) < len(self.candidates) and not self._pieces:
+                self._pieces = {token: model.piece(token, special=True) for token in range(model.vocabulary)}
         elif self.reference.vocabulary is not None:
             self.reference.vocabulary.check(model, subject.name)
+
+    def _connect(self, subject: ServedSubject) -> None:
+        assert self.reference.vocabulary is not None
+        self._status(f"Connecting to {subject.name}", self._done, force=True)
+        subject.connect(self.reference.vocabulary, self._texts, self._windows, self._pieces, self._stopped)
 
     def _reference_logits(self, window: Window) -> Logits:
         return self._logits(self.reference, window)
 
     def _compare(self, number: int, reference: Rows | Odds, subject: Subject) -> None:
         window = self._windows[number]
+        if subject.is_served:
+            self._ask(window, reference, cast("ServedSubject", subject))
+            return
         values = compare(reference, self._logits(subject, window))
         subject.divergence.add(window.text, values)
         self._remember_pieces(subject.open_model, window, values)
+
+    def _ask(self, window: Window, reference: Rows | Odds, subject: ServedSubject) -> None:
+        def tell(done: int, total: int) -> None:
+            self._status(f"{subject.name}: token {done} of {total} of a window", self._done)
+
+        subject.divergence.add(window.text, subject.score(window, reference, self._stopped, tell))
 
     def _look_inside(self, subject: Subject) -> None:
         """The states after every layer, once. A fingerprint has none to compare with."""
@@ -458,7 +490,8 @@ class QualityRun:
 
     def _with_examples(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
         """Add what can be read: the worst passages, and the tasks that flipped."""
-        passages = describe(subject.divergence.values(), self._windows, self._pieces)
+        known = quality.top1 is not None and bool(self._pieces)
+        passages = describe(subject.divergence.values(), self._windows, self._pieces) if known else ()
         return msgspec.structs.replace(quality, passages=passages, flips=subject.flips(self.reference, self._tasks))
 
     def _result(self, used: FingerprintUse | None) -> QualityResult:
@@ -482,6 +515,17 @@ class QualityRun:
         )
 
 
+def subject_of(command: MeasureQuality, index: int, kv: str) -> Subject:
+    """The candidate ``index``: a file, or what a server has."""
+    path = command.candidates[index]
+    place = next((place for place in command.served if place.path == path), None)
+    if place is None:
+        return Subject(path, index, kv)
+    from app.quality.served import ServedSubject  # with all that speaks HTTP
+
+    return ServedSubject(place, index, command.served_top)
+
+
 def check(command: MeasureQuality) -> None:
     """Refuse a command that makes no sense; QuenchError with exit status 2."""
     problem = ""
@@ -498,6 +542,10 @@ def check(command: MeasureQuality) -> None:
         problem = "The limits of the verdict must be 0 < pass <= fail, and a share between 0 and 1."
     elif saved and command.fingerprint:
         problem = "Answers are saved of a model, not of answers that were saved."
+    elif saved and command.texts and command.candidates and len(command.served) == len(set(command.candidates)):
+        problem = "A server cannot cut other texts for saved answers: leave the texts out."
+    elif command.served_top < 0 or not {place.path for place in command.served} <= set(command.candidates):
+        problem = "Of a server's odds the number must not be negative, and every server must be a candidate."
     elif command.fingerprint_matrix not in EMBED:
         problem = f"The output matrix is saved {', '.join(EMBED)}."
     if problem:

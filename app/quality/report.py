@@ -154,8 +154,10 @@ def _verdicts(result: QualityResult) -> str:
         cards.append(
             f'<article class="verdict"><div class="row">{named_badge(each)}'
             f'<span class="pill {css}"><span aria-hidden="true">{mark}</span> {escape(word)}</span></div>'
-            f'<p class="big">{escape(numbers.interval(each.kld.mean))}<span class="unit"> nats KLD</span></p>'
-            f'<p class="muted">{numbers.size(each.bytes)}{smaller}</p><p>{escape(each.reason)}</p></article>'
+            f'<p class="big">{_least(each)}{escape(numbers.interval(each.kld.mean))}'
+            f'<span class="unit"> nats KLD</span></p>'
+            f'<p class="muted">{numbers.size(each.bytes) if each.bytes else "served"}{smaller}</p>'
+            f"<p>{escape(each.reason)}</p>{_told(each)}</article>"
         )
     cards.extend(
         f'<article class="verdict"><div class="row"><strong>{escape(PurePath(failure.path).name)}</strong>'
@@ -165,6 +167,15 @@ def _verdicts(result: QualityResult) -> str:
         for failure in result.failures
     )
     return f'<section aria-label="Verdicts"><div class="verdicts">{"".join(cards)}</div></section>' if cards else ""
+
+
+def _least(each: CandidateQuality) -> str:
+    """In front of a divergence: nothing, or a sign that it is a lower bound."""
+    return "≥ " if each.at_least else ""
+
+
+def _told(each: CandidateQuality) -> str:
+    return f'<p class="muted">{escape(figures.told(each))}</p>' if each.told is not None else ""
 
 
 _PARETO_NOTE = (
@@ -177,6 +188,7 @@ def _pareto(result: QualityResult) -> str:
     points = [
         svg.Point(model_label(each), each.type, each.bytes, each.kld.mean.value, numbers.Z95 * each.kld.mean.error)
         for each in result.candidates
+        if each.bytes and not each.at_least
     ]
     reference = result.reference
     return svg.pareto(points, (f"{model_label(reference)} (reference)", reference.bytes) if reference.bytes else None)
@@ -222,22 +234,24 @@ def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
     css, _, word = VERDICTS.get(each.verdict, ("", "", each.verdict))
     memory = each.memory.anonymous + each.memory.weights
 
+    hidden = "≥ " if each.told is not None and each.told.hidden else ""
+
     def against(text: str) -> str:
         return "" if reference else text
 
     return [
         named_badge(each) + ('<br><span class="half">reference</span>' if reference else ""),
-        numbers.size(each.bytes),
-        against(f"<strong>{_stacked(numbers.interval(each.kld.mean))}</strong>"),
-        against(_stacked(numbers.interval(each.kld.median))),
-        against(_stacked(numbers.interval(each.kld.p99))),
-        against(numbers.number(each.kld.max.value)),
+        numbers.size(each.bytes) if each.bytes else numbers.NONE,
+        against(f"<strong>{_least(each)}{_stacked(numbers.interval(each.kld.mean))}</strong>"),
+        against(_least(each) + _stacked(numbers.interval(each.kld.median))),
+        against(_least(each) + _stacked(numbers.interval(each.kld.p99))),
+        against(_least(each) + numbers.number(each.kld.max.value)),
         against(_stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE),
-        against(_stacked(numbers.percent(each.top1))),
+        against(_stacked(numbers.percent(each.top1)) if each.top1 else numbers.NONE),
         against(_stacked(numbers.percent(each.top5)) if each.top5 else numbers.NONE),
-        _stacked(numbers.interval(each.perplexity)),
-        against(_stacked(_signed(each.ln_ratio))),
-        against(_stacked(numbers.percent(each.rms_dp))),
+        hidden + _stacked(numbers.interval(each.perplexity)),
+        against(hidden + _stacked(_signed(each.ln_ratio))),
+        against(_stacked(numbers.percent(each.rms_dp)) if each.rms_dp else numbers.NONE),
         against(_range(each.shift)),
         solved,
         numbers.rate(each.tokens_per_second),
@@ -289,8 +303,8 @@ def _slices(result: QualityResult) -> str:
             part = each.slices.get(name)
             css = VERDICTS[part.verdict][0] if part and part.verdict in VERDICTS else ""
             row.append(
-                f'<span class="{css}">{_stacked(numbers.interval(part.kld))}</span>'
-                f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
+                f'<span class="{css}">{_least(each)}{_stacked(numbers.interval(part.kld))}</span>'
+                + (f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>' if part.top1 else "")
                 if part
                 else numbers.NONE
             )

@@ -172,6 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _score(self, body: dict[str, Any]) -> None:
         fake = self.fake
         assert fake.scores is not None
+        if {"llama": "n_probs", "vllm": "prompt_logprobs", "echo": "echo"}[fake.form] not in body:
+            self._json(400, {"error": {"message": "of this nothing is known"}})
+            return
         fake.honest -= 1
         lie = fake.lie if fake.honest < 0 else ""
         if lie in ("cut", "dead"):
@@ -184,9 +187,6 @@ class _Handler(BaseHTTPRequestHandler):
             fake.released.wait()
             return
         prompt = body["prompt"]
-        if {"llama": "n_probs", "vllm": "prompt_logprobs", "echo": "echo"}[fake.form] not in body:
-            self._json(400, {"error": {"message": "of this nothing is known"}})
-            return
         if fake.form == "llama":
             told = _ranked(fake.scores(prompt), body["n_probs"], lie)
             top = [{"id": token, "token": "?", "bytes": [63], "logprob": log} for token, log in told]

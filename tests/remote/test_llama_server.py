@@ -164,16 +164,16 @@ def test_its_divergence_is_that_of_the_same_file_here(
     reference, file = pocket_gguf("BF16"), pocket_gguf("Q4_K_M")
     server = running(file, "-c", "1024", "--alias", "pocket", "--api-key", KEY)
 
-    def measure(*options: str) -> list[dict[str, Any]]:
+    def measure(*options: str, files: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         status, data, err = quench(
-            "quality", str(reference), "--url", server.url, "--model", "pocket", "--text", "prose,code", "--chunks",
-            "2", "--context", "512", *options, QUENCH_API_KEY=KEY,
+            "quality", str(reference), *files, "--url", server.url, "--model", "pocket", "--text", "prose,code",
+            "--chunks", "2", "--context", "512", *options, QUENCH_API_KEY=KEY,
         )  # fmt: skip
         assert status == 0, (data, err)
         assert KEY not in json.dumps(data) + err
         return list(data["candidates"])
 
-    here, whole = measure(str(file))[0], measure()[0]
+    here, whole = measure(files=(str(file),))
     assert whole["told"]["whole"] and whole["told"]["asked"] == 2048 and whole["told"]["requests"] == 4 * 255
     assert whole["type"] == here["type"] == "Q4_K_M"
     assert whole["kld"]["mean"]["value"] == pytest.approx(here["kld"]["mean"]["value"], abs=1e-4)

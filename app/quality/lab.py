@@ -193,7 +193,10 @@ class QualityRun:
         return [subject for subject in self.candidates if not subject.is_served]
 
     def _fit_together(self) -> bool:
-        """Whether all candidates fit beside the loaded reference. Weights count twice: a CPU may repack a copy."""
+        """Whether all candidates fit beside the loaded reference. Weights count twice: a CPU may repack a copy. Other
+        machines take one model at a time."""
+        if self._command.machines:
+            return not self._local()
         memory = self.reference.memory
         overhead = max(0, memory.anonymous - memory.weights) + (16 << 20)
         needed = sum(2 * subject.bytes + overhead for subject in self._local())
@@ -204,6 +207,8 @@ class QualityRun:
 
     def _fit_by_size(self) -> bool:
         """As :meth:`_fit_together`, as far as can be told before the reference is loaded."""
+        if self._command.machines:
+            return not self._local()
         needed = 2 * sum(subject.bytes for subject in [self.reference, *self._local()])
         if self._command.memory_mib > 0:
             return needed <= self._command.memory_mib << 20
@@ -368,7 +373,9 @@ class QualityRun:
             return
         self._status(f"Loading {subject.name}", self._done, force=True)
         cache = subject.kv or LoadOptions().kv_type
-        options = LoadOptions(context=self._context, threads=self._command.threads, kv_type=cache)
+        options = LoadOptions(
+            context=self._context, threads=self._command.threads, kv_type=cache, machines=self._command.machines
+        )
         outputs = self._context - first_scored(self._context)
         wanted = graded.context_needed(self._tasks)
         model = subject.open(options, outputs, wanted, lambda fraction: not self._stopped(), self._on_model)

@@ -127,8 +127,10 @@ _ADVICE = {
 
 
 def _by_kld(kld: Estimate, limits: Thresholds, missing: float = 0.0) -> tuple[str, str]:
-    low, high = kld.value - CLEAR * kld.error, kld.value + CLEAR * kld.error + missing
+    low, high = kld.value - CLEAR * kld.error, kld.value + CLEAR * kld.error
     figure = f"KL divergence {'at least ' if missing > 0 else ''}{nats(kld.value)}"
+    if high <= limits.pass_kld < high + missing:
+        return REVIEW, f"{figure}, which what was not told can bring over the limit of {limits.pass_kld:g}"
     if kld.value > 0 and low <= 0:
         level = PASS if high <= limits.pass_kld else REVIEW
         return level, f"{figure}, from which no difference can be told with this much text"

@@ -310,8 +310,8 @@ class QualityModel(QAbstractTableModel):
         reason = advice_first(row.figures.reason)
         if row.kv:
             reason = self.tr("With a cache of %1. ").replace("%1", row.kv) + reason
-        if row.figures.at_least:
-            reason += " " + self.tr("The server did not tell all of its odds: ≥ is a lower bound.")
+        if is_remote(row.path):
+            reason = self.tr("Served by %1. ").replace("%1", split_path(row.path)[0]) + reason
         if row.finished:
             return reason
         so_far = self.tr("After %1 of %2 windows: ")

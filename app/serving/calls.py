@@ -79,19 +79,24 @@ def _plain(tool: Tool) -> dict[str, Any]:
 
 
 def must_call(tools: Sequence[Tool]) -> str:
-    """The JSON schema of an answer that is a call of one of these."""
-    shapes = [
-        {
-            "type": "object",
-            "properties": {
-                "name": {"const": tool.function.name},
-                "arguments": tool.function.parameters or {"type": "object", "properties": {}},
-            },
-            "required": ["name", "arguments"],
-        }
-        for tool in tools
-    ]
-    return msgspec.json.encode(shapes[0] if len(shapes) == 1 else {"anyOf": shapes}).decode()
+    """The JSON schema of an answer that is a call of one of these.
+
+    Definitions move to the root, where references look for them; of two by one name in different tools the first counts
+    for both, unless they differ: ``ValueError``.
+    """
+    shapes: list[dict[str, Any]] = []
+    shared: dict[str, dict[str, Any]] = {}
+    for tool in tools:
+        arguments = dict(tool.function.parameters or {"type": "object", "properties": {}})
+        for place in ("$defs", "definitions"):
+            found = arguments.pop(place, None)
+            for name, shape in found.items() if isinstance(found, dict) else ():
+                if shared.setdefault(place, {}).setdefault(name, shape) != shape:
+                    raise ValueError(f"has different definitions of {str(name)[:80]!r}")
+        properties = {"name": {"const": tool.function.name}, "arguments": arguments}
+        shapes.append({"type": "object", "properties": properties, "required": ["name", "arguments"]})
+    root = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
+    return msgspec.json.encode({**root, **shared}).decode()
 
 
 def earlier(calls: Sequence[EarlierCall]) -> str:

@@ -34,7 +34,7 @@ _LEAST_LOG = -9999.0
 
 _STATUS = {
     **dict.fromkeys(("context_full", "empty_prompt", "bad_sampling", "template_refused", "no_tools"), 400),
-    **dict.fromkeys(("bad_schema", "bad_grammar"), 400),
+    **dict.fromkeys(("bad_schema", "bad_grammar", "template_limit"), 400),
     "busy": 429,
 }
 """Codes of our errors that are not the server's fault, and their HTTP status."""
@@ -223,16 +223,19 @@ def held(request: ChatRequest) -> Constraint:
         if kind != "text":
             _refuse("'response_format' does not go with a call that must be made.", "unsupported")
         wanted = [t for t in tools(request) if isinstance(choice, str) or t.function.name == choice["function"]["name"]]
-        return _held("tools", must_call(wanted))
+        try:
+            return _held("tools", must_call(wanted))
+        except ValueError as error:
+            _refuse(f"'tools' {error}.")
     if kind == "text":
         return Constraint()
+    if tools(request):
+        _refuse("'response_format' does not go with 'tools'.", "unsupported")
     if kind == "json_object":
         return _held("response_format", '{"type": "object", "additionalProperties": true}')
     inside = form.get("json_schema")
     if kind != "json_schema" or not isinstance(inside, dict) or not isinstance(inside.get("schema"), dict):
         _refuse("'response_format' is of the type 'text', 'json_object', or 'json_schema' with a schema in it.")
-    if tools(request):
-        _refuse("'response_format' with a schema does not go with 'tools'.", "unsupported")
     return _held("response_format", msgspec.json.encode(inside["schema"]).decode())
 
 

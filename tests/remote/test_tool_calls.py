@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from app.constraints import grammar_of
 from app.marks import Call
 from app.serving.calls import Reader, called, earlier, offered
 from app.serving.forms import ChatRequest, RefusedError, held, read
@@ -94,4 +95,26 @@ def test_what_cannot_be_offered_is_said() -> None:
     with pytest.raises(RefusedError, match="'tools'"):
         held(asked(tools=[tool], tool_choice="required"))
     with pytest.raises(RefusedError, match="does not go"):
+        held(asked(tools=[tool], response_format={"type": "json_object"}))
+    with pytest.raises(RefusedError, match="does not go"):
         held(asked(tools=[tool], tool_choice="required", response_format={"type": "json_object"}))
+
+
+def test_a_call_that_must_be_made_has_the_shape_of_its_tool() -> None:
+    """References lead to definitions that stand in the tool's own parameters."""
+    parameters = {
+        "type": "object",
+        "properties": {"at": {"$ref": "#/$defs/Place"}},
+        "required": ["at"],
+        "$defs": {"Place": {"type": "object", "properties": {"city": {"enum": ["Paris"]}}, "required": ["city"]}},
+    }
+    tools = [
+        {"type": "function", "function": {"name": name, "parameters": parameters}} for name in ("find", "find_again")
+    ]
+    body = {"messages": [{"role": "user", "content": "x"}], "tools": tools, "tool_choice": "required"}
+    constraint = held(read(json.dumps(body).encode(), ChatRequest))
+    grammar = grammar_of(constraint)
+    assert "find_again" in grammar and "Paris" in grammar
+    tools[1]["function"]["parameters"] = {**parameters, "$defs": {"Place": {"type": "string"}}}  # type: ignore[index]
+    with pytest.raises(RefusedError, match="different definitions"):
+        held(read(json.dumps(body).encode(), ChatRequest))

@@ -139,7 +139,9 @@ class ModelChecks(QWidget):
         self.tree.blockSignals(True)
         self.tree.clear()
         for path, info in rows:
-            self.tree.addTopLevelItem(self._item(path, info))
+            item = self._item(path, info)
+            self.tree.addTopLevelItem(item)
+            item.setFirstColumnSpanned(info is not None and info.kind == KIND)  # a served one has neither type nor size
         self.tree.blockSignals(False)
         self.tree.setVisible(bool(rows))
         self.empty.setVisible(not rows)
@@ -148,7 +150,7 @@ class ModelChecks(QWidget):
     def _item(self, path: str, info: ModelInfo | None) -> QTreeWidgetItem:
         name, _, kind = library.file_title(path).partition(" · ")
         if info is not None and info.kind == KIND:
-            name, kind = title_of_served(info), self.tr("served")
+            name, kind = title_of_served(info), ""
         elif info is not None:
             name, kind = library.base_name(info), library.type_label(info)
         item = QTreeWidgetItem([name, kind, fmt.size(info.bytes) if info is not None and info.bytes else ""])

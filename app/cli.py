@@ -148,7 +148,22 @@ def build_parser() -> argparse.ArgumentParser:
     quality.add_argument(
         "reference", metavar="REF", nargs="?", help="a GGUF file, or answers of one that were saved (.qref)"
     )
-    quality.add_argument("candidates", nargs="*", metavar="CAND", help="none: only --fingerprint")
+    quality.add_argument(
+        "candidates",
+        nargs="*",
+        metavar="CAND",
+        help="files, or server:NAME/MODEL of a server that the library knows; none: only --fingerprint",
+    )
+    quality.add_argument("--url", metavar="U", help="one more: what this server has; key in QUENCH_API_KEY")
+    quality.add_argument("--model", dest="served", metavar="NAME", help="with --url: which of its models")
+    quality.add_argument(
+        "--server-top",
+        dest="served_top",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="tokens whose odds servers are asked for at each position; 0: 1,024, or a small vocabulary whole",
+    )
     quality.add_argument(
         "--text",
         metavar="F[,F...]",
@@ -202,6 +217,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="whether the output matrix goes into it; auto: where the file stays small",
     )
 
+    _add_machines(quality)
+
     sensitivity = add("sensitivity", "what each tensor of a quantized file costs", commands.sensitivity)
     sensitivity.add_argument("reference", metavar="REF")
     sensitivity.add_argument(
@@ -220,6 +237,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--depth", type=_naturals, default=(0,), metavar="N[,N...]")
     bench.add_argument("--threads", type=_naturals, default=(), metavar="N[,N...]")
     bench.add_argument("--repeat", type=_natural, default=5)
+    _add_machines(bench)
 
     chat = add("chat", "a reply, or a chat in the terminal", _late("chat", "app.chat_command"))
     chat.add_argument("model", nargs="?", metavar="MODEL")
@@ -355,12 +373,17 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
         "--gpu-layers", type=_natural, default=0, metavar="N", help="layers on the GPU, if there is one"
     )
     parser.add_argument("--threads", type=_natural, default=0)
+    _add_machines(parser, ". With it --gpu-layers says how many layers they get (0: by memory)")
+
+
+def _add_machines(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Where else a model is computed."""
     parser.add_argument(
         "--rpc",
         default="",
         metavar="HOST:PORT[,HOST:PORT]",
         help="machines whose llama.cpp RPC workers compute a part of the model, in trusted networks only: nothing on "
-        "the way is encrypted. With it --gpu-layers says how many layers they get (0: by memory)",
+        f"the way is encrypted{more}",
     )
 
 

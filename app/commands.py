@@ -248,6 +248,8 @@ def quality(options: argparse.Namespace) -> Result:
     from app.fingerprint_files import is_fingerprint
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
     from app.protocol import Status
+    from app.remote.address import is_remote
+    from app.served_candidates import candidates_of
 
     progress = console.Progress()
 
@@ -257,22 +259,25 @@ def quality(options: argparse.Namespace) -> Result:
             progress.update(event.label, event.done, event.total, event.seconds_left)
         elif isinstance(event, QualityUpdate):
             kld = event.result.kld.mean
-            label = f"{event.result.label}: KLD {kld.value:.5f} +- {kld.error:.5f}"
+            least = "at least " if event.result.at_least else ""
+            label = f"{event.result.label}: KLD {least}{kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
     if options.history:
         return _quality_history([options.reference, *options.candidates] if options.reference else [])
     reference = absolute(options.reference or "")
     saved = is_fingerprint(reference)
-    if not options.reference or (not options.candidates and not options.fingerprint):
+    served = candidates_of(options)
+    files = [absolute(path) for path in options.candidates if not is_remote(path)]
+    if not options.reference or (not files and not served and not options.fingerprint):
         usage = "A candidate is missing, or --fingerprint."
         hint = "quench quality REF CAND..., or quench quality REF --fingerprint OUT.qref"
         raise QuenchError("usage", "The command line is not understood.", usage, hint, exit_status=2)
     caches = tuple("" if kind.strip() == "f16" else kind.strip() for kind in options.kv.split(","))
     command = MeasureQuality(
         reference=reference,
-        candidates=tuple(absolute(path) for path in options.candidates for _ in caches),
-        kv=tuple(kind for _ in options.candidates for kind in caches),
+        candidates=(*(path for path in files for _ in caches), *(place.path for place in served)),
+        kv=tuple(kind for _ in files for kind in caches),
         texts=() if saved and not options.text else _chosen_texts(options.text),
         context=(0 if saved else 512) if options.context is None else options.context,
         chunks=options.chunks,
@@ -285,6 +290,9 @@ def quality(options: argparse.Namespace) -> Result:
         fingerprint=absolute(options.fingerprint) if options.fingerprint else None,
         fingerprint_matrix=options.fingerprint_matrix,
         fresh=options.fresh,
+        served=served,
+        served_top=options.served_top,
+        machines=machines_of(options),
     )
     try:
         result = finished(run_job("measure", command, show), QualityResult)
@@ -323,6 +331,13 @@ def _quality_history(models: Sequence[str]) -> Result:
     with contextlib.closing(Store(paths.database())) as store:
         found = history.of_models(store, chosen, contents)
     return Result(tables.history_data(found), tables.history(found))
+
+
+def machines_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Where else models are computed; ``QuenchError`` ``bad_machine``."""
+    from app.remote.machines import check_endpoints
+
+    return check_endpoints(options.rpc) if options.rpc else ()
 
 
 def _tasks(name: str) -> str:
@@ -458,6 +473,7 @@ def bench(options: argparse.Namespace) -> Result:
         depths=options.depth,
         threads=options.threads,
         repeat=options.repeat,
+        machines=machines_of(options),
     )
     result = finished(run_job("measure", command, show), BenchResult)
     progress.clear()

@@ -110,9 +110,17 @@ def _folder(identifier: str) -> Path:
 def remember(record: Record) -> None:
     """Write the record; ``OSError`` if the disk refuses. Without a ``place`` it comes last."""
     data = msgspec.structs.asdict(record)
-    data["command"] = msgspec.json.decode(protocol.encode(record.command))
+    data["command"] = msgspec.json.decode(protocol.encode(_without_secrets(record.command)))
     data |= {"owner": os.getpid(), "place": record.place or time.time()}
     write_atomically(_folder(record.id) / _FILE, msgspec.json.encode(data))
+
+
+def _without_secrets(command: Any) -> Any:
+    """What may be written down: keys are the keyring's, or last as long as the program."""
+    if not isinstance(command, MeasureQuality):
+        return command
+    served = tuple(msgspec.structs.replace(place, secret="") for place in command.served)
+    return msgspec.structs.replace(command, served=served)
 
 
 def forget(identifier: str) -> None:

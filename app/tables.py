@@ -16,6 +16,7 @@ from app import console
 from app.history import Change, Series, texts_in_words
 from app.measure_messages import (
     BenchResult,
+    CandidateQuality,
     Experts,
     FingerprintUse,
     ImatrixDescription,
@@ -25,6 +26,7 @@ from app.measure_messages import (
     SensitivityResult,
 )
 from app.quality import figures
+from app.quality.figures import told
 from converter.difference import (
     DIFFERENT,
     ONLY_FIRST,
@@ -182,12 +184,12 @@ def quality(result: QualityResult) -> str:
         rows.append(
             (
                 item.label,
-                console.size(item.bytes),
-                f"{item.perplexity.value:.3f} +- {item.perplexity.error:.3f}",
-                f"{item.kld.mean.value:.5f} +- {item.kld.mean.error:.5f}",
-                f"{item.top1.value:.1%}",
+                console.size(item.bytes) if item.bytes else "-",
+                f"{'>= ' if hides(item) else ''}{item.perplexity.value:.3f} +- {item.perplexity.error:.3f}",
+                f"{'>= ' if item.at_least else ''}{item.kld.mean.value:.5f} +- {item.kld.mean.error:.5f}",
+                f"{item.top1.value:.1%}" if item.top1 is not None else "-",
                 f"{sum(score.correct for score in tasks) / asked:.1%}" if asked else "-",
-                f"{item.tokens_per_second:.0f}",
+                f"{item.tokens_per_second:.0f}" if item.tokens_per_second else "-",
                 "reference" if item is result.reference else item.verdict,
             )
         )
@@ -195,9 +197,15 @@ def quality(result: QualityResult) -> str:
     parts = [console.table(header, rows)]
     if result.reference.tasks:
         parts += ["", _solved(result), *_task_notes(result)]
+    parts += [f"{item.label}: {told(item)}" for item in result.candidates if item.told is not None]
     if result.fingerprint is not None:
         parts.append(fingerprint(result.fingerprint))
     return "\n".join([*parts, *result.notes])
+
+
+def hides(item: CandidateQuality) -> bool:
+    """Whether the perplexity is a lower bound."""
+    return item.told is not None and item.told.hidden > 0
 
 
 def _solved(result: QualityResult) -> str:

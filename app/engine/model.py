@@ -169,13 +169,17 @@ class Model:
         """Whether ``token`` ends a reply (end of text, of turn, of message)."""
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True, tools: str = "") -> str:
         """The prompt for a conversation by the model's template, or ChatML; errors as in :class:`ChatTemplate`."""
+        return self.chat_template().render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
+
+    def chat_template(self) -> ChatTemplate:
+        """The model's template, or ChatML, compiled once; errors as in :class:`ChatTemplate`."""
         if self._chat is None:
             names = {"bos_token": self.bos, "eos_token": self.eos}
             special = {name: self.detokenize([token], special=True) for name, token in names.items() if token >= 0}
             self._chat = ChatTemplate(self.template, special)
-        return self._chat.render(messages, add_generation_prompt=add_generation_prompt)
+        return self._chat
 
     def prompt_tokens(self, prompt: str) -> list[int]:
         """Tokens of a rendered prompt: special tokens parsed, BOS once if the model wants it, no EOS.

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -54,6 +55,9 @@ from app.quality.texts import Window
 from app.quality.verdict import Thresholds
 from converter.identity import content_id
 from converter.spec import Cancelled, QuenchError
+
+if TYPE_CHECKING:
+    from app.quality.served import ServedSubject
 
 Emit = Callable[[Event], None]
 Stopped = Callable[[], bool]
@@ -109,8 +113,9 @@ class QualityRun:
         self._side: Reference | None = None
         self._progress: Progress | None = None
         self._context = command.context
+        self._texts: Sequence[texts_module.Text] = ()
         caches = (*command.kv, *("" for _ in command.candidates))
-        self.candidates = [Subject(path, index, caches[index]) for index, path in enumerate(command.candidates)]
+        self.candidates = [subject_of(command, index, caches[index]) for index in range(len(command.candidates))]
 
     # ---- the whole -------------------------------------------------------------------------------------------
 
@@ -123,7 +128,8 @@ class QualityRun:
         """
         saved = is_fingerprint(self._command.reference)
         texts = texts_module.load(self._command.texts) if self._command.texts or not saved else []
-        if self._command.tasks:
+        self._texts = texts
+        if self._command.tasks and (self._local() or self._command.fingerprint or not self.candidates):
             self._tasks = graded.load(self._command.tasks, run_code=self._command.run_code)
         self._status("Reading the reference's answers" if saved else "Looking at the reference", 0, force=True)
         self._side = side = Reference(self._command, self.reference)
@@ -161,7 +167,8 @@ class QualityRun:
     def _go_on(self, way: str) -> None:
         """Tie the journal to what is measured now, and take up what it has."""
         for subject in self._all():
-            subject.content = subject.content or content_id(subject.path)
+            if not subject.is_served:  # what a server has may change behind its name: nothing of it is kept
+                subject.content = subject.content or content_id(subject.path)
             role = "reference" if subject is self.reference else subject.kv
             subject.identity = identity_of_model(subject.path, subject.content, role)
         identity = identity_of(self._command, self.reference.identity, self._windows, self._tasks)
@@ -177,7 +184,7 @@ class QualityRun:
         if self.side.saved is None:
             self._open(speaker)
         elif texts:
-            for speaker in self.candidates:
+            for speaker in self._local():
                 self._try(speaker, self._open)
                 if speaker.error is None:
                     break
@@ -223,11 +230,18 @@ class QualityRun:
     def _live(self) -> list[Subject]:
         return [subject for subject in self.candidates if subject.error is None]
 
+    def _local(self) -> list[Subject]:
+        """The candidates that this machine computes."""
+        return [subject for subject in self.candidates if not subject.is_served]
+
     def _fit_together(self) -> bool:
-        """Whether all candidates fit beside the loaded reference. Weights count twice: a CPU may repack a copy."""
+        """Whether all candidates fit beside the loaded reference. Weights count twice: a CPU may repack a copy. Other
+        machines take one model at a time."""
+        if self._command.machines:
+            return not self._local()
         memory = self.reference.memory
         overhead = max(0, memory.anonymous - memory.weights) + (16 << 20)
-        needed = sum(2 * subject.bytes + overhead for subject in self.candidates)
+        needed = sum(2 * subject.bytes + overhead for subject in self._local())
         if self._command.memory_mib > 0:
             held = 0 if self.side.saved is not None else 2 * self.reference.bytes + overhead
             return held + needed <= self._command.memory_mib << 20
@@ -235,7 +249,9 @@ class QualityRun:
 
     def _fit_by_size(self) -> bool:
         """As :meth:`_fit_together`, as far as can be told before the reference is loaded."""
-        needed = 2 * sum(subject.bytes for subject in self._all())
+        if self._command.machines:
+            return not self._local()
+        needed = 2 * sum(subject.bytes for subject in [self.reference, *self._local()])
         if self._command.memory_mib > 0:
             return needed <= self._command.memory_mib << 20
         return needed <= MEMORY_SHARE * hardware.memory_available()
@@ -267,7 +283,7 @@ class QualityRun:
 
     def _share_cores(self) -> None:
         """Several small candidates take one thread each: side by side they use the cores better than in turns."""
-        models = [subject.open_model for subject in self._live()]
+        models = [subject.open_model for subject in self._live() if not subject.is_served]
         if len(models) > 1 and all(model.memory().weights < graded.SMALL_MODEL for model in models):
             for model in models:
                 model.set_threads(1)
@@ -280,13 +296,14 @@ class QualityRun:
 
     def _abreast(self) -> int:
         """Models that compute at the same time. Together they take no more threads than one was allowed."""
-        threads = max((subject.open_model.threads for subject in self._live()), default=1)
+        threads = max((subject.open_model.threads for subject in self._live() if not subject.is_served), default=1)
         return max(1, (self._command.threads or hardware.physical_cores()) // threads)
 
     def _each(self, pool: ThreadPoolExecutor, subjects: Sequence[Subject], act: Callable[[Subject], None]) -> None:
-        """Do ``act`` for all; when this returns or raises, no model is at work any more."""
-        running = [pool.submit(self._try, subject, act) for subject in subjects]
-        wait(running)
+        """Do ``act`` for all; when this returns or raises, no model is at work any more. Servers need no core here."""
+        with ThreadPoolExecutor(max(1, len(self.candidates) - len(self._local())), "servers") as servers:
+            running = [(servers if each.is_served else pool).submit(self._try, each, act) for each in subjects]
+            wait(running)
         for each in running:
             each.result()
 
@@ -313,8 +330,9 @@ class QualityRun:
             self._batch(range(0), with_tasks=True)
 
     def _asked(self) -> bool:
-        """Whether the candidates that are still there were asked the tasks."""
-        return any(subject.right for subject in self._live())
+        """Whether the candidates that are still there were asked the tasks; without any that can be, the reference."""
+        asked = [subject for subject in self._live() if not subject.is_served] or [self.reference]
+        return any(subject.right for subject in asked)
 
     def _batch(self, numbers: range, *, with_tasks: bool) -> None:
         """Some windows by all models, one model after another."""
@@ -346,9 +364,10 @@ class QualityRun:
 
         self._open(subject)
         self._on_each(subject, numbers, act)
-        self._look_inside(subject)
-        if with_tasks:
-            self._all_tasks(subject)
+        if not subject.is_served:
+            self._look_inside(subject)
+            if with_tasks:
+                self._all_tasks(subject)
         self._updates([subject], force=True)
 
     def _ask_reference(self, store: Store, number: int) -> None:
@@ -401,28 +420,49 @@ class QualityRun:
     # ---- steps -----------------------------------------------------------------------------------------------
 
     def _open(self, subject: Subject) -> None:
+        if subject.is_served:
+            self._connect(cast("ServedSubject", subject))
+            return
         if subject.model is not None:
             return
         self._status(f"Loading {subject.name}", self._done, force=True)
         cache = subject.kv or LoadOptions().kv_type
-        options = LoadOptions(context=self._context, threads=self._command.threads, kv_type=cache)
+        options = LoadOptions(
+            context=self._context, threads=self._command.threads, kv_type=cache, machines=self._command.machines
+        )
         outputs = self._context - first_scored(self._context)
         wanted = graded.context_needed(self._tasks)
         model = subject.open(options, outputs, wanted, lambda fraction: not self._stopped(), self._on_model)
         if subject is self.reference:
             subject.vocabulary = subject.vocabulary or Vocabulary.of(model)
+            if len(self._local()) < len(self.candidates) and not self._pieces:
+                self._pieces = {token: model.piece(token, special=True) for token in range(model.vocabulary)}
         elif self.reference.vocabulary is not None:
             self.reference.vocabulary.check(model, subject.name)
+
+    def _connect(self, subject: ServedSubject) -> None:
+        assert self.reference.vocabulary is not None
+        self._status(f"Connecting to {subject.name}", self._done, force=True)
+        subject.connect(self.reference.vocabulary, self._texts, self._windows, self._pieces, self._stopped)
 
     def _reference_logits(self, window: Window) -> Logits:
         return self._logits(self.reference, window)
 
     def _compare(self, number: int, reference: Rows | Odds, subject: Subject) -> None:
         window = self._windows[number]
+        if subject.is_served:
+            self._ask(window, reference, cast("ServedSubject", subject))
+            return
         values = compare(reference, self._logits(subject, window))
         self.kept.keep_window(subject.identity, number, values)
         subject.divergence.add(window.text, values)
         self._remember_pieces(subject.open_model, window, values)
+
+    def _ask(self, window: Window, reference: Rows | Odds, subject: ServedSubject) -> None:
+        def tell(done: int, total: int) -> None:
+            self._status(f"{subject.name}: token {done} of {total} of a window", self._done)
+
+        subject.divergence.add(window.text, subject.score(window, reference, self._stopped, tell))
 
     def _reference_rows(self, number: int, store: Store | None = None) -> Rows | Odds:
         seen = self.reference.divergence.windows
@@ -553,9 +593,10 @@ class QualityRun:
     def _with_examples(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
         """Add what is told once: the worst passages, the tasks that flipped, every window's mean."""
         values = subject.divergence.values()
+        known = quality.top1 is not None and bool(self._pieces)
         return msgspec.structs.replace(
             quality,
-            passages=describe(values, self._windows, self._pieces),
+            passages=describe(values, self._windows, self._pieces) if known else (),
             flips=subject.flips(self.reference, self._tasks),
             kld_by_window=tuple(float(window.kld.mean()) for window in values),
         )
@@ -582,6 +623,17 @@ class QualityRun:
         )
 
 
+def subject_of(command: MeasureQuality, index: int, kv: str) -> Subject:
+    """The candidate ``index``: a file, or what a server has."""
+    path = command.candidates[index]
+    place = next((place for place in command.served if place.path == path), None)
+    if place is None:
+        return Subject(path, index, kv)
+    from app.quality.served import ServedSubject  # with all that speaks HTTP
+
+    return ServedSubject(place, index, command.served_top)
+
+
 def check(command: MeasureQuality) -> None:
     """Refuse a command that makes no sense; QuenchError with exit status 2."""
     problem = ""
@@ -598,6 +650,10 @@ def check(command: MeasureQuality) -> None:
         problem = "The limits of the verdict must be 0 < pass <= fail, and a share between 0 and 1."
     elif saved and command.fingerprint:
         problem = "Answers are saved of a model, not of answers that were saved."
+    elif saved and command.texts and command.candidates and len(command.served) == len(set(command.candidates)):
+        problem = "A server cannot cut other texts for saved answers: leave the texts out."
+    elif command.served_top < 0 or not {place.path for place in command.served} <= set(command.candidates):
+        problem = "Of a server's odds the number must not be negative, and every server must be a candidate."
     elif command.fingerprint_matrix not in EMBED:
         problem = f"The output matrix is saved {', '.join(EMBED)}."
     if problem:

@@ -191,8 +191,10 @@ def _verdicts(result: QualityResult) -> str:
         cards.append(
             f'<article class="verdict"><div class="row">{named_badge(each)}'
             f'<span class="pill {css}"><span aria-hidden="true">{mark}</span> {escape(word)}</span></div>'
-            f'<p class="big">{escape(numbers.interval(each.kld.mean))}<span class="unit"> nats KLD</span></p>'
-            f'<p class="muted">{numbers.size(each.bytes)}{smaller}</p><p>{escape(each.reason)}</p></article>'
+            f'<p class="big">{_least(each)}{escape(numbers.interval(each.kld.mean))}'
+            f'<span class="unit"> nats KLD</span></p>'
+            f'<p class="muted">{numbers.size(each.bytes) if each.bytes else "served"}{smaller}</p>'
+            f"<p>{escape(each.reason)}</p>{_told(each)}</article>"
         )
     cards.extend(
         f'<article class="verdict"><div class="row"><strong>{escape(PurePath(failure.path).name)}</strong>'
@@ -202,6 +204,15 @@ def _verdicts(result: QualityResult) -> str:
         for failure in result.failures
     )
     return f'<section aria-label="Verdicts"><div class="verdicts">{"".join(cards)}</div></section>' if cards else ""
+
+
+def _least(each: CandidateQuality) -> str:
+    """In front of a divergence: nothing, or a sign that it is a lower bound."""
+    return "≥ " if each.at_least else ""
+
+
+def _told(each: CandidateQuality) -> str:
+    return f'<p class="muted">{escape(figures.told(each))}</p>' if each.told is not None else ""
 
 
 _PARETO_NOTE = (
@@ -214,6 +225,7 @@ def _pareto(result: QualityResult) -> str:
     points = [
         svg.Point(model_label(each), each.type, each.bytes, each.kld.mean.value, numbers.Z95 * each.kld.mean.error)
         for each in result.candidates
+        if each.bytes and not each.at_least
     ]
     reference = result.reference
     return svg.pareto(points, (f"{model_label(reference)} (reference)", reference.bytes) if reference.bytes else None)
@@ -245,30 +257,31 @@ def _main_table(result: QualityResult) -> str:
 
 def _far_row(each: CandidateQuality, reference: bool) -> list[str]:
     css, _, word = VERDICTS.get(each.verdict, ("", "", each.verdict))
+    least = _least(each)
     cells = [
-        f"<strong>{_stacked(numbers.interval(each.kld.mean))}</strong>",
-        _stacked(numbers.interval(each.kld.median)),
-        _stacked(numbers.interval(each.kld.p99)),
-        numbers.number(each.kld.max.value),
+        f"<strong>{least}{_stacked(numbers.interval(each.kld.mean))}</strong>",
+        least + _stacked(numbers.interval(each.kld.median)),
+        least + _stacked(numbers.interval(each.kld.p99)),
+        least + numbers.number(each.kld.max.value),
         _stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE,
-        _stacked(numbers.percent(each.top1)),
-        _stacked(numbers.percent(each.top5)) if each.top5 else numbers.NONE,
-        _stacked(numbers.percent(each.rms_dp)),
+        *(_stacked(numbers.percent(part)) if part else numbers.NONE for part in (each.top1, each.top5, each.rms_dp)),
         _range(each.shift),
         f'<span class="{css}">{escape(word)}</span>',
     ]
     name = named_badge(each) + ('<br><span class="half">reference</span>' if reference else "")
-    return [name, numbers.size(each.bytes), *("" if reference else cell for cell in cells)]
+    size = numbers.size(each.bytes) if each.bytes else numbers.NONE
+    return [name, size, *("" if reference else cell for cell in cells)]
 
 
 def _alone_row(each: CandidateQuality, reference: bool, asked: bool) -> list[str]:
     n = sum(score.n for score in each.tasks.values())
     solved = sum(score.correct for score in each.tasks.values())
     memory = each.memory.anonymous + each.memory.weights
+    hidden = "≥ " if each.told is not None and each.told.hidden else ""
     return [
         named_badge(each),
-        _stacked(numbers.interval(each.perplexity)),
-        "" if reference else _stacked(_signed(each.ln_ratio)),
+        hidden + _stacked(numbers.interval(each.perplexity)),
+        "" if reference else hidden + _stacked(_signed(each.ln_ratio)),
         *([f"{100 * solved / n:.1f} %" if n else numbers.NONE] if asked else []),
         numbers.rate(each.tokens_per_second),
         numbers.size(memory) if memory else numbers.NONE,
@@ -318,8 +331,8 @@ def _slices(result: QualityResult) -> str:
             part = each.slices.get(name)
             css = VERDICTS[part.verdict][0] if part and part.verdict in VERDICTS else ""
             row.append(
-                f'<span class="{css}">{_stacked(numbers.interval(part.kld))}</span>'
-                f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
+                f'<span class="{css}">{_least(each)}{_stacked(numbers.interval(part.kld))}</span>'
+                + (f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>' if part.top1 else "")
                 if part
                 else numbers.NONE
             )

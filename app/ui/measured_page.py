@@ -12,6 +12,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QSplitter, QVBoxLayout, QWidget
 
 from app import library
+from app.remote.address import is_remote, split_path
 from app.ui.widgets import EmptyState, ErrorCard, ProgressLine, button, label
 from converter.spec import QuenchError
 
@@ -193,7 +194,9 @@ class MeasuredPage(QWidget):
         self.results.setSizes([top, total - top])
 
     def type_of(self, path: str) -> str:
-        """The type of a model, from its file's name if the library does not know it."""
+        """The type of a model, from its file's name if the library does not know it; the name of a served one."""
+        if is_remote(path):
+            return split_path(path)[1]
         info = self.context.library.entry(path)
         return library.type_label(info) if info is not None else Path(path).stem.rpartition("-")[2]
 

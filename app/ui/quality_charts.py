@@ -120,7 +120,11 @@ class QualityCharts(QWidget):
         self._reference, self._candidates = reference, candidates
         named = labels(candidates)
         self.pareto.set_points(
-            [(named[c.key], c.type, c.bytes, c.kld.mean.value, c.kld.mean.error) for c in candidates]
+            [
+                (named[c.key], c.type, c.bytes, c.kld.mean.value, c.kld.mean.error)
+                for c in candidates
+                if c.bytes and not c.at_least
+            ]
         )
         self._draw_tab()
 

@@ -27,6 +27,7 @@ from app.fingerprint_files import SUFFIX
 from app.measure_messages import MeasureQuality
 from app.quality.report import TWINS
 from app.quality.texts import DEFAULT, LANGUAGES
+from app.remote.address import is_remote
 from app.ui import format as fmt
 from app.ui.convert_source import is_quantized
 from app.ui.glossary import explain
@@ -79,7 +80,7 @@ class QualitySetup(QWidget):
         self.save.setToolTip(self.tr("Into a small file that can be the reference later, without the model"))
         self.save.clicked.connect(self._ask_save)
         self._save_path = ""
-        self.candidates = ModelChecks(context, self.tr("Candidates"))
+        self.candidates = ModelChecks(context, self.tr("Candidates"), served=True)
         self.texts = QTreeWidget()
         self.texts.setAccessibleName(self.tr("Texts"))
         self.texts.setHeaderHidden(True)
@@ -146,10 +147,13 @@ class QualitySetup(QWidget):
             return None
         saved = self._is_saved()
         settings = self._context.settings
+        caches = self.cache.currentData()
+        rows = [(path, kind) for path in candidates for kind in (("",) if is_remote(path) else caches)]
         return MeasureQuality(
             reference=reference,
-            candidates=tuple(path for path in candidates for _ in self.cache.currentData()),
-            kv=tuple(kind for _ in candidates for kind in self.cache.currentData()),
+            candidates=tuple(path for path, _ in rows),
+            kv=tuple(kind for _, kind in rows),
+            served=tuple(self._context.servers.candidate(path) for path in candidates if is_remote(path)),
             context=0 if saved else int(self.window_tokens.currentData()),
             texts=() if saved else tuple(texts),
             chunks=self.chunks.value(),

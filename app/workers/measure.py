@@ -17,17 +17,18 @@ import msgspec
 
 from app import kernel_check
 from app.engine.model import Model
+from app.engine.spread import Guard
 from app.files import write_atomically
 from app.fit_messages import FitTypes
 from app.measure_messages import MeasureBench, MeasureImatrix, MeasureQuality, MeasureSensitivity, QualityResult
-from app.protocol import Cancel, Command
+from app.protocol import Cancel, Command, failed
 from app.quality import figures, report
 from app.quality.bench import BenchRun
 from app.quality.fitting import FitRun
 from app.quality.imatrix import ImatrixRun
 from app.quality.lab import QualityRun
 from app.quality.sensitivity import SensitivityRun
-from app.workers.runtime import Connection
+from app.workers.runtime import Connection, leave
 from converter.spec import QuenchError
 
 
@@ -44,8 +45,15 @@ def serve(connection: Connection) -> None:
     def stopped() -> bool:
         return connection.cancelled.is_set()
 
+    def machine_lost(error: QuenchError) -> None:
+        connection.send(connection.ending() if connection.cancelled.is_set() else failed(error))
+        leave(0 if connection.cancelled.is_set() else error.exit_status)
+
     connection.intercept(interrupt)
     for command in connection.commands():
+        if isinstance(command, MeasureQuality | MeasureBench) and command.machines:
+            # Nothing waits here while a model is loaded; a connection that watches would hinder the next model.
+            Guard(command.machines, machine_lost, watching=False)
         if isinstance(command, MeasureQuality):
             kernel_check.report(connection.send)
             result = QualityRun(command, connection.send, stopped, models.append).run()

@@ -17,8 +17,10 @@ from pytestqt.qtbot import QtBot
 
 from app import measurements, paths
 from app.child import run_job
-from app.measure_messages import CandidateQuality, MeasureQuality, QualityResult
+from app.measure_messages import CandidateQuality, MeasureQuality, QualityResult, ServedCandidate, Told
 from app.quality.texts import DEFAULT, LANGUAGES
+from app.remote.address import Server
+from app.remote.messages import ServedModel, ServerState
 from app.ui.context import Context
 from app.ui.quality import QualityPage
 from app.ui.quality_setup import KEPT_REPORTS
@@ -284,6 +286,51 @@ def test_the_limits_come_from_the_settings(chosen: QualityPage, context: Context
     assert command is not None
     assert (command.pass_kld, command.fail_kld, command.pass_top1, command.threads) == (0.001, 0.5, 0.9, 1)
     assert command.texts == ("prose", "dialogue") and command.chunks == 2 and command.tasks is None
+
+
+def test_what_a_server_has_is_a_candidate_with_its_key_of_this_session(chosen: QualityPage, context: Context) -> None:
+    state = ServerState("llama.cpp", (ServedModel("pocket", 1024),), 0.01)
+    context.servers.put(Server("Desk", "http://127.0.0.1:9/v1"), state)
+    context.servers._keys["http://127.0.0.1:9"] = "sk-Geheim"
+    path = "server:Desk/pocket"
+    assert path in chosen.setup.candidates.paths()
+    q8 = chosen.setup.candidates.checked()[0]
+    chosen.setup.candidates.set_checked([q8, path])
+    chosen.setup.cache.setCurrentIndex(1)
+    command = chosen.setup.command()
+    assert command is not None
+    assert list(zip(command.candidates, command.kv, strict=True)) == [(q8, ""), (q8, "q8_0"), (path, "")]
+    assert command.served == (ServedCandidate(path, "http://127.0.0.1:9/v1", "pocket", "sk-Geheim"),)
+    context.servers.remove("Desk")
+    assert path not in [each for each in chosen.setup.candidates.paths() if context.library.entry(each)]
+
+
+def test_a_lower_bound_is_shown_as_one(
+    qtbot: QtBot, chosen: QualityPage, context: Context, result: QualityResult
+) -> None:
+    told = Told("llama.cpp", 1024, 0.02, False, 3, 1020, 12.0)
+    change = {"told": told, "path": "server:Desk/pocket", "top5": None, "rms_dp": None, "shift": None}
+    served = msgspec.structs.replace(result.candidates[0], reverse_kld=None, content="", **change)
+    alone = msgspec.structs.replace(served, path="server:Desk/right", top1=None)
+    measurements.keep_quality(
+        context.store, msgspec.structs.replace(result, candidates=(result.candidates[1], served, alone))
+    )
+    page = QualityPage(context)
+    qtbot.addWidget(page)
+    model = page.table.rows
+    rows = {str(model.index(row, 0).data()): row for row in range(4)}
+    assert {"BF16", "Q2_K", "pocket · Desk", "right · Desk"} == set(rows)
+    titles = [str(model.headerData(column, Qt.Orientation.Horizontal)) for column in range(model.columnCount())]
+
+    def cell(name: str, title: str) -> str:
+        return str(model.index(rows[name], titles.index(title)).data())
+
+    assert cell("pocket · Desk", "KLD mean ±").startswith("≥ ") and cell("pocket · Desk", "Perplexity").startswith("≥ ")
+    assert not cell("Q2_K", "KLD mean ±").startswith("≥")
+    assert (cell("pocket · Desk", "Same five"), cell("right · Desk", "Same first ±")) == ("–", "–")
+    tip = str(model.index(rows["pocket · Desk"], 0).data(Qt.ItemDataRole.ToolTipRole))
+    assert "lower bound" in tip and "1,024 likeliest tokens" in tip and "2 % of the odds" in tip
+    assert [point.label for point in page.charts.pareto.points] == ["Q2_K"]
 
 
 def test_languages_are_one_folded_row_that_ticks_all(page: QualityPage) -> None:

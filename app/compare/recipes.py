@@ -1,0 +1,112 @@
+"""Models that are made for a comparison: a source and a recipe, converted into the cache and found there again.
+
+``FOLDER=Q4_K_M`` stands where a model's path stands. The file lies under the id of its source's content, so that a
+changed source is converted anew; the cache is kept below a bound by removing what was used longest ago.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from pathlib import Path
+
+from app import paths
+from converter.recipes import RECIPES
+from converter.spec import ConversionSpec, QuenchError
+
+MOST_BYTES = 40 << 30
+"""What made files may take together; those of the running comparison stay in any case."""
+FULL = ("F32", "F16", "BF16")
+"""Types of files that a recipe can be made from without squeezing twice."""
+
+
+def choices() -> tuple[str, ...]:
+    """Recipes that can be made of any source, without an importance matrix, the largest file first."""
+    plain = [recipe for recipe in RECIPES.values() if not recipe.needs_imatrix and not recipe.instead]
+    return tuple(recipe.name for recipe in sorted(plain, key=lambda recipe: -recipe.bits) if recipe.name != "F32")
+
+
+def with_recipe(source: str, recipe: str) -> str:
+    """What stands for a path where a model is meant that is made first."""
+    return f"{source}={recipe}" if recipe else source
+
+
+def split(path: str) -> tuple[str, str]:
+    """(source, recipe) of what :func:`with_recipe` made; the recipe is empty for a model that is there."""
+    source, equals, recipe = path.rpartition("=")
+    if not equals or recipe not in RECIPES or not source:
+        return path, ""
+    with contextlib.suppress(OSError):
+        if Path(path).exists():
+            return path, ""
+    return source, recipe
+
+
+def folder() -> Path:
+    """Where made models lie. Created."""
+    made = paths.cache() / "recipes"
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+def place(source: str, recipe: str, content: str) -> Path:
+    """The file of a source (``content``: its id, :mod:`converter.identity`) in a recipe, made or not."""
+    path = Path(source)
+    stem = path.stem if path.suffix.lower() == ".gguf" else path.name
+    base = next((stem.removesuffix(f"-{kind}") for kind in FULL if stem.endswith(f"-{kind}")), stem) or "model"
+    return folder() / content / f"{base}-{recipe}.gguf"
+
+
+def spec(source: str, recipe: str, target: Path) -> ConversionSpec:
+    """How it is made. Squeezing a quantized file again would compare the wrong thing, so it is refused as elsewhere."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return ConversionSpec(source=source, output=str(target), types=(recipe,), overwrite=True)
+
+
+def content_of(source: str) -> str:
+    """The id of a source's content; reads a few kilobytes. Raises ``QuenchError`` as opening the model does."""
+    from converter.identity import glance
+
+    found = glance(source)
+    if not found.content:
+        raise QuenchError("unreadable", "The model cannot be read.", source, "Choose another one.")
+    return found.content
+
+
+def used(path: Path) -> None:
+    """Note that a made file was used now."""
+    with contextlib.suppress(OSError):
+        path.touch()
+
+
+def trim(keep: Collection[Path], most: int = MOST_BYTES) -> list[Path]:
+    """Remove made files, those used longest ago first, until they take at most ``most`` bytes; returns the removed.
+
+    ``keep`` stay. A file that cannot be removed stays too.
+    """
+    found = []
+    for path in folder().glob("*/*.gguf"):
+        with contextlib.suppress(OSError):
+            state = path.stat()
+            found.append((state.st_mtime, state.st_size, path))
+    total, gone = sum(size for _, size, _ in found), []
+    kept = {path.absolute() for path in keep}
+    for _, size, path in sorted(found):
+        if total <= most:
+            break
+        if path.absolute() in kept:
+            continue
+        try:
+            path.unlink()
+        except OSError:
+            continue
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+        total -= size
+        gone.append(path)
+    return gone
+
+
+__all__ = [
+    "FULL", "MOST_BYTES", "choices", "content_of", "folder", "place", "spec", "split", "trim", "used", "with_recipe",
+]  # fmt: skip

@@ -16,14 +16,15 @@ from converter.spec import ConversionSpec, QuenchError
 
 MOST_BYTES = 40 << 30
 """What made files may take together; those of the running comparison stay in any case."""
+_NOT_HERE = ("auto", "F32", "F16")
 FULL = ("F32", "F16", "BF16")
 """Types of files that a recipe can be made from without squeezing twice."""
 
 
 def choices() -> tuple[str, ...]:
     """Recipes that can be made of any source, without an importance matrix, the largest file first."""
-    plain = [recipe for recipe in RECIPES.values() if not recipe.needs_imatrix and not recipe.instead]
-    return tuple(recipe.name for recipe in sorted(plain, key=lambda recipe: -recipe.bits) if recipe.name != "F32")
+    plain = [each for each in RECIPES.values() if not (each.needs_imatrix or each.instead or each.name in _NOT_HERE)]
+    return tuple(recipe.name for recipe in sorted(plain, key=lambda recipe: -recipe.bits))
 
 
 def with_recipe(source: str, recipe: str) -> str:

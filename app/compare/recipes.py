@@ -1,12 +1,13 @@
 """Models that are made for a comparison: a source and a recipe, converted into the cache and found there again.
 
-``FOLDER=Q4_K_M`` stands where a model's path stands. The file lies under the id of its source's content, so that a
+``FOLDER=Q4_K_M`` stands where a model's path stands. The file lies under an id of its source as it is now, so that a
 changed source is converted anew; the cache is kept below a bound by removing what was used longest ago.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from converter.spec import ConversionSpec, QuenchError
 MOST_BYTES = 40 << 30
 """What made files may take together; those of the running comparison stay in any case."""
 _NOT_HERE = ("auto", "F32", "F16")
+MOST_FILES = 10_000
 FULL = ("F32", "F16", "BF16")
 """Types of files that a recipe can be made from without squeezing twice."""
 
@@ -50,12 +52,12 @@ def folder() -> Path:
     return made
 
 
-def place(source: str, recipe: str, content: str) -> Path:
-    """The file of a source (``content``: its id, :mod:`converter.identity`) in a recipe, made or not."""
+def place(source: str, recipe: str) -> Path:
+    """The file of a source in a recipe, made or not. Raises as :func:`state_of`."""
     path = Path(source)
     stem = path.stem if path.suffix.lower() == ".gguf" else path.name
     base = next((stem.removesuffix(f"-{kind}") for kind in FULL if stem.endswith(f"-{kind}")), stem) or "model"
-    return folder() / content / f"{base}-{recipe}.gguf"
+    return folder() / state_of(source) / f"{base}-{recipe}.gguf"
 
 
 def spec(source: str, recipe: str, target: Path) -> ConversionSpec:
@@ -64,14 +66,18 @@ def spec(source: str, recipe: str, target: Path) -> ConversionSpec:
     return ConversionSpec(source=source, output=str(target), types=(recipe,), overwrite=True)
 
 
-def content_of(source: str) -> str:
-    """The id of a source's content; reads a few kilobytes. Raises ``QuenchError`` as opening the model does."""
-    from converter.identity import glance
+def state_of(source: str) -> str:
+    """An id of a source as it lies there: names, lengths and times of its files, which are not read.
 
-    found = glance(source)
-    if not found.content:
-        raise QuenchError("unreadable", "The model cannot be read.", source, "Choose another one.")
-    return found.content
+    Raises ``QuenchError`` ``not_found`` for what is not there.
+    """
+    path = Path(source)
+    try:
+        files = sorted(path.iterdir())[:MOST_FILES] if path.is_dir() else [path]
+        found = [(file.name, state.st_size, state.st_mtime_ns) for file in files if (state := file.stat())]
+    except OSError as error:
+        raise QuenchError("not_found", "The model is not there.", str(error), "Choose another one.") from error
+    return hashlib.blake2b(repr((str(path.absolute()), found)).encode("utf-8", "replace"), digest_size=16).hexdigest()
 
 
 def used(path: Path) -> None:
@@ -109,5 +115,5 @@ def trim(keep: Collection[Path], most: int = MOST_BYTES) -> list[Path]:
 
 
 __all__ = [
-    "FULL", "MOST_BYTES", "choices", "content_of", "folder", "place", "spec", "split", "trim", "used", "with_recipe",
+    "FULL", "MOST_BYTES", "choices", "folder", "place", "spec", "split", "state_of", "trim", "used", "with_recipe",
 ]  # fmt: skip

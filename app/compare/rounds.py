@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.compare.results import Entry
@@ -65,18 +65,17 @@ def count(votes: Iterable[tuple[Round, str]], models: int) -> list[Tally]:
     return [Tally(**each) for each in numbers]
 
 
-def verdict(tally: Tally, left: int, names: Sequence[str]) -> str:
-    """One sentence on (reference, model) ``names`` with ``left`` rounds to come."""
-    reference, model = names
-    low, high = tally.interval()
+MODEL, REFERENCE, OPEN, TOO_CLOSE = "model", "reference", "open", "too_close"
+
+
+def outcome(tally: Tally, left: int) -> str:
+    """Who is preferred, ``MODEL`` or ``REFERENCE``; where nobody is, whether ``left`` more rounds could decide it."""
     if tally.decided:
-        better, worse = (model, reference) if tally.wins > tally.losses else (reference, model)
-        return f"Decided: {better} is preferred to {worse}."
-    if left and tally.can_decide(left):
-        return "Not decided yet."
-    if left:
-        return "The prompts that are left cannot decide it: the two are too close for so few."
-    return f"Not decided: {model} is preferred in somewhere between {low:.0%} and {high:.0%} of the cases."
+        return MODEL if tally.wins > tally.losses else REFERENCE
+    return OPEN if left and tally.can_decide(left) else TOO_CLOSE
 
 
-__all__ = ["FIRST", "KEYS", "SECOND", "SKIP", "TIE", "Round", "alike", "count", "draw", "ready", "verdict"]
+__all__ = [
+    "FIRST", "KEYS", "MODEL", "OPEN", "REFERENCE", "SECOND", "SKIP", "TIE", "TOO_CLOSE", "Round", "alike", "count",
+    "draw", "outcome", "ready",
+]  # fmt: skip

@@ -166,7 +166,7 @@ def _ready(path: str, on_step: OnStep) -> str | Connect:
 
 def make(source: str, recipe: str, on_step: OnStep = _silent) -> str:
     """The file of a source in a recipe, converted into the cache if it is not there."""
-    target = recipes.place(source, recipe, recipes.content_of(source))
+    target = recipes.place(source, recipe)
     if not target.exists():
 
         def show(event: Event) -> None:
@@ -204,7 +204,7 @@ def _bytes(path: str | Connect) -> int:
         return 0
     source, recipe = recipes.split(path)
     try:
-        found = Path(recipes.place(source, recipe, recipes.content_of(source)) if recipe else path)
+        found = Path(recipes.place(source, recipe) if recipe else path)
         return found.stat().st_size
     except OSError:
         return 0

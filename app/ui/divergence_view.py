@@ -34,6 +34,8 @@ from app.ui.theme import Theme, set_role
 
 SHOWN = 5
 LOW = 200
+FAR = 0.5
+"""Nats from which on a token is one that N goes to."""
 TICKS = ((0.0, 0), (0.05, 2), (0.5, 1), (1.0, 0), (2.0, 0))
 """Marks of the legend in nats, with their digits."""
 
@@ -150,6 +152,10 @@ class DivergenceView(QTextEdit):
         cursor.setPosition(self._starts[index] + 1)
         return cursor.charFormat().background().color()
 
+    def shade_of(self, index: int) -> QColor:
+        """The background that a token gets."""
+        return QColor(Qt.GlobalColor.transparent) if self._reference else self._theme.shade(self._tokens[index].kld)
+
     def words(self, index: int) -> str:
         """A token in words."""
         token = self._tokens[index]
@@ -193,6 +199,16 @@ class DivergenceView(QTextEdit):
         if self._first >= 0:
             self._move(self._first)
 
+    def jump_far(self, step: int) -> None:
+        """Go to the next token (``step`` 1) or the one before (-1) that is far from the reference's."""
+        places = [index for index in range(len(self._tokens)) if self._is_far(index)]
+        ahead = [index for index in places if (index - self.index) * step > 0]
+        if ahead:
+            self._move(ahead[0] if step > 0 else ahead[-1])
+
+    def _is_far(self, index: int) -> bool:
+        return not self._reference and self._tokens[index].kld >= FAR
+
     # ---- drawing -----------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
@@ -207,11 +223,10 @@ class DivergenceView(QTextEdit):
         block = cursor.blockFormat()
         block.setLineHeight(160, block.LineHeightTypes.ProportionalHeight.value)
         cursor.setBlockFormat(block)
-        for token in self._tokens:
+        for index, token in enumerate(self._tokens):
             self._starts.append(cursor.position())
             form.setForeground(muted if token.text.strip() == "" else text_color)
-            shade = QColor(Qt.GlobalColor.transparent) if self._reference else self._theme.shade(token.kld)
-            form.setBackground(QBrush(shade))
+            form.setBackground(QBrush(self.shade_of(index)))
             cursor.insertText(display(token.text), form)
         self._starts.append(cursor.position())
         cursor.endEditBlock()
@@ -259,7 +274,11 @@ class DivergenceView(QTextEdit):
         if index < 0 or index >= len(self._tokens):
             self.popover.hide()
             return
-        self.popover.show_token(self._sides(self._tokens[index]))
+        sides = self._sides(self._tokens[index])
+        if not sides:
+            self.popover.hide()
+            return
+        self.popover.show_token(sides)
         self._place_popover(self._area(index))
 
     def _sides(self, token: ScoredToken) -> list[tuple[str, tuple[Alternative, ...]]]:
@@ -316,6 +335,8 @@ class DivergenceView(QTextEdit):
             self._move(len(self._tokens) - 1)
         elif key == Qt.Key.Key_J and event.modifiers() == Qt.KeyboardModifier.NoModifier:
             self.jump()
+        elif key == Qt.Key.Key_N and not event.modifiers() & ~Qt.KeyboardModifier.ShiftModifier:
+            self.jump_far(-1 if event.modifiers() & Qt.KeyboardModifier.ShiftModifier else 1)
         else:
             super().keyPressEvent(event)
 

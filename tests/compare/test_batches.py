@@ -11,6 +11,7 @@ import pytest
 
 from app.compare import batches, recipes
 from converter.recipes import RECIPES
+from converter.spec import QuenchError
 
 
 @pytest.mark.parametrize(("prompts", "models", "batch"), [(7, 3, 2), (5, 2, 1), (4, 4, 99), (1, 2, 3)])
@@ -48,17 +49,24 @@ def test_a_recipe_stands_behind_its_source_unless_that_is_a_file(tmp_path: Path)
     assert not [name for name in recipes.choices() if RECIPES[name].needs_imatrix]
 
 
-def test_a_made_file_is_called_after_its_source_and_its_content() -> None:
-    first = recipes.place("/m/Gemma-BF16.gguf", "Q4_K_M", "abc")
-    assert first.name == "Gemma-Q4_K_M.gguf" and first.parent.name == "abc"
-    assert recipes.place("/m/pocket", "Q2_K", "abc").name == "pocket-Q2_K.gguf"
-    assert recipes.place("/m/pocket", "Q2_K", "abd") != recipes.place("/m/pocket", "Q2_K", "abc")
+def test_a_made_file_is_called_after_its_source_and_made_anew_when_that_changes(tmp_path: Path) -> None:
+    source = tmp_path / "Gemma-BF16.gguf"
+    source.write_bytes(b"one")
+    first = recipes.place(str(source), "Q4_K_M")
+    assert first.name == "Gemma-Q4_K_M.gguf" and first == recipes.place(str(source), "Q4_K_M")
+    source.write_bytes(b"other")
+    assert recipes.place(str(source), "Q4_K_M") != first
+    inside = recipes.place(str(tmp_path), "Q2_K")
+    (tmp_path / "config.json").write_text("{}")
+    assert recipes.place(str(tmp_path), "Q2_K") != inside and inside.name == f"{tmp_path.name}-Q2_K.gguf"
+    with pytest.raises(QuenchError, match="not there"):
+        recipes.place(str(tmp_path / "gone"), "Q2_K")
 
 
 def test_the_cache_forgets_what_was_used_longest_ago() -> None:
     made = []
     for number in range(4):
-        path = recipes.place("/m/pocket", "Q2_K", str(number))
+        path = recipes.folder() / str(number) / "a.gguf"
         path.parent.mkdir()
         path.write_bytes(bytes(100))
         os.utime(path, (number, number))

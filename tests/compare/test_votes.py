@@ -94,13 +94,10 @@ def test_a_vote_is_for_who_stood_there() -> None:
     assert KEYS == ("1", "2", "=", "s")
 
 
-def test_what_is_said_of_a_test() -> None:
-    names = ("big", "small")
-    assert "big is preferred to small" in rounds.verdict(Tally(0, 8), 10, names)
-    assert "small is preferred to big" in rounds.verdict(Tally(8, 0), 0, names)
-    assert rounds.verdict(Tally(3, 2), 50, names) == "Not decided yet."
-    assert "cannot decide" in rounds.verdict(Tally(3, 2), 2, names)
-    assert "between" in rounds.verdict(Tally(3, 2), 0, names)
+def test_how_a_test_ends() -> None:
+    assert rounds.outcome(Tally(0, 8), 10) == rounds.REFERENCE and rounds.outcome(Tally(8, 0), 0) == rounds.MODEL
+    assert rounds.outcome(Tally(3, 2), 50) == rounds.OPEN
+    assert rounds.outcome(Tally(3, 2), 2) == rounds.outcome(Tally(3, 2), 0) == rounds.TOO_CLOSE
 
 
 def answered(*texts: str | None) -> Entry:

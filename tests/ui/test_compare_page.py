@@ -129,8 +129,8 @@ def test_arrow_keys_move_the_cursor_in_all_columns(qtbot: QtBot, page: ComparePa
 def test_a_killed_column_leaves_the_other_answering(
     qtbot: QtBot, page: ComparePage, context: Context, endless: list[str]
 ) -> None:
-    page.max_tokens.setValue(150)
-    page.how.setCurrentIndex(1)
+    page.options.max_tokens.setValue(150)
+    page.options.how.setCurrentIndex(1)
     context.update_settings(sampling=ENDLESS)
     ask(qtbot, page, endless)
     run = page.run()
@@ -172,8 +172,8 @@ def test_a_column_that_dies_when_all_is_done_is_no_trouble(qtbot: QtBot, page: C
 def test_loading_a_column_anew_elsewhere_fails_that_column_only(
     qtbot: QtBot, page: ComparePage, context: Context, endless: list[str]
 ) -> None:
-    page.max_tokens.setValue(1000)
-    page.how.setCurrentIndex(1)
+    page.options.max_tokens.setValue(1000)
+    page.options.how.setCurrentIndex(1)
     context.update_settings(sampling=ENDLESS)
     ask(qtbot, page, endless)
     run = page.run()
@@ -227,8 +227,8 @@ def test_one_after_another_gives_the_same_words_and_frees_the_memory(
 
 
 def test_stop_ends_all_columns(qtbot: QtBot, page: ComparePage, context: Context, endless: list[str]) -> None:
-    page.max_tokens.setValue(8000)
-    page.how.setCurrentIndex(1)
+    page.options.max_tokens.setValue(8000)
+    page.options.how.setCurrentIndex(1)
     context.update_settings(sampling=ENDLESS)
     ask(qtbot, page, endless)
     run = page.run()

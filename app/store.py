@@ -51,7 +51,7 @@ _CHOICES = """
 """``held_to`` is the constraint of a conversation's answers as JSON, empty for none. ``choices`` are the
 probabilities of an answer's tokens, apart from the message: they are read only when somebody wants to see them."""
 
-_VOTES = """
+VOTES = """
     CREATE TABLE votes (
         id INTEGER PRIMARY KEY, test TEXT NOT NULL, reference TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
         slice TEXT NOT NULL, choice TEXT NOT NULL, reference_first INTEGER NOT NULL, created REAL NOT NULL
@@ -93,7 +93,7 @@ MIGRATIONS: tuple[str, ...] = (
     "ALTER TABLE measurements ADD COLUMN content TEXT NOT NULL DEFAULT '';",
     _TREE,
     _CHOICES,
-    _VOTES,
+    VOTES,
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from app.compare.recipes import split
 from app.memory_messages import Memory
 from app.protocol import Replied, Scored, ScoredToken
 from app.remote.address import is_remote, split_path
@@ -95,9 +96,16 @@ def make_column(
 
 def names_of(models: Sequence[str]) -> list[str]:
     """What the models are called: file names without their ending, told apart where two are alike."""
-    names = [" · ".join(reversed(split_path(path))) if is_remote(path) else Path(path).stem for path in models]
+    names = [_name(path) for path in models]
     twice = {name for name in names if names.count(name) > 1}
     return [f"{name} ({number})" if name in twice else name for number, name in enumerate(names, start=1)]
+
+
+def _name(path: str) -> str:
+    if is_remote(path):
+        return " · ".join(reversed(split_path(path)))
+    source, recipe = split(path)
+    return f"{Path(source).name} · {recipe}" if recipe else Path(path).stem
 
 
 __all__ = ["Column", "Comparison", "Entry", "make_column", "names_of"]

@@ -259,7 +259,7 @@ class ComparePage(QWidget):
     def score(self, text: str) -> None:
         """Let all columns score a text of one's own."""
         self._start("", text)
-        if self._run is not None and self._view == ANSWERS:
+        if self._run is not None and self._view != DIVERGENCE:
             self.show_view(DIVERGENCE)
 
     def _sent(self, text: str) -> None:
@@ -398,12 +398,10 @@ class ComparePage(QWidget):
         for column in self.columns:
             column.forget()
         self._show_prompt("")
-        prompts = self.prompts_pane().prompts()
-        queue = self._queue
-        if queue is None or queue.prompts != prompts or queue.done == queue.total:
+        prompts, sampling, queue = self.prompts_pane().prompts(), self._sampling(), self._queue
+        if queue is None or not self._goes_on(queue) or queue.done == queue.total:
             self._end_queue()
             together, _, _ = memory_plan(self._context, self.models())
-            sampling = self._sampling()
             queue = QueueRun(self._context, self.models(), prompts, sampling, together=together, parent=self)
             self._queue = queue
             queue.finished.connect(self._refresh_buttons)
@@ -411,10 +409,13 @@ class ComparePage(QWidget):
         queue.start()
         self._refresh_buttons()
 
+    def _goes_on(self, queue: QueueRun) -> bool:
+        """Whether the queue is over what is chosen now."""
+        return queue.prompts == self.prompts_pane().prompts() and queue.sampling == self._sampling()
+
     def begin_blind(self) -> None:
         """A blind test over the answers that are there, else over those that the queue now makes."""
-        prompts = self.prompts_pane().prompts()
-        if self._queue is None or self._queue.prompts != prompts or self._queue.done < self._queue.total:
+        if self._queue is None or not self._goes_on(self._queue) or self._queue.done < self._queue.total:
             self.run_queue()
         if self._queue is not None:
             self.blind_pane().begin(self._queue)
@@ -512,6 +513,7 @@ class ComparePage(QWidget):
         self.composer.setVisible(view in COLUMN_VIEWS)
         self.options.what.setVisible(view in COLUMN_VIEWS)
         self.prompt.setVisible(view in COLUMN_VIEWS and bool(self.prompt.text()))
+        self._show_mode(self._run.together if self._run is not None else None)
         self._refresh_buttons()
 
     def show_divergence(self, shown: bool) -> None:
@@ -558,12 +560,18 @@ class ComparePage(QWidget):
 
     def _show_mode(self, together: bool | None = None) -> None:
         models = [path for path in self.models() if path]
+        if self._view == BLIND:
+            self.mode.setText("")
+            return
         if len(models) < len(self.columns):
             self.mode.setText(self.tr("Choose a model for every column."))
             return
+        if self._view == PROMPTS:
+            self.mode.setText(self.tr("One model at a time, so that every speed is its own."))
+            return
         fits, needed, available = memory_plan(self._context, models)
         if fits if together is None else together:
-            text = self.tr("All at once: they fit into memory together. Each is timed by itself afterwards.")
+            text = self.tr("All at once: memory allows it. Each is timed alone afterwards.")
         else:
             text = self.tr("One after another: together they need {0}, {1} are free.").format(
                 fmt.size(needed), fmt.size(available)

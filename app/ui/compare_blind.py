@@ -42,6 +42,8 @@ class BlindPane(QWidget):
         self._test = ""
         self.round: Round | None = None
         self.revealed = False
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName(self.tr("Blind test"))
         self.stack = QStackedWidget()
         self._build_start()
         self._build_vote()
@@ -79,11 +81,7 @@ class BlindPane(QWidget):
         row.addWidget(self.start_button)
         row.addStretch()
         card.body.addLayout(row)
-        card.setMaximumWidth(640)
-        column = QVBoxLayout(page)
-        column.addStretch()
-        column.addWidget(card, 0, Qt.AlignmentFlag.AlignHCenter)
-        column.addStretch()
+        _centre(page, card, 640)
         self._start = page
         self.stack.addWidget(page)
 
@@ -162,11 +160,7 @@ class BlindPane(QWidget):
         row.addWidget(button(self.tr("New test"), self.reset))
         row.addStretch()
         card.body.addLayout(row)
-        card.setMaximumWidth(760)
-        column = QVBoxLayout(page)
-        column.addStretch()
-        column.addWidget(card, 0, Qt.AlignmentFlag.AlignHCenter)
-        column.addStretch()
+        _centre(page, card, 760)
         self._results = page
         self.stack.addWidget(page)
 
@@ -275,6 +269,7 @@ class BlindPane(QWidget):
             shown.add(ANSWER, "assistant", column.text if column is not None else "", name=self.tr("Answer"))
             shown.verticalScrollBar().setValue(0)
         self.stack.setCurrentWidget(self._voting)
+        self.setFocus()  # keys vote from here; a text that has the focus would show its caret
         self._show_count()
 
     def _wait(self) -> None:
@@ -352,6 +347,19 @@ class BlindPane(QWidget):
             rounds.TOO_CLOSE: self.tr("Not decided: {0} and {1} are too close for so few votes."),
         }
         return words[outcome].format(reference, model)
+
+
+def _centre(page: QWidget, card: QWidget, wide: int) -> None:
+    """A card in the middle, at most so wide; its wrapped texts get the height that they need there."""
+    card.setMaximumWidth(wide)
+    row = QHBoxLayout()
+    row.addStretch(1)
+    row.addWidget(card, 1000)
+    row.addStretch(1)
+    column = QVBoxLayout(page)
+    column.addStretch()
+    column.addLayout(row)
+    column.addStretch()
 
 
 __all__ = ["BlindPane"]

@@ -285,7 +285,10 @@ class Column(QFrame):
         for key, text in self._summary():
             self._figures[key].setText(text)
             self._figures[key].setAccessibleName(text)
-        self._figures["speed"].setToolTip(self._speed_words())
+        alone = part is not None and part.timed is not None
+        self._captions[2][0].setText(self.tr("Speed alone") if alone else self.tr("Speed"))
+        for widget in self._captions[2]:
+            widget.setToolTip(self._speed_words())
         set_role(self._figures["lab"], self._lab[1] or "number")
         states = {
             WAITING: self.tr("Waits for its turn"),
@@ -330,12 +333,11 @@ class Column(QFrame):
         part, path = self._part, self.path()
         scored = part.scored if part is not None and part.index else None
         replied = part.speed if part is not None else None
-        own = part is not None and part.timed is not None
         speed = fmt.tokens_per_second(replied.tokens_per_second) if replied is not None else fmt.DASH
         return [
             ("kld", fmt.significant(scored.mean_kld, 3) if scored is not None else fmt.DASH),
             ("top1", fmt.percent(scored.top1) if scored is not None else fmt.DASH),
-            ("speed", self.tr("{0} alone").format(speed) if own else speed),
+            ("speed", speed),
             ("first", fmt.seconds(replied.first_token) if replied is not None else fmt.DASH),
             ("memory", fmt.size(replied.memory.anonymous or None) if replied is not None else fmt.DASH),
             ("size", fmt.size((expected_bytes(self._context, path) or None) if path and not is_remote(path) else None)),

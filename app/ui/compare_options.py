@@ -40,6 +40,8 @@ class CompareOptions(QWidget):
         self.max_tokens.setSuffix(self.tr(" tokens"))
         self.max_tokens.setAccessibleName(self.tr("Most tokens of an answer"))
         self.max_tokens.setToolTip(self.tr("Most tokens of an answer"))
+        for spin in (self.seed, self.max_tokens):
+            spin.lineEdit().setAccessibleName(spin.accessibleName())  # it has the focus in the box's place
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(8)

@@ -141,6 +141,7 @@ class PromptsPane(QWidget):
         self.most = QSpinBox()
         self.most.setPrefix(self.tr("first "))
         self.most.setAccessibleName(self.tr("How many prompts of the set"))
+        self.most.lineEdit().setAccessibleName(self.most.accessibleName())
         self.run_button = button(self.tr("Run"), self._pressed, "primary")
         self.save_button = button(self.tr("Save set…"), self._save)
         self.save_button.setToolTip(self.tr("Write these prompts as a file: a JSON object a line, to edit or to share"))

@@ -59,7 +59,7 @@ class QueueRun(QObject):
         self.doing = ""
         self.fraction = 0.0
         self._context = context
-        self._sampling = sampling
+        self.sampling = sampling
         self._folder = paths.cache() / f"{_PREFIX}{os.getpid()}-{id(self):x}"
         self._steps: Iterator[Step] = iter(())
         self._step = Step(0, 0, False)
@@ -89,7 +89,7 @@ class QueueRun(QObject):
         entries = (
             Entry(each.prompt, each.slice, tuple(row)) for each, row in zip(self.prompts, self.rows, strict=True)
         )
-        return Comparison(tuple(self.models), tuple(entries), greedy=self._sampling.temperature == 0)
+        return Comparison(tuple(self.models), tuple(entries), greedy=self.sampling.temperature == 0)
 
     def start(self) -> None:
         """Begin, or go on with what is missing."""
@@ -136,7 +136,7 @@ class QueueRun(QObject):
     def _batch(self) -> int:
         info = self._context.library.entry(recipes.split(self.models[0])[0])
         vocabulary = info.vocabulary if info is not None and info.vocabulary else _LARGE_VOCABULARY
-        return batches.batch_size(vocabulary, self._sampling.max_tokens, batches.room(self._folder))
+        return batches.batch_size(vocabulary, self.sampling.max_tokens, batches.room(self._folder))
 
     def _next(self) -> None:
         """The next step that has something to do."""
@@ -174,7 +174,7 @@ class QueueRun(QObject):
         if column is not None:  # answered before a stop; only the file for the others is missing
             self._score(column.text, self._again, write=True)
             return
-        self._request = engine.generate(self._messages(), self._sampling)
+        self._request = engine.generate(self._messages(), self.sampling)
 
     def _make(self, path: str, recipe: str) -> None:
         self._tell(self.tr("Making {0}").format(recipe))

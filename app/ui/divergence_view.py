@@ -36,6 +36,8 @@ SHOWN = 5
 LOW = 200
 FAR = 0.5
 """Nats from which on a token is one that N goes to."""
+NARROW = 480
+"""Pixels below which the legend says less."""
 TICKS = ((0.0, 0), (0.05, 2), (0.5, 1), (1.0, 0), (2.0, 0))
 """Marks of the legend in nats, with their digits."""
 
@@ -423,7 +425,8 @@ class ShadeLegend(QWidget):
         painter.setPen(QColor(tokens.muted))
         painter.drawText(QPointF(0, 14), self.title)
         left = metrics.horizontalAdvance(self.title) + 12
-        width = min(240, max(self.width() - left - 200, 100))
+        narrow = self.width() < NARROW
+        width = min(240, max(self.width() - left - (120 if narrow else 240), 100))
         scale = QLinearGradient(left, 0, left + width, 0)
         for step in range(21):
             scale.setColorAt(step / 20, self._theme.shade((step / 20) ** 2 * 2.0))
@@ -431,7 +434,7 @@ class ShadeLegend(QWidget):
         painter.setBrush(QBrush(scale))
         painter.drawRoundedRect(QRectF(left, 4, width, 12), 3, 3)
         painter.setPen(QColor(tokens.muted))
-        for tick, digits in self.ticks:
+        for tick, digits in [each for each in self.ticks if not (narrow and 0 < each[0] < 0.5)]:
             text = self.caption(tick, digits)
             x = left + width * (tick / 2.0) ** 0.5
             place = min(max(x - metrics.horizontalAdvance(text) / 2, left), left + width)
@@ -444,5 +447,6 @@ class ShadeLegend(QWidget):
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.drawRoundedRect(QRectF(mark, 4, 18, 12), 3, 3)
         painter.setPen(QColor(tokens.muted))
-        painter.drawText(QPointF(mark + 26, 14), self.tr("first parting of greedy decoding"))
+        words = self.tr("first parting") if narrow else self.tr("first parting of greedy decoding")
+        painter.drawText(QPointF(mark + 26, 14), words)
         painter.end()

@@ -25,6 +25,7 @@ from app.ui.engines import DEAD
 from tests.models import ENDLESS
 
 PROMPT = "Tell me a story about a fox."
+LENGTH = 32
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def page(qtbot: QtBot, context: Context) -> ComparePage:
     made = ComparePage(context)
     qtbot.addWidget(made)
     made.resize(1192, 772)
+    made.options.max_tokens.setValue(LENGTH)
     made.show()
     return made
 
@@ -79,12 +81,12 @@ def test_two_models_answer_and_the_divergence_is_shown(qtbot: QtBot, page: Compa
     # The engine's own figures, asked for without the window and in the same order.
     with ChatSession(models[0]) as session:
         messages = (ChatMessage("user", PROMPT),)
-        reply = session.generate(messages, Sampling(temperature=0.0, max_tokens=256))
+        reply = session.generate(messages, Sampling(temperature=0.0, max_tokens=LENGTH))
         assert reply.text == run.parts[0].text
         file = str(paths.cache() / "oracle.logp")
         session.score(messages, reply.text, write=file)
     with ChatSession(models[1]) as session:
-        session.generate(messages, Sampling(temperature=0.0, max_tokens=256))
+        session.generate(messages, Sampling(temperature=0.0, max_tokens=LENGTH))
         scored = session.score(messages, reply.text, against=file)
     assert scored.mean_kld == pytest.approx(sum(token.kld for token in tokens) / len(tokens), rel=1e-5)
     assert candidate.first_divergence() == scored.first_divergence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,6 +102,13 @@ def names_of(models: Sequence[str]) -> list[str]:
     return [f"{name} ({number})" if name in twice else name for number, name in enumerate(names, start=1)]
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """Only that of ``names`` which tells them apart: without the beginning that all share, up to a break in it."""
+    common = os.path.commonprefix(list(names))
+    cut = max((common.rfind(mark) + 1 for mark in (" ", "-", ".", "/")), default=0)
+    return [name[cut:] for name in names] if all(len(name) > cut for name in names) else list(names)
+
+
 def _name(path: str) -> str:
     if is_remote(path):
         return " · ".join(reversed(split_path(path)))
@@ -108,4 +116,4 @@ def _name(path: str) -> str:
     return f"{Path(source).name} · {recipe}" if recipe else Path(path).stem
 
 
-__all__ = ["Column", "Comparison", "Entry", "make_column", "names_of"]
+__all__ = ["Column", "Comparison", "Entry", "make_column", "names_of", "short_names"]

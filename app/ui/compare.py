@@ -531,7 +531,7 @@ class ComparePage(QWidget):
             made.setToolTip(self.tr("End the blind test first.") if hidden and view != BLIND else "")
         self.add_button.setVisible(self._view in COLUMN_VIEWS)
         self.add_button.setEnabled(len(self.columns) < MOST)
-        self.export_button.setEnabled(not hidden and self._view != BLIND)
+        self.export_button.setEnabled(not hidden)
         self.composer.set_busy(busy)
 
     def _moved(self, source: Column, index: int) -> None:

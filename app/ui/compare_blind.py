@@ -6,7 +6,7 @@ import secrets
 
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtGui import QKeySequence, QShortcut
-from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QStackedWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QSizePolicy, QStackedWidget, QVBoxLayout, QWidget
 
 from app.compare import rounds
 from app.compare.results import names_of
@@ -95,7 +95,10 @@ class BlindPane(QWidget):
         asked = QScrollArea()
         asked.setWidget(self.prompt)
         asked.setWidgetResizable(True)
-        asked.setMaximumHeight(96)
+        asked.setMaximumHeight(80)
+        asked.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        self.prompt.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.prompt.setFont(self._context.theme.font(15, True))
         asked.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.answers: list[Transcript] = []
         sides = QHBoxLayout()
@@ -282,7 +285,7 @@ class BlindPane(QWidget):
         total = len(self._votes) + len(self._rounds)
         words = self.tr("Vote {0} of {1}").format(fmt.number(len(self._votes) + 1), fmt.number(total))
         if self._alike:
-            words += " · " + self.tr("{0} pairs were the same").format(fmt.number(len(self._alike)))
+            words += " · " + self.tr("same words, not shown: {0}").format(fmt.number(len(self._alike)))
         self.count.setText(words)
         self.undo_button.setEnabled(bool(self._votes))
         self.advice.setText(self._advice())
@@ -335,7 +338,7 @@ class BlindPane(QWidget):
             blocks.append("\n".join(lines))
         if self._alike:
             blocks.append(
-                self.tr("{0} pairs of answers were the same and were not shown.").format(fmt.number(len(self._alike)))
+                self.tr("Pairs with the same words, which were not shown: {0}.").format(fmt.number(len(self._alike)))
             )
         return "\n\n".join(blocks)
 

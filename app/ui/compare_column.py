@@ -50,7 +50,7 @@ ANSWERS, DIVERGENCE, FREE_RUN = "answers", "divergence", "free"
 """What the columns show: each model's own answer, the reference's answer shaded, or each one's own against it."""
 USUAL = "Q4_K_M"
 """What is made of a folder unless another type is chosen."""
-WIDE = 380
+WIDE = 400
 """Pixels from which on figures stand two in a row."""
 
 
@@ -178,7 +178,7 @@ class Column(QFrame):
     def set_place(self, index: int, count: int) -> None:
         """The first column is the reference; two stay at least."""
         self._reference = index == 0
-        self.role.setText(self.tr("Reference") if self._reference else self.tr("Compared"))
+        self.role.setText(self.tr("Reference") if self._reference else "")
         self.picker.setAccessibleName(
             self.tr("Reference model") if self._reference else self.tr("Model {0}").format(index + 1)
         )
@@ -285,6 +285,8 @@ class Column(QFrame):
         for key, text in self._summary():
             self._figures[key].setText(text)
             self._figures[key].setAccessibleName(text)
+        for widget in self._captions[-1]:
+            widget.setVisible(bool(self._lab[0]))
         alone = part is not None and part.timed is not None
         self._captions[2][0].setText(self.tr("Speed alone") if alone else self.tr("Speed"))
         for widget in self._captions[2]:

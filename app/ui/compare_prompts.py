@@ -22,7 +22,7 @@ from PySide6.QtWidgets import (
 
 from app.compare import align
 from app.compare.documents import one_line, survival_of
-from app.compare.results import Column, Comparison, names_of
+from app.compare.results import Column, Comparison, names_of, short_names
 from app.quality import prompts
 from app.quality.prompts import BUNDLED, Prompt
 from app.ui import format as fmt
@@ -36,6 +36,8 @@ _Index = QModelIndex | QPersistentModelIndex
 MOST_BYTES = 8 << 20
 """A file of prompts that is longer is for the command line: reading it would hold the window up."""
 SHORT = 200
+LONG = 14
+"""Characters of a model's name over a column."""
 
 
 class PromptTable(QAbstractTableModel):
@@ -78,7 +80,8 @@ class PromptTable(QAbstractTableModel):
             return self.tr("{0}: mean divergence in nats, and tokens for which its answer is the reference's").format(
                 name
             )
-        return f"{name[-12:]}\n{what}"
+        short = short_names(self._names)[(section + 1) // 2]
+        return f"{short if len(short) <= LONG else '…' + short[-LONG:]}\n{what}"
 
     def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         entry = self._comparison.entries[index.row()]
@@ -308,7 +311,7 @@ class PromptsPane(QWidget):
         assert self._queue is not None
         found = self._queue.comparison()
         words = []
-        for place, name in enumerate(names_of(found.models)[1:], start=1):
+        for place, name in enumerate(short_names(names_of(found.models))[1:], start=1):
             steps = survival_of(found, place)
             if not steps:
                 continue

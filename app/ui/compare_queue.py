@@ -15,7 +15,7 @@ from app import paths
 from app.compare import batches, recipes
 from app.compare.align import common_prefix, pieces
 from app.compare.batches import Step
-from app.compare.results import Column, Comparison, Entry, make_column
+from app.compare.results import Column, Comparison, Entry, make_column, names_of, short_names
 from app.memory_messages import Memory
 from app.protocol import ChatMessage, Failed, Replied, Sampling, Scored, Tokens
 from app.quality.prompts import Prompt
@@ -168,8 +168,8 @@ class QueueRun(QObject):
             return
         self._text, self._reply, self._scored = "", None, None
         engine = self._engine(step.model)
-        names = (Path(path).name if not is_remote(path) else path, step.prompt + 1, len(self.prompts))
-        self._tell(self.tr("{0}, prompt {1} of {2}").format(*names))
+        name = short_names(names_of(self.models))[step.model]
+        self._tell(self.tr("{0}, prompt {1} of {2}").format(name, step.prompt + 1, len(self.prompts)))
         column = self.rows[step.prompt][step.model]
         if column is not None:  # answered before a stop; only the file for the others is missing
             self._score(column.text, self._again, write=True)

@@ -426,7 +426,7 @@ class ShadeLegend(QWidget):
         painter.drawText(QPointF(0, 14), self.title)
         left = metrics.horizontalAdvance(self.title) + 12
         narrow = self.width() < NARROW
-        width = min(240, max(self.width() - left - (120 if narrow else 240), 100))
+        width = min(240, max(self.width() - left - (156 if narrow else 240), 100))
         scale = QLinearGradient(left, 0, left + width, 0)
         for step in range(21):
             scale.setColorAt(step / 20, self._theme.shade((step / 20) ** 2 * 2.0))

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from app.compare import documents, page
-from app.compare.results import Column, Comparison, Entry, names_of
+from app.compare.results import Column, Comparison, Entry, names_of, short_names
 from app.memory_messages import Memory
 from app.protocol import Alternative, ScoredToken
 from app.quality import prompts
@@ -122,6 +122,12 @@ def test_half_of_a_character_is_written_as_a_question_mark(hostile: Comparison, 
 
 def test_names_tell_models_apart() -> None:
     assert names_of(("/a/m.gguf", "/b/m.gguf", "server:desk/qwen3:4b")) == ["m (1)", "m (2)", "qwen3:4b · desk"]
+
+
+def test_short_names_are_what_tells_models_apart() -> None:
+    assert short_names(["Pocket-Q8_0", "Pocket-Q2_K"]) == ["Q8_0", "Q2_K"]
+    assert short_names(["a b-x", "a c-x"]) == ["b-x", "c-x"] and short_names(["m", "m-2"]) == ["m", "m-2"]
+    assert names_of(["/m/pocket=Q2_K", "/m/pocket=Q8_0"]) == ["pocket · Q2_K", "pocket · Q8_0"]
 
 
 def test_sets_of_prompts_go_out_as_they_come_in(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-ABI = 5
+ABI = 6
 
 _SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 _FILE = f"libquench_kernels{_SUFFIX}"
@@ -80,6 +80,27 @@ def _declare(library: ctypes.CDLL) -> None:
                 pointer,
                 size,
                 pointer,
+                pointer,
+                pointer,
+            ],
+        ),
+        "quench_polish": (
+            i32,
+            [
+                i32,
+                i32,
+                i32,
+                pointer,
+                i64,
+                i64,
+                i64,
+                pointer,
+                size,
+                i32,
+                pointer,
+                size,
+                pointer,
+                size,
                 pointer,
                 pointer,
             ],

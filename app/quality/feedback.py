@@ -23,6 +23,7 @@ from app.engine.covariance import WIDE, Covariances, sum_bytes
 from app.engine.grafts import Grafts, Part
 from app.engine.model import Model
 from app.quality import texts as texts_module
+from app.quality.divergence import first_scored, score
 from app.quality.encoded import Encoded
 from converter.encode import load, refused
 from converter.sources.base import SourceModel, SourceTensor
@@ -42,6 +43,12 @@ SHRINKAGE = 0.1
 
 HELD_BACK = 6
 """One in so many windows of a text is for the guard."""
+
+UNKNOWN = 4.0
+"""Times the median perplexity from which a text is none that the model knows."""
+
+KNOWN_WINDOWS = 4
+"""Windows of each text that its perplexity is taken from."""
 
 SLAB = 256
 """Rows that are rounded together, at most."""
@@ -74,6 +81,29 @@ def calibration(
         found.held[text.name] = cut[step // 2 :: step]
         found.windows[text.name] = [window for place, window in enumerate(cut) if place % step != step // 2]
     return found
+
+
+def known(model: Model, given: Calibration) -> tuple[Calibration, dict[str, float]]:
+    """Without the texts that the model does not know, such as languages that it never learned; and their perplexities.
+
+    What it computes there is far from what it computes otherwise, and has the covariances serve nobody. Nothing may be
+    watched by the model's covariances.
+    """
+    losses = {}
+    for name, windows in given.held.items():
+        nlls = []
+        for window in windows[:KNOWN_WINDOWS]:
+            first = first_scored(len(window))
+            logits = model.window_logits(window, first)[:-1]
+            nlls.append(score(logits, window[first + 1 :], keep=False).nll)
+        losses[name] = float(np.concatenate(nlls).mean())
+    limit = float(np.median(list(losses.values()))) + math.log(UNKNOWN)
+    strange = {name: math.exp(loss) for name, loss in losses.items() if loss > limit}
+
+    def without(windows: Windows) -> Windows:
+        return {name: cut for name, cut in windows.items() if name not in strange}
+
+    return Calibration(without(given.windows), without(given.held)), strange
 
 
 @dataclass(frozen=True)
@@ -301,4 +331,4 @@ def _role(name: str) -> str:
     return _LAYER.sub("", name).removesuffix(".weight")
 
 
-__all__ = ["Calibration", "FeedbackEncoder", "Guarded", "Options", "calibration", "guard"]
+__all__ = ["Calibration", "FeedbackEncoder", "Guarded", "Options", "calibration", "guard", "known"]

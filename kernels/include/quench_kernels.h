@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 /* Raised whenever a function's arguments or a number below change meaning. */
-#define QUENCH_ABI 5
+#define QUENCH_ABI 6
 
 enum quench_type {
     QUENCH_F32 = 0,
@@ -139,6 +139,19 @@ QUENCH_API int32_t quench_feedback(int32_t backend, int32_t type, int32_t row_ty
                                    const float *factor, size_t factor_size, const double *scales, float *work,
                                    size_t work_size, void *blocks, size_t blocks_size, double *squared_error,
                                    double *feedback_error, quench_report *report);
+
+/* Codes of blocks that were made from these rows, moved to where error H error^T is least while all others stay: column
+ * after column, `sweeps` times or until nothing moves. Scales stay. Never worse than before but for rounding
+ * (coordinate descent, as in Behdin et al. 2023, arXiv 2309.01885).
+ *
+ * The same types as for quench_feedback; blocks are read and written. covariance: H, n_cols x n_cols floats in rows,
+ * symmetric, of covariance_size bytes. work: at least 64 x n_cols floats, of work_size bytes. squared_error and
+ * feedback_error: as there. Nothing depends on the backend, and rows not on each other. Rows or a covariance that are
+ * not finite leave codes where they are. */
+QUENCH_API int32_t quench_polish(int32_t backend, int32_t type, int32_t row_type, const void *rows,
+                                 int64_t row_stride, int64_t n_rows, int64_t n_cols, const float *covariance,
+                                 size_t covariance_size, int32_t sweeps, float *work, size_t work_size, void *blocks,
+                                 size_t blocks_size, double *squared_error, double *feedback_error);
 
 /* Decode contiguous blocks of `type` into n_rows * n_cols contiguous floats. Any bytes are valid blocks. */
 QUENCH_API int32_t quench_dequantize(int32_t backend, int32_t type, const void *blocks, size_t blocks_size,

@@ -5,10 +5,10 @@
 
 #include "backend.h"
 #include "blocks.h"
+#include "codes.h"
 #include "feedback.h"
-#include "reference/k_min.h"
 
-enum { MOST_BYTES = 8 * sizeof(struct block_q8_0), GROUPS_OF_16 = SUPER_BLOCK / 16 };
+enum { MOST_BYTES = 8 * sizeof(struct block_q8_0) };
 
 _Static_assert(FEEDBACK_ROWS * FEEDBACK_PANEL == TILE, "a batch of rows is what encoders take at once");
 _Static_assert(sizeof(struct block_q6_k) <= MOST_BYTES, "Q8_0 is the largest");
@@ -19,9 +19,9 @@ struct job {
     struct codec codec;
     settle_fn *settle;
     carry_fn *carry;
-    int32_t type, row_type;
-    const uint8_t *rows;
-    int64_t row_stride, n_rows, n_cols;
+    struct source source;
+    int32_t type;
+    int64_t n_rows, n_cols;
     const float *importance, *factor;
     const double *scales;
     float *work; /* corrected weights, and misses of the columns that are done */
@@ -46,161 +46,6 @@ static int32_t refuse(int32_t status, quench_report *report, int64_t row, int64_
 
 static size_t at_most(size_t n, int64_t limit) {
     return (int64_t)n < limit ? n : (size_t)limit;
-}
-
-/* n weights of a row from `start` on. */
-static void widen(const struct job *job, int64_t row, int64_t start, size_t n, float *out) {
-    const uint8_t *first = job->rows + row * job->row_stride;
-    if (job->row_type == QUENCH_F32) {
-        memcpy(out, first + 4 * start, n * sizeof *out);
-    } else {
-        quench_codec(job->backend, job->row_type).decode(first + 2 * start, out, n);
-    }
-}
-
-/* ---- blocks in parts ---- */
-
-/* Calls `plane(which, offset of its bytes)` for each plane of codes of a type. */
-#define WITH_PLANES(type, plane)                                                                                      \
-    switch (type) {                                                                                                   \
-    case QUENCH_Q2_K:                                                                                                 \
-        plane(PLANE_CODES_Q2_K, offsetof(struct block_q2_k, codes));                                                  \
-        break;                                                                                                        \
-    case QUENCH_Q3_K:                                                                                                 \
-        plane(PLANE_CODES_Q2_K, offsetof(struct block_q3_k, codes));                                                  \
-        plane(PLANE_HIGH_Q3_K, offsetof(struct block_q3_k, high));                                                    \
-        break;                                                                                                        \
-    case QUENCH_Q4_K:                                                                                                 \
-        plane(PLANE_CODES_Q4_K, offsetof(struct block_q4_k, codes));                                                  \
-        break;                                                                                                        \
-    case QUENCH_Q5_K:                                                                                                 \
-        plane(PLANE_CODES_Q4_K, offsetof(struct block_q5_k, codes));                                                  \
-        plane(PLANE_HIGH_Q5_K, offsetof(struct block_q5_k, high));                                                    \
-        break;                                                                                                        \
-    case QUENCH_Q6_K:                                                                                                 \
-        plane(PLANE_CODES_Q6_K, offsetof(struct block_q6_k, codes));                                                  \
-        plane(PLANE_HIGH_Q6_K, offsetof(struct block_q6_k, high));                                                    \
-        break;                                                                                                        \
-    case QUENCH_Q4_0:                                                                                                 \
-        plane(PLANE_CODES_32, offsetof(struct block_q4_0, codes));                                                    \
-        break;                                                                                                        \
-    case QUENCH_Q4_1:                                                                                                 \
-        plane(PLANE_CODES_32, offsetof(struct block_q4_1, codes));                                                    \
-        break;                                                                                                        \
-    case QUENCH_Q5_0:                                                                                                 \
-        plane(PLANE_CODES_32, offsetof(struct block_q5_0, codes));                                                    \
-        plane(PLANE_HIGH_32, offsetof(struct block_q5_0, high));                                                      \
-        break;                                                                                                        \
-    case QUENCH_Q5_1:                                                                                                 \
-        plane(PLANE_CODES_32, offsetof(struct block_q5_1, codes));                                                    \
-        plane(PLANE_HIGH_32, offsetof(struct block_q5_1, high));                                                      \
-        break;                                                                                                        \
-    default:                                                                                                          \
-        plane(PLANE_BYTES_32, offsetof(struct block_q8_0, codes));                                                    \
-    }
-
-#define PLANE_BYTES_32 ((struct plane){8, 0, 32, 32})
-
-static void pack_codes(int32_t type, const uint8_t *codes, uint8_t *block) {
-#define PACK(plane, offset) pack_plane(plane, codes, block + (offset))
-    WITH_PLANES(type, PACK)
-#undef PACK
-}
-
-/* Codes as they are stored, each in a byte. */
-static void unpack_codes(int32_t type, const uint8_t *block, size_t n, uint8_t *codes) {
-    memset(codes, 0, n);
-#define UNPACK(plane, offset) unpack_plane(plane, block + (offset), codes)
-    WITH_PLANES(type, UNPACK)
-#undef UNPACK
-}
-
-/* What is added to a code that may be negative when it is stored; 0 where codes begin at 0, or are signed bytes. */
-static int half_of(int32_t type) {
-    switch (type) {
-    case QUENCH_Q3_K:
-        return 4;
-    case QUENCH_Q4_0:
-        return 8;
-    case QUENCH_Q5_0:
-        return 16;
-    case QUENCH_Q6_K:
-        return 32;
-    default:
-        return 0;
-    }
-}
-
-static int top_of(int32_t type) {
-    switch (type) {
-    case QUENCH_Q2_K:
-        return 3;
-    case QUENCH_Q4_K:
-    case QUENCH_Q4_1:
-        return 15;
-    case QUENCH_Q5_K:
-    case QUENCH_Q5_1:
-        return 31;
-    case QUENCH_Q8_0:
-        return 127;
-    default:
-        return half_of(type) - 1;
-    }
-}
-
-static float least_of(int32_t type) {
-    return (float)(type == QUENCH_Q8_0 ? -127 : -half_of(type));
-}
-
-static int group_of(int32_t type) {
-    return type == QUENCH_Q2_K || type == QUENCH_Q3_K || type == QUENCH_Q6_K ? 16 : 32;
-}
-
-static void read_k_min(const struct k_min_format *format, const uint8_t *block, float *steps, float *lows) {
-    struct levels levels;
-    quench_unpack_levels(format, block, &levels);
-    for (int group = 0; group < SUPER_BLOCK / format->group; group++) {
-        steps[group] = levels.scale * (float)levels.scales[group];
-        lows[group] = levels.low * (float)levels.lows[group];
-    }
-}
-
-static void read_symmetric(float scale, const int8_t *levels, float *steps) {
-    for (int group = 0; group < GROUPS_OF_16; group++) {
-        steps[group] = scale * (float)levels[group];
-    }
-}
-
-/* Step and low of each group of a block, by the decoder's own operations. */
-static void read_scales(int32_t type, const uint8_t *block, float *steps, float *lows) {
-    int8_t levels[GROUPS_OF_16];
-    memset(lows, 0, GROUPS_OF_16 * sizeof *lows);
-    switch (type) {
-    case QUENCH_Q2_K:
-        read_k_min(&q2_k, block, steps, lows);
-        break;
-    case QUENCH_Q4_K:
-        read_k_min(&q4_k, block, steps, lows);
-        break;
-    case QUENCH_Q5_K:
-        read_k_min(&q5_k, block, steps, lows);
-        break;
-    case QUENCH_Q3_K:
-        unpack_levels_q3_k(block + offsetof(struct block_q3_k, levels), levels);
-        read_symmetric(load_half(block + offsetof(struct block_q3_k, scale)), levels, steps);
-        break;
-    case QUENCH_Q6_K:
-        memcpy(levels, block + offsetof(struct block_q6_k, levels), sizeof levels);
-        read_symmetric(load_half(block + offsetof(struct block_q6_k, scale)), levels, steps);
-        break;
-    case QUENCH_Q4_1:
-    case QUENCH_Q5_1:
-        lows[0] = -load_half(block + offsetof(struct block_q4_1, low));
-        steps[0] = load_half(block);
-        break;
-    default:
-        steps[0] = load_half(block);
-    }
 }
 
 /* ---- one block of columns ---- */
@@ -245,19 +90,19 @@ static void encode(const struct job *job, struct batch *batch, size_t from, size
 static void keep_codes(const struct job *job, struct batch *batch, size_t row, size_t from, size_t n,
                        const float *steps) {
     uint8_t codes[SUPER_BLOCK];
-    const size_t group = (size_t)group_of(job->type);
-    unpack_codes(job->type, batch->blocks + row * (size_t)job->layout->bytes, n, codes);
+    const size_t group = (size_t)quench_code_group(job->type);
+    quench_unpack_codes(job->type, batch->blocks + row * (size_t)job->layout->bytes, n, codes);
     for (size_t i = 0; i < n; i++) {
         if (steps[i / group] == 0.0f) {
-            batch->codes[row * FEEDBACK_PANEL + from + i] = (uint8_t)(codes[i] - half_of(job->type));
+            batch->codes[row * FEEDBACK_PANEL + from + i] = (uint8_t)(codes[i] - quench_code_half(job->type));
         }
     }
 }
 
 static void settle_block(const struct job *job, struct batch *batch, size_t from, size_t n,
-                         float (*steps)[GROUPS_OF_16], float (*lows)[GROUPS_OF_16]) {
-    const size_t group = (size_t)group_of(job->type), stride = (size_t)job->n_cols;
-    struct feedback_grid grid = {.group = (int)group, .least = least_of(job->type), .most = (float)top_of(job->type)};
+                         float (*steps)[CODE_GROUPS], float (*lows)[CODE_GROUPS]) {
+    const size_t group = (size_t)quench_code_group(job->type), stride = (size_t)job->n_cols;
+    struct feedback_grid grid = {.group = (int)group, .least = quench_code_least(job->type), .most = (float)quench_code_most(job->type)};
     for (size_t at = from; at < from + n; at += FEEDBACK_COLUMNS) {
         const size_t column = (size_t)batch->column + at, behind = at + FEEDBACK_COLUMNS;
         const float *factor = job->factor + column * stride + column;
@@ -281,9 +126,9 @@ static void settle_block(const struct job *job, struct batch *batch, size_t from
 }
 
 static void store_blocks(const struct job *job, struct batch *batch, size_t from, size_t n,
-                         float (*steps)[GROUPS_OF_16]) {
-    const size_t size = (size_t)job->layout->bytes, groups = n / (size_t)group_of(job->type);
-    const int half = half_of(job->type);
+                         float (*steps)[CODE_GROUPS]) {
+    const size_t size = (size_t)job->layout->bytes, groups = n / (size_t)quench_code_group(job->type);
+    const int half = quench_code_half(job->type);
     const size_t place = ((size_t)batch->column + from) / n * size;
     for (size_t row = 0; row < batch->n_rows; row++) {
         uint8_t *block = batch->blocks + row * size, *codes = batch->codes + row * FEEDBACK_PANEL + from;
@@ -297,21 +142,21 @@ static void store_blocks(const struct job *job, struct batch *batch, size_t from
         for (size_t i = 0; i < n; i++) {
             codes[i] = (uint8_t)(codes[i] + half);
         }
-        pack_codes(job->type, codes, block);
+        quench_pack_codes(job->type, codes, block);
         memcpy(job->blocks + (size_t)(batch->row + (int64_t)row) * job->row_bytes + place, block, size);
     }
 }
 
 static int32_t one_block(const struct job *job, struct batch *batch, size_t from, quench_report *report) {
-    const size_t n = (size_t)job->layout->weights, groups = n / (size_t)group_of(job->type);
-    float steps[FEEDBACK_ROWS][GROUPS_OF_16], lows[FEEDBACK_ROWS][GROUPS_OF_16];
+    const size_t n = (size_t)job->layout->weights, groups = n / (size_t)quench_code_group(job->type);
+    float steps[FEEDBACK_ROWS][CODE_GROUPS], lows[FEEDBACK_ROWS][CODE_GROUPS];
     const int32_t status = check_finite(job, batch, from, n, report);
     if (status != QUENCH_OK) {
         return status;
     }
     encode(job, batch, from, n);
     for (size_t row = 0; row < batch->n_rows; row++) {
-        read_scales(job->type, batch->blocks + row * (size_t)job->layout->bytes, steps[row], lows[row]);
+        quench_read_scales(job->type, batch->blocks + row * (size_t)job->layout->bytes, steps[row], lows[row]);
         for (size_t i = 0; i < groups; i++) {
             if (!is_finite(steps[row][i]) || !is_finite(lows[row][i])) {
                 return refuse(QUENCH_OVERFLOW, report, batch->row + (int64_t)row, batch->column + (int64_t)from);
@@ -347,7 +192,7 @@ static int32_t one_batch(const struct job *job, struct batch *batch, quench_repo
 static void begin(const struct job *job) {
     for (int64_t row = 0; row < job->n_rows; row++) {
         float *x = job->work + row * job->n_cols, sum = 0.0f;
-        widen(job, row, 0, (size_t)job->n_cols, x);
+        quench_widen(&job->source, row, 0, (size_t)job->n_cols, x);
         for (int64_t i = 0; job->layout->row_energy && i < job->n_cols; i++) {
             sum += x[i] * x[i];
         }
@@ -366,7 +211,7 @@ static void finish(const struct job *job) {
         const uint8_t *block = job->blocks + (size_t)row * job->row_bytes;
         for (int64_t start = 0; start < job->n_cols; start += TILE) {
             const size_t n = at_most(TILE, job->n_cols - start), n_blocks = n / per_block;
-            widen(job, row, start, n, weights);
+            quench_widen(&job->source, row, start, n, weights);
             job->codec.decode(block, decoded, n_blocks);
             distance(weights, decoded, NULL, n, sums, NULL);
             block += n_blocks * (size_t)job->layout->bytes;
@@ -398,24 +243,6 @@ static int32_t feed(const struct job *job, quench_report *report) {
     return QUENCH_OK;
 }
 
-static int is_fed(int32_t type) {
-    switch (type) {
-    case QUENCH_Q4_0:
-    case QUENCH_Q4_1:
-    case QUENCH_Q5_0:
-    case QUENCH_Q5_1:
-    case QUENCH_Q8_0:
-    case QUENCH_Q2_K:
-    case QUENCH_Q3_K:
-    case QUENCH_Q4_K:
-    case QUENCH_Q5_K:
-    case QUENCH_Q6_K:
-        return 1;
-    default:
-        return 0;
-    }
-}
-
 int32_t quench_feedback(int32_t backend_index, int32_t type, int32_t row_type, const void *rows, int64_t row_stride,
                         int64_t n_rows, int64_t n_cols, const float *importance, const float *factor,
                         size_t factor_size, const double *scales, float *work, size_t work_size, void *blocks,
@@ -428,7 +255,7 @@ int32_t quench_feedback(int32_t backend_index, int32_t type, int32_t row_type, c
     if (!backend) {
         return QUENCH_BAD_BACKEND;
     }
-    if (!layout || !is_fed(type) || (row_type != QUENCH_F32 && row_type != QUENCH_F16 && row_type != QUENCH_BF16)) {
+    if (!layout || !quench_has_codes(type) || !quench_is_source(row_type)) {
         return QUENCH_BAD_TYPE;
     }
     if (!quench_row_size(layout, n_rows, n_cols, &row_bytes) || n_cols > INT32_MAX) {
@@ -453,9 +280,7 @@ int32_t quench_feedback(int32_t backend_index, int32_t type, int32_t row_type, c
                             .settle = fast->settle ? fast->settle : plain->settle,
                             .carry = fast->carry ? fast->carry : plain->carry,
                             .type = type,
-                            .row_type = row_type,
-                            .rows = rows,
-                            .row_stride = row_stride,
+                            .source = {backend, row_type, rows, row_stride},
                             .n_rows = n_rows,
                             .n_cols = n_cols,
                             .importance = importance,

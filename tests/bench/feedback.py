@@ -31,7 +31,7 @@ from app.engine.model import Model
 from app.protocol import LoadOptions
 from app.quality import texts as texts_module
 from app.quality.divergence import Rows, compare, first_scored, score
-from app.quality.feedback import FeedbackEncoder, Options, Windows, calibration, guard
+from app.quality.feedback import FeedbackEncoder, Options, Windows, calibration, guard, known
 from converter import ConversionSpec, open_model
 from converter.sources.base import SourceModel
 from resources import path as resource
@@ -115,12 +115,13 @@ def main() -> None:
         Model.load(path, loaded, repack=False, capture=covariances) as model,
     ):
         grafts = Grafts(model)
-        given = calibration(model, context=CONTEXT)
+        given, strange = known(model, calibration(model, context=CONTEXT))
         thin = {name: windows[:: arguments.thin] for name, windows in given.windows.items()}
         judged = {
             text.name: [w.tokens for w in texts_module.windows(text, model, CONTEXT, arguments.windows)]
             for text in texts_module.load(arguments.texts)
         }
+        result["not known, perplexity"] = strange
         result["calibration windows"] = sum(map(len, thin.values()))
         judge, keeper = (Judge(model, grafts, windows) for windows in (judged, given.held))
         for qtype in arguments.types.split(","):

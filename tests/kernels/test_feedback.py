@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_codes_and_scales_are_those_of_gptq(qtype: str) -> None:
     n = 512 if qtype in K_TYPES else 352
     covariance, weights = inputs(n), matrix(40, n)
     given = kernels.feedback(covariance)
-    blocks = kernels.quantize_with_feedback(qtype, weights, given)
+    blocks = kernels.quantize_with_feedback(qtype, weights, given, sweeps=0)
     zeros, steps = scales_of(qtype, blocks, n)
     wanted, corrected, away = gptq(qtype, weights, damped(covariance), zeros, steps)
     ours = decoded(qtype, blocks)
@@ -132,6 +133,43 @@ def test_the_objective_is_smaller_than_plain_rounding_has_it(qtype: str) -> None
     assert np.sum(away @ covariance * away) < 0.5 * np.sum(plain @ covariance * plain)
     np.testing.assert_allclose(squared, np.square(away).sum(axis=1), rtol=1e-12)
     np.testing.assert_allclose(fed, np.sum(away @ damped(covariance) * away, axis=1), rtol=1e-3)
+
+
+def polished(codes: Floats, grid: tuple[Floats, Floats], covariance: Floats, w: Floats, qtype: str) -> Floats:
+    """The codes after each was moved, in turn, to where e C e^T is least while the others stay."""
+    codes, (zeros, steps), (low, high) = codes.copy(), grid, RANGES[qtype]
+    slope = (zeros + steps * codes - w) @ covariance
+    for j in range(codes.shape[1]):
+        move = np.clip(np.rint(codes[:, j] - slope[:, j] / (covariance[j, j] * steps[:, j])), low, high) - codes[:, j]
+        codes[:, j] += move
+        slope += np.outer(move * steps[:, j], covariance[j])
+    return codes
+
+
+@pytest.mark.parametrize("qtype", kernels.FEEDBACK_TYPES)
+def test_codes_move_to_where_the_objective_is_least(qtype: str) -> None:
+    """One sweep is that of numpy in double, but for ties; each further one makes the objective smaller, or stays."""
+    n = 512 if qtype in K_TYPES else 352
+    covariance, weights = inputs(n), matrix(40, n)
+    given = kernels.feedback(covariance)
+    before = kernels.quantize_with_feedback(qtype, weights, given, sweeps=0)
+    zeros, steps = scales_of(qtype, before, n)
+    codes = np.rint((decoded(qtype, before) - zeros) / steps)
+    wanted = polished(codes, (zeros, steps), damped(covariance), weights.astype(np.float64), qtype)
+    after = kernels.quantize_with_feedback(qtype, weights, given, sweeps=1)
+    ours = np.rint((decoded(qtype, after) - zeros) / steps)
+    assert (wanted != codes).mean() > 0.003
+    assert (ours != wanted).any(axis=1).sum() <= 2
+    np.testing.assert_array_equal(scales_of(qtype, after, n)[1], steps)
+    sums = []
+    for sweeps in (0, 1, 2, 8):
+        fed = np.empty(40)
+        blocks = kernels.quantize_with_feedback(qtype, weights, given, sweeps=sweeps, feedback_error=fed)
+        away = weights - decoded(qtype, blocks)
+        np.testing.assert_allclose(fed, np.sum(away @ damped(covariance) * away, axis=1), rtol=1e-3)
+        sums.append(fed.copy())
+    assert all((later <= sooner * (1 + 1e-6)).all() for sooner, later in itertools.pairwise(sums))
+    assert sums[-1].sum() < 0.99 * sums[0].sum()
 
 
 @pytest.mark.parametrize("qtype", kernels.FEEDBACK_TYPES)
@@ -259,6 +297,8 @@ def test_what_cannot_be_quantized_is_refused() -> None:
     assert refused("Q4_K", rows, given._replace(factor=given.factor[:, ::-1])).code == "bad_array"
     assert refused("Q4_K", rows, given._replace(scales=given.scales[:-1])).code == "bad_array"
     assert refused("Q4_K", rows, given, work=np.empty((3, 256))).code == "bad_array"
+    assert refused("Q4_K", rows, given._replace(covariance=given.covariance[:-1])).code == "bad_array"
+    assert refused("Q4_K", rows, given, sweeps=-1).code == "bad_array"
     assert refused("Q4_K", rows, given, backend="abacus").code == "unknown_backend"
     negative = given._replace(importance=-given.importance)
     assert refused("Q4_K", rows, negative).code == "bad_importance"
@@ -301,3 +341,31 @@ def test_the_c_side_checks_again() -> None:
     assert call(importance=np.full(256, np.nan, np.float32)) == _library.BAD_IMPORTANCE
     assert (blocks == 7).all() and (work == 7).all() and (sums == 7).all()
     assert call() == _library.OK
+
+    space, kept = np.full((64, 256), 7, np.float32), blocks.copy()
+
+    def polish(
+        *, backend: int = 0, kind: int = 12, row_type: int = 0, n_rows: int = 2, n_cols: int = 256,
+        covariance: int | None = given.covariance.ctypes.data, covariance_size: int = 4 << 16, sweeps: int = 3,
+        work_size: int = 4 * 64 * 256, blocks_size: int = 288,
+    ) -> int:  # fmt: skip
+        status: int = _library.library().quench_polish(
+            backend, kind, row_type, rows.ctypes.data, 1024, n_rows, n_cols, covariance, covariance_size, sweeps,
+            space.ctypes.data, work_size, blocks.ctypes.data, blocks_size, sums[0].ctypes.data, sums[1].ctypes.data,
+        )  # fmt: skip
+        return status
+
+    assert polish(backend=99) == _library.BAD_BACKEND
+    assert polish(kind=20) == polish(kind=0) == polish(row_type=8) == _library.BAD_TYPE
+    assert polish(n_cols=128) == polish(n_rows=-1) == polish(n_cols=1 << 40) == _library.BAD_SHAPE
+    for buffer in (
+        {"covariance": None},
+        {"covariance": given.covariance.ctypes.data + 1},
+        {"sweeps": -1},
+        {"covariance_size": (4 << 16) - 4},
+        {"work_size": 4 * 64 * 256 - 4},
+        {"blocks_size": 287},
+    ):
+        assert polish(**buffer) == _library.BAD_BUFFER, buffer
+    assert (space == 7).all() and (blocks == kept).all()
+    assert polish() == _library.OK

@@ -40,7 +40,8 @@ def check(command: list[str]) -> None:
         for n_rows, n_cols in ((1, 256), (35, 512 if qtype in K_TYPES else 288)):
             given, rows = kernels.feedback(inputs(n_cols)), matrix(n_rows, n_cols)
             sent += np.array([kernels.TYPES[qtype], n_rows, n_cols, 0], np.int32).tobytes()
-            sent += given.scales.tobytes() + given.importance.tobytes() + given.factor.tobytes() + rows.tobytes()
+            sent += given.scales.tobytes() + given.importance.tobytes() + given.factor.tobytes()
+            sent += given.covariance.tobytes() + rows.tobytes()
             squared, fed = np.empty(n_rows), np.empty(n_rows)
             blocks = kernels.quantize_with_feedback(
                 qtype, rows, given, squared_error=squared, feedback_error=fed, backend="reference"

@@ -18,7 +18,7 @@ from app.protocol import LoadOptions
 from app.quality import texts
 from app.quality.divergence import Rows, compare, first_scored, score
 from app.quality.encoded import Encoded
-from app.quality.feedback import Calibration, FeedbackEncoder, Options, calibration, guard
+from app.quality.feedback import Calibration, FeedbackEncoder, Options, calibration, guard, known
 from converter import open_model
 from converter.sources.base import SourceModel
 from converter.spec import Cancelled
@@ -141,6 +141,17 @@ def test_windows_are_held_back_from_every_text(bench: Bench) -> None:
         whole = [window.tokens for window in texts.windows(texts.load([name])[0], bench.model, 64)]
         assert sorted(found.windows[name] + found.held[name]) == sorted(whole)
         assert len(found.held[name]) == pytest.approx(len(whole) / 6, abs=1)
+
+
+def test_a_text_that_the_model_does_not_know_is_left_out(bench: Bench) -> None:
+    """Pocket has read English alone."""
+    names = [f"calibration-{name}" for name in ("prose", "mathematics", "languages", "technical")]
+    given = calibration(bench.model, names, CONTEXT)
+    bench.covariances.watch(())
+    found, strange = known(bench.model, given)
+    assert list(strange) == ["calibration-languages"] and strange["calibration-languages"] > 500
+    assert list(found.windows) == list(found.held) == [name for name in names if name not in strange]
+    assert found.windows["calibration-prose"] == given.windows["calibration-prose"]
 
 
 # ---- the guard ----

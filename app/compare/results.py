@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import msgspec
@@ -104,7 +104,8 @@ def names_of(models: Sequence[str]) -> list[str]:
 
 def short_names(names: Sequence[str]) -> list[str]:
     """Only that of ``names`` which tells them apart: without the beginning that all share, up to a break in it."""
-    common = os.path.commonprefix(list(names))
+    alike = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
+    common = names[0][:alike] if names else ""
     cut = max((common.rfind(mark) + 1 for mark in (" ", "-", ".", "/")), default=0)
     return [name[cut:] for name in names] if all(len(name) > cut for name in names) else list(names)
 

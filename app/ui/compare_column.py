@@ -68,6 +68,7 @@ class Column(QFrame):
         self._part: Part | None = None
         self._view = ANSWERS
         self._wanted = ""
+        self._setting = False
         set_role(self, "card")
         self.role = label("", "small")
         self.role.setMinimumHeight(32)  # the first column has no button to give the row its height
@@ -192,11 +193,15 @@ class Column(QFrame):
     def set_path(self, path: str) -> None:
         """Choose what :meth:`path` gives."""
         source, recipe = (path, "") if is_remote(path) else recipes.split(path)
-        self._wanted = recipe
+        before = self.path()
+        self._wanted, self._setting = recipe, True
         self.picker.set_path(source)
+        self._setting = False
         self._offer_recipes()
-        if recipe and str(self.recipe.currentData() or "") != recipe:
-            self.recipe.setCurrentIndex(max(self.recipe.findData(recipe), 0))
+        at = self.recipe.findData(recipe)
+        if at >= 0:
+            self.recipe.setCurrentIndex(at)
+        if self.path() != before:
             self._recipe_chosen()
 
     def show_view(self, view: str) -> None:
@@ -411,6 +416,9 @@ class Column(QFrame):
         self.words.setText(words)
 
     def _picked(self) -> None:
+        if self._setting:
+            return
+        self._wanted = ""
         self._offer_recipes()
         self._recipe_chosen()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -96,9 +97,10 @@ def survival(lengths: Sequence[tuple[int, bool]]) -> list[Step]:
         return []
     steps = [Step(0, 1.0, 1.0, 1.0)]
     share, spread = 1.0, 0.0
-    for tokens in sorted({count for count, _ in lengths}):
-        left = sum(count >= tokens for count, _ in lengths)
-        parted = sum(count == tokens and gone for count, gone in lengths)
+    ends, partings = Counter(count for count, _ in lengths), Counter(count for count, gone in lengths if gone)
+    left = len(lengths)
+    for tokens in sorted(ends):
+        parted = partings[tokens]
         if parted:
             share *= 1 - parted / left
             spread += parted / (left * (left - parted)) if left > parted else math.inf
@@ -106,7 +108,8 @@ def survival(lengths: Sequence[tuple[int, bool]]) -> list[Step]:
             if tokens == 0:
                 steps = []
             steps.append(Step(tokens, share, low, high))
-    longest = max(count for count, _ in lengths)
+        left -= ends[tokens]
+    longest = max(ends)
     if longest > steps[-1].tokens:
         steps.append(Step(longest, steps[-1].share, steps[-1].low, steps[-1].high))
     return steps

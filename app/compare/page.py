@@ -111,7 +111,7 @@ def _survival(comparison: Comparison, names: Sequence[str]) -> str:
     table = html_parts.table(["", "Half have parted after (tokens)", "Still together at the end"], rows)
     note = (
         "The part of the answers that are still the reference’s after so many tokens (Kaplan-Meier; an answer that "
-        "ended together has not parted), with 95 % bands in the data."
+        "ended together has not parted), each in its 95 % band."
     )
     return (
         f'<section><h2>How long they stay together</h2><div class="card">{_chart(curves)}{table}'
@@ -139,17 +139,31 @@ def _chart(curves: Sequence[tuple[str, list[Step]]]) -> str:
         for tokens in sorted({0, end // 2, end})
     ]
     for number, (name, steps) in enumerate(curves):
-        d = f"M{x(steps[0].tokens):.1f} {y(1.0):.1f}" + "".join(
-            f"H{x(step.tokens):.1f}V{y(step.share):.1f}" for step in steps
+        line, low, high = (
+            [(x(at), y(share)) for at, share in _stair(steps, edge)] for edge in ("share", "low", "high")
         )
         color, dash = _COLORS[number % len(_COLORS)], _DASHES[number % len(_DASHES)]
         parts.append(
-            f'<path d="{d}" style="fill:none;stroke:{color};stroke-width:2;stroke-dasharray:{dash or "none"}"/>'
+            f'<polygon points="{_points([*high, *reversed(low)])}" style="fill:{color};fill-opacity:.12"/>'
+            f'<polyline points="{_points(line)}" style="fill:none;stroke:{color};stroke-width:2;'
+            f'stroke-dasharray:{dash or "none"}"/>'
             f'<text x="{x(end) + 8:.1f}" y="{_TOP + 14 + 18 * number}" class="label" style="fill:{color}">'
             f"{_safe(name[:18])}</text>"
         )
     label = "The part of the answers that are still the reference’s, by tokens"
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def _stair(steps: Sequence[Step], edge: str) -> list[tuple[float, float]]:
+    """The corners of a curve of steps, or of an edge of its band."""
+    corners: list[tuple[float, float]] = [(0.0, 1.0)]
+    for step in steps:
+        corners += [(step.tokens, corners[-1][1]), (step.tokens, getattr(step, edge))]
+    return corners
+
+
+def _points(corners: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
 
 
 __all__ = ["render"]

@@ -24,7 +24,7 @@ from app.quality.prompts import Prompt
 from app.ui.compare import BLIND, PROMPTS, ComparePage
 from app.ui.compare_column import FREE_RUN
 from app.ui.compare_queue import QueueRun
-from app.ui.compare_run import DONE, FAILED, MAKING
+from app.ui.compare_run import DONE, FAILED, MAKING, TIMED_TOKENS
 from app.ui.context import Context
 from app.ui.free_run_view import FreeRunView
 from tests.ui.conftest import nameless
@@ -71,7 +71,7 @@ def test_one_question_in_all_views_and_documents(
     assert run is not None and [part.state for part in run.parts] == [DONE, DONE] and run.together
     # Timed by itself, from a context that knew nothing of the prompt but the token that begins every text.
     for part in run.parts:
-        assert part.timed is not None and part.timed.prompt_reused <= 1 and part.timed.tokens == 40
+        assert part.timed is not None and part.timed.prompt_reused <= 1 and part.timed.tokens == TIMED_TOKENS
         assert part.timed.tokens_per_second > 0 and part.timed.first_token > 0
     assert page.columns[0]._captions[2][0].text() == "Speed alone"
     # Own answers are aligned, and their cursors go together.

@@ -29,7 +29,7 @@ from app.ui import format as fmt
 from app.ui.charts import LineChart
 from app.ui.compare_queue import QueueRun
 from app.ui.context import Context
-from app.ui.widgets import ErrorCard, ProgressLine, button, label
+from app.ui.widgets import ErrorCard, ProgressLine, button, label, tip
 from converter.spec import QuenchError
 
 _Index = QModelIndex | QPersistentModelIndex
@@ -77,9 +77,8 @@ class PromptTable(QAbstractTableModel):
         name = self._names[(section + 1) // 2]
         what = self.tr("KLD") if section % 2 else self.tr("same for")
         if role == Qt.ItemDataRole.ToolTipRole:
-            return self.tr("{0}: mean divergence in nats, and tokens for which its answer is the reference's").format(
-                name
-            )
+            words = self.tr("{0}: mean divergence in nats, and tokens for which its answer is the reference's")
+            return tip(words.format(name))
         short = short_names(self._names)[(section + 1) // 2]
         return f"{short if len(short) <= LONG else '…' + short[-LONG:]}\n{what}"
 
@@ -88,13 +87,14 @@ class PromptTable(QAbstractTableModel):
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return _side(index.column())
         if index.column() == 0:
-            words = f"{entry.slice} · {one_line(entry.prompt)[:SHORT]}"
-            return words if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole) else None
+            words = f"{one_line(entry.slice)} · {one_line(entry.prompt)[:SHORT]}"
+            return {Qt.ItemDataRole.DisplayRole: words, Qt.ItemDataRole.ToolTipRole: tip(words)}.get(role)
         column = entry.columns[(index.column() + 1) // 2]
         if role == Qt.ItemDataRole.DisplayRole:
             return self._cell(column, index.column() % 2 == 1)
         if role in (Qt.ItemDataRole.ToolTipRole, Qt.ItemDataRole.AccessibleTextRole):
-            return self._words(column, entry.columns[0])
+            words = self._words(column, entry.columns[0])
+            return tip(words) if role == Qt.ItemDataRole.ToolTipRole else words
         return None
 
     def _cell(self, column: Column | None, divergence: bool) -> str:

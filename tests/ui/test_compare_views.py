@@ -21,12 +21,16 @@ from app.compare.results import Column as Answer
 from app.protocol import ChatMessage, LoadOptions
 from app.quality import prompts
 from app.quality.prompts import Prompt
+from app.remote.address import Server, model_path
+from app.remote.messages import ServedModel, ServerState
 from app.ui.compare import BLIND, PROMPTS, ComparePage
 from app.ui.compare_column import FREE_RUN
 from app.ui.compare_queue import QueueRun
 from app.ui.compare_run import DONE, FAILED, MAKING, TIMED_TOKENS
 from app.ui.context import Context
 from app.ui.free_run_view import FreeRunView
+from tests.fakeserver import FakeServer
+from tests.fakeserver.server import WORDS
 from tests.ui.conftest import nameless
 
 PROMPT = "Tell me a story about a fox."
@@ -164,6 +168,54 @@ def test_a_queue_fills_the_table_and_a_blind_test_goes_over_it(
     assert [vote.choice for vote in kept] == words and {vote.prompt for vote in kept} <= set(questions)
     assert "Q2_K" in blind.result.text() and "p = " in blind.result.text() and "95" in blind.result.text()
     assert nameless(page) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [True, False], ids=["server", "file"])
+def test_a_server_stands_in_the_queue(
+    qtbot: QtBot, page: ComparePage, context: Context, models: list[str], first: bool
+) -> None:
+    with FakeServer() as server:
+        known = tuple(ServedModel(model, 4096) for model in server.names)
+        context.servers.put(Server("Desk", server.url), ServerState("llama.cpp", known, 0.01))
+        served = model_path("Desk", server.names[0])
+        queue = queue_over(page, [served, models[0]] if first else [models[0], served], ["Say hello.", PROMPT])
+        done(qtbot, page)
+    for row in queue.rows:
+        remote, local = row if first else row[::-1]
+        assert remote.text == "".join(WORDS) and not remote.error and not remote.scored
+        assert local.text and not local.error and local.scored == (not first)
+        assert row[1].common == align.common_prefix(align.pieces(row[0].text), align.pieces(row[1].text))
+    page.show_entry(1)
+    page.show_view(FREE_RUN)
+    assert "".join(token.text for token in page.columns[1].free.tokens()) == queue.rows[1][1].text
+
+
+def test_a_set_that_is_no_set_leaves_the_old_one_and_words_stay_words(
+    page: ComparePage, tmp_path: Path, models: list[str], context: Context
+) -> None:
+    page.show_view(PROMPTS)
+    pane = page.prompts_pane()
+    assert len(pane.prompts()) == 60
+    (tmp_path / "bad.jsonl").write_text('{"prompt": 3}\n')
+    pane.load(str(tmp_path / "bad.jsonl"))
+    assert pane.error.isVisible() and pane.error.error.code == "bad_prompt" and len(pane.prompts()) == 60
+    pane.load(str(tmp_path / "gone.jsonl"))
+    assert pane.error.error.code == "text_unreadable" and pane.source.currentText().startswith("Bundled")
+    pane.save(str(tmp_path / "all.jsonl"))
+    pane.load(str(tmp_path / "all.jsonl"))
+    assert not pane.error.isVisible() and pane.prompts() == prompts.load(prompts.BUNDLED)
+    hostile = Prompt("<b>x", '<img src="file:///etc/passwd">\nWhy?')
+    queue = QueueRun(context, models, [hostile], page.options.sampling(context.settings.sampling), together=True)
+    pane.follow(queue)
+    shown = pane.model.index(0, 0)
+    assert shown.data() == '<b>x · <img src="file:///etc/passwd"> Why?'
+    assert "<img" not in shown.data(Qt.ItemDataRole.ToolTipRole) and "&lt;img" in shown.data(
+        Qt.ItemDataRole.ToolTipRole
+    )
+    page.prompt.setText(hostile.prompt)
+    assert "<img" not in page.prompt.toolTip()
+    pane.follow(None)
 
 
 @pytest.mark.slow

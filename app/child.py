@@ -361,8 +361,15 @@ class Child:
         return event
 
 
-def run_job(kind: str, command: Command, on_event: Callable[[Event], None], *, keep: bool = False) -> Event:
-    """Run one job in a worker of its own and wait for it.
+def run_job(
+    kind: str,
+    command: Command,
+    on_event: Callable[[Event], None],
+    *,
+    keep: bool = False,
+    started: Callable[[Child], None] = lambda child: None,
+) -> Event:
+    """Run one job in a worker of its own and wait for it. ``started`` gets the worker, to stop it from another thread.
 
     ``on_event`` gets every event but Hello and the terminal one, which is returned: a result, or
     :class:`app.protocol.Cancelled` after Ctrl-C (a second Ctrl-C kills the child and is raised). With ``keep`` Ctrl-C
@@ -372,6 +379,7 @@ def run_job(kind: str, command: Command, on_event: Callable[[Event], None], *, k
         QuenchError: the job's own error; ``engine_died`` with ``exit_status`` 5 when the process ended without a word.
     """
     with Child(kind) as child:
+        started(child)
         try:
             child.send(command)
             _drain(child, on_event)

@@ -187,6 +187,9 @@ def _types_of(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, 
 
         recipe = read(Path(absolute(options.recipe)))
         options.imatrix = options.imatrix or recipe.imatrix or None
+        options.refined = options.refined or recipe.refined
+        if recipe.feedback:
+            console.Progress().say("only quench fit rounds with error feedback: the same types, other bytes")
         return asked or (recipe.base,), recipe.rules
     if not asked:
         raise QuenchError("usage", "The type is missing.", "", "--type Q4_K_M, or --recipe F", exit_status=2)
@@ -195,6 +198,7 @@ def _types_of(options: argparse.Namespace) -> tuple[tuple[str, ...], tuple[str, 
 
 def fit(options: argparse.Namespace) -> Result:
     from app import fitting
+    from app.fit_messages import Size, Wish
     from app.protocol import Status
     from converter.options import parse_size
     from converter.spec import Progress
@@ -208,13 +212,13 @@ def fit(options: argparse.Namespace) -> Result:
         elif isinstance(event, Progress):
             progress.update(f"{console.size(event.rate)}/s  {event.label}", event.done, event.total, event.seconds_left)
 
-    size = fitting.Size(
+    size = Size(
         size=parse_size(options.size) if options.size else 0,
         bpw=options.bpw,
         like=options.like,
         leave_free=parse_size(options.leave_free) if options.leave_free else 0,
     )
-    wish = fitting.Wish(
+    wish = Wish(
         source=absolute(options.source),
         output=absolute(options.output),
         size=size,
@@ -224,11 +228,12 @@ def fit(options: argparse.Namespace) -> Result:
         windows=options.windows,
         minutes=options.minutes,
         refined=options.refined,
+        feedback=options.feedback,
         threads=options.threads,
         overwrite=options.overwrite,
         dry_run=options.dry_run,
     )
-    found = fitting.run(wish, show, progress.say)
+    found = fitting.run(wish, show, lambda step, words: progress.say(words))
     progress.clear()
     return Result(tables.fit_data(found), tables.fit(found))
 

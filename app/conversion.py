@@ -10,14 +10,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from app.child import run_job
-from app.protocol import Convert, Event
+from app.protocol import Command, Convert, Event, Paused
 from converter.spec import Cancelled, ConversionResult, ConversionSpec, Planned, QuenchError
 
 
-def run(spec: ConversionSpec, show: Callable[[Event], None]) -> ConversionResult:
-    """Convert in a worker and wait for it. ``show`` gets every event but the result.
+def run(
+    spec: ConversionSpec,
+    show: Callable[[Event], None],
+    job: Callable[[str, Command, Callable[[Event], None]], Event] = run_job,
+) -> ConversionResult:
+    """Convert in a worker and wait for it. ``show`` gets every event but the result, ``job`` runs the worker.
 
-    Raises what :func:`app.child.run_job` raises, and ``Cancelled`` after Ctrl-C, when nothing half-written is left.
+    Raises what :func:`app.child.run_job` raises, and ``Cancelled`` after Ctrl-C, when nothing half-written is left; a
+    conversion that was paused keeps what it has finished.
     After an error and after the worker's death, what can be resumed stays, and the error's hint says so.
     """
     planned: Planned | None = None
@@ -29,7 +34,7 @@ def run(spec: ConversionSpec, show: Callable[[Event], None]) -> ConversionResult
         show(event)
 
     try:
-        end = run_job("convert", Convert(spec), heard)
+        end = job("convert", Convert(spec), heard)
     except QuenchError as error:
         kept = tidy(outputs_of(planned))
         if error.code == "engine_died" and kept is not None:
@@ -38,6 +43,8 @@ def run(spec: ConversionSpec, show: Callable[[Event], None]) -> ConversionResult
     except BaseException:
         discard(outputs_of(planned))
         raise
+    if isinstance(end, Paused):
+        raise Cancelled
     if not isinstance(end, ConversionResult):
         discard(outputs_of(planned))
         raise Cancelled

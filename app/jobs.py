@@ -19,6 +19,7 @@ import psutil
 
 from app import paths, protocol
 from app.files import write_atomically
+from app.fit_messages import Wish
 from app.hub import messages
 from app.measure_messages import MeasureImatrix
 
@@ -77,11 +78,19 @@ def moved(state: str, to: str) -> str:
 
 def can_resume(command: Any) -> bool:
     """Whether the work can go on from what an interrupted run has left."""
-    return isinstance(command, protocol.Convert | MeasureImatrix | messages.Download | protocol.VerifyModels)
+    return isinstance(command, protocol.Convert | MeasureImatrix | Wish | messages.Download | protocol.VerifyModels)
+
+
+def placed(command: Any, identifier: str) -> Any:
+    """The same command, told to keep what its steps make in the job's folder, if it has such steps."""
+    if isinstance(command, Wish):
+        return msgspec.structs.replace(command, work=str(_folder(identifier)))
+    return command
 
 
 def resuming(command: Any) -> Any:
-    """The same command, told to go on where an interrupted run ended (a download and a verification always do)."""
+    """The same command, told to go on where an interrupted run ended (a download, a verification and a fit always
+    do)."""
     if isinstance(command, protocol.Convert):
         return protocol.Convert(msgspec.structs.replace(command.spec, resume=True))
     if isinstance(command, MeasureImatrix):

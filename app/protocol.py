@@ -14,7 +14,18 @@ import msgspec
 from app.adapter_messages import AdaptersSet, SetAdapters
 from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked, GuessedAhead, TokenChoices
 from app.context_messages import ContextFitted, Summary
-from app.fit_messages import FitPlanned, FitTypes
+from app.fit_messages import (
+    FitChosen,
+    FitPlanned,
+    FitPreviewed,
+    FitProgress,
+    Fitted,
+    FitTypes,
+    PlanFit,
+    ReadRecipe,
+    RecipeRead,
+    Wish,
+)
 from app.hub.messages import (
     AskToken,
     CardRead,
@@ -519,6 +530,9 @@ Command = (
     | MeasureImatrix
     | MeasureSensitivity
     | FitTypes
+    | Wish
+    | PlanFit
+    | ReadRecipe
     | Download
     | SearchHub
     | LookUp
@@ -572,6 +586,11 @@ Event = (
     | SensitivityUpdate
     | SensitivityResult
     | FitPlanned
+    | FitProgress
+    | FitChosen
+    | Fitted
+    | FitPreviewed
+    | RecipeRead
     | QualityResult
     | BenchUpdate
     | BenchResult
@@ -621,6 +640,7 @@ TERMINAL = (
     ImatrixResult,
     SensitivityResult,
     FitPlanned,
+    Fitted,
     VerifyResult,
     KernelsTested,
     DownloadResult,

@@ -6,8 +6,9 @@
     # 3.1% of the damage; ...
     ^blk\\.0\\.ffn_down\\.weight$=Q6_K
 
-The base gives what no rule names its type. With the importance matrix of that hash the same source gives the same
-bytes; a sibling model (a fine-tune) takes the rules with a matrix of its own.
+The base gives what no rule names its type. ``# refined`` says that the blocks are; a line that begins with ``# error
+feedback`` that a conversion gives the same types and not the same bytes. Else, with the importance matrix of that hash,
+the same source gives the same bytes; a sibling model (a fine-tune) takes the rules with a matrix of its own.
 """
 
 from __future__ import annotations
@@ -15,27 +16,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from app.files import write_atomically
-from app.fit_messages import FitPlanned, FittedTensor
+from app.fit_messages import FitPlanned, FittedTensor, Recipe
 from converter.spec import QuenchError
 
 SUFFIX = ".recipe"
 MOST_BYTES = 4 << 20
 _FIRST = "# Quench recipe"
 _BASE = re.compile(r"# base=(\w+)")
+_REFINED = "# refined"
+_FEEDBACK = "# error feedback: only quench fit rounds so; a conversion with this recipe has the same types"
 _IMATRIX = re.compile(r"# imatrix=(.+) sha256=([0-9a-f]{64})")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """``rules`` as ``RE=TYPE`` texts; ``imatrix``: the path of the matrix if it lies beside the recipe, else empty."""
-
-    base: str
-    rules: tuple[str, ...]
-    imatrix: str
 
 
 def rules(tensors: Sequence[FittedTensor]) -> tuple[tuple[str, str], ...]:
@@ -50,8 +45,12 @@ def imatrix_beside(output: Path) -> Path:
 
 def write(output: Path, base: str, plan: FitPlanned, imatrix: Path) -> Path:
     """Write the recipe of ``output`` beside it and return its path. OSError if it cannot be."""
-    digest = hashlib.sha256(imatrix.read_bytes()).hexdigest()
+    digest = digest_of(imatrix)
     lines = [_FIRST, f"# base={base}", f"# imatrix={imatrix.name} sha256={digest}"]
+    if plan.refined:
+        lines.append(_REFINED)
+    if any(tensor.fed for tensor in plan.tensors):
+        lines.append(_FEEDBACK)
     lines.append(f"# {plan.bytes} bytes of tensors; {plan.ratio:.3f} of {base}'s divergence on texts that no step saw")
     for tensor, (pattern, kind) in zip(plan.tensors, rules(plan.tensors), strict=True):
         lines += [f"# {tensor.reason}", f"{pattern}={kind}"]
@@ -80,11 +79,26 @@ def read(path: Path) -> Recipe:
         raise bad(f"{path} is no recipe.")
     named = next((match for match in map(_IMATRIX.fullmatch, lines) if match), None)
     beside = path.with_name(Path(named[1]).name) if named else path
+    whole = Recipe(
+        base,
+        found,
+        imatrix="",
+        matrix=beside.name if named else "",
+        digest=named[2] if named else "",
+        refined=_REFINED in lines,
+        feedback=_FEEDBACK in lines,
+    )
     if named is None or not beside.is_file():
-        return Recipe(base, found, "")
-    if hashlib.sha256(beside.read_bytes()).hexdigest() != named[2]:
+        return whole
+    if digest_of(beside) != named[2]:
         raise bad(f"{beside} is another importance matrix than the recipe's.")
-    return Recipe(base, found, str(beside))
+    return msgspec.structs.replace(whole, imatrix=str(beside))
 
 
-__all__ = ["Recipe", "imatrix_beside", "read", "rules", "write"]
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits. OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = ["Recipe", "digest_of", "imatrix_beside", "read", "rules", "write"]

@@ -37,7 +37,7 @@ from converter.difference import (
 from converter.spec import Plan
 
 if TYPE_CHECKING:
-    from app.fitting import Fitted
+    from app.fit_messages import Fitted
 
 
 def files(made: Sequence[tuple[str, str, int, float]]) -> str:
@@ -105,6 +105,10 @@ def fit_data(found: Fitted) -> dict[str, Any]:
         "predicted": plan.predicted,
         "predicted_kld": sum(domain.fitted for domain in plan.domains) / max(1, len(plan.domains)),
         "ratio": plan.ratio,
+        "types_ratio": plan.types_ratio,
+        "feedback": [tensor.name for tensor in plan.tensors if tensor.fed],
+        "refined": plan.refined,
+        "shared": plan.shared,
         "gap": plan.gap,
         "kept": "fitted" if plan.kept else "standard",
         "domains": msgspec.to_builtins(plan.domains),
@@ -128,6 +132,14 @@ def fit(found: Fitted) -> str:
         + ("the fitted types are kept" if plan.kept else f"no gain, {budget.standard} is kept"),
         ", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items())),
     ]
+    fed = sum(tensor.fed for tensor in plan.tensors)
+    if fed:
+        alone = f"the types alone: {plan.types_ratio:.2f}"
+        lines.append(f"{fed} of {len(plan.tensors)} tensors with error feedback; {alone}")
+    if plan.refined:
+        lines.append(f"refined blocks; the types alone: {plan.types_ratio:.2f}")
+    if plan.shared:
+        lines.append("layers share types for want of time: more --minutes choose each tensor's by itself")
     if found.conversion is not None:
         lines += [
             f"{output.path}  {console.size(output.bytes)}, {output.bpw:.2f} bits a weight"

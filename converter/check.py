@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from converter.imatrix import Imatrix
+    from converter.ready import Blocks
     from converter.sources.base import SourceTensor
     from converter.writer import Layout, TensorPlace
 
@@ -45,9 +46,17 @@ the search may let go of all others, and rounds even those few to the scale of t
 
 
 def compare_rows(
-    path: Path, layout: Layout, tensors: Sequence[SourceTensor], importance: Imatrix | None, refined: bool
+    path: Path,
+    layout: Layout,
+    tensors: Sequence[SourceTensor],
+    importance: Imatrix | None,
+    *,
+    refined: bool,
+    blocks: Blocks,
 ) -> int:
     """Compares a sample of the rows of ``path`` with the source's ``tensors`` and returns how many they were.
+
+    Rows of ``blocks`` (:mod:`converter.ready`) were not made but taken.
 
     The sample is the same for the same layout, and of every type in it; it ends early, but not before one row of each
     type, when reading takes seconds. Raises ``QuenchError`` ``output_differs`` with the place of the first difference,
@@ -58,7 +67,7 @@ def compare_rows(
     started = time.monotonic()
     file = ByteFile(path)
     try:
-        comparison = _Comparison(file, importance, refined)
+        comparison = _Comparison(file, importance, refined, blocks)
         seen: set[str] = set()
         count = 0
         for place, row in sample:
@@ -104,6 +113,7 @@ class _Comparison:
     file: ByteFile
     importance: Imatrix | None
     refined: bool
+    blocks: Blocks
 
     def look_at(self, place: TensorPlace, row: int, tensor: SourceTensor) -> None:
         """Raises ``QuenchError`` for a row that is not what the source's row becomes."""
@@ -127,6 +137,8 @@ class _Comparison:
     def _made_again(
         self, kind: str, tensor: SourceTensor, row: int, columns: npt.NDArray[np.float32] | None
     ) -> npt.NDArray[np.uint8]:
+        if tensor.name in self.blocks:
+            return self.blocks[tensor.name].raw(row, row + 1).reshape(-1)
         if kind == tensor.type and kind not in {"F32", "F16", "BF16"}:
             return tensor.raw(row, row + 1).reshape(-1)
         blocks = encode(

@@ -63,6 +63,22 @@ def encode(
         raise _explained(error, kind, tensor, start) from error
 
 
+def measure(
+    kind: str,
+    blocks: npt.NDArray[np.uint8],
+    rows: npt.NDArray[np.float32],
+    *,
+    importance: npt.NDArray[np.float32] | None,
+    errors: npt.NDArray[np.float64],
+    weighted: npt.NDArray[np.float64] | None,
+) -> None:
+    """The errors of blocks that are there, against ``rows``, as :func:`encode` gives them for those that it makes."""
+    squares = np.square(kernels.dequantize(kind, blocks, rows.shape[1]) - rows.astype(np.float64))
+    squares.sum(axis=1, out=errors)
+    if weighted is not None:
+        weighted[:] = squares @ importance
+
+
 def energy(
     slab: tuple[npt.NDArray[Any], kernels.Source],
     importance: npt.NDArray[np.float32] | None,

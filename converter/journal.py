@@ -244,6 +244,10 @@ def _importance(prepared: Prepared) -> str:
 
 def _outputs(prepared: Prepared) -> str:
     digest = hashlib.sha256(b"refined" if prepared.spec.refined else b"")
+    if prepared.spec.blocks is not None:
+        file = Path(prepared.spec.blocks)
+        state = file.stat()
+        _add(digest, os.fsencode(file), f"{state.st_size} {state.st_mtime_ns}".encode())
     for target in prepared.targets:
         _add(digest, target.path.name.encode(errors="surrogateescape"), *target.layout.header)
     return digest.hexdigest()

@@ -23,9 +23,10 @@ import psutil
 
 import kernels
 from converter import journal as journals
+from converter import ready
 from converter.check import compare_rows
 from converter.crew import Crew
-from converter.encode import encode, energy, load
+from converter.encode import encode, energy, load, measure
 from converter.planning import Prepared, plan, preflight, prepare
 from converter.sources import lora, open_model
 from converter.sources.files import ByteFile
@@ -95,8 +96,13 @@ def convert(
     """
     started = time.perf_counter()
     peak = _PeakMemory()
-    with open_model(Path(spec.source), spec.pre_tokenizer) as source, lora.merged(source, spec.lora) as model:
+    with (
+        open_model(Path(spec.source), spec.pre_tokenizer) as source,
+        lora.merged(source, spec.lora) as model,
+        ready.opened(spec.blocks) as blocks,
+    ):
         prepared = prepare(model, spec)
+        ready.check(blocks, prepared.targets)
         kept = journals.find(prepared)
         resumed = kept if spec.resume else None
         if resumed is not None:
@@ -109,7 +115,7 @@ def convert(
             _make_folder(prepared.folder, stack)
             parts = [open_output(stack, t.path, t.layout, resume=resumed is not None) for t in prepared.targets]
             journal = stack.enter_context(journals.Journal(prepared, parts, journal_every))
-            run = _Run(prepared, parts, emit, halt, peak, journal)
+            run = _Run(prepared, parts, emit, halt, peak, journal, blocks)
             if resumed is not None:
                 run.take_over(resumed)
             run.all_tensors()
@@ -275,6 +281,7 @@ class _Run:
     halt: _Halt
     peak: _PeakMemory
     journal: Journal
+    blocks: ready.Blocks
     read_bytes: int = 0
     kept_bytes: int = 0
     rmse: list[dict[str, float]] = field(default_factory=list)
@@ -398,16 +405,23 @@ class _Run:
                 if numbers is None:
                     numbers = load(tensor, start, stop)
                     energy(numbers, importance, job.energy[start:stop])
-                data = encode(
-                    variant.kind,
-                    numbers,
-                    tensor,
-                    start,
-                    importance=importance,
-                    refined=self.prepared.spec.refined,
-                    errors=variant.errors[start:stop],
-                    weighted=None if importance is None else variant.weighted[start:stop],
-                )
+                errors = variant.errors[start:stop]
+                weighted = None if importance is None else variant.weighted[start:stop]
+                if tensor.name in self.blocks:
+                    data = self.blocks[tensor.name].raw(start, stop)
+                    exact = tensor.rows(start, stop)
+                    measure(variant.kind, data, exact, importance=importance, errors=errors, weighted=weighted)
+                else:
+                    data = encode(
+                        variant.kind,
+                        numbers,
+                        tensor,
+                        start,
+                        importance=importance,
+                        refined=self.prepared.spec.refined,
+                        errors=errors,
+                        weighted=weighted,
+                    )
             for output, offset in variant.homes:
                 self.parts[output].write(offset + start * data.shape[1], data)
             self.journal.wrote(job.index, (output for output, _ in variant.homes), start * data.shape[1], data)
@@ -452,7 +466,8 @@ class _Run:
         prepared = self.prepared
         if prepared.spec.check:
             tensors, importance = prepared.model.tensors, prepared.importance
-            rows = compare_rows(file.part, file.plan, tensors, importance, prepared.spec.refined)
+            refined = prepared.spec.refined
+            rows = compare_rows(file.part, file.plan, tensors, importance, refined=refined, blocks=self.blocks)
             self.checked[file.target] = rows
 
     def output(self, index: int) -> OutputDone:

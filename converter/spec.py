@@ -106,6 +106,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensors in one file (0: one file), ``keep_split`` the source's own division.
     ``check``: a sample of what was written is compared with the source before it is done. ``pre_tokenizer`` is the
     engine's name for how text is split, for a source whose way is not recognised; the output says that it was chosen.
+    ``blocks`` is a GGUF file with tensors that are taken as they are (:mod:`converter.ready`).
     """
 
     source: str
@@ -131,6 +132,7 @@ class ConversionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     check: bool = True
     pre_tokenizer: str | None = None
     remove_kv: tuple[str, ...] = ()
+    blocks: str | None = None
 
 
 class PlannedTensor(msgspec.Struct, frozen=True):

@@ -144,4 +144,4 @@ class Covariances:
         entry.rows += len(rows)
 
 
-__all__ = ["WIDE", "Covariance", "Covariances", "sum_bytes"]
+__all__ = ["WIDE", "Covariance", "Covariances", "Matrix", "sum_bytes"]

@@ -1,14 +1,21 @@
 """Types for a size by measured damage: the least divergence that a budget of bytes allows.
 
 Every tensor's cost is measured on the person's own machine: with grafts (:mod:`app.engine.grafts`) one tensor at a time
-is computed as if it were quantized, at two types, and the divergence is taken by kind of text. Between and beyond the
-two probes it goes with a power of the tensor's quantization error, which is close to linear (Malinovskii et al. 2024).
-What is minimised is the sum over kinds of text of divergence / the standard recipe's divergence on it: else the text
-with the largest divergence would decide alone. :func:`converter.fit.solve` then chooses.
+is computed as if it were quantized, at two types first, and the divergence is taken by kind of text. Between and beyond
+what was measured it goes with a power of the tensor's quantization error, which is close to linear (Malinovskii et al.
+2024). What is minimised is the sum over kinds of text of divergence / the standard recipe's divergence on it: else the
+text with the largest divergence would decide alone. :func:`converter.fit.solve` then chooses; the types that it chose,
+and those beside them, are measured too where they were not, and it chooses again. A measurement where all others are
+as chosen was tried and gained nothing on unseen text: errors add up well enough.
 
-The choice is refined where it stands: each tensor one type up and one type down, all others as chosen, since errors do
-not quite add up. At last both the fitted types and the standard recipe are measured on texts that no step saw, again by
-grafts; the better one is kept.
+In a large model a probe takes long. Tensors of one role in neighbouring layers then share a type and a probe, so many
+of them that all probes fit into the time that is given.
+
+With error feedback (:mod:`app.quality.feedback`) the tensors that are probed are those that it has rounded; the probes
+are made on windows that it has not seen, and the guard takes it back where it does not help.
+
+At last the fitted types and the standard recipe are measured on texts that no step saw, again by grafts; the better one
+is kept.
 """
 
 from __future__ import annotations
@@ -19,30 +26,32 @@ import re
 import tempfile
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
+import gguf
 import numpy as np
 
-import kernels
 from app import hardware, paths
-from app.engine.grafts import Grafts
+from app.engine.covariance import Covariances
+from app.engine.grafts import Grafts, Part
 from app.engine.model import Model
-from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
+from app.fit_messages import JUDGING, TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
 from app.protocol import Event, LoadOptions, Status
+from app.quality import feedback
 from app.quality import texts as texts_module
 from app.quality.divergence import Rows, compare, first_scored, score, scored_per_window
-from app.quality.encoded import Encoded
+from app.quality.encoding import Encoder, Spool
 from app.quality.grading import SMALL_MODEL
 from app.quality.lab import MAX_CONTEXT, MIN_CONTEXT
 from converter import imatrix, open_model, recipes
-from converter.encode import encode, energy, load
 from converter.fit import Choice, Item, Solution, solve
-from converter.sources.base import SourceModel, SourceTensor
+from converter.sources.base import SourceModel
 from converter.spec import Cancelled, QuenchError
 
 Mix = Mapping[str, str]
@@ -51,79 +60,37 @@ Mix = Mapping[str, str]
 By = dict[str, float]
 """Mean divergence by text."""
 
-KEPT_BYTES = 512 << 20
-"""Encoded tensors that are kept to be used again."""
+Units = dict[str, tuple[str, ...]]
+"""Tensors that share a type, by the name of the first."""
 
 STATUS_SECONDS = 0.2
-ROUNDS = 1
-"""Times that the choice is refined."""
 
-REFINE_BEFORE = 0.5
-"""The part of the time after which a refinement is not begun any more: it takes as long as the probes."""
+ROUNDS = 3
+"""Times that types which were chosen without having been measured are measured, at most."""
+
+PROBES_EACH = 4
+"""Probes that a tensor takes in all, about: two at first, and what is chosen with its neighbours."""
+
+PROBING = 0.6
+"""The part of the time that probes may take."""
+
+JUDGE_WINDOWS = 6
+"""Of each text that the result is judged on, at most."""
+
+MOST_CANDIDATES = 4
+"""That are judged: types alone, refined, with error feedback, and the standard recipe."""
+
+JUDGING_PART = 0.1
+"""The part of the time that judging may take."""
 
 LEAST_SLOPE, MOST_SLOPE = 0.8, 1.3
 """Between which the power lies by which a cost goes with a squared error."""
 
-LEAST_SHARE = 0.2
-"""A tensor whose cost vanishes in the noise at the solution still counts with this part of its first measurement."""
+FEEDBACK_WINDOWS = 160
+"""Of calibration text that error feedback takes its covariances from, over all texts. On Pocket 66 of 512 tokens were
+as good as 130."""
 
-
-class Encoder:
-    """Tensors of a source in other types, made when they are asked for; and the error that each type makes."""
-
-    def __init__(self, source: SourceModel, importance: imatrix.Imatrix | None) -> None:
-        architecture = source.info.architecture
-        self._importance = importance
-        self._made: OrderedDict[tuple[str, str], Encoded] = OrderedDict()
-        self._bytes = 0
-        self.tensors = {
-            tensor.name: tensor for tensor in source.tensors if not recipes.unquantizable(architecture, tensor)
-        }
-
-    def fitted(self, name: str, kind: str) -> str:
-        """The type that this tensor's rows allow in place of ``kind``."""
-        return recipes.fitting(kind, self.tensors[name].n_cols)
-
-    def bytes(self, name: str, kind: str) -> int:
-        tensor = self.tensors[name]
-        return tensor.n_rows * kernels.row_bytes(kind, tensor.n_cols)
-
-    def encoded(self, name: str, kind: str) -> Encoded:
-        """The tensor in this type."""
-        key = (name, kind)
-        if key in self._made:
-            self._made.move_to_end(key)
-            return self._made[key]
-        found = self._encode(self.tensors[name], kind)[0]
-        self._made[key] = found
-        self._bytes += found.data.nbytes
-        while self._bytes > KEPT_BYTES and len(self._made) > 1:
-            self._bytes -= self._made.popitem(last=False)[1].data.nbytes
-        return found
-
-    def error(self, name: str, kind: str) -> float:
-        """sum w (x - y)^2 / sum w x^2 over the tensor, w its columns' importance."""
-        return self._encode(self.tensors[name], kind)[1]
-
-    def _encode(self, tensor: SourceTensor, kind: str) -> tuple[Encoded, float]:
-        weights = self._importance.for_tensor(tensor.name, tensor.shape) if self._importance is not None else None
-        stacks = tensor.n_rows // tensor.shape[-2] if len(tensor.shape) > 2 else 1
-        rows = tensor.n_rows // stacks
-        parts, away, whole = [], 0.0, 0.0
-        for stack in range(stacks):
-            importance = None if weights is None else np.ascontiguousarray(weights[min(stack, len(weights) - 1)])
-            start = stack * rows
-            slab = load(tensor, start, start + rows)
-            errors, weighted, sums = (np.zeros(rows) for _ in range(3))
-            energy(slab, importance, sums)
-            blocks = encode(
-                kind, slab, tensor, start, importance=importance, refined=False, errors=errors, weighted=weighted
-            )
-            parts.append(blocks)
-            away += float((errors if importance is None else weighted).sum())
-            whole += float(sums.sum())
-        data = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return Encoded(tensor.name, tensor.shape, kind, data), away / whole if whole > 0 else 0.0
+_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 
 
 class _Engines:
@@ -156,13 +123,16 @@ class _Engines:
 class _Sample:
     """Windows of several texts, and the reference's logits of them in a file without a name."""
 
-    def __init__(self, windows: dict[str, list[tuple[int, ...]]], context: int, vocabulary: int) -> None:
+    def __init__(self, windows: feedback.Windows, context: int, vocabulary: int) -> None:
         self.windows = windows
-        self.count = sum(map(len, windows.values()))
         self._file = tempfile.TemporaryFile(dir=paths.cache(), prefix="quench-")  # noqa: SIM115 - closed on leaving
         shape = (max(1, self.count), scored_per_window(context), vocabulary)
         self._kept = np.memmap(self._file, dtype=np.float32, mode="w+", shape=shape)
         self._rows: dict[tuple[str, int], Rows] = {}
+
+    @property
+    def count(self) -> int:
+        return sum(map(len, self.windows.values()))
 
     def places(self) -> list[tuple[str, int, int]]:
         """(text, window of it, place among all)."""
@@ -183,6 +153,15 @@ class _Sample:
         first = first_scored(len(window))
         self._kept[place] = model.window_logits(window, first)[:-1]
         self._rows[name, number] = score(self._kept[place], window[first + 1 :], keep=False)
+
+    def forget_unknown(self) -> None:
+        """Leave out texts that the reference does not know, such as languages that it never learned."""
+        losses = {
+            name: float(np.mean([self._rows[name, number].nll.mean() for number in range(len(windows))]))
+            for name, windows in self.windows.items()
+        }
+        strange = feedback.unknown(losses)
+        self.windows = {name: windows for name, windows in self.windows.items() if name not in strange}
 
     def divergence(self, model: Model) -> By:
         """The mean KLD of the model as it is now, by text."""
@@ -223,58 +202,105 @@ class FitRun:
         """
         command = self._command
         importance = imatrix.read(command.imatrix) if command.imatrix else None
-        texts, judges = texts_module.load(command.texts), texts_module.load(command.judges)
+        judges = texts_module.load(command.judges)
         models: list[Model] = []
         with open_model(command.reference) as source, ExitStack() as stack:
             _refuse_quantized(source)
             encoder = Encoder(source, importance)
             standard = _standard(source, encoder, command.standard, importance is not None)
             # Told before time goes into anything: the solver with nothing known refuses what cannot be.
-            solve(_items(encoder, _choices(encoder, command.floors), {}), command.budget)
+            choices = _choices(encoder, command.floors)
+            solve(_items(encoder, choices, {name: (name,) for name in choices}, {}), command.budget)
             self._load(models, stack)
             engines = _Engines(models, self._stopped)
-            sample, judge = (stack.enter_context(self._sample(models[0], each)) for each in (texts, judges))
-            work = _Work(command, encoder, engines, sample, self._told, standard)
+            given = feedback.calibration(models[0], command.texts, command.context)
+            sample = stack.enter_context(self._sample(models[0], given.held))
+            self._told.plan(sample.count)
+            pace = self._read(engines, sample)
+            judge = stack.enter_context(self._judge(models[0], judges, pace))
+            self._told.plan(judge.count)
+            self._read(engines, judge)
+            sample.forget_unknown()
+            spool = stack.enter_context(Spool())
+            if command.feedback:
+                known = {name: given.windows[name] for name in sample.windows}
+                self._feed(source, _fewer(known, FEEDBACK_WINDOWS), choices, spool)
+            units = self._units(choices, pace * sample.count)
+            work = _Work(command, encoder, spool, engines, sample, self._told, standard, choices, units)
             self._told.plan(work.amount(judge))
-            for each in (sample, judge):
-                self._told.say("Reading the reference")
-                engines.run([partial(each.keep, where) for where in each.places()], self._told.tick)
-            found = self._choose(work)
-            return self._judged(work, judge, found)
+            work.begin()
+            work.probe()
+            return self._judged(work, judge, work.chosen())
 
-    def _choose(self, work: _Work) -> Solution:
-        work.begin()
-        work.probe()
-        found = work.solve()
-        for _ in range(ROUNDS):
-            if self._late():
-                break
-            work.refine(found)
-            found = work.better(found, work.solve())
-        return found
+    def _read(self, engines: _Engines, sample: _Sample) -> float:
+        """The reference's logits; returns the seconds that a window took."""
+        self._told.say("Reading the reference")
+        begun = time.monotonic()
+        engines.run([partial(sample.keep, where) for where in sample.places()], self._told.tick)
+        return (time.monotonic() - begun) / sample.count
 
     def _judged(self, work: _Work, judge: _Sample, found: Solution) -> FitPlanned:
-        """Both on texts that nothing has seen; the better one is kept."""
-        mix, standard = _mix(found), work.standard
-        fitted, usual = work.divergences(judge, [mix, standard], "Judging")
-        ratio = math.exp(float(np.mean([math.log(fitted[name] / usual[name]) for name in fitted])))
-        kept = ratio < 1.0
-        shown = mix if kept else standard
+        """All on texts that nothing has seen; the best one is kept."""
+        types, standard = Choices(work.types(found)), Choices(work.standard)
+        candidates = [types]
+        if self._command.refined:
+            candidates.append(replace(types, refined=True))
+        if self._command.feedback:
+            candidates.append(work.guarded(types))
+        *measured, usual = work.divergences(judge, [*candidates, standard], JUDGING)
+        ratios = [_ratio(each, usual) for each in measured]
+        best = min(range(len(candidates)), key=lambda number: (_worst(measured[number], usual) > 1.0, ratios[number]))
+        # Below the smallest recipe there is only what was fitted.
+        kept = ratios[best] < 1.0 or work.bytes(work.standard) > self._command.budget
+        shown = candidates[best] if kept else standard
+        if shown.fed:
+            _write_blocks(Path(self._command.blocks), [work.part(name, shown) for name in sorted(shown.fed)])
         return FitPlanned(
-            tensors=tuple(work.described(name, kind, found, kept=kept) for name, kind in shown.items()),
-            bytes=work.bytes(shown),
-            standard_bytes=work.bytes(standard),
+            tensors=tuple(work.described(name, shown, found, kept=kept) for name in shown.types),
+            bytes=work.bytes(shown.types),
+            standard_bytes=work.bytes(standard.types),
             predicted=found.cost / len(work.before),
-            ratio=ratio,
+            ratio=ratios[best],
+            types_ratio=ratios[0],
             gap=found.gap,
-            domains=tuple(FitDomain(name, fitted[name], usual[name]) for name in fitted),
+            domains=tuple(
+                FitDomain(name, measured[best][name], usual[name], measured[0][name]) for name in measured[best]
+            ),
             kept=kept,
+            refined=shown.refined,
+            shared=len(work.units) < len(work.standard),
             seconds=time.monotonic() - self._start,
         )
 
-    def _late(self) -> bool:
-        limit = 60 * self._command.minutes
-        return 0 < limit * REFINE_BEFORE <= time.monotonic() - self._start
+    def _units(self, choices: Mapping[str, Sequence[str]], seconds: float) -> Units:
+        """Each tensor by itself, or as many layers together as the time asks for; a probe takes ``seconds``."""
+        limit = 60 * PROBING * self._command.minutes
+        layers = max((int(match[1]) + 1 for match in map(_LAYER.match, choices) if match), default=1)
+        together = 1
+        while True:
+            units = _grouped(choices, together)
+            if not limit or PROBES_EACH * len(units) * seconds <= limit or together >= layers:
+                return units
+            together *= 2
+
+    def _feed(self, source: SourceModel, windows: feedback.Windows, choices: Mapping[str, Sequence[str]],
+              spool: Spool) -> None:  # fmt: skip
+        """All types of all tensors with error feedback, into the spool."""
+        command = self._command
+        self._told.say("Rounding with error feedback")
+        covariances = Covariances()
+        options = LoadOptions(context=command.context, threads=command.threads)
+        with Model.load(
+            command.reference, options, lambda _: not self._stopped(), repack=False, capture=covariances
+        ) as model:
+            self._on_model(model)
+            encoder = feedback.FeedbackEncoder(
+                model, covariances, source, windows,
+                feedback.Options(threads=command.threads),
+                stopped=self._stopped, ticked=self._told.note,
+            )  # fmt: skip
+            for part, _ in encoder.encode(choices):
+                spool.put(part)
 
     def _load(self, models: list[Model], stack: ExitStack) -> None:
         """Into ``models``; ``stack`` closes them."""
@@ -293,13 +319,41 @@ class FitRun:
             for model in models:
                 model.set_threads(1)
 
-    def _sample(self, model: Model, texts: Sequence[texts_module.Text]) -> _Sample:
-        context = self._command.context
+    def _judge(self, model: Model, texts: Sequence[texts_module.Text], pace: float) -> _Sample:
+        """As many windows of each text as there is time for; ``pace`` in seconds a window."""
+        limit = 60 * JUDGING_PART * self._command.minutes
+        each = JUDGE_WINDOWS if not limit else int(limit / (MOST_CANDIDATES * len(texts) * pace))
+        each = max(1, min(JUDGE_WINDOWS, each))
         windows = {}
         for text in texts:
-            cut = texts_module.fair_order([texts_module.windows(text, model, context)])
-            windows[text.name] = [window.tokens for window in cut[: self._command.windows]]
-        return _Sample(windows, context, model.vocabulary)
+            cut = texts_module.fair_order([texts_module.windows(text, model, self._command.context)])
+            windows[text.name] = [window.tokens for window in cut[:each]]
+        return _Sample(windows, self._command.context, model.vocabulary)
+
+    def _sample(self, model: Model, windows: feedback.Windows) -> _Sample:
+        fewer = {name: _spread(cut, self._command.windows) for name, cut in windows.items()}
+        return _Sample(fewer, self._command.context, model.vocabulary)
+
+
+def _spread(cut: Sequence[Any], count: int) -> list[Any]:
+    """``count`` of them, as evenly as can be; all where there are no more."""
+    if len(cut) <= count:
+        return list(cut)
+    return [cut[(2 * number + 1) * len(cut) // (2 * count)] for number in range(count)]
+
+
+def _fewer(windows: feedback.Windows, count: int) -> feedback.Windows:
+    each = max(1, count // len(windows))
+    return {name: _spread(cut, each) for name, cut in windows.items()}
+
+
+def _grouped(names: Collection[str], together: int) -> Units:
+    """Names of one role in ``together`` neighbouring layers, by the first of them; names that have no layer alone."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for name in names:
+        match = _LAYER.match(name)
+        found.setdefault((match[2], int(match[1]) // together) if match else (name, 0), []).append(name)
+    return {members[0]: tuple(members) for members in found.values()}
 
 
 class _Teller:
@@ -308,19 +362,30 @@ class _Teller:
     def __init__(self, emit: Callable[[Event], None], stopped: Callable[[], bool]) -> None:
         self._emit = emit
         self._stopped = stopped
-        self._start = time.monotonic()
+        self._began = self._start = time.monotonic()
         self._label = ""
         self._done, self._total = 0, 1
         self._next = 0.0
         self._lock = threading.Lock()
 
+    @property
+    def spent(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._began
+
     def plan(self, total: int) -> None:
-        self._total = max(1, total)
+        """So many windows are to be computed from now on."""
+        self._done, self._total = 0, max(1, total)
         self._start = time.monotonic()
 
     def say(self, label: str) -> None:
         if self._stopped():
             raise Cancelled
+        self._label = label
+        self.tick(0)
+
+    def note(self, label: str) -> None:
+        """What is done now, which is not measured in windows."""
         self._label = label
         self.tick(0)
 
@@ -337,27 +402,39 @@ class _Teller:
             self._emit(Status(self._label, self._done, self._total, left, hardware.anonymous_memory()))
 
 
+@dataclass(frozen=True)
+class Choices:
+    """Types of all tensors, the names of those that are rounded with error feedback, and how the others are."""
+
+    types: Mix
+    fed: frozenset[str] = frozenset()
+    refined: bool = False
+
+
 class _Work:
-    """What is known while types are chosen: costs by tensor and type, in parts of the standard recipe's divergence."""
+    """What is known while types are chosen: costs by unit and type, in parts of the standard recipe's divergence."""
 
     def __init__(  # noqa: PLR0917 - the parts of one run, put together in one place
-        self, command: FitTypes, encoder: Encoder, engines: _Engines, sample: _Sample, told: _Teller, standard: Mix
-    ) -> None:
+        self, command: FitTypes, encoder: Encoder, spool: Spool, engines: _Engines, sample: _Sample, told: _Teller,
+        standard: Mix, choices: Mapping[str, Sequence[str]], units: Units,
+    ) -> None:  # fmt: skip
         self._command = command
         self._encoder = encoder
+        self._spool = spool
         self._engines = engines
         self._sample = sample
         self._told = told
         self.standard = standard
+        self.units = units
         self.before: By = {}
-        self._choices = _choices(encoder, command.floors)
+        self._choices = choices
         self._errors: dict[tuple[str, str], float] = {}
+        self._measured: dict[tuple[str, str], float] = {}
         self._costs: dict[tuple[str, str], float] = {}
 
     def amount(self, judge: _Sample) -> int:
         """Windows that all steps take, about."""
-        mixes = 2 + 2 * len(self._choices) * (1 + ROUNDS)
-        return self._sample.count * mixes + 3 * judge.count
+        return self._sample.count * (1 + PROBES_EACH * len(self.units)) + MOST_CANDIDATES * judge.count
 
     def begin(self) -> None:
         """Errors of all types, and the standard recipe's divergence."""
@@ -366,78 +443,161 @@ class _Work:
         threads = self._command.threads or hardware.physical_cores()
         with ThreadPoolExecutor(threads, "encoders") as pool:
             self._errors = dict(zip(pairs, pool.map(lambda pair: self._encoder.error(*pair), pairs), strict=True))
-        (self.before,) = self.divergences(self._sample, [self.standard], "Measuring the standard recipe")
+        (self.before,) = self.divergences(self._sample, [Choices(self.standard)], "Measuring the standard recipe")
 
-    def divergences(self, sample: _Sample, mixes: Sequence[Mix], label: str) -> list[By]:
-        """The mean divergence by text of each mix."""
+    def part(self, name: str, choices: Choices) -> Any:
+        """A tensor as it is rounded in these choices."""
+        kind = choices.types[name]
+        fed = self._spool.get(name, kind) if name in choices.fed else None
+        return fed or self._encoder.encoded(name, kind, refined=choices.refined)
+
+    def divergences(self, sample: _Sample, asked: Sequence[Choices], label: str) -> list[By]:
+        """The mean divergence by text of each."""
         self._told.say(label)
 
-        def one(mix: Mix, model: Model, grafts: Grafts) -> By:
-            with grafts.replaced({name: self._encoder.encoded(name, kind) for name, kind in mix.items()}):
+        def one(choices: Choices, model: Model, grafts: Grafts) -> By:
+            with grafts.replaced({name: self.part(name, choices) for name in choices.types}):
                 return sample.divergence(model)
 
-        return self._engines.run([partial(one, mix) for mix in mixes], lambda: self._told.tick(sample.count))
+        return self._engines.run([partial(one, each) for each in asked], lambda: self._told.tick(sample.count))
+
+    # ---- costs -----------------------------------------------------------------------------------------------
 
     def probe(self) -> None:
-        """Costs from two types of each tensor that were measured."""
+        """Two types of each unit."""
         weights = sum(tensor.n_elements for tensor in self._encoder.tensors.values())
-        probes = {name: _probed(kinds, 8 * self._command.budget / weights) for name, kinds in self._choices.items()}
-        asked = [(name, kind) for name, kinds in probes.items() for kind in kinds]
-        found = self.divergences(self._sample, [{name: kind} for name, kind in asked], "Probing every tensor")
-        measured = {pair: self._relative(by) for pair, by in zip(asked, found, strict=True)}
-        for name, kinds in self._choices.items():
-            points = [(self._errors[name, kind], measured[name, kind]) for kind in probes[name]]
-            for kind in kinds:
-                self._costs[name, kind] = _interpolated(self._errors[name, kind], points)
+        bits = 8 * self._command.budget / weights
+        self._measure([(unit, kind) for unit in self.units for kind in _probed(self._choices[unit], bits)])
 
-    def refine(self, chosen: Solution) -> None:
-        """Costs as they are around a choice: one type up and one down for each tensor, all others as chosen."""
-        mix = _mix(chosen)
-        asked = [(name, kind) for name, kinds in self._choices.items() for kind in _neighbours(kinds, mix[name])]
-        mixes = [mix, *({**mix, name: kind} for name, kind in asked)]
-        here, *others = self.divergences(self._sample, mixes, "Refining the choice")
-        steps: dict[str, dict[str, float]] = {name: {} for name in mix}
-        for (name, kind), by in zip(asked, others, strict=True):
-            steps[name][kind] = self._relative(by) - self._relative(here)
-        for name, kinds in self._choices.items():
-            before = {kind: self._costs[name, kind] for kind in kinds}
-            errors = {kind: self._errors[name, kind] for kind in kinds}
-            for kind, cost in _around(mix[name], steps[name], errors, before).items():
-                self._costs[name, kind] = cost
+    def chosen(self) -> Solution:
+        """The solver's choice, once its types and those beside them were measured."""
+        found = self._solve()
+        for _ in range(ROUNDS):
+            near = [
+                (unit, kind)
+                for unit, choice in found.chosen.items()
+                for kind in (choice.type, *_neighbours(self._choices[unit], choice.type))
+                if (unit, kind) not in self._measured
+            ]
+            if not near or self._late():
+                break
+            self._measure(near)
+            found = self._solve()
+        return found
 
-    def better(self, one: Solution, other: Solution) -> Solution:
-        """Of two choices the one that measures better."""
-        if _mix(one) == _mix(other):
-            return other
-        found = self.divergences(self._sample, [_mix(one), _mix(other)], "Comparing two choices")
-        return other if self._relative(found[1]) < self._relative(found[0]) else one
+    def _late(self) -> bool:
+        return 0 < 60 * PROBING * self._command.minutes <= self._told.spent
 
-    def solve(self) -> Solution:
-        return solve(_items(self._encoder, self._choices, self._costs), self._command.budget)
+    def _measure(self, pairs: Sequence[tuple[str, str]]) -> None:
+        asked = [self._all_fed({name: self._kind(name, kind) for name in self.units[unit]}) for unit, kind in pairs]
+        found = self.divergences(self._sample, asked, "Probing every tensor")
+        self._measured |= {pair: self._relative(by) for pair, by in zip(pairs, found, strict=True)}
+        for unit in self.units:
+            points = [
+                (self._error(unit, kind), self._measured[unit, kind])
+                for kind in self._choices[unit]
+                if (unit, kind) in self._measured
+            ]
+            for kind in self._choices[unit]:
+                known = self._measured.get((unit, kind))
+                self._costs[unit, kind] = _interpolated(self._error(unit, kind), points) if known is None else known
 
-    def bytes(self, mix: Mix) -> int:
-        return sum(self._encoder.bytes(name, kind) for name, kind in mix.items())
+    def _kind(self, name: str, kind: str) -> str:
+        """A unit's type for one of its tensors, whose rows may not allow it."""
+        return kind if kind in self._choices[name] else self._encoder.fitted(name, kind)
 
-    def described(self, name: str, kind: str, found: Solution, *, kept: bool) -> FittedTensor:
-        """A tensor of the result with its reason."""
-        size = self._encoder.bytes(name, kind)
-        if not kept:
-            return FittedTensor(name, kind, size, 0.0, "as the standard recipe has it")
-        cost = found.chosen[name].cost / found.cost if found.cost else 0.0
-        reason = f"{cost:.1%} of the damage"
-        for other in _neighbours(self._choices[name], kind):
-            more = self._encoder.bytes(name, other) - size
-            change = (self._costs[name, other] - self._costs[name, kind]) / found.cost if found.cost else 0.0
-            reason += f"; {other} would {'add' if change >= 0 else 'save'} {abs(change):.1%} for {more:+,} bytes"
-        return FittedTensor(name, kind, size, cost, reason)
+    def _error(self, unit: str, kind: str) -> float:
+        """The sum of its tensors' relative squared errors."""
+        return sum(self._errors.get((name, self._kind(name, kind)), 0.0) for name in self.units[unit])
 
     def _relative(self, by: By) -> float:
         """The sum over texts of divergence / the standard recipe's."""
         return sum(by[name] / self.before[name] for name in by)
 
+    # ---- choices ---------------------------------------------------------------------------------------------
 
-def _mix(solution: Solution) -> dict[str, str]:
-    return {name: choice.type for name, choice in solution.chosen.items()}
+    def _solve(self) -> Solution:
+        return solve(_items(self._encoder, self._choices, self.units, self._costs), self._command.budget)
+
+    def types(self, solution: Solution) -> dict[str, str]:
+        """The type of each tensor."""
+        found = {
+            name: self._kind(name, choice.type) for unit, choice in solution.chosen.items() for name in self.units[unit]
+        }
+        return {name: found[name] for name in self.standard}
+
+    def _all_fed(self, types: Mix) -> Choices:
+        return Choices(types, frozenset(name for name, kind in types.items() if self._spool.get(name, kind)))
+
+    def guarded(self, types: Choices) -> Choices:
+        """With error feedback wherever it does not make a kind of text worse."""
+        fed = self._all_fed(types.types)
+        if not fed.fed:
+            return types
+        plain, other = ({name: self.part(name, each) for name in fed.fed} for each in (types, fed))
+
+        def divergence(parts: Mapping[str, Part]) -> By:
+            self._told.say("Guarding every kind of text")
+
+            def one(model: Model, grafts: Grafts) -> By:
+                rest = {name: self.part(name, types) for name in types.types if name not in parts}
+                with grafts.replaced({**rest, **parts}):
+                    return self._sample.divergence(model)
+
+            (found,) = self._engines.run([one], lambda: self._told.tick(self._sample.count))
+            return dict(found)
+
+        return replace(types, fed=feedback.guard(plain, other, divergence).kept)
+
+    def bytes(self, mix: Mix) -> int:
+        return sum(self._encoder.bytes(name, kind) for name, kind in mix.items())
+
+    def described(self, name: str, choices: Choices, found: Solution, *, kept: bool) -> FittedTensor:
+        """A tensor of the result with its reason."""
+        kind = choices.types[name]
+        size = self._encoder.bytes(name, kind)
+        if not kept:
+            return FittedTensor(name, kind, size, 0.0, "as the standard recipe has it")
+        unit = next(first for first, members in self.units.items() if name in members)
+        here = found.chosen[unit].type
+        cost = found.chosen[unit].cost / found.cost if found.cost else 0.0
+        shared = f" in {len(self.units[unit])} layers that share a type" if len(self.units[unit]) > 1 else ""
+        reason = f"{cost:.1%} of the damage{shared}"
+        for other in _neighbours(self._choices[unit], here):
+            more = sum(
+                self._encoder.bytes(each, self._kind(each, other)) - self._encoder.bytes(each, self._kind(each, here))
+                for each in self.units[unit]
+            )
+            change = (self._costs[unit, other] - self._costs[unit, here]) / found.cost if found.cost else 0.0
+            reason += f"; {other} would {'add' if change >= 0 else 'save'} {abs(change):.1%} for {more:+,} bytes"
+        return FittedTensor(name, kind, size, cost / len(self.units[unit]), reason, name in choices.fed)
+
+
+def _ratio(one: By, other: By) -> float:
+    """The geometric mean over texts."""
+    return math.exp(float(np.mean([math.log(one[name] / other[name]) for name in one])))
+
+
+def _worst(one: By, other: By) -> float:
+    return max(one[name] / other[name] for name in one)
+
+
+def _write_blocks(path: Path, parts: Sequence[Any]) -> None:
+    """Tensors as a GGUF file that a conversion takes them from."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for part in parts:
+        writer.add_tensor(part.name, np.ascontiguousarray(part.data), raw_dtype=gguf.GGMLQuantizationType[part.type])
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    except OSError as error:
+        raise QuenchError(
+            "write_failed", "The fitted tensors could not be kept.", f"{path}: {error.strerror or error}.",
+            "Free some space.", exit_status=4,
+        ) from error  # fmt: skip
+    finally:
+        writer.close()
 
 
 def _choices(encoder: Encoder, floors: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -451,12 +611,21 @@ def _choices(encoder: Encoder, floors: Sequence[tuple[str, str]]) -> dict[str, l
 
 
 def _items(
-    encoder: Encoder, choices: Mapping[str, Sequence[str]], costs: Mapping[tuple[str, str], float]
+    encoder: Encoder,
+    choices: Mapping[str, Sequence[str]],
+    units: Units,
+    costs: Mapping[tuple[str, str], float],
 ) -> list[Item]:
     """What the solver takes; a cost that is not known counts as nothing."""
+
+    def size(unit: str, kind: str) -> int:
+        return sum(
+            encoder.bytes(name, kind if kind in choices[name] else encoder.fitted(name, kind)) for name in units[unit]
+        )
+
     return [
-        Item(name, tuple(Choice(kind, encoder.bytes(name, kind), costs.get((name, kind), 0.0)) for kind in kinds))
-        for name, kinds in choices.items()
+        Item(unit, tuple(Choice(kind, size(unit, kind), costs.get((unit, kind), 0.0)) for kind in choices[unit]))
+        for unit in units
     ]
 
 
@@ -470,39 +639,26 @@ def _probed(kinds: Sequence[str], bits: float) -> list[str]:
 
 
 def _interpolated(error: float, points: Sequence[tuple[float, float]]) -> float:
-    """The cost at a squared error, from (squared error, cost) of types that were measured, by a power law."""
+    """The cost at a squared error from (squared error, cost) of types that were measured, by a power law.
+
+    Between two of them the power is theirs; beyond all, that of the two which are nearest, within bounds.
+    """
     tiny = np.finfo(np.float64).tiny
     known = sorted((max(at, tiny), max(cost, tiny)) for at, cost in points)
-    (low, low_cost), (high, high_cost) = known[0], known[-1]
+    error = max(error, tiny)
+    above = next((number for number, (at, _) in enumerate(known) if at >= error), len(known))
+    low, high = known[max(0, min(above - 1, len(known) - 2))], known[min(max(above, 1), len(known) - 1)]
     slope = 1.0
-    if high > low:
-        slope = min(MOST_SLOPE, max(LEAST_SLOPE, math.log(high_cost / low_cost) / math.log(high / low)))
-    at, cost = (low, low_cost) if error * error <= low * high else (high, high_cost)
-    return float(cost * (max(error, tiny) / at) ** slope)
+    if high[0] > low[0]:
+        slope = math.log(high[1] / low[1]) / math.log(high[0] / low[0])
+        slope = min(MOST_SLOPE, max(LEAST_SLOPE, slope))
+    at, cost = low if error * error <= low[0] * high[0] else high
+    return float(cost * (error / at) ** slope)
 
 
 def _neighbours(kinds: Sequence[str], kind: str) -> list[str]:
     at = kinds.index(kind)
     return [kinds[place] for place in (at - 1, at + 1) if 0 <= place < len(kinds)]
-
-
-def _around(
-    kind: str, steps: Mapping[str, float], errors: Mapping[str, float], before: Mapping[str, float]
-) -> dict[str, float]:
-    """A tensor's costs again, from what a step to each neighbouring type has changed.
-
-    The step's slope against the error gives the coefficient there, which goes on in proportion to the error for types
-    that lie farther away; neighbours keep what was measured.
-    """
-    here = errors[kind]
-    moves = [(errors[other] - here, change) for other, change in steps.items()]
-    down = sum(move * move for move, _ in moves)
-    slope = sum(move * change for move, change in moves) / down if down > 0 else 0.0
-    slope = max(slope, LEAST_SHARE * before[kind] / here) if here > 0 else slope
-    costs = {each: slope * errors[each] for each in before}
-    for other, change in steps.items():
-        costs[other] = max(costs[kind] + change, 0.0)
-    return costs
 
 
 def _standard(source: SourceModel, encoder: Encoder, recipe: str, importance: bool) -> dict[str, str]:
@@ -536,8 +692,10 @@ def check(command: FitTypes) -> None:
             problem = f"{pattern}: {error}"
         if kind not in TYPES:
             problem = f"{kind} is none of {', '.join(TYPES)}."
+    if command.feedback and not command.blocks:
+        problem = "Error feedback needs a file for its tensors."
     if problem:
         raise QuenchError("bad_options", "This cannot be fitted.", problem, "", exit_status=2)
 
 
-__all__ = ["Encoder", "FitRun", "check"]
+__all__ = ["FitRun", "check"]

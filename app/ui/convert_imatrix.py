@@ -67,6 +67,10 @@ class ImatrixCard(Card):
         """The chosen file, None without one."""
         return self._path or None
 
+    def known(self) -> list[str]:
+        """Importance matrices of the model on the page that lie where they would have been saved."""
+        return [str(place / self._name()) for place in self._places() if (place / self._name()).is_file()]
+
     def choose(self, path: str, description: ImatrixDescription | None = None) -> None:
         """Take a file (an empty path: none); what it says is read unless it is given."""
         if path == self._path and description is None:
@@ -184,7 +188,7 @@ class ImatrixCard(Card):
     # ---- the list
 
     def _refill(self) -> None:
-        known = [str(place / self._name()) for place in self._places() if (place / self._name()).is_file()]
+        known = self.known()
         if self._path and self._path not in known:
             known.append(self._path)
         self.list.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from PySide6.QtCore import Qt, QUrl, Signal
 from PySide6.QtGui import QDesktopServices
@@ -41,10 +41,30 @@ def mean_error(output: OutputDone) -> float | None:
     return fmean(lossy) if lossy else None
 
 
+class Pane(Protocol):
+    """Where a finished file is shown."""
+
+    context: Context
+
+    def act(self, key: str, paths: list[str]) -> None: ...
+
+
+def open_output(context: Context, key: str, paths: list[str], reference: str | None) -> None:
+    """What the button ``key`` of a finished file does; ``reference`` is a full-precision file to compare with."""
+    if key == "chat":
+        context.navigate.emit("chat", {"model": paths[0]})
+    elif key == "compare":
+        context.navigate.emit("compare", {"reference": reference or paths[0], "models": paths})
+    elif key == "quality":
+        context.navigate.emit("quality", {"reference": reference or None, "candidates": paths})
+    else:
+        QDesktopServices.openUrl(QUrl.fromLocalFile(str(Path(paths[0]).parent)))
+
+
 class OutputRow(QFrame):
     """One finished file and what to do with it."""
 
-    def __init__(self, pane: ResultPane, output: OutputDone, parent: QWidget | None = None) -> None:
+    def __init__(self, pane: Pane, output: OutputDone, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setProperty("role", "raised")
         self.path = output.path
@@ -136,15 +156,7 @@ class ResultPane(QWidget):
 
     def act(self, key: str, paths: list[str]) -> None:
         """A button of a finished file."""
-        reference = self._reference(paths)
-        if key == "chat":
-            self.context.navigate.emit("chat", {"model": paths[0]})
-        elif key == "compare":
-            self.context.navigate.emit("compare", {"reference": reference or paths[0], "models": paths})
-        elif key == "quality":
-            self.context.navigate.emit("quality", {"reference": reference, "candidates": paths})
-        else:
-            QDesktopServices.openUrl(QUrl.fromLocalFile(str(Path(paths[0]).parent)))
+        open_output(self.context, key, paths, self._reference(paths))
 
     def rows(self) -> list[OutputRow]:
         return [self._rows.itemAt(i).widget() for i in range(self._rows.count()) if self._rows.itemAt(i).widget()]

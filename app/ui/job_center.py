@@ -14,11 +14,13 @@ from typing import Any
 
 from PySide6.QtCore import QObject, Signal
 
-from app import conversion, downloads, jobs, protocol
+from app import conversion, downloads, fit_files, jobs, protocol
 from app.child import Verdict
+from app.fit_messages import FitProgress, Wish
 from app.hub import messages
 from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING
 from app.measure_messages import MeasureImatrix
+from app.ui.fit_figures import progress_words
 from app.ui.process import WorkerProcess
 from converter.spec import Planned, QuenchError
 
@@ -38,13 +40,15 @@ class Job(QObject):
     changed = Signal()
     finished = Signal()
 
-    def __init__(self, center: JobCenter, kind: str, title: str, command: Any, owner: str = "") -> None:
+    def __init__(  # noqa: PLR0917 - only the center makes them
+        self, center: JobCenter, kind: str, title: str, command: Any, owner: str = "", identifier: str = ""
+    ) -> None:
         super().__init__(center)
-        self.id = uuid.uuid4().hex[:12]
+        self.id = identifier or uuid.uuid4().hex[:12]
         self.owner = owner
         self.kind = kind
         self.title = title
-        self.command = command
+        self.command = jobs.placed(command, self.id)
         self.state = QUEUED
         self.progress = 0.0
         self.label = ""
@@ -123,12 +127,13 @@ class JobCenter(QObject):
         self.jobs: list[Job] = []
         self._closing = False
 
-    def submit(self, kind: str, title: str, command: Any, owner: str = "") -> Job:
-        """Queue work for the worker ``kind`` (``convert``, ``measure`` or ``download``); it starts when its turn comes.
+    def submit(self, kind: str, title: str, command: Any, owner: str = "", *, identifier: str = "") -> Job:
+        """Queue work for the worker ``kind`` (``convert``, ``measure``, ``fit``, ``download``); it starts in its turn.
 
         ``owner`` names the pages that show its end (keys, a space between); on others the window posts a notice.
+        ``identifier``: of a record whose folder the job takes over.
         """
-        job = Job(self, kind, title, command, owner)
+        job = Job(self, kind, title, command, owner, identifier)
         self.jobs.append(job)
         self._note(job)
         self.added.emit(job)
@@ -155,11 +160,10 @@ class JobCenter(QObject):
 
     def resume(self, record: jobs.Record) -> Job:
         """Go on with left-over work, or start it again if nothing of it was kept."""
-        job = self.submit(record.kind, record.title, jobs.resuming(record.command))
+        job = self.submit(record.kind, record.title, jobs.resuming(record.command), identifier=record.id)
         if not job.outputs:
             job.outputs = record.outputs
             self._note(job)
-        jobs.forget(record.id)
         return job
 
     def drop(self, record: jobs.Record) -> None:
@@ -216,10 +220,10 @@ class JobCenter(QObject):
     def _heard(self, job: Job, message: object) -> None:
         if job.transfer is not None:
             job.transfer.take(message)
-        if isinstance(message, protocol.Progress | protocol.Status | messages.DownloadProgress):
+        if isinstance(message, protocol.Progress | protocol.Status | messages.DownloadProgress | FitProgress):
             job.progress = min(1.0, message.done / message.total) if message.total else 0.0
             job.seconds_left = message.seconds_left
-            job.label = job.transfer.doing if job.transfer is not None else message.label
+            job.label = _label(job, message)
             job.memory = getattr(message, "memory", 0)
             job.rate = getattr(message, "rate", None)
             job.event.emit(message)
@@ -320,8 +324,17 @@ class JobCenter(QObject):
                 downloads.discard(command, [other for other in wanted if other is not command])
 
 
+def _label(job: Job, message: Any) -> str:
+    """What a job is doing."""
+    if isinstance(message, FitProgress):
+        return progress_words(message)
+    return job.transfer.doing if job.transfer is not None else str(message.label)
+
+
 def kept_fraction(command: Any, outputs: tuple[str, ...]) -> float | None:
     """How much of interrupted work (0 to 1) another run can go on with; None if nothing."""
     if isinstance(command, messages.Download):
         return downloads.kept_fraction(command)
+    if isinstance(command, Wish):
+        return fit_files.finished(Path(command.work))
     return conversion.kept_fraction(outputs)

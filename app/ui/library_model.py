@@ -10,6 +10,7 @@ import msgspec
 from PySide6.QtCore import QObject, QTimer, Signal
 
 from app import library
+from app.fit_messages import Fitted
 from app.local import places
 from app.local.entry import BROKEN, FileFact, Listed
 from app.remote.address import is_remote
@@ -248,9 +249,10 @@ class LibraryModel(QObject):
         return known[1]
 
     def _job_ended(self, job: Job) -> None:
-        if isinstance(job.result, ConversionResult) and job.owner != MADE_FOR_COMPARISON:
-            self.put_back(*(_key(output.path) for output in job.result.outputs))
-            for output in job.result.outputs:
+        made = job.result.conversion if isinstance(job.result, Fitted) else job.result
+        if isinstance(made, ConversionResult) and job.owner != MADE_FOR_COMPARISON:
+            self.put_back(*(_key(output.path) for output in made.outputs))
+            for output in made.outputs:
                 self._context.store.add_model(_key(output.path))
                 self.refresh(output.path)
 

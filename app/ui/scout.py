@@ -13,6 +13,7 @@ from PySide6.QtCore import QObject, Signal
 from app import protocol
 from app.chat_messages import CheckConstraint, Constraint, ConstraintChecked
 from app.child import Verdict
+from app.fit_messages import FitPreview, FitPreviewed, PlanFit, ReadRecipe, RecipeRead, Wish
 from app.local.entry import Listed
 from app.local.places import Place
 from app.measure_messages import ImatrixDescription, ImatrixRead, ReadImatrix
@@ -68,6 +69,14 @@ class Scout(QObject):
     def plan(self, spec: ConversionSpec, callback: Callable[[Plan | QuenchError], object]) -> int:
         """Plan a conversion without starting it."""
         return self._ask(lambda number: protocol.MakePlan(number, spec), callback)
+
+    def plan_fit(self, wish: Wish, callback: Callable[[FitPreview | QuenchError], object]) -> int:
+        """What a fit would make, take and need."""
+        return self._ask(lambda number: PlanFit(number, wish), callback)
+
+    def read_recipe(self, path: str, imatrix: str, callback: Callable[[RecipeRead | QuenchError], object]) -> int:
+        """Read a recipe file, and compare its importance matrix with ``imatrix`` (a path, or empty)."""
+        return self._ask(lambda number: ReadRecipe(number, path, imatrix), callback)
 
     def scan(
         self,
@@ -148,6 +157,10 @@ class Scout(QObject):
             question.done(message.plan)
         elif isinstance(message, protocol.ScanDone):
             question.done(message.seen)
+        elif isinstance(message, FitPreviewed):
+            question.done(message.preview)
+        elif isinstance(message, RecipeRead):
+            question.done(message)
         elif isinstance(message, ImatrixRead):
             question.done(message.description)
         elif isinstance(message, protocol.KernelsChecked):

@@ -498,7 +498,8 @@ class TensorMap(QWidget):
 
     def _describe(self, words: str) -> None:
         first, second, *rest = words.split("\n")
-        self._show_words(f"{first} · {second}" + (f" · {rest[0]}" if len(rest) == 1 else ""))
+        one = len(self.grid.outputs) == 1 or self.grid.view != ALL
+        self._show_words(f"{first} · {second}" + (f" · {rest[0]}" if one and rest else ""))
 
     def _show_words(self, text: str) -> None:
         metrics = QFontMetrics(self._words.font())

@@ -73,7 +73,7 @@ ENTRIES = {
 SIZE, SMALLEST = QSize(1280, 800), QSize(800, 480)
 RAIL_WIDTH = 88
 MOTION_MS = 120
-_SHOWS = {"convert": ("convert",), "measure": ("quality", "bench")}
+_SHOWS = {"convert": ("convert",), "fit": ("convert",), "measure": ("quality", "bench")}
 """Pages that show how a job of a kind ended; on any other page the window posts a notice."""
 
 

@@ -174,9 +174,9 @@ class Connection:
             return
         with self._arrival:
             if isinstance(command, Cancel | Pause):
+                self._stop(keep=isinstance(command, Pause))
                 for listener in self._listeners:
                     listener(Cancel())
-                self._stop(keep=isinstance(command, Pause))
             elif not any(listener(command) for listener in self._listeners):
                 self._commands.put(command)
 

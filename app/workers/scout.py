@@ -17,6 +17,7 @@ from pathlib import Path
 
 from app import paths
 from app.chat_messages import CheckConstraint, ConstraintChecked
+from app.fit_messages import FitPreviewed, PlanFit, ReadRecipe, RecipeRead
 from app.local.entry import Listed
 from app.local.headers import HeaderCache
 from app.local.listing import Lister
@@ -50,7 +51,7 @@ _RARELY = 100_000, 20, 100
 
 
 def serve(connection: Connection) -> None:
-    """Answer Inspect, MakePlan, ReadImatrix, CheckConstraint and Scan until the parent leaves."""
+    """Answer Inspect, MakePlan, PlanFit, ReadRecipe, ReadImatrix, CheckConstraint and Scan until the parent leaves."""
     gc.set_threshold(*_RARELY)
     scan: Scanning | None = None
     try:
@@ -77,7 +78,7 @@ def _take(connection: Connection, command: Command) -> None:
     if isinstance(command, CheckKernels):
         threading.Thread(target=_check_kernels, args=(connection, command.request), daemon=True).start()
         return
-    if not isinstance(command, Inspect | MakePlan | ReadImatrix | CheckConstraint):
+    if not isinstance(command, Inspect | MakePlan | PlanFit | ReadRecipe | ReadImatrix | CheckConstraint):
         return
     try:
         connection.send(_answer(connection, command))
@@ -143,11 +144,23 @@ def _check_kernels(connection: Connection, request: int) -> None:
         connection.send(failed(error, request))
 
 
-def _answer(connection: Connection, command: Inspect | MakePlan | ReadImatrix | CheckConstraint) -> Event:
+def _answer(
+    connection: Connection, command: Inspect | MakePlan | PlanFit | ReadRecipe | ReadImatrix | CheckConstraint
+) -> Event:
     if isinstance(command, CheckConstraint):
         from app import constraints
 
         return ConstraintChecked(command.request, constraints.check(command.constraint))
+    if isinstance(command, ReadRecipe):
+        from app import recipe_files
+
+        found = recipe_files.read(Path(command.path))
+        same = bool(command.imatrix and found.digest) and recipe_files.digest_of(Path(command.imatrix)) == found.digest
+        return RecipeRead(command.request, found, same)
+    if isinstance(command, PlanFit):
+        from app import fitting
+
+        return FitPreviewed(command.request, fitting.preview(command.wish))
     import converter
 
     if isinstance(command, ReadImatrix):

@@ -1,7 +1,7 @@
 """What error feedback gains at the same bytes, kind of text by kind of text, on texts that it was not calibrated on.
 
-Usage: python -m tests.bench.feedback [MODEL.gguf] [--types Q2_K,Q3_K,Q4_K,Q5_K] [--windows 6] [--sequential]
-[--shrinkage 0.1] [--damping 0.01] [--thin 1] [--texts NAME_OR_FILE ...]. Prints one JSON object.
+Usage: python -m tests.bench.feedback [MODEL.gguf] [--types Q2_K,Q3_K,Q4_K,Q5_K] [--windows 6] [--shrinkage 0.1]
+[--damping 0.01] [--thin 1] [--texts NAME_OR_FILE ...]. Prints one JSON object.
 
 All matrices of the layers have one type, the embedding stays as it is. "importance" rounds each to the nearest with the
 diagonal of its inputs' covariance as importance, "feedback" with all of it; "guarded" is what the guard keeps, which
@@ -100,11 +100,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--damping", type=float, default=Options.damping)
     parser.add_argument("--shrinkage", type=float, default=Options.shrinkage)
-    parser.add_argument("--sequential", action="store_true")
     arguments = parser.parse_args()
     options = Options(
-        damping=arguments.damping, shrinkage=arguments.shrinkage, sequential=arguments.sequential,
-        threads=arguments.threads,
+        damping=arguments.damping, shrinkage=arguments.shrinkage, threads=arguments.threads,
     )  # fmt: skip
     covariances = Covariances()
     loaded = LoadOptions(context=CONTEXT, threads=arguments.threads)
@@ -125,9 +123,9 @@ def main() -> None:
         result["calibration windows"] = sum(map(len, thin.values()))
         judge, keeper = (Judge(model, grafts, windows) for windows in (judged, given.held))
         for qtype in arguments.types.split(","):
-            encoder = FeedbackEncoder(model, covariances, grafts, source, thin, options)
+            encoder = FeedbackEncoder(model, covariances, source, thin, options)
             start, busy = time.monotonic(), time.process_time()
-            pairs = list(encoder.encode(dict.fromkeys(matrices(source), qtype)))
+            pairs = list(encoder.encode(dict.fromkeys(matrices(source), (qtype,))))
             spent = {"seconds": time.monotonic() - start, "processor seconds": time.process_time() - busy}
             fed, plain = ({part.name: part for part in parts} for parts in zip(*pairs, strict=True))
             guarded = guard(plain, fed, keeper)

@@ -46,20 +46,20 @@ def bench(pocket_gguf: Callable[[str], Path]) -> Iterator[Bench]:
 
 def encoder(bench: Bench, **options: object) -> FeedbackEncoder:
     return FeedbackEncoder(
-        bench.model, bench.covariances, bench.grafts, bench.source, bench.calibration.windows,
+        bench.model, bench.covariances, bench.source, bench.calibration.windows,
         Options(threads=1, **options),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-def layer(number: int, kind: str) -> dict[str, str]:
+def layer(number: int, kind: str) -> dict[str, tuple[str]]:
     roles = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    return {f"blk.{number}.{role}.weight": kind for role in roles}
+    return {f"blk.{number}.{role}.weight": (kind,) for role in roles}
 
 
 def test_it_diverges_less_on_other_text_and_the_blocks_are_plain(bench: Bench) -> None:
     types = layer(1, "Q2_K") | layer(4, "Q3_K")
     pairs = list(encoder(bench).encode(types))
-    assert {fed.name: fed.type for fed, _ in pairs} == types
+    assert {fed.name: (fed.type,) for fed, _ in pairs} == types
     for fed, plain in pairs:
         assert fed.data.shape == plain.data.shape and not np.array_equal(fed.data, plain.data)
         kind = gguf.GGMLQuantizationType[fed.type]
@@ -80,7 +80,7 @@ def test_it_diverges_less_on_other_text_and_the_blocks_are_plain(bench: Bench) -
 
 def test_plain_is_what_the_diagonal_as_importance_makes(bench: Bench) -> None:
     name = "blk.0.attn_output.weight"
-    ((_, plain),) = encoder(bench).encode({name: "Q4_K"})
+    ((_, plain),) = encoder(bench).encode({name: ("Q4_K",)})
     sums = np.zeros((256, 256))
     bench.covariances.watch([name])
     for windows in bench.calibration.windows.values():
@@ -95,33 +95,47 @@ def test_plain_is_what_the_diagonal_as_importance_makes(bench: Bench) -> None:
     assert different.mean() < 0.2, "the factor of all importance aside, only roundings differ"
 
 
-@pytest.mark.parametrize("sequential", [False, True])
-def test_memory_sets_the_passes_and_changes_nothing(bench: Bench, sequential: bool) -> None:
+def test_memory_sets_the_passes_and_changes_nothing(bench: Bench) -> None:
     types = layer(0, "Q4_K") | layer(1, "Q4_K")
-    roomy, tight = (encoder(bench, memory=memory, sequential=sequential) for memory in (1 << 30, sum_bytes(768)))
-    assert roomy.passes(types) == 1 + sequential
+    roomy, tight = (encoder(bench, memory=memory) for memory in (1 << 30, sum_bytes(768)))
+    assert roomy.passes(types) == 1
     assert tight.passes(types) == 4
-    if sequential:
-        return
     one, other = ({fed.name: fed.data.tobytes() for fed, _ in each.encode(types)} for each in (roomy, tight))
     assert one == other and set(one) == set(types)
 
 
-def test_sequential_layers_see_what_is_quantized_below(bench: Bench) -> None:
-    types = {"blk.0.ffn_down.weight": "Q2_K", "blk.1.ffn_down.weight": "Q2_K"}
-    apart, following = ({fed.name: fed.data for fed, _ in encoder(bench, sequential=each).encode(types)}
-                        for each in (False, True))  # fmt: skip
-    assert np.array_equal(apart["blk.0.ffn_down.weight"], following["blk.0.ffn_down.weight"])
-    assert not np.array_equal(apart["blk.1.ffn_down.weight"], following["blk.1.ffn_down.weight"])
+def test_several_types_of_a_tensor_come_from_one_pass(bench: Bench) -> None:
+    name = "blk.2.attn_v.weight"
+    together = {fed.type: fed.data for fed, _ in encoder(bench).encode({name: ("Q3_K", "IQ4_NL", "Q5_K")})}
+    assert list(together) == ["Q3_K", "Q5_K"]
+    for kind, data in together.items():
+        ((alone, _),) = encoder(bench).encode({name: (kind,)})
+        np.testing.assert_array_equal(alone.data, data)
+
+
+def test_an_embedding_that_is_the_output_matrix_gets_feedback_too(bench: Bench) -> None:
+    ((fed, plain),) = encoder(bench).encode({"token_embd.weight": ("Q4_K",)})
+    tensor = next(tensor for tensor in bench.source.tensors if tensor.name == fed.name)
+    away, before = (
+        gguf.dequantize(part.data, gguf.GGMLQuantizationType.Q4_K) - tensor.rows(0, tensor.n_rows)
+        for part in (fed, plain)
+    )
+    bench.covariances.watch([fed.name])
+    bench.model.window_logits(bench.calibration.held["calibration-prose"][0], 0)
+    sums = bench.covariances.sums[fed.name].sums
+    assert np.sum(away @ sums * away) < 0.8 * np.sum(before @ sums * before)
+    assert np.square(away).sum() < 1.3 * np.square(before).sum(), "rows are looked up as they are"
 
 
 def test_what_cannot_be_done_is_left_out_with_a_reason(bench: Bench) -> None:
-    types = {"token_embd.weight": "Q4_K", "blk.0.attn_q.weight": "IQ4_NL", "blk.0.attn_v.weight": "Q8_0"}
+    types = {
+        "output_norm.weight": ("Q8_0",), "blk.0.attn_q.weight": ("IQ4_NL",), "blk.0.attn_v.weight": ("Q8_0",)
+    }  # fmt: skip
     rounds = encoder(bench)
     assert [fed.name for fed, _ in rounds.encode(types)] == ["blk.0.attn_v.weight"]
-    assert set(rounds.left_out) == {"token_embd.weight", "blk.0.attn_q.weight"}
+    assert set(rounds.left_out) == {"output_norm.weight", "blk.0.attn_q.weight"}
     assert "IQ4_NL" in rounds.left_out["blk.0.attn_q.weight"]
-    assert list(encoder(bench).encode({"token_embd.weight": "Q4_K"})) == []
+    assert list(encoder(bench).encode({"output_norm.weight": ("Q4_K",)})) == []
 
 
 def test_it_can_be_stopped(bench: Bench) -> None:

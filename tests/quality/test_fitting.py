@@ -8,16 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import msgspec
+import numpy as np
 import pytest
 
 import converter
 from app import cli, recipe_files
 from app.child import run_job
 from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
+from app.fitting import _standard_bytes
 from app.measure_messages import ImatrixResult, MeasureImatrix, MeasureQuality, QualityResult
 from app.protocol import Event, Status
 from converter import ConversionSpec, recipes
 from converter.spec import QuenchError
+from resources import path as resource
 
 Make = Callable[[str], Path]
 TEXTS = ("calibration-prose", "calibration-code")
@@ -77,21 +81,77 @@ def test_every_tensor_gets_a_type_within_the_budget(small: Path, importance: Pat
 
 
 @pytest.mark.slow
-def test_what_is_judged_is_the_divergence_of_the_file(small: Path, importance: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("feedback", [False, True])
+def test_what_is_judged_is_the_divergence_of_the_file(
+    small: Path, importance: Path, tmp_path: Path, feedback: bool
+) -> None:
     """The fitted types written to a file and measured as any other, on the same windows; the engine repacks there."""
     text = tmp_path / "own.txt"
-    text.write_text("Once there was a fox who could count to ten, and then to twenty. " * 60, "utf-8")
-    asked = command(small, importance, windows=1000, texts=(str(text),), judges=("code",), context=512)
+    text.write_text((resource("texts/code.txt")).read_text("utf-8")[:3000], "utf-8")
+    blocks = str(tmp_path / "blocks.gguf") if feedback else ""
+    asked = command(small, importance, judges=(str(text),), context=256, feedback=feedback, blocks=blocks)
     found, _ = fitted(asked)
     target = tmp_path / "fitted.gguf"
     rules = recipe_files.rules(found.tensors)
-    spec = ConversionSpec(str(small), str(target), ("Q4_K_M",), imatrix=str(importance), tensor_types=rules)
+    spec = ConversionSpec(str(small), str(target), ("Q4_K_M",), imatrix=str(importance), tensor_types=rules,
+                          blocks=blocks or None)  # fmt: skip
     (output,) = converter.convert(spec).outputs
     assert {tensor.name: tensor.type for tensor in found.tensors}.items() <= output.tensors.items()
-    quality = run_job("measure", MeasureQuality(str(small), (str(target),), ("code",)), lambda event: None)
+    quality = run_job(
+        "measure", MeasureQuality(str(small), (str(target),), (str(text),), context=256), lambda event: None
+    )
     assert isinstance(quality, QualityResult)
+    assert any(tensor.fed for tensor in found.tensors) == feedback
     judged = found.domains[0].fitted if found.kept else found.domains[0].standard
     assert quality.candidates[0].kld.mean.value == pytest.approx(judged, rel=0.03)
+
+
+@pytest.mark.slow
+def test_below_the_smallest_recipe_the_budget_still_holds(small: Path, importance: Path) -> None:
+    """The standard types would be larger than what was asked for, so they cannot be kept."""
+    with converter.open_model(small) as source:
+        standard = _standard_bytes(source, "Q2_K")
+    found, _ = fitted(command(small, importance, budget=standard - 60_000, standard="Q2_K", windows=1))
+    assert found.kept and found.bytes <= standard - 60_000 < found.standard_bytes == standard
+
+
+def test_error_feedback_is_in_the_file_that_was_judged(small: Path, importance: Path, tmp_path: Path) -> None:
+    """The tensors go into a conversion as they are, which measures their errors against the source."""
+    blocks, output = tmp_path / "blocks.gguf", tmp_path / "fed.gguf"
+    asked = command(small, importance, budget=1_000_000, standard="Q2_K", feedback=True, blocks=str(blocks))
+    found, _ = fitted(asked)
+    fed = {tensor.name: tensor.type for tensor in found.tensors if tensor.fed}
+    assert found.kept and len(fed) >= 10 and found.ratio < found.types_ratio < 1
+    spec = ConversionSpec(
+        str(small), str(output), ("Q2_K",), imatrix=str(importance), tensor_types=recipe_files.rules(found.tensors),
+        blocks=str(blocks),
+    )  # fmt: skip
+    made = converter.convert(spec).outputs[0]
+    assert made.checked is not None and made.checked.rows > 0
+    ours, given = ({tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors} for path in (output, blocks))
+    assert set(given) == set(fed)
+    for name, tensor in given.items():
+        assert ours[name].tensor_type.name == fed[name]
+        np.testing.assert_array_equal(ours[name].data, tensor.data)
+    name = "blk.1.ffn_down.weight"
+    with converter.open_model(small) as source:
+        exact = next(tensor for tensor in source.tensors if tensor.name == name).rows(0, 256)
+    error = np.sqrt(np.square(gguf.dequantize(ours[name].data, ours[name].tensor_type) - exact).mean())
+    assert made.error[name] == pytest.approx(error, rel=1e-5)
+
+
+def test_blocks_of_another_plan_are_refused(small: Path, tmp_path: Path) -> None:
+    blocks = tmp_path / "blocks.gguf"
+    writer = gguf.GGUFWriter(blocks, "llama")
+    writer.add_tensor("blk.0.attn_q.weight", np.zeros((256, 144), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q4_K)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(QuenchError) as caught:
+        converter.convert(ConversionSpec(str(small), str(tmp_path / "x.gguf"), ("Q8_0",), blocks=str(blocks)))
+    assert caught.value.code == "bad_blocks" and "blk.0.attn_q.weight" in caught.value.detail
+    assert [each.name for each in tmp_path.iterdir()] == ["blocks.gguf"]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +184,10 @@ def plan() -> FitPlanned:
         FittedTensor("blk.0.attn_q.weight", "Q5_K", 10, 0.7, "70.0% of the damage"),
         FittedTensor("token_embd.weight", "Q6_K", 20, 0.3, "30.0% of the damage"),
     )
-    return FitPlanned(tensors, 30, 40, 0.5, 0.6, 0.0, (FitDomain("prose", 0.1, 0.2),), True, 1.0)
+    return FitPlanned(
+        tensors, 30, 40, 0.5, 0.6, 0.6, 0.0, (FitDomain("prose", 0.1, 0.2, 0.1),),
+        kept=True, shared=False, refined=False, seconds=1.0,
+    )  # fmt: skip
 
 
 def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -136,6 +199,12 @@ def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert found.rules == (r"^blk\.0\.attn_q\.weight$=Q5_K", r"^token_embd\.weight$=Q6_K")
     assert all(re.search(rule.rpartition("=")[0], t.name) for rule, t in zip(found.rules, plan().tensors, strict=True))
     assert "70.0% of the damage" in path.read_text("utf-8")
+    assert found.matrix == matrix.name and found.digest == recipe_files.digest_of(matrix) and not found.refined
+    assert not found.feedback
+    tensors = tuple(msgspec.structs.replace(tensor, fed=True) for tensor in plan().tensors)
+    other = msgspec.structs.replace(plan(), tensors=tensors, refined=True)
+    found = recipe_files.read(recipe_files.write(tmp_path / "m.gguf", "Q4_K_M", other, matrix))
+    assert found.refined and found.feedback
     matrix.unlink()
     assert recipe_files.read(path).imatrix == "", "a sibling takes a matrix of its own"
     matrix.write_bytes(b"another")

@@ -482,30 +482,6 @@ def bench(options: argparse.Namespace) -> Result:
     return Result(data, tables.bench(result))
 
 
-def compare(options: argparse.Namespace) -> Result:
-    from app import comparison
-
-    check_prompt(options.prompt)
-    progress = console.Progress()
-    (columns,) = comparison.compare(
-        [absolute(path) for path in (options.reference, *options.models)],
-        [options.prompt],
-        max_tokens=options.max_tokens,
-        context=options.context,
-        threads=options.threads,
-        on_step=progress.update,
-    )
-    progress.clear()
-    parts = []
-    for column in columns:
-        head = os.path.basename(column.path)  # noqa: PTH119 - a label
-        if column.first_divergence >= 0:
-            head += f"  parts at token {column.first_divergence}"
-        head += f"  KLD {column.kld:.4f}  top-1 {column.top1:.1%}  {column.tokens_per_second:.0f} tokens/s"
-        parts.append(f"--- {head}\n{column.text.strip()}")
-    return Result({"columns": msgspec.to_builtins(columns)}, "\n\n".join(parts))
-
-
 def kernels(options: argparse.Namespace) -> Result:
     import kernels
     from converter.encode import unusable

@@ -145,7 +145,9 @@ def build_parser() -> argparse.ArgumentParser:
     imatrix.add_argument("--threads", type=_natural, default=0)
 
     quality = add("quality", "how far candidates are from the full-precision reference", commands.quality)
-    quality.add_argument("reference", metavar="REF", help="a GGUF file, or answers of one that were saved (.qref)")
+    quality.add_argument(
+        "reference", metavar="REF", nargs="?", help="a GGUF file, or answers of one that were saved (.qref)"
+    )
     quality.add_argument(
         "candidates",
         nargs="*",
@@ -196,7 +198,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="let tasks run programs that the models write: locked down, but no virtual machine",
     )
     quality.add_argument("--threads", type=_natural, default=0)
+    quality.add_argument(
+        "--fresh", action="store_true", help="from the beginning; otherwise what an interrupted run has kept is used"
+    )
     quality.add_argument("--report", metavar="OUT.html")
+    quality.add_argument(
+        "--history",
+        action="store_true",
+        help="show earlier results of these files (none: of all), what may be compared together; nothing is measured",
+    )
     quality.add_argument(
         "--fingerprint", metavar="OUT.qref", help="save the reference's answers, to be REF when it is not there"
     )

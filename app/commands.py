@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from app import console, tables
 from converter.spec import Cancelled, ConversionSpec, Plan, Planned, QuenchError
+
+if TYPE_CHECKING:
+    from app.measure_messages import QualityResult
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -239,6 +243,7 @@ def fit(options: argparse.Namespace) -> Result:
 
 
 def quality(options: argparse.Namespace) -> Result:
+    from app import journals
     from app.child import run_job
     from app.fingerprint_files import is_fingerprint
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
@@ -258,11 +263,13 @@ def quality(options: argparse.Namespace) -> Result:
             label = f"{event.result.label}: KLD {least}{kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
-    reference = absolute(options.reference)
+    if options.history:
+        return _quality_history([options.reference, *options.candidates] if options.reference else [])
+    reference = absolute(options.reference or "")
     saved = is_fingerprint(reference)
     served = candidates_of(options)
     files = [absolute(path) for path in options.candidates if not is_remote(path)]
-    if not files and not served and not options.fingerprint:
+    if not options.reference or not (files or served or options.fingerprint):
         usage = "A candidate is missing, or --fingerprint."
         hint = "quench quality REF CAND..., or quench quality REF --fingerprint OUT.qref"
         raise QuenchError("usage", "The command line is not understood.", usage, hint, exit_status=2)
@@ -285,8 +292,17 @@ def quality(options: argparse.Namespace) -> Result:
         served=served,
         served_top=options.served_top,
         machines=machines_of(options),
+        fresh=options.fresh,
     )
-    result = finished(run_job("measure", command, show), QualityResult)
+    try:
+        result = finished(run_job("measure", command, show), QualityResult)
+    except Cancelled:
+        part = journals.kept_fraction(command)
+        if part is None:
+            raise
+        hint = f"The same command goes on at {part:.0%}."
+        raise QuenchError("interrupted", "Interrupted.", "", hint, exit_status=130) from None
+    _keep_quality(result, command.report or "", progress)
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
 
@@ -296,6 +312,32 @@ def machines_of(options: argparse.Namespace) -> tuple[str, ...]:
     from app.remote.machines import check_endpoints
 
     return check_endpoints(options.rpc) if options.rpc else ()
+
+
+def _keep_quality(result: QualityResult, report: str, progress: console.Progress) -> None:
+    """Put the figures where the window and the history look for them. That this fails must not lose the result."""
+    import sqlite3
+
+    from app import measurements, paths
+    from app.store import Store
+
+    try:
+        with contextlib.closing(Store(paths.database())) as store:
+            measurements.keep_quality(store, result, report)
+    except (QuenchError, sqlite3.Error) as error:
+        progress.say(f"The result is not kept for later comparisons: {getattr(error, 'title', error)}")
+
+
+def _quality_history(models: Sequence[str]) -> Result:
+    from app import history, paths
+    from app.store import Store
+    from converter.identity import content_id
+
+    chosen = [absolute(path) for path in models]
+    contents = [content for path in chosen if (content := content_id(path))]
+    with contextlib.closing(Store(paths.database())) as store:
+        found = history.of_models(store, chosen, contents)
+    return Result(tables.history_data(found), tables.history(found))
 
 
 def _tasks(name: str) -> str:

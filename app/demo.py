@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def run(out: str, *, window: bool) -> tuple[dict[str, Any], str]:
         "report": str(folder / "report.html"),
     }
     page = report.render(
-        quality, bench, _replies(questions, answers), conversion.outputs, _facts(bench), title="Pocket, quantized"
+        quality, bench, _replies(questions, answers), conversion.outputs, report.facts_here(), title="Pocket, quantized"
     )
     write_atomically(folder / "report.html", page.encode())
 
@@ -146,13 +145,6 @@ def _replies(questions: list[str], answers: list[list[comparison.Column]]) -> li
         )
         for question, columns in zip(questions, answers, strict=True)
     ]
-
-
-def _facts(bench: BenchResult) -> report.Facts:
-    import kernels
-
-    lines = (("Processor", bench.cpu), ("Kernels", kernels.active()), ("Quench", version("quench-studio")))
-    return report.Facts(lines, time.strftime("%Y-%m-%d"))
 
 
 def _without_tag(result: msgspec.Struct) -> dict[str, Any]:

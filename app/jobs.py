@@ -78,7 +78,8 @@ def moved(state: str, to: str) -> str:
 
 def can_resume(command: Any) -> bool:
     """Whether the work can go on from what an interrupted run has left."""
-    return isinstance(command, protocol.Convert | MeasureImatrix | Wish | messages.Download | protocol.VerifyModels)
+    kinds = protocol.Convert | MeasureImatrix | MeasureQuality | Wish | messages.Download | protocol.VerifyModels
+    return isinstance(command, kinds)
 
 
 def placed(command: Any, identifier: str) -> Any:
@@ -95,6 +96,8 @@ def resuming(command: Any) -> Any:
         return protocol.Convert(msgspec.structs.replace(command.spec, resume=True))
     if isinstance(command, MeasureImatrix):
         return msgspec.structs.replace(command, resume=True)
+    if isinstance(command, MeasureQuality):
+        return msgspec.structs.replace(command, fresh=False)
     return command
 
 
@@ -146,12 +149,12 @@ def remembered() -> list[Record]:
                 file.unlink()
                 file.parent.rmdir()
             continue
-        if record.owner == os.getpid() or not _still_runs(record.owner, written):
+        if record.owner == os.getpid() or not still_runs(record.owner, written):
             found.append(record)
     return sorted(found, key=lambda record: (record.place, record.id))
 
 
-def _still_runs(owner: int, written: float) -> bool:
+def still_runs(owner: int, written: float) -> bool:
     """Whether the program that wrote a record at ``written`` still runs.
 
     After a restart of the machine its process id is soon another program's, which began later.

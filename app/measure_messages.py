@@ -59,6 +59,8 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
 
     Candidates that ``served`` lists are scored by their servers, ``served_top`` tokens of the vocabulary a position (0:
     as many as is sensible). They are given no tasks. ``machines`` are RPC workers that compute a part of each file.
+
+    A run goes on from what an interrupted one of the same command has kept, unless it is ``fresh``.
     """
 
     reference: str
@@ -82,6 +84,7 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     served: tuple[ServedCandidate, ...] = ()
     served_top: int = 0
     machines: tuple[str, ...] = ()
+    fresh: bool = False
 
 
 class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):
@@ -272,7 +275,8 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     the scored half of the window. ``verdict`` is pass, review or fail; ``content`` the id of what was measured
     (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result. ``drift`` is the
     relative error of the hidden state after each layer, empty where the engine does not show it. ``kv`` is the type of
-    the cache, empty for f16.
+    the cache, empty for f16. ``kld_by_window`` has the mean of every window in the order in which they were measured,
+    in the final result, so that two runs over the same windows can be compared in pairs.
 
     ``told`` is there where a server was asked; what needs odds that it did not give is None.
 
@@ -307,6 +311,7 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     passages: tuple[Passage, ...] = ()
     drift: tuple[float, ...] = ()
     kv: str = ""
+    kld_by_window: tuple[float, ...] = ()
     told: Told | None = None
 
     @property
@@ -414,7 +419,9 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     """The end of a quality measurement. ``candidates`` are those that were measured, in the order of the command.
 
     The others are in ``failures``; each was also announced by a :class:`Failed` whose ``request`` is its index + 1.
-    ``tasks_left_out`` tasks were longer than the model's context.
+    ``tasks_left_out`` tasks were longer than the model's context. ``notes`` are sentences about the run: that it went
+    on from an interrupted one, or why not. ``texts_id`` tells the windows that were cut from others, whatever the texts
+    are called.
     """
 
     reference: CandidateQuality
@@ -426,6 +433,8 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     failures: tuple[CandidateFailure, ...] = ()
     tasks_left_out: int = 0
     fingerprint: FingerprintUse | None = None
+    notes: tuple[str, ...] = ()
+    texts_id: str = ""
 
 
 class Spread(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -561,6 +561,22 @@ class Store:
             "SELECT id, model_path, kind, payload, created, content FROM measurements"
             " WHERE (?1 IS NULL OR model_path = ?1) AND (?2 IS NULL OR kind = ?2) ORDER BY created DESC, id DESC",
             (model_path, kind),
+        )
+        return [Measurement(r[0], r[1], r[2], msgspec.json.decode(r[3]), r[4], r[5]) for r in rows]
+
+    def outlines(
+        self, kind: str, without: Sequence[str], limit: int, *, paths: Sequence[str] = (), contents: Sequence[str] = ()
+    ) -> list[Measurement]:
+        """The newest ``limit`` results of one kind, newest first, their payloads ``without`` these keys.
+
+        Of the models that lie at ``paths`` or have one of ``contents``; of all where neither is given.
+        """
+        removed = "".join(f", '$.{key}'" for key in without)
+        rows = self._database.execute(
+            f"SELECT id, model_path, kind, json_remove(payload{removed}), created, content FROM measurements"
+            " WHERE kind = ?1 AND (?2 OR model_path IN (SELECT value FROM json_each(?3))"
+            " OR content IN (SELECT value FROM json_each(?4))) ORDER BY created DESC, id DESC LIMIT ?5",
+            (kind, not paths and not contents, _json(list(paths)), _json(list(contents)), limit),
         )
         return [Measurement(r[0], r[1], r[2], msgspec.json.decode(r[3]), r[4], r[5]) for r in rows]
 

@@ -10,6 +10,9 @@ of a run is a fair sample of the whole; it ends early when it is as precise as w
 
 The reference may be a fingerprint (:mod:`app.quality.references`): nothing of it is loaded then.
 
+Every finished window and group of tasks goes into a journal (:mod:`app.quality.journal`). A run of the same command
+that finds one takes these values from it, in the same order, and computes what is missing.
+
 A candidate that cannot be loaded or computed, or speaks another vocabulary, is reported and left out; the others go on.
 """
 
@@ -42,12 +45,15 @@ from app.quality import tasks as graded
 from app.quality import texts as texts_module
 from app.quality.divergence import LEAST_CLUSTERS, Logits, Rows, TokenValues, first_scored, scored_per_window
 from app.quality.drift import states_of
+from app.quality.grading import Graded
+from app.quality.journal import IN_TURN, TOGETHER, Progress, identity_of, identity_of_model
 from app.quality.odds import Odds
 from app.quality.passages import describe
 from app.quality.references import EMBED, Reference, Store, compare
-from app.quality.subject import Subject, Vocabulary
+from app.quality.subject import Subject, Vocabulary, read_header
 from app.quality.texts import Window
 from app.quality.verdict import Thresholds
+from converter.identity import content_id
 from converter.spec import Cancelled, QuenchError
 
 if TYPE_CHECKING:
@@ -105,6 +111,7 @@ class QualityRun:
         check(command)
         self.reference = Subject(command.reference, -1)
         self._side: Reference | None = None
+        self._progress: Progress | None = None
         self._context = command.context
         self._texts: Sequence[texts_module.Text] = ()
         caches = (*command.kv, *("" for _ in command.candidates))
@@ -127,21 +134,48 @@ class QualityRun:
         self._status("Reading the reference's answers" if saved else "Looking at the reference", 0, force=True)
         self._side = side = Reference(self._command, self.reference)
         self._context = side.context
+        self._tasks = graded.stretched(self._tasks, self._needle_length())
+        self._progress = kept = Progress(self._command)
         try:
-            if not saved and not self._fit_by_size():
+            in_turn = kept.way == IN_TURN  # its values were compared with answers that had waited: go on so
+            if not saved and (in_turn or not self._fit_by_size()):
                 side.expect_turns()
             self._open_reference(texts)
             side.begin()
-            if self._fit_together():
-                self._together()
-            else:
+            in_turn = in_turn or not self._fit_together()
+            self._go_on(IN_TURN if in_turn else TOGETHER)
+            if in_turn:
                 self._in_turn()
+            else:
+                self._together()
             used = side.finish(self._tasks)
+            result = self._result(used)
+            kept.finished()
         finally:
+            kept.close()
             for subject in self._all():
                 subject.close()
             side.close()
-        return self._result(used)
+        return msgspec.structs.replace(result, notes=tuple(kept.notes))
+
+    @property
+    def kept(self) -> Progress:
+        """The journal of the run."""
+        assert self._progress is not None
+        return self._progress
+
+    def _go_on(self, way: str) -> None:
+        """Tie the journal to what is measured now, and take up what it has."""
+        for subject in [self.reference, *self._local()]:  # what a server has may be another file the next time
+            subject.content = subject.content or content_id(subject.path)
+            role = "reference" if subject is self.reference else subject.kv
+            subject.identity = identity_of_model(subject.path, subject.content, role)
+        identity = identity_of(self._command, self.reference.identity, self._windows, self._tasks)
+        groups = -(-len(self._tasks) // TASK_GROUP)
+        self.kept.bind(identity, way, (len(self._windows) + groups) * len(self._all()))
+        self._start -= self.kept.spent
+        if self.kept.notes:
+            self._status(self.kept.notes[-1], self._done, force=True)
 
     def _open_reference(self, texts: Sequence[texts_module.Text]) -> None:
         """Load the reference if it is a model, and cut the texts by its vocabulary, or by a candidate's of the same."""
@@ -158,6 +192,13 @@ class QualityRun:
             self._fit_tasks(speaker.model)
         self._tasks = self.side.known_tasks(self._tasks)
         self._total = (len(self._windows) + len(self._tasks) * TASK_WEIGHT) * (1 + len(self.candidates))
+
+    def _needle_length(self) -> int:
+        """Tokens that hidden sentences may lie in: the window that was asked for, as far as the model was trained."""
+        if not any(task.hidden is not None for task in self._tasks):
+            return 0
+        named = self.candidates[0].path if self.side.saved is not None and self.candidates else self.reference.path
+        return min(self._context, read_header(named).context_length or self._context)
 
     @property
     def side(self) -> Reference:
@@ -223,15 +264,18 @@ class QualityRun:
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
         with ThreadPoolExecutor(self._abreast(), "models") as pool:
             for number in range(len(self._windows)):
-                if number and (time.monotonic() >= until or self._precise()):
+                if number and (self._precise() or (time.monotonic() >= until and not self._kept_from(number))):
                     break
                 self._status(f"Scoring window {number + 1} of {len(self._windows)}", number * (1 + len(self._live())))
-                rows = self.side.rows(number, self._reference_logits)
-                self._each(pool, self._live(), partial(self._compare, number, rows))
+                waiting = [subject for subject in self._live() if not self._recall(number, subject)]
+                if waiting or self.side.writes or not self._recall(number, self.reference):
+                    rows = self._reference_rows(number)
+                    self._each(pool, waiting, partial(self._compare, number, rows))
                 self._updates(self._live())
             self._each(pool, self._computing(), self._look_inside)
             for group in self._task_groups():
-                if time.monotonic() >= self._deadline(1.0):
+                late = time.monotonic() >= self._deadline(1.0)
+                if late and not all(self._kept_answers(group, subject) for subject in self._computing()):
                     break
                 self._each(pool, self._computing(), partial(self._answer, group))
                 self._updates(self._live())
@@ -275,7 +319,7 @@ class QualityRun:
             if self._command.precision:
                 count = min(count, max(LEAST_CLUSTERS, at))  # doubling: models are loaded again a few times only
             if self._limit > 0 and at > 0:
-                count = min(count, self._affordable(at))
+                count = min(count, max(self._affordable(at), self._kept_from(at)))
                 if count == 0:
                     break
             last = not pilot and (at + count == len(self._windows) or self._limit > 0)
@@ -295,9 +339,7 @@ class QualityRun:
         try:
             if store is not None:
                 self._open(self.reference)
-                self._on_each(
-                    self.reference, numbers, partial(self.side.rows, logits=self._reference_logits, store=store)
-                )
+                self._on_each(self.reference, numbers, partial(self._ask_reference, store))
                 self._look_inside(self.reference)
                 if with_tasks:
                     self._all_tasks(self.reference)
@@ -311,7 +353,12 @@ class QualityRun:
 
     def _one(self, subject: Subject, numbers: range, store: Store | None, with_tasks: bool) -> None:
         def act(number: int) -> None:
-            rows = self.side.rows(number, self._reference_logits) if store is None else store.rows(number)
+            if self._recall(number, subject):
+                missing = store is None and self.reference.divergence.windows == number
+                if missing and not self._recall(number, self.reference):
+                    self._reference_rows(number)
+                return
+            rows = self._reference_rows(number) if store is None else store.rows(number)
             self._compare(number, rows, subject)
 
         self._open(subject)
@@ -321,6 +368,12 @@ class QualityRun:
             if with_tasks:
                 self._all_tasks(subject)
         self._updates([subject], force=True)
+
+    def _ask_reference(self, store: Store, number: int) -> None:
+        """Put the reference's answer by, where a candidate is still to be set against it."""
+        needed = any(not self._has(number, subject) for subject in self._live())
+        if needed or self.side.writes or not self._recall(number, self.reference):
+            self._reference_rows(number, store)
 
     def _on_each(self, subject: Subject, numbers: range, act: Callable[[int], object]) -> None:
         for place, number in enumerate(numbers):
@@ -335,7 +388,7 @@ class QualityRun:
             # Its share of the time for tasks says how many there will be; the candidates take the same ones.
             until = min(until, time.monotonic() + self._limit * TASK_SHARE / (1 + len(self._live())))
         for group in self._task_groups():
-            if time.monotonic() >= until:
+            if time.monotonic() >= until and not self._kept_answers(group, subject):
                 break
             asked = len(self.reference.right) if self.side.saved is None else len(self._tasks)
             if subject is not self.reference and len(subject.right) >= asked:
@@ -400,6 +453,7 @@ class QualityRun:
             self._ask(window, reference, cast("ServedSubject", subject))
             return
         values = compare(reference, self._logits(subject, window))
+        self.kept.keep_window(subject.identity, number, values)
         subject.divergence.add(window.text, values)
         self._remember_pieces(subject.open_model, window, values)
 
@@ -408,6 +462,39 @@ class QualityRun:
             self._status(f"{subject.name}: token {done} of {total} of a window", self._done)
 
         subject.divergence.add(window.text, subject.score(window, reference, self._stopped, tell))
+
+    def _reference_rows(self, number: int, store: Store | None = None) -> Rows | Odds:
+        seen = self.reference.divergence.windows
+        rows = self.side.rows(number, self._reference_logits, store)
+        if self.reference.divergence.windows > seen:
+            self.kept.keep_window(self.reference.identity, number, self.reference.divergence.values()[-1])
+        return rows
+
+    def _has(self, number: int, subject: Subject) -> bool:
+        scored = scored_per_window(self._context)
+        return self.kept.window(subject.identity, number, scored) is not None
+
+    def _kept_from(self, number: int) -> int:
+        """How many windows from ``number`` on cost nothing any more."""
+        found = number
+        while found < len(self._windows) and all(self._has(found, each) for each in [self.reference, *self._live()]):
+            found += 1
+        return found - number
+
+    def _kept_answers(self, group: Sequence[graded.Task], subject: Subject) -> list[Graded]:
+        """The next answers of ``subject`` that an interrupted run has kept; empty if it has none."""
+        return self.kept.answers(subject.identity, len(subject.answers), len(group)) or []
+
+    def _recall(self, number: int, subject: Subject) -> bool:
+        """Take a window's values from the journal of an interrupted run; whether they were there."""
+        window = self._windows[number]
+        values = self.kept.window(subject.identity, number, scored_per_window(self._context))
+        if values is None:
+            return False
+        subject.divergence.add(window.text, values)
+        if subject.model is not None and subject is not self.reference:
+            self._remember_pieces(subject.open_model, window, values)
+        return True
 
     def _look_inside(self, subject: Subject) -> None:
         """The states after every layer, once. A fingerprint has none to compare with."""
@@ -436,7 +523,14 @@ class QualityRun:
             f"Tasks: {len(subject.right)} of {len(self._tasks)} answered by {subject.name}",
             self._done + TASK_WEIGHT * len(group),
         )
+        place = len(subject.answers)
+        known = self._kept_answers(group, subject)
+        if known:
+            subject.asked = subject.asked or graded.form(subject.open_model)
+            subject.answers += known
+            return
         subject.answer(group, self._stopped)
+        self.kept.keep_answers(subject.identity, place, subject.answers[place:])
 
     def _try(self, subject: Subject, act: Callable[[Subject], None]) -> None:
         """Do ``act``; an error of a candidate takes this candidate out, one of the reference ends the run."""
@@ -496,10 +590,15 @@ class QualityRun:
         return subject.quality(self.reference, self._tasks, self._thresholds, replicates)
 
     def _with_examples(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
-        """Add what can be read: the worst passages, and the tasks that flipped."""
-        known = quality.top1 is not None and bool(self._pieces)
-        passages = describe(subject.divergence.values(), self._windows, self._pieces) if known else ()
-        return msgspec.structs.replace(quality, passages=passages, flips=subject.flips(self.reference, self._tasks))
+        """Add what is told once: the worst passages, the tasks that flipped, every window's mean."""
+        values = subject.divergence.values()
+        readable = quality.top1 is not None and bool(self._pieces)
+        return msgspec.structs.replace(
+            quality,
+            passages=describe(values, self._windows, self._pieces) if readable else (),
+            flips=subject.flips(self.reference, self._tasks),
+            kld_by_window=tuple(float(window.kld.mean()) for window in values),
+        )
 
     def _result(self, used: FingerprintUse | None) -> QualityResult:
         measured = [subject for subject in self._live() if subject.divergence.windows]
@@ -519,6 +618,7 @@ class QualityRun:
             failures=tuple(self._failures),
             tasks_left_out=self._left_out,
             fingerprint=used,
+            texts_id=texts_module.identity(self._windows),
         )
 
 

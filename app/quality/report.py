@@ -6,9 +6,11 @@ prints. Everything that came from a model, a file name or a person is escaped.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from html import escape
-from pathlib import PurePath
+from importlib.metadata import version
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -43,6 +45,9 @@ STRONG, FAINT = 2.0, 12
 TWINS = (".json", ".csv")
 """What is written beside a report, under its name."""
 
+_TWIN_BEGINS = {".json": b'{"quality": {', ".csv": b"file,type,kv,bytes,"}
+_MOST_NAMES = 1000
+
 
 class Reply(msgspec.Struct, frozen=True):
     """What one model (by name) answered to a question."""
@@ -64,6 +69,38 @@ class Facts(msgspec.Struct, frozen=True):
 
     lines: tuple[tuple[str, str], ...] = ()
     date: str = ""
+
+
+def facts_here() -> Facts:
+    """Today, this machine, and the versions that measure on it."""
+    import kernels  # not for the window, which renders nothing
+    from app import hardware
+
+    lines = (
+        ("Processor", hardware.cpu_name()),
+        ("Kernels", kernels.active()),
+        ("Engine", f"llama-cpp-python {version('llama-cpp-python')}"),
+        ("Quench", version("quench-studio")),
+    )
+    return Facts(lines, time.strftime("%Y-%m-%d"))
+
+
+def twin_place(report: Path, suffix: str) -> Path:
+    """Where the ``suffix`` twin of a report goes: beside it under its name, but never in the place of another file.
+
+    Only the twin of an earlier report is replaced; where something else has the name (the output of the very command,
+    for one, which is still empty), ``name.report.json`` is taken, or one with a number. ``OSError`` if none is free.
+    """
+    names = [report.stem, f"{report.stem}.report", *(f"{report.stem}.report-{n}" for n in range(2, _MOST_NAMES))]
+    for name in names:
+        place = report.with_name(name + suffix)
+        try:
+            with place.open("rb") as file:
+                if place.is_file() and file.read(len(_TWIN_BEGINS[suffix])) == _TWIN_BEGINS[suffix]:
+                    return place
+        except FileNotFoundError:
+            return place
+    raise OSError(f"{report.with_suffix(suffix)} and all names like it are taken.")
 
 
 def document(
@@ -205,58 +242,50 @@ _TABLE_NOTE = (
 
 
 def _main_table(result: QualityResult) -> str:
-    head = (
-        "Model",
-        "Size",
-        "KLD mean",
-        "KLD median",
-        "KLD 99 %",
-        "KLD max",
-        "KLD reverse",
-        "First choice",
-        "Same five",
-        "Perplexity",
-        "ln ratio",
-        "Δp RMS",
-        "Δp 5 % to 95 %",
-        "Tasks",
-        "Tokens/s",
-        "Memory",
-        "Verdict",
+    """Two tables that fit a page: how far from the reference, and how good and fast by themselves."""
+    models = [(each, each is result.reference) for each in (result.reference, *result.candidates)]
+    far = (
+        "Model", "Size", "KLD mean", "KLD median", "KLD 99 %", "KLD max", "KLD reverse", "First choice", "Same five",
+        "Δp RMS", "Δp 5 % to 95 %", "Verdict",
+    )  # fmt: skip
+    asked = any(each.tasks for each, _ in models)
+    alone = ("Model", "Perplexity", "ln ratio", *(["Tasks"] if asked else []), "Tokens/s", "Memory")
+    return table(far, [_far_row(*each) for each in models]) + table(
+        alone, [_alone_row(*each, asked) for each in models]
     )
-    rows = [_main_row(each, each is result.reference) for each in (result.reference, *result.candidates)]
-    return table(head, rows)
 
 
-def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
-    n = sum(score.n for score in each.tasks.values())
-    solved = f"{100 * sum(score.correct for score in each.tasks.values()) / n:.1f} %" if n else numbers.NONE
+def _far_row(each: CandidateQuality, reference: bool) -> list[str]:
     css, _, word = VERDICTS.get(each.verdict, ("", "", each.verdict))
+    cells = [
+        f"<strong>{_least(each)}{_stacked(numbers.interval(each.kld.mean))}</strong>",
+        _least(each) + _stacked(numbers.interval(each.kld.median)),
+        _least(each) + _stacked(numbers.interval(each.kld.p99)),
+        _least(each) + numbers.number(each.kld.max.value),
+        _stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE,
+        _stacked(numbers.percent(each.top1)) if each.top1 else numbers.NONE,
+        _stacked(numbers.percent(each.top5)) if each.top5 else numbers.NONE,
+        _stacked(numbers.percent(each.rms_dp)) if each.rms_dp else numbers.NONE,
+        _range(each.shift),
+        f'<span class="{css}">{escape(word)}</span>',
+    ]
+    name = named_badge(each) + ('<br><span class="half">reference</span>' if reference else "")
+    size = numbers.size(each.bytes) if each.bytes else numbers.NONE
+    return [name, size, *("" if reference else cell for cell in cells)]
+
+
+def _alone_row(each: CandidateQuality, reference: bool, asked: bool) -> list[str]:
+    n = sum(score.n for score in each.tasks.values())
+    solved = sum(score.correct for score in each.tasks.values())
     memory = each.memory.anonymous + each.memory.weights
-
     hidden = "≥ " if each.told is not None and each.told.hidden else ""
-
-    def against(text: str) -> str:
-        return "" if reference else text
-
     return [
-        named_badge(each) + ('<br><span class="half">reference</span>' if reference else ""),
-        numbers.size(each.bytes) if each.bytes else numbers.NONE,
-        against(f"<strong>{_least(each)}{_stacked(numbers.interval(each.kld.mean))}</strong>"),
-        against(_least(each) + _stacked(numbers.interval(each.kld.median))),
-        against(_least(each) + _stacked(numbers.interval(each.kld.p99))),
-        against(_least(each) + numbers.number(each.kld.max.value)),
-        against(_stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE),
-        against(_stacked(numbers.percent(each.top1)) if each.top1 else numbers.NONE),
-        against(_stacked(numbers.percent(each.top5)) if each.top5 else numbers.NONE),
+        named_badge(each),
         hidden + _stacked(numbers.interval(each.perplexity)),
-        against(hidden + _stacked(_signed(each.ln_ratio))),
-        against(_stacked(numbers.percent(each.rms_dp)) if each.rms_dp else numbers.NONE),
-        against(_range(each.shift)),
-        solved,
+        "" if reference else hidden + _stacked(_signed(each.ln_ratio)),
+        *([f"{100 * solved / n:.1f} %" if n else numbers.NONE] if asked else []),
         numbers.rate(each.tokens_per_second),
         numbers.size(memory) if memory else numbers.NONE,
-        "" if reference else f'<span class="{css}">{escape(word)}</span>',
     ]
 
 
@@ -510,12 +539,20 @@ def _method(result: QualityResult, facts: Facts) -> str:
             "for quantiles.",
         ),
         ("Texts", ", ".join(result.texts)),
+        *([("Id of the windows", result.texts_id)] if result.texts_id else []),
+        *((f"Id of {file_name(each)}", each.content) for each in _models(result) if each.content),
         ("Time", numbers.seconds(result.seconds)),
+        *([("Notes", " ".join(result.notes))] if result.notes else []),
         *([("Reference", _saved(result.fingerprint))] if result.fingerprint is not None else []),
         *facts.lines,
     ]
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in lines)
     return f"<dl>{items}</dl>"
+
+
+def _models(result: QualityResult) -> list[CandidateQuality]:
+    """The models, each file once."""
+    return list({each.path: each for each in (result.reference, *result.candidates)}.values())
 
 
 def _saved(use: FingerprintUse) -> str:

@@ -94,6 +94,7 @@ class Subject:
         self.trained = 0
         self.type = ""
         self.content = ""
+        self.identity = b""
         self.error: QuenchError | None = None
         self.next_update = 0.0
 

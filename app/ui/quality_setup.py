@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QCheckBox,
@@ -118,19 +119,34 @@ class QualitySetup(QWidget):
         self._lay_out()
         self.reference.changed.connect(self._on_reference)
         context.library.changed.connect(self._on_library)
-        for signal in (self.candidates.changed, self.texts.itemChanged, self.tasks.changed):
+        for signal in (
+            self.candidates.changed,
+            self.texts.itemChanged,
+            self.tasks.changed,
+            self.chunks.valueChanged,
+            self.window_tokens.currentIndexChanged,
+            self.cache.currentIndexChanged,
+        ):
             signal.connect(lambda *_: self.changed.emit())
         self._on_library()
 
     def command(self) -> MeasureQuality | None:
+        """What is chosen, with a place for its report, for which the oldest reports make room."""
+        chosen = self.chosen()
+        if chosen is None:
+            return None
+        folder = paths.cache() / "reports"
+        folder.mkdir(exist_ok=True)
+        forget_old_reports(folder, KEPT_REPORTS - 1)
+        return msgspec.structs.replace(chosen, report=str(folder / f"quality-{uuid.uuid4().hex[:12]}.html"))
+
+    def chosen(self) -> MeasureQuality | None:
+        """The measurement, without a report; None while something is missing."""
         reference, candidates, texts = self.reference.path(), self.candidates.checked(), self.chosen_texts()
         if self.missing() or reference is None:
             return None
         saved = self._is_saved()
         settings = self._context.settings
-        folder = paths.cache() / "reports"
-        folder.mkdir(exist_ok=True)
-        forget_old_reports(folder, KEPT_REPORTS - 1)
         caches = self.cache.currentData()
         rows = [(path, kind) for path in candidates for kind in (("",) if is_remote(path) else caches)]
         return MeasureQuality(
@@ -149,7 +165,6 @@ class QualitySetup(QWidget):
             pass_kld=settings.pass_kld,
             fail_kld=settings.fail_kld,
             pass_top1=settings.pass_top1,
-            report=str(folder / f"quality-{uuid.uuid4().hex[:12]}.html"),
             fingerprint=self._save_path if self._saves() else None,
         )
 

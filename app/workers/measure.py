@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
+
 from app import kernel_check
 from app.engine.model import Model
 from app.engine.spread import Guard
@@ -56,7 +58,8 @@ def serve(connection: Connection) -> None:
             kernel_check.report(connection.send)
             result = QualityRun(command, connection.send, stopped, models.append).run()
             if command.report:
-                write_report(result, Path(command.report))
+                notes = write_report(result, Path(command.report))
+                result = msgspec.structs.replace(result, notes=(*result.notes, *notes))
             connection.send(result)
         elif isinstance(command, MeasureBench):
             connection.send(BenchRun(command, connection.send, stopped, models.append).run())
@@ -75,15 +78,22 @@ def serve(connection: Connection) -> None:
         return
 
 
-def write_report(result: QualityResult, path: Path) -> None:
-    """The report as one HTML file, its JSON and CSV twins beside it.
+def write_report(result: QualityResult, path: Path) -> list[str]:
+    """The report as one HTML file, its JSON and CSV twins beside it; sentences about twins with names of their own.
 
     Raises QuenchError ``report_not_saved`` if it cannot be.
     """
+    notes = []
+    facts = report.facts_here()
+    contents = {".json": json.dumps(report.document(result, facts=facts)), ".csv": figures.csv_table(result)}
     try:
-        write_atomically(path, report.render(result).encode())
-        write_atomically(path.with_suffix(".json"), json.dumps(report.document(result)).encode())
-        write_atomically(path.with_suffix(".csv"), figures.csv_table(result).encode())
+        write_atomically(path, report.render(result, facts=facts).encode())
+        for suffix, content in contents.items():
+            target = report.twin_place(path, suffix)
+            write_atomically(target, content.encode())
+            if target != path.with_suffix(suffix):
+                notes.append(f"{path.with_suffix(suffix).name} is something else: the report's is {target.name}.")
+        return notes
     except OSError as error:
         raise QuenchError(
             "report_not_saved",

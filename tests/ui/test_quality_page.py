@@ -117,6 +117,7 @@ def test_two_candidates_fill_table_charts_and_store(
         page.charts.tabs.setCurrentIndex(tab)
         if page.charts.tabs.widget(tab).is_empty():
             empty.append(page.charts.tabs.widget(tab))
+    assert page.charts.history.series[0].results[0].tokens == page.job.result.tokens
     assert empty == [page.charts.costs, *([] if tasks else [page.charts.tasks, page.charts.flips])]
 
     passages = page.charts.passages
@@ -151,10 +152,10 @@ def test_the_last_measurement_is_there_again(qtbot: QtBot, chosen: QualityPage, 
     assert again.report_button.isEnabled()
 
 
-def test_figures_come_while_it_runs_and_cancel_keeps_nothing(
+def test_figures_come_while_it_runs_and_what_was_finished_before_a_cancel_is_gone_on_with(
     qtbot: QtBot, chosen: QualityPage, context: Context
 ) -> None:
-    chosen.setup.chunks.setValue(0)
+    assert not chosen.afresh_button.isVisible()
     chosen.setup.tasks.choose("pocket")
     start(chosen)
     job = chosen.job
@@ -166,6 +167,58 @@ def test_figures_come_while_it_runs_and_cancel_keeps_nothing(
     assert job.state == "cancelled"
     assert context.store.measurements(None, "quality") == []
     assert chosen.run_button.isEnabled() and not red_cards(chosen)
+    assert "goes on from there" in chosen.subtitle.text()
+
+    chosen.setup_button.setChecked(True)
+    assert chosen.run_button.text() == "Resume" and chosen.afresh_button.isVisible()
+    assert chosen.missing.text().startswith("Interrupted at ")
+    chosen.setup.chunks.setValue(5)
+    assert chosen.run_button.text() == "Run" and not chosen.afresh_button.isVisible(), "that is another measurement"
+    chosen.setup.chunks.setValue(2)
+    QTest.mouseClick(chosen.run_button, Qt.MouseButton.LeftButton)
+    again = chosen.job
+    assert again is not None and again is not job
+    labels: list[str] = []
+    again.event.connect(lambda event: labels.append(getattr(event, "label", "")))
+    qtbot.waitUntil(lambda: any(label.startswith("Went on from an interrupted run") for label in labels))
+    again.pause()
+    qtbot.waitUntil(lambda: not again.is_active)
+    assert again.state == "paused" and again.kept is not None and chosen.progress.isHidden()
+    again.go_on()
+    assert not chosen.progress.isHidden() and again.is_active
+    again.cancel()
+    qtbot.waitUntil(lambda: not again.is_active)
+
+
+def test_every_chart_can_be_reached_where_not_all_tabs_are_in_sight(measured: QualityPage) -> None:
+    charts = measured.charts
+    measured.resize(872, 572)
+    assert charts.all_button.isVisible() and charts.all_button.menu() is charts.all_menu
+    charts.all_menu.aboutToShow.emit()
+    names = [action.text() for action in charts.all_menu.actions()]
+    assert names == [charts.tabs.tabText(place) for place in range(charts.tabs.count())]
+    for action in charts.all_menu.actions():
+        action.trigger()
+        assert charts.tabs.tabText(charts.tabs.currentIndex()) == action.text()
+        assert charts.tabs.currentWidget().isVisible()
+
+
+def test_earlier_results_stand_under_what_they_belong_to(
+    measured: QualityPage, context: Context, result: QualityResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same again is told apart by nothing; another machine is another heading."""
+    measurements.keep_quality(context.store, result)
+    monkeypatch.setattr("app.hardware.cpu_name", lambda: "Another CPU")
+    measurements.keep_quality(context.store, result)
+    history = measured.charts.history
+    measured.charts.tabs.setCurrentWidget(history)
+    tree = history.tree
+    headings = [tree.topLevelItem(row) for row in range(tree.topLevelItemCount())]
+    assert [heading.childCount() for heading in headings] == [1, 1, 2, 2]
+    assert ["Another CPU" in heading.text(0) for heading in headings] == [True, True, False, False]
+    assert all("prose, dialogue" in heading.text(0) and "against" in heading.text(0) for heading in headings)
+    assert [headings[2].child(row).text(2) for row in range(2)] == ["not told apart", "–"]
+    assert {heading.text(0).split(" · ")[0] for heading in headings} == {"Q8_0", "Q2_K"}
 
 
 def test_a_killed_worker_is_one_red_card_with_retry(qtbot: QtBot, chosen: QualityPage) -> None:

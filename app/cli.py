@@ -269,11 +269,19 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--context", type=_natural, default=0)
     embed.add_argument("--threads", type=_natural, default=0)
 
-    compare = add("compare", "answers side by side, and where they part", commands.compare)
-    compare.add_argument("reference", metavar="REF")
+    compare = add("compare", "answers side by side, and where they part", _late("compare", "app.compare_command"))
+    compare.add_argument("reference", metavar="REF", help="a file, SOURCE=RECIPE to be made first, server:NAME/MODEL")
     compare.add_argument("models", nargs="+", metavar="MODEL")
-    compare.add_argument("-p", "--prompt", required=True, metavar="TEXT")
+    compare.add_argument("-p", "--prompt", metavar="TEXT")
+    compare.add_argument(
+        "--prompts", metavar="F", help="a set of prompts, one JSON object a line; everyday: the bundled"
+    )
+    compare.add_argument("--limit", type=_natural, default=0, metavar="N", help="only the first N prompts of the set")
+    compare.add_argument("--text", metavar="F", help="score a text of your own instead of an answer")
     compare.add_argument("--max-tokens", type=_natural, default=256)
+    compare.add_argument(
+        "--export", action="append", default=[], metavar="FILE", help="also write .md, .html, .json or .csv"
+    )
     compare.add_argument("--context", type=_natural, default=0)
     compare.add_argument("--threads", type=_natural, default=0)
 

@@ -269,7 +269,7 @@ def quality(options: argparse.Namespace) -> Result:
     saved = is_fingerprint(reference)
     served = candidates_of(options)
     files = [absolute(path) for path in options.candidates if not is_remote(path)]
-    if not options.reference or not (files or served or options.fingerprint):
+    if not options.reference or (not files and not served and not options.fingerprint):
         usage = "A candidate is missing, or --fingerprint."
         hint = "quench quality REF CAND..., or quench quality REF --fingerprint OUT.qref"
         raise QuenchError("usage", "The command line is not understood.", usage, hint, exit_status=2)
@@ -289,10 +289,10 @@ def quality(options: argparse.Namespace) -> Result:
         report=absolute(options.report) if options.report else None,
         fingerprint=absolute(options.fingerprint) if options.fingerprint else None,
         fingerprint_matrix=options.fingerprint_matrix,
+        fresh=options.fresh,
         served=served,
         served_top=options.served_top,
         machines=machines_of(options),
-        fresh=options.fresh,
     )
     try:
         result = finished(run_job("measure", command, show), QualityResult)
@@ -305,13 +305,6 @@ def quality(options: argparse.Namespace) -> Result:
     _keep_quality(result, command.report or "", progress)
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
-
-
-def machines_of(options: argparse.Namespace) -> tuple[str, ...]:
-    """Where else models are computed; ``QuenchError`` ``bad_machine``."""
-    from app.remote.machines import check_endpoints
-
-    return check_endpoints(options.rpc) if options.rpc else ()
 
 
 def _keep_quality(result: QualityResult, report: str, progress: console.Progress) -> None:
@@ -338,6 +331,13 @@ def _quality_history(models: Sequence[str]) -> Result:
     with contextlib.closing(Store(paths.database())) as store:
         found = history.of_models(store, chosen, contents)
     return Result(tables.history_data(found), tables.history(found))
+
+
+def machines_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Where else models are computed; ``QuenchError`` ``bad_machine``."""
+    from app.remote.machines import check_endpoints
+
+    return check_endpoints(options.rpc) if options.rpc else ()
 
 
 def _tasks(name: str) -> str:
@@ -480,30 +480,6 @@ def bench(options: argparse.Namespace) -> Result:
     data: dict[str, Any] = msgspec.to_builtins(result)
     data.pop("message", None)
     return Result(data, tables.bench(result))
-
-
-def compare(options: argparse.Namespace) -> Result:
-    from app import comparison
-
-    check_prompt(options.prompt)
-    progress = console.Progress()
-    (columns,) = comparison.compare(
-        [absolute(path) for path in (options.reference, *options.models)],
-        [options.prompt],
-        max_tokens=options.max_tokens,
-        context=options.context,
-        threads=options.threads,
-        on_step=progress.update,
-    )
-    progress.clear()
-    parts = []
-    for column in columns:
-        head = os.path.basename(column.path)  # noqa: PTH119 - a label
-        if column.first_divergence >= 0:
-            head += f"  parts at token {column.first_divergence}"
-        head += f"  KLD {column.kld:.4f}  top-1 {column.top1:.1%}  {column.tokens_per_second:.0f} tokens/s"
-        parts.append(f"--- {head}\n{column.text.strip()}")
-    return Result({"columns": msgspec.to_builtins(columns)}, "\n\n".join(parts))
 
 
 def kernels(options: argparse.Namespace) -> Result:

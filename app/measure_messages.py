@@ -81,10 +81,10 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     report: str | None = None
     fingerprint: str | None = None
     fingerprint_matrix: str = "auto"
+    fresh: bool = False
     served: tuple[ServedCandidate, ...] = ()
     served_top: int = 0
     machines: tuple[str, ...] = ()
-    fresh: bool = False
 
 
 class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):

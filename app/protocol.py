@@ -275,7 +275,8 @@ class Score(msgspec.Struct, frozen=True, tag_field="message", tag="score"):
     """Teacher-force ``answer`` after ``messages`` (worker ``chat``); answered by :class:`Scored`.
 
     ``write`` is a file for this model's log-probabilities (the reference does this), ``against`` such a file written
-    by the reference: then the divergence from it is computed. With neither, only the probabilities are told.
+    by the reference: then the divergence from it is computed. With neither, only the probabilities are told. Without
+    ``messages`` the text stands by itself, after the token that begins a text.
     """
 
     request: int

@@ -195,6 +195,14 @@ class Model:
             tokens.insert(0, self.bos)
         return tokens
 
+    def opening_tokens(self) -> list[int]:
+        """What stands before a text that stands by itself: the token that begins one, or where the vocabulary has none
+        the token that ends one, after which models have seen texts begin. ``QuenchError`` ``empty_prompt`` without."""
+        first = next((token for token in (self.bos, self.eos) if token >= 0), None)
+        if first is None:
+            raise QuenchError("empty_prompt", "The model has no token that begins a text.", "", "Give a prompt too.")
+        return [first]
+
     def _named_token(self, name: str, ask: Callable[[Any], int]) -> int:
         """The token that the file itself names; where it names none the library answers with a customary number."""
         if native.metadata(self._model, f"tokenizer.ggml.{name}_token_id") is None:

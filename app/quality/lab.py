@@ -166,8 +166,9 @@ class QualityRun:
 
     def _go_on(self, way: str) -> None:
         """Tie the journal to what is measured now, and take up what it has."""
-        for subject in [self.reference, *self._local()]:  # what a server has may be another file the next time
-            subject.content = subject.content or content_id(subject.path)
+        for subject in self._all():
+            if not subject.is_served:  # what a server has may change behind its name: nothing of it is kept
+                subject.content = subject.content or content_id(subject.path)
             role = "reference" if subject is self.reference else subject.kv
             subject.identity = identity_of_model(subject.path, subject.content, role)
         identity = identity_of(self._command, self.reference.identity, self._windows, self._tasks)
@@ -592,10 +593,10 @@ class QualityRun:
     def _with_examples(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
         """Add what is told once: the worst passages, the tasks that flipped, every window's mean."""
         values = subject.divergence.values()
-        readable = quality.top1 is not None and bool(self._pieces)
+        known = quality.top1 is not None and bool(self._pieces)
         return msgspec.structs.replace(
             quality,
-            passages=describe(values, self._windows, self._pieces) if readable else (),
+            passages=describe(values, self._windows, self._pieces) if known else (),
             flips=subject.flips(self.reference, self._tasks),
             kld_by_window=tuple(float(window.kld.mean()) for window in values),
         )

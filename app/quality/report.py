@@ -257,15 +257,14 @@ def _main_table(result: QualityResult) -> str:
 
 def _far_row(each: CandidateQuality, reference: bool) -> list[str]:
     css, _, word = VERDICTS.get(each.verdict, ("", "", each.verdict))
+    least = _least(each)
     cells = [
-        f"<strong>{_least(each)}{_stacked(numbers.interval(each.kld.mean))}</strong>",
-        _least(each) + _stacked(numbers.interval(each.kld.median)),
-        _least(each) + _stacked(numbers.interval(each.kld.p99)),
-        _least(each) + numbers.number(each.kld.max.value),
+        f"<strong>{least}{_stacked(numbers.interval(each.kld.mean))}</strong>",
+        least + _stacked(numbers.interval(each.kld.median)),
+        least + _stacked(numbers.interval(each.kld.p99)),
+        least + numbers.number(each.kld.max.value),
         _stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE,
-        _stacked(numbers.percent(each.top1)) if each.top1 else numbers.NONE,
-        _stacked(numbers.percent(each.top5)) if each.top5 else numbers.NONE,
-        _stacked(numbers.percent(each.rms_dp)) if each.rms_dp else numbers.NONE,
+        *(_stacked(numbers.percent(part)) if part else numbers.NONE for part in (each.top1, each.top5, each.rms_dp)),
         _range(each.shift),
         f'<span class="{css}">{escape(word)}</span>',
     ]

@@ -128,7 +128,7 @@ class ConvertPage(QWidget):
         types = self._types()
         if info is None or not types or not folder or choices.problem or self.mode() == FIT:
             return None
-        target = str(Path(folder) / self._names()[0]) if len(types) == 1 else folder
+        target = str(Path(folder) / self._name(info, types[0])) if len(types) == 1 else folder
         quantized = is_quantized(info)
         return self._spec(target, types, overwrite=bool(self._existing()), requantize=quantized)
 
@@ -365,7 +365,8 @@ class ConvertPage(QWidget):
         if self.mode() == RECIPE:
             if not self._types():
                 return
-            types, folder = self._types(), str(Path(folder) / self._names()[0])
+            types = self._types()
+            folder = str(Path(folder) / self._name(self.source.info, types[0]))
         self._asked += 1
         asked = self._asked
         spec = self._spec(folder, types, overwrite=True, requantize=True)
@@ -423,15 +424,17 @@ class ConvertPage(QWidget):
 
     # ---- what the footer says
 
+    def _name(self, info: ModelInfo, kind: str) -> str:
+        """What a file of a type is called, before it is divided."""
+        return self.recipe_file.file_name(info.name) if self.mode() == RECIPE else f"{info.name}-{kind}.gguf"
+
     def _names(self) -> list[str]:
         """Names of the files to be made."""
-        info, types = self.source.info, self._types()
-        if info is None or not types:
+        info = self.source.info
+        if info is None:
             return []
-        if self.mode() == RECIPE:
-            return [self.recipe_file.file_name(info.name)]
         known = [Path(path).name for output in self._chosen() for path in output.all_files]
-        return known or [f"{info.name}-{name}.gguf" for name in types]
+        return known or [self._name(info, name) for name in self._types()]
 
     def _existing(self) -> list[str]:
         """Names of files to be made that are in the folder already."""

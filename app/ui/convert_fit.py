@@ -110,6 +110,7 @@ class FitPane(QWidget):
             windows=0 if limited else WINDOWS[self.effort.currentData()],
             minutes=float(self.minutes.value()) if limited else 0.0,
             refined=self.refined.isChecked(),
+            feedback=self.feedback.isChecked(),
             threads=self._context.settings.threads,
         )
 
@@ -244,15 +245,30 @@ class FitPane(QWidget):
         self.counts = label("", "muted", wrap=True)
         self.counts.setAccessibleName(self.tr("What the smallest types match"))
         form.addRow(self.counts)
-        self.refined = QCheckBox(self.tr("Refined rounding"))
+        self.refined = QCheckBox(self.tr("Refined blocks"))
         self._name_it(self.refined, self.tr("Same types and sizes, less error than llama.cpp's own blocks"))
         self.refined.setAccessibleName(self.refined.text())
-        form.addRow(self.refined)
+        self.feedback = QCheckBox(self.tr("Error feedback"))
+        self._name_it(
+            self.feedback,
+            self.tr(
+                "Rounds each column so that it makes up for the errors of those before, guarded by texts that were "
+                "held back. Takes longer; only a fit makes the same bytes again, a recipe the same types"
+            ),
+        )
+        self.feedback.setAccessibleName(self.feedback.text())
+        ticks = QHBoxLayout()
+        ticks.setSpacing(12)
+        ticks.addWidget(self.refined)
+        ticks.addWidget(self.feedback)
+        ticks.addStretch(1)
+        form.addRow(ticks)
         self.effort.currentIndexChanged.connect(self._on_kind)
         self.minutes.valueChanged.connect(self.changed)
         self.calibration.activated.connect(self._on_calibration)
         self.floors.textChanged.connect(self.changed)
         self.refined.toggled.connect(self.changed)
+        self.feedback.toggled.connect(self.changed)
         self._fill_calibration([])
         return form
 

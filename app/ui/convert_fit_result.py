@@ -14,7 +14,7 @@ from app.files import write_atomically
 from app.fit_messages import STEPS, FitChosen, FitPlanned, FitPreview, FitProgress, Fitted
 from app.ui import format as fmt
 from app.ui.convert_result import OutputRow, open_output
-from app.ui.fit_figures import DomainTable, sentence, step_names
+from app.ui.fit_figures import DomainTable, how_words, sentence, step_names
 from app.ui.tensor_map import TensorMap
 from app.ui.theme import set_role
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, label
@@ -317,7 +317,9 @@ class FitResultPane(QWidget):
 
     def _explained(self, output: PlannedOutput) -> PlannedOutput:
         """The output with the fit's reasons in place of the rules that they became."""
-        reasons = {tensor.name: tensor.reason for tensor in self._plan.tensors} if self._plan is not None else {}
+        fed = self.tr("; rounded with error feedback")
+        known = self._plan.tensors if self._plan is not None else ()
+        reasons = {tensor.name: tensor.reason + (fed if tensor.fed else "") for tensor in known}
         tensors = tuple(
             msgspec.structs.replace(tensor, reason=reasons.get(tensor.name, tensor.reason).replace("; ", "\n"))
             for tensor in output.tensors
@@ -388,7 +390,7 @@ class FitResultPane(QWidget):
         took = self.job.seconds if self.job is not None else plan.seconds
         words = self.tr("{0} of tensors, {1} in {2} · took {3}")
         sizes = fmt.size(plan.bytes), fmt.size(plan.standard_bytes), budget.standard
-        self.figures.setText(words.format(*sizes, fmt.seconds(took)))
+        self.figures.setText(" · ".join([words.format(*sizes, fmt.seconds(took)), *how_words(plan, self.tr)]))
         tip = self.tr(
             "The planner expected {0} of the divergence; no choice could be better than its own by more than {1}."
         )

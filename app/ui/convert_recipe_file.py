@@ -176,6 +176,9 @@ class RecipeFilePane(QWidget):
         self._words.setVisible(bool(words))
 
     def _matrix_words(self, recipe: Recipe) -> tuple[str, str]:
+        if recipe.feedback:
+            words = self.tr("Only a fit rounds with error feedback: this gives the same types, and other bytes.")
+            return words, "warn"
         if not recipe.digest:
             return "", "muted"
         if self._same:

@@ -19,7 +19,7 @@ _FULL = 1.25
 def step_names() -> dict[str, str]:
     """What the steps of a fit are called."""
     names = (
-        _tr("16-bit file"),
+        _tr("Reference file"),
         _tr("Importance matrix"),
         _tr("Probing every tensor"),
         _tr("Judging"),
@@ -133,6 +133,22 @@ def sentence(plan: FitPlanned, standard: str, tr: Any) -> str:
     return str(words.format(fmt.percent(change, 0), standard, _size_words(plan, tr)))
 
 
+def how_words(plan: FitPlanned, tr: Any) -> list[str]:
+    """What else there is to say of how it was made."""
+    words = []
+    fed = sum(tensor.fed for tensor in plan.tensors)
+    alone = tr("the types alone: {0} of the divergence").format(fmt.percent(plan.types_ratio, 0))
+    if fed:
+        words.append(tr("{0} of {1} tensors with error feedback").format(fed, len(plan.tensors)))
+    if plan.refined:
+        words.append(tr("refined blocks"))
+    if plan.kept and (fed or plan.refined):
+        words.append(alone)
+    if plan.shared:
+        words.append(tr("layers share types for want of time: more minutes choose each by itself"))
+    return words
+
+
 def _size_words(plan: FitPlanned, tr: Any) -> str:
     part = plan.bytes / plan.standard_bytes - 1 if plan.standard_bytes else 0.0
     if abs(part) < 0.005:
@@ -141,4 +157,4 @@ def _size_words(plan: FitPlanned, tr: Any) -> str:
     return str(words.format(fmt.percent(abs(part), 0 if abs(part) >= 0.015 else 1)))
 
 
-__all__ = ["DomainTable", "RatioBar", "progress_words", "ratio_of", "sentence", "step_names"]
+__all__ = ["DomainTable", "RatioBar", "how_words", "progress_words", "ratio_of", "sentence", "step_names"]

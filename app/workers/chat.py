@@ -334,7 +334,7 @@ class _Worker:
             self._keeper.turn_to("", ())  # what scoring leaves behind belongs to no conversation
         if command.write is not None and command.against is not None:
             raise QuenchError("usage", "At most one of write and against can be given.", "", "", exit_status=2)
-        prompt = model.prompt_tokens(model.render(command.messages))
+        prompt = model.prompt_tokens(model.render(command.messages)) if command.messages else model.opening_tokens()
         answer = model.continuation_tokens(command.answer)
         blocks = model.answer_logits(prompt, answer, cancelled=lambda: self._cancelled(command.request))
 

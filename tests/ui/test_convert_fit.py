@@ -117,6 +117,9 @@ def test_what_a_fit_comes_to(qtbot: QtBot, fitting: ConvertPage, pocket_gguf: Ca
         assert page.fit.pane.preview is not None
         seconds.append(page.fit.pane.preview.seconds["probing"])
     assert 3.5 < seconds[1] / seconds[0] < 4.1 and seconds[2] == pytest.approx(seconds[1])
+    page.fit.pane.feedback.setChecked(True)
+    settle(qtbot, page)
+    assert page.fit.pane.preview is not None and page.fit.pane.preview.seconds["probing"] > seconds[2]
 
 
 def test_what_cannot_be_fitted_is_said_before(
@@ -217,7 +220,7 @@ def test_cancel_leaves_nothing(qtbot: QtBot, page: ConvertPage, small: Path, que
     settle(qtbot, page)
     job = start(page)
     qtbot.waitUntil(lambda: "Window" in job.label)
-    assert page.fit.result.steps.words()["reference"].endswith("not needed")
+    assert page.fit.result.steps.words()["reference"].endswith("done")
     QTest.mouseClick(page.fit.result.progress.button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not job.is_active)
     assert job.state == CANCELLED and not red_cards(page)

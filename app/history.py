@@ -112,6 +112,7 @@ def _key(entry: Measurement) -> tuple[Any, ...]:
         payload.get("context"),
         texts,
         payload.get("machine"),
+        (payload.get("told") or {}).get("asked"),  # bounds from more or fewer odds are no changes of the model
     )
 
 

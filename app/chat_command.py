@@ -13,7 +13,7 @@ import msgspec
 from app import console
 from app.chat_messages import ALWAYS, GRAMMAR, LOOKUP, NEVER, SCHEMA, Constraint
 from app.child import SERVER_KEY_VARIABLE
-from app.commands import Result, absolute, check_prompt, finished
+from app.commands import Result, absolute, check_prompt, finished, machines_of
 from converter.spec import Cancelled, QuenchError
 
 
@@ -94,13 +94,6 @@ def chat(options: argparse.Namespace) -> Result:
             rate += f", {end.ahead.right} of {end.ahead.guessed} guesses right, {end.ahead.gain:.2f}x"
         print(rate, file=sys.stderr)
     return Result(data, "")
-
-
-def machines_of(options: argparse.Namespace) -> tuple[str, ...]:
-    """Where else the model is computed; ``QuenchError`` ``bad_machine``."""
-    from app.remote.machines import check_endpoints
-
-    return check_endpoints(options.rpc) if options.rpc else ()
 
 
 def _plan_loading(path: str, load: Any) -> Result:

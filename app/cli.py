@@ -145,8 +145,25 @@ def build_parser() -> argparse.ArgumentParser:
     imatrix.add_argument("--threads", type=_natural, default=0)
 
     quality = add("quality", "how far candidates are from the full-precision reference", commands.quality)
-    quality.add_argument("reference", metavar="REF", help="a GGUF file, or answers of one that were saved (.qref)")
-    quality.add_argument("candidates", nargs="*", metavar="CAND", help="none: only --fingerprint")
+    quality.add_argument(
+        "reference", metavar="REF", nargs="?", help="a GGUF file, or answers of one that were saved (.qref)"
+    )
+    quality.add_argument(
+        "candidates",
+        nargs="*",
+        metavar="CAND",
+        help="files, or server:NAME/MODEL of a server that the library knows; none: only --fingerprint",
+    )
+    quality.add_argument("--url", metavar="U", help="one more: what this server has; key in QUENCH_API_KEY")
+    quality.add_argument("--model", dest="served", metavar="NAME", help="with --url: which of its models")
+    quality.add_argument(
+        "--server-top",
+        dest="served_top",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="tokens whose odds servers are asked for at each position; 0: 1,024, or a small vocabulary whole",
+    )
     quality.add_argument(
         "--text",
         metavar="F[,F...]",
@@ -181,7 +198,15 @@ def build_parser() -> argparse.ArgumentParser:
         help="let tasks run programs that the models write: locked down, but no virtual machine",
     )
     quality.add_argument("--threads", type=_natural, default=0)
+    quality.add_argument(
+        "--fresh", action="store_true", help="from the beginning; otherwise what an interrupted run has kept is used"
+    )
     quality.add_argument("--report", metavar="OUT.html")
+    quality.add_argument(
+        "--history",
+        action="store_true",
+        help="show earlier results of these files (none: of all), what may be compared together; nothing is measured",
+    )
     quality.add_argument(
         "--fingerprint", metavar="OUT.qref", help="save the reference's answers, to be REF when it is not there"
     )
@@ -191,6 +216,8 @@ def build_parser() -> argparse.ArgumentParser:
         default="auto",
         help="whether the output matrix goes into it; auto: where the file stays small",
     )
+
+    _add_machines(quality)
 
     sensitivity = add("sensitivity", "what each tensor of a quantized file costs", commands.sensitivity)
     sensitivity.add_argument("reference", metavar="REF")
@@ -210,6 +237,7 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--depth", type=_naturals, default=(0,), metavar="N[,N...]")
     bench.add_argument("--threads", type=_naturals, default=(), metavar="N[,N...]")
     bench.add_argument("--repeat", type=_natural, default=5)
+    _add_machines(bench)
 
     chat = add("chat", "a reply, or a chat in the terminal", _late("chat", "app.chat_command"))
     chat.add_argument("model", nargs="?", metavar="MODEL")
@@ -241,11 +269,19 @@ def build_parser() -> argparse.ArgumentParser:
     embed.add_argument("--context", type=_natural, default=0)
     embed.add_argument("--threads", type=_natural, default=0)
 
-    compare = add("compare", "answers side by side, and where they part", commands.compare)
-    compare.add_argument("reference", metavar="REF")
+    compare = add("compare", "answers side by side, and where they part", _late("compare", "app.compare_command"))
+    compare.add_argument("reference", metavar="REF", help="a file, SOURCE=RECIPE to be made first, server:NAME/MODEL")
     compare.add_argument("models", nargs="+", metavar="MODEL")
-    compare.add_argument("-p", "--prompt", required=True, metavar="TEXT")
+    compare.add_argument("-p", "--prompt", metavar="TEXT")
+    compare.add_argument(
+        "--prompts", metavar="F", help="a set of prompts, one JSON object a line; everyday: the bundled"
+    )
+    compare.add_argument("--limit", type=_natural, default=0, metavar="N", help="only the first N prompts of the set")
+    compare.add_argument("--text", metavar="F", help="score a text of your own instead of an answer")
     compare.add_argument("--max-tokens", type=_natural, default=256)
+    compare.add_argument(
+        "--export", action="append", default=[], metavar="FILE", help="also write .md, .html, .json or .csv"
+    )
     compare.add_argument("--context", type=_natural, default=0)
     compare.add_argument("--threads", type=_natural, default=0)
 
@@ -345,12 +381,17 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
         "--gpu-layers", type=_natural, default=0, metavar="N", help="layers on the GPU, if there is one"
     )
     parser.add_argument("--threads", type=_natural, default=0)
+    _add_machines(parser, ". With it --gpu-layers says how many layers they get (0: by memory)")
+
+
+def _add_machines(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Where else a model is computed."""
     parser.add_argument(
         "--rpc",
         default="",
         metavar="HOST:PORT[,HOST:PORT]",
         help="machines whose llama.cpp RPC workers compute a part of the model, in trusted networks only: nothing on "
-        "the way is encrypted. With it --gpu-layers says how many layers they get (0: by memory)",
+        f"the way is encrypted{more}",
     )
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from app import console, tables
 from converter.spec import Cancelled, ConversionSpec, Plan, Planned, QuenchError
+
+if TYPE_CHECKING:
+    from app.measure_messages import QualityResult
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -239,10 +243,13 @@ def fit(options: argparse.Namespace) -> Result:
 
 
 def quality(options: argparse.Namespace) -> Result:
+    from app import journals
     from app.child import run_job
     from app.fingerprint_files import is_fingerprint
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
     from app.protocol import Status
+    from app.remote.address import is_remote
+    from app.served_candidates import candidates_of
 
     progress = console.Progress()
 
@@ -252,20 +259,25 @@ def quality(options: argparse.Namespace) -> Result:
             progress.update(event.label, event.done, event.total, event.seconds_left)
         elif isinstance(event, QualityUpdate):
             kld = event.result.kld.mean
-            label = f"{event.result.label}: KLD {kld.value:.5f} +- {kld.error:.5f}"
+            least = "at least " if event.result.at_least else ""
+            label = f"{event.result.label}: KLD {least}{kld.value:.5f} +- {kld.error:.5f}"
             progress.update(label, event.windows, event.windows_total)
 
-    reference = absolute(options.reference)
+    if options.history:
+        return _quality_history([options.reference, *options.candidates] if options.reference else [])
+    reference = absolute(options.reference or "")
     saved = is_fingerprint(reference)
-    if not options.candidates and not options.fingerprint:
+    served = candidates_of(options)
+    files = [absolute(path) for path in options.candidates if not is_remote(path)]
+    if not options.reference or (not files and not served and not options.fingerprint):
         usage = "A candidate is missing, or --fingerprint."
         hint = "quench quality REF CAND..., or quench quality REF --fingerprint OUT.qref"
         raise QuenchError("usage", "The command line is not understood.", usage, hint, exit_status=2)
     caches = tuple("" if kind.strip() == "f16" else kind.strip() for kind in options.kv.split(","))
     command = MeasureQuality(
         reference=reference,
-        candidates=tuple(absolute(path) for path in options.candidates for _ in caches),
-        kv=tuple(kind for _ in options.candidates for kind in caches),
+        candidates=(*(path for path in files for _ in caches), *(place.path for place in served)),
+        kv=tuple(kind for _ in files for kind in caches),
         texts=() if saved and not options.text else _chosen_texts(options.text),
         context=(0 if saved else 512) if options.context is None else options.context,
         chunks=options.chunks,
@@ -277,10 +289,55 @@ def quality(options: argparse.Namespace) -> Result:
         report=absolute(options.report) if options.report else None,
         fingerprint=absolute(options.fingerprint) if options.fingerprint else None,
         fingerprint_matrix=options.fingerprint_matrix,
+        fresh=options.fresh,
+        served=served,
+        served_top=options.served_top,
+        machines=machines_of(options),
     )
-    result = finished(run_job("measure", command, show), QualityResult)
+    try:
+        result = finished(run_job("measure", command, show), QualityResult)
+    except Cancelled:
+        part = journals.kept_fraction(command)
+        if part is None:
+            raise
+        hint = f"The same command goes on at {part:.0%}."
+        raise QuenchError("interrupted", "Interrupted.", "", hint, exit_status=130) from None
+    _keep_quality(result, command.report or "", progress)
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
+
+
+def _keep_quality(result: QualityResult, report: str, progress: console.Progress) -> None:
+    """Put the figures where the window and the history look for them. That this fails must not lose the result."""
+    import sqlite3
+
+    from app import measurements, paths
+    from app.store import Store
+
+    try:
+        with contextlib.closing(Store(paths.database())) as store:
+            measurements.keep_quality(store, result, report)
+    except (QuenchError, sqlite3.Error) as error:
+        progress.say(f"The result is not kept for later comparisons: {getattr(error, 'title', error)}")
+
+
+def _quality_history(models: Sequence[str]) -> Result:
+    from app import history, paths
+    from app.store import Store
+    from converter.identity import content_id
+
+    chosen = [absolute(path) for path in models]
+    contents = [content for path in chosen if (content := content_id(path))]
+    with contextlib.closing(Store(paths.database())) as store:
+        found = history.of_models(store, chosen, contents)
+    return Result(tables.history_data(found), tables.history(found))
+
+
+def machines_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Where else models are computed; ``QuenchError`` ``bad_machine``."""
+    from app.remote.machines import check_endpoints
+
+    return check_endpoints(options.rpc) if options.rpc else ()
 
 
 def _tasks(name: str) -> str:
@@ -416,36 +473,13 @@ def bench(options: argparse.Namespace) -> Result:
         depths=options.depth,
         threads=options.threads,
         repeat=options.repeat,
+        machines=machines_of(options),
     )
     result = finished(run_job("measure", command, show), BenchResult)
     progress.clear()
     data: dict[str, Any] = msgspec.to_builtins(result)
     data.pop("message", None)
     return Result(data, tables.bench(result))
-
-
-def compare(options: argparse.Namespace) -> Result:
-    from app import comparison
-
-    check_prompt(options.prompt)
-    progress = console.Progress()
-    (columns,) = comparison.compare(
-        [absolute(path) for path in (options.reference, *options.models)],
-        [options.prompt],
-        max_tokens=options.max_tokens,
-        context=options.context,
-        threads=options.threads,
-        on_step=progress.update,
-    )
-    progress.clear()
-    parts = []
-    for column in columns:
-        head = os.path.basename(column.path)  # noqa: PTH119 - a label
-        if column.first_divergence >= 0:
-            head += f"  parts at token {column.first_divergence}"
-        head += f"  KLD {column.kld:.4f}  top-1 {column.top1:.1%}  {column.tokens_per_second:.0f} tokens/s"
-        parts.append(f"--- {head}\n{column.text.strip()}")
-    return Result({"columns": msgspec.to_builtins(columns)}, "\n\n".join(parts))
 
 
 def kernels(options: argparse.Namespace) -> Result:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import resources
-from app import comparison, console, conversion, measurements, tables
+from app import console, conversion, measurements, tables
 from app.child import run_job
+from app.compare.results import Column
+from app.compare.run import compare
 from app.files import write_atomically
 from app.measure_messages import BenchResult, MeasureBench, MeasureQuality, QualityResult
 from app.protocol import Event, Status
@@ -55,7 +56,8 @@ def run(out: str, *, window: bool) -> tuple[dict[str, Any], str]:
 
     progress.say("4/5  the same questions to each")
     questions = texts.questions()["demo"]
-    answers = comparison.compare(models, questions, max_tokens=64, on_step=progress.update)
+    compared = compare(models, questions, max_tokens=64, on_step=progress.update)
+    answers = [[each for each in entry.columns if each is not None] for entry in compared.entries]
 
     progress.clear()
     _remember(models, bench, quality, str(folder / "report.html"))
@@ -70,7 +72,7 @@ def run(out: str, *, window: bool) -> tuple[dict[str, Any], str]:
         "report": str(folder / "report.html"),
     }
     page = report.render(
-        quality, bench, _replies(questions, answers), conversion.outputs, _facts(bench), title="Pocket, quantized"
+        quality, bench, _replies(questions, answers), conversion.outputs, report.facts_here(), title="Pocket, quantized"
     )
     write_atomically(folder / "report.html", page.encode())
 
@@ -138,7 +140,7 @@ def _remember(models: list[str], bench: BenchResult, quality: QualityResult, pag
         store.close()
 
 
-def _replies(questions: list[str], answers: list[list[comparison.Column]]) -> list[report.Answers]:
+def _replies(questions: list[str], answers: list[list[Column]]) -> list[report.Answers]:
     return [
         report.Answers(
             question,
@@ -146,13 +148,6 @@ def _replies(questions: list[str], answers: list[list[comparison.Column]]) -> li
         )
         for question, columns in zip(questions, answers, strict=True)
     ]
-
-
-def _facts(bench: BenchResult) -> report.Facts:
-    import kernels
-
-    lines = (("Processor", bench.cpu), ("Kernels", kernels.active()), ("Quench", version("quench-studio")))
-    return report.Facts(lines, time.strftime("%Y-%m-%d"))
 
 
 def _without_tag(result: msgspec.Struct) -> dict[str, Any]:

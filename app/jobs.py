@@ -21,7 +21,7 @@ from app import paths, protocol
 from app.files import write_atomically
 from app.fit_messages import Wish
 from app.hub import messages
-from app.measure_messages import MeasureImatrix
+from app.measure_messages import MeasureImatrix, MeasureQuality
 
 QUEUED, RUNNING, PAUSED, DONE, FAILED, CANCELLED = "queued", "running", "paused", "done", "failed", "cancelled"
 ENDED = (DONE, FAILED, CANCELLED)
@@ -78,7 +78,8 @@ def moved(state: str, to: str) -> str:
 
 def can_resume(command: Any) -> bool:
     """Whether the work can go on from what an interrupted run has left."""
-    return isinstance(command, protocol.Convert | MeasureImatrix | Wish | messages.Download | protocol.VerifyModels)
+    kinds = protocol.Convert | MeasureImatrix | MeasureQuality | Wish | messages.Download | protocol.VerifyModels
+    return isinstance(command, kinds)
 
 
 def placed(command: Any, identifier: str) -> Any:
@@ -95,6 +96,8 @@ def resuming(command: Any) -> Any:
         return protocol.Convert(msgspec.structs.replace(command.spec, resume=True))
     if isinstance(command, MeasureImatrix):
         return msgspec.structs.replace(command, resume=True)
+    if isinstance(command, MeasureQuality):
+        return msgspec.structs.replace(command, fresh=False)
     return command
 
 
@@ -107,9 +110,17 @@ def _folder(identifier: str) -> Path:
 def remember(record: Record) -> None:
     """Write the record; ``OSError`` if the disk refuses. Without a ``place`` it comes last."""
     data = msgspec.structs.asdict(record)
-    data["command"] = msgspec.json.decode(protocol.encode(record.command))
+    data["command"] = msgspec.json.decode(protocol.encode(_without_secrets(record.command)))
     data |= {"owner": os.getpid(), "place": record.place or time.time()}
     write_atomically(_folder(record.id) / _FILE, msgspec.json.encode(data))
+
+
+def _without_secrets(command: Any) -> Any:
+    """What may be written down: keys are the keyring's, or last as long as the program."""
+    if not isinstance(command, MeasureQuality):
+        return command
+    served = tuple(msgspec.structs.replace(place, secret="") for place in command.served)
+    return msgspec.structs.replace(command, served=served)
 
 
 def forget(identifier: str) -> None:
@@ -138,12 +149,12 @@ def remembered() -> list[Record]:
                 file.unlink()
                 file.parent.rmdir()
             continue
-        if record.owner == os.getpid() or not _still_runs(record.owner, written):
+        if record.owner == os.getpid() or not still_runs(record.owner, written):
             found.append(record)
     return sorted(found, key=lambda record: (record.place, record.id))
 
 
-def _still_runs(owner: int, written: float) -> bool:
+def still_runs(owner: int, written: float) -> bool:
     """Whether the program that wrote a record at ``written`` still runs.
 
     After a restart of the machine its process id is soon another program's, which began later.

@@ -22,6 +22,23 @@ class ReadImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="read_im
     path: str
 
 
+class ServedCandidate(msgspec.Struct, frozen=True):
+    """Where a candidate is served: ``path`` is its name in :class:`MeasureQuality` (:mod:`app.remote.address`).
+
+    ``model`` empty: the first that the server lists. ``secret`` empty: the key that the keyring has for this server.
+    ``silence`` is how many seconds without a byte end an answer. It may hold a secret, which it does not print.
+    """
+
+    path: str
+    url: str
+    model: str = ""
+    secret: str = ""
+    silence: float = 300.0
+
+    def __repr__(self) -> str:
+        return f"ServedCandidate(path={self.path!r}, url={self.url!r}, model={self.model!r})"
+
+
 class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="measure_quality"):
     """Compare candidates with a reference (worker ``measure``).
 
@@ -39,6 +56,11 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     ``reference`` may be a fingerprint (:mod:`app.quality.fingerprint`): ``texts`` may then be empty and ``context`` 0,
     which mean what it was made on. ``fingerprint`` is such a file to write of a model (there need be no candidates
     then); ``fingerprint_matrix`` says whether the output matrix goes into it: ``auto``, ``always`` or ``never``.
+
+    Candidates that ``served`` lists are scored by their servers, ``served_top`` tokens of the vocabulary a position (0:
+    as many as is sensible). They are given no tasks. ``machines`` are RPC workers that compute a part of each file.
+
+    A run goes on from what an interrupted one of the same command has kept, unless it is ``fresh``.
     """
 
     reference: str
@@ -59,6 +81,10 @@ class MeasureQuality(msgspec.Struct, frozen=True, tag_field="message", tag="meas
     report: str | None = None
     fingerprint: str | None = None
     fingerprint_matrix: str = "auto"
+    fresh: bool = False
+    served: tuple[ServedCandidate, ...] = ()
+    served_top: int = 0
+    machines: tuple[str, ...] = ()
 
 
 class MeasureImatrix(msgspec.Struct, frozen=True, tag_field="message", tag="measure_imatrix"):
@@ -99,7 +125,10 @@ class MeasureSensitivity(msgspec.Struct, frozen=True, tag_field="message", tag="
 
 
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
-    """Speed and memory of models (worker ``measure``). No ``threads``: each model's own choice, as in Chat."""
+    """Speed and memory of models (worker ``measure``). No ``threads``: each model's own choice, as in Chat.
+
+    ``machines`` are RPC workers that compute a part of each model.
+    """
 
     models: tuple[str, ...]
     prompt: int = 512
@@ -107,6 +136,7 @@ class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measur
     depths: tuple[int, ...] = (0,)
     threads: tuple[int, ...] = ()
     repeat: int = 5
+    machines: tuple[str, ...] = ()
 
 
 class Kld(msgspec.Struct, frozen=True):
@@ -213,8 +243,26 @@ class SliceQuality(msgspec.Struct, frozen=True):
     tokens: int
     perplexity: Estimate
     kld: Estimate
-    top1: Estimate
+    top1: Estimate | None
     verdict: str = ""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a server said of the odds: the ``asked`` likeliest tokens of each position (0: the right one alone).
+
+    ``missing`` is the mean probability of all others, 0..1; ``whole``: there were none, and every figure is as exact as
+    that of a local file. If not, divergences are lower bounds (:mod:`app.quality.bounds`). Of ``hidden`` right tokens
+    it did not say how likely they were: perplexity and its ratio are lower bounds then too. ``requests`` took
+    ``seconds``.
+    """
+
+    software: str
+    asked: int
+    missing: float
+    whole: bool
+    hidden: int
+    requests: int
+    seconds: float
 
 
 class CandidateQuality(msgspec.Struct, frozen=True):
@@ -227,7 +275,10 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     the scored half of the window. ``verdict`` is pass, review or fail; ``content`` the id of what was measured
     (:mod:`converter.identity`) and ``passages`` the worst stretches of text, both in the final result. ``drift`` is the
     relative error of the hidden state after each layer, empty where the engine does not show it. ``kv`` is the type of
-    the cache, empty for f16.
+    the cache, empty for f16. ``kld_by_window`` has the mean of every window in the order in which they were measured,
+    in the final result, so that two runs over the same windows can be compared in pairs.
+
+    ``told`` is there where a server was asked; what needs odds that it did not give is None.
 
     ``task_shifts`` are by slice, ``task_shift`` is of all tasks; ``flips`` come in the final result, at most 200, while
     the shifts count them all. ``tasks_asked``: ``chat`` (by the model's template) or ``plain`` (as text with examples).
@@ -239,8 +290,8 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     perplexity: Estimate
     ln_ratio: Estimate
     kld: Kld
-    top1: Estimate
-    rms_dp: Estimate
+    top1: Estimate | None
+    rms_dp: Estimate | None
     tasks: dict[str, TaskScore]
     slices: dict[str, SliceQuality]
     tokens_per_second: float
@@ -260,6 +311,13 @@ class CandidateQuality(msgspec.Struct, frozen=True):
     passages: tuple[Passage, ...] = ()
     drift: tuple[float, ...] = ()
     kv: str = ""
+    kld_by_window: tuple[float, ...] = ()
+    told: Told | None = None
+
+    @property
+    def at_least(self) -> bool:
+        """Whether the divergences are lower bounds."""
+        return self.told is not None and not self.told.whole
 
     @property
     def key(self) -> str:
@@ -268,8 +326,9 @@ class CandidateQuality(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """The type in short, with that of the cache where it is not f16."""
-        return f"{self.type} · KV {self.kv}" if self.kv else self.type
+        """The type in short, with that of the cache where it is not f16, and whether a server has it."""
+        name = f"{self.type} · served" if self.told is not None else self.type
+        return f"{name} · KV {self.kv}" if self.kv else name
 
 
 HISTOGRAM_EDGES: tuple[float, ...] = tuple(-6 + 0.25 * i for i in range(33))
@@ -360,7 +419,9 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     """The end of a quality measurement. ``candidates`` are those that were measured, in the order of the command.
 
     The others are in ``failures``; each was also announced by a :class:`Failed` whose ``request`` is its index + 1.
-    ``tasks_left_out`` tasks were longer than the model's context.
+    ``tasks_left_out`` tasks were longer than the model's context. ``notes`` are sentences about the run: that it went
+    on from an interrupted one, or why not. ``texts_id`` tells the windows that were cut from others, whatever the texts
+    are called.
     """
 
     reference: CandidateQuality
@@ -372,6 +433,8 @@ class QualityResult(msgspec.Struct, frozen=True, tag_field="message", tag="quali
     failures: tuple[CandidateFailure, ...] = ()
     tasks_left_out: int = 0
     fingerprint: FingerprintUse | None = None
+    notes: tuple[str, ...] = ()
+    texts_id: str = ""
 
 
 class Spread(msgspec.Struct, frozen=True):

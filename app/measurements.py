@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -23,6 +24,10 @@ def keep_quality(store: Store, result: QualityResult, report: str = "") -> None:
             "seconds": result.seconds,
             "report": report,
             "machine": hardware.cpu_name(),
+            "reference_content": result.reference.content,
+            "texts_id": result.texts_id,
+            "program": version("quench-studio"),
+            "engine": version("llama-cpp-python"),
         }
         store.add_measurement(figures.path, "quality", payload, figures.content)
 

@@ -93,11 +93,17 @@ from converter.spec import (
 PROTOCOL = 1
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One message of a conversation; ``role`` is ``system``, ``user``, ``assistant`` or ``tool``."""
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One message of a conversation; ``role`` is ``system``, ``user``, ``assistant`` or ``tool``.
+
+    ``tool_calls`` is JSON for the template: the calls that an assistant's message made; ``tool_call_id`` says which one
+    a tool's message answers.
+    """
 
     role: str
     content: str
+    tool_calls: str = ""
+    tool_call_id: str = ""
 
 
 class Sampling(msgspec.Struct, frozen=True):
@@ -222,7 +228,8 @@ class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate")
     :class:`TokenChoices` are wanted: ``always``, ``never``, or ``auto``, where they cost next to nothing. ``overflow``:
     one of :data:`app.context_messages.OVERFLOWS`; where turns were left out, a :class:`ContextFitted` says so.
     ``summary`` is what an earlier one carried. ``conversation`` names what the answer belongs to, so that it can be
-    found again. ``draft``: who guesses tokens ahead, ``lookup`` or a smaller model's file; empty: nobody.
+    found again. ``draft``: who guesses tokens ahead, ``lookup`` or a smaller model's file; empty: nobody. ``tools`` is
+    JSON for the template: the tools that may be called; ``no_tools`` where it knows none.
     """
 
     request: int
@@ -235,6 +242,7 @@ class Generate(msgspec.Struct, frozen=True, tag_field="message", tag="generate")
     summary: Summary | None = None
     conversation: str = ""
     draft: str = ""
+    tools: str = ""
 
 
 class Complete(msgspec.Struct, frozen=True, tag_field="message", tag="complete"):
@@ -243,6 +251,7 @@ class Complete(msgspec.Struct, frozen=True, tag_field="message", tag="complete")
     request: int
     prompt: str
     sampling: Sampling = Sampling()
+    probabilities: str = "never"
 
 
 class Stop(msgspec.Struct, frozen=True, tag_field="message", tag="stop"):
@@ -266,7 +275,8 @@ class Score(msgspec.Struct, frozen=True, tag_field="message", tag="score"):
     """Teacher-force ``answer`` after ``messages`` (worker ``chat``); answered by :class:`Scored`.
 
     ``write`` is a file for this model's log-probabilities (the reference does this), ``against`` such a file written
-    by the reference: then the divergence from it is computed. With neither, only the probabilities are told.
+    by the reference: then the divergence from it is computed. With neither, only the probabilities are told. Without
+    ``messages`` the text stands by itself, after the token that begins a text.
     """
 
     request: int
@@ -551,6 +561,7 @@ Command = (
     | Embed
     | StartServing
     | Tokens
+    | TokenChoices
     | Replied
     | Embedded
     | Failed

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 from app import console
-from app.chat_command import machines_of
 from app.child import SERVING_TOKEN_VARIABLE, Child
-from app.commands import Result, absolute
+from app.commands import Result, absolute, machines_of
 from app.protocol import Command, Complete, Failed, Generate, Load, Loaded, Loading, LoadOptions, Stop
 from app.serving.messages import Embed, Served, Serving, StartServing
 from converter.spec import QuenchError

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from app import paths
+from app.adapter_messages import Adapter
 from app.chat_messages import ALWAYS, AUTOMATIC, NEVER
 from app.context_messages import OVERFLOWS
 from app.files import write_atomically
@@ -37,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ``memory_ratios`` what loads took here for each architecture as a part of what was planned, ``prompt_cache_mib``
     the most MiB of kept prompts. ``servers``: models that other programs serve; their keys are elsewhere.
     ``machines``: ``host:port`` of RPC workers; ``spread``: paths of models that these compute a part of.
-    ``serve_port``: where a loaded model is served when that is switched on.
+    ``serve_port``: where a loaded model is served when that is switched on. ``adapters``: by a model's path the LoRA
+    adapters that it was last used with.
     """
 
     version: int = VERSION
@@ -71,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     machines: tuple[str, ...] = ()
     spread: tuple[str, ...] = ()
     serve_port: int = 8080
+    adapters: dict[str, tuple[Adapter, ...]] = msgspec.field(default_factory=dict)
     first_start: bool = True
     kernels_told: tuple[str, ...] = ()
     last_page: str = "library"

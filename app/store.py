@@ -10,7 +10,7 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,15 @@ _CHOICES = """
 """``held_to`` is the constraint of a conversation's answers as JSON, empty for none. ``choices`` are the
 probabilities of an answer's tokens, apart from the message: they are read only when somebody wants to see them."""
 
+VOTES = """
+    CREATE TABLE votes (
+        id INTEGER PRIMARY KEY, test TEXT NOT NULL, reference TEXT NOT NULL, model TEXT NOT NULL, prompt TEXT NOT NULL,
+        slice TEXT NOT NULL, choice TEXT NOT NULL, reference_first INTEGER NOT NULL, created REAL NOT NULL
+    );
+    CREATE INDEX votes_by_models ON votes(reference, model, id);
+"""
+"""Votes of blind tests, one row each: two models by their paths, and which of them was preferred on a prompt."""
+
 MIGRATIONS: tuple[str, ...] = (
     """
     CREATE TABLE models (path TEXT PRIMARY KEY, added REAL NOT NULL);
@@ -84,6 +93,7 @@ MIGRATIONS: tuple[str, ...] = (
     "ALTER TABLE measurements ADD COLUMN content TEXT NOT NULL DEFAULT '';",
     _TREE,
     _CHOICES,
+    VOTES,
 )
 
 
@@ -161,6 +171,23 @@ class Measurement(msgspec.Struct, frozen=True):
     payload: dict[str, Any]
     created: float
     content: str = ""
+
+
+class Vote(msgspec.Struct, frozen=True):
+    """A vote of a blind test. ``test`` tells the votes of one test from others'; ``choice`` is ``model``,
+
+    ``reference``, ``tie`` or ``skip``; ``reference_first``: the reference's answer stood in the first place.
+    """
+
+    test: str
+    reference: str
+    model: str
+    prompt: str
+    slice: str
+    choice: str
+    reference_first: bool
+    created: float = 0.0
+    id: int = 0
 
 
 class Store:
@@ -564,9 +591,52 @@ class Store:
         )
         return [Measurement(r[0], r[1], r[2], msgspec.json.decode(r[3]), r[4], r[5]) for r in rows]
 
+    def outlines(
+        self, kind: str, without: Sequence[str], limit: int, *, paths: Sequence[str] = (), contents: Sequence[str] = ()
+    ) -> list[Measurement]:
+        """The newest ``limit`` results of one kind, newest first, their payloads ``without`` these keys.
+
+        Of the models that lie at ``paths`` or have one of ``contents``; of all where neither is given.
+        """
+        removed = "".join(f", '$.{key}'" for key in without)
+        rows = self._database.execute(
+            f"SELECT id, model_path, kind, json_remove(payload{removed}), created, content FROM measurements"
+            " WHERE kind = ?1 AND (?2 OR model_path IN (SELECT value FROM json_each(?3))"
+            " OR content IN (SELECT value FROM json_each(?4))) ORDER BY created DESC, id DESC LIMIT ?5",
+            (kind, not paths and not contents, _json(list(paths)), _json(list(contents)), limit),
+        )
+        return [Measurement(r[0], r[1], r[2], msgspec.json.decode(r[3]), r[4], r[5]) for r in rows]
+
     def latest(self, model_path: str, kind: str) -> Measurement | None:
         """The newest result of one kind, or ``None``."""
         return next(iter(self.measurements(model_path, kind)), None)
+
+    # ---- votes -------------------------------------------------------------------------------------------------
+
+    def add_vote(self, vote: Vote) -> int:
+        """Keep a vote and return its id."""
+        cursor = self._database.execute(
+            "INSERT INTO votes(test, reference, model, prompt, slice, choice, reference_first, created)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                vote.test, vote.reference, vote.model, vote.prompt, vote.slice, vote.choice, int(vote.reference_first),
+                vote.created or time.time(),
+            ),
+        )  # fmt: skip
+        return int(cursor.lastrowid or 0)
+
+    def remove_vote(self, vote_id: int) -> None:
+        """Take a vote back."""
+        self._database.execute("DELETE FROM votes WHERE id = ?", (vote_id,))
+
+    def votes(self, reference: str, model: str) -> list[Vote]:
+        """All votes on these two, oldest first."""
+        rows = self._database.execute(
+            "SELECT test, reference, model, prompt, slice, choice, reference_first, created, id FROM votes"
+            " WHERE reference = ? AND model = ? ORDER BY id",
+            (reference, model),
+        )
+        return [Vote(r[0], r[1], r[2], r[3], r[4], r[5], bool(r[6]), r[7], r[8]) for r in rows]
 
 
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

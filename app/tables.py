@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from app import console
+from app.history import Change, Series, texts_in_words
 from app.measure_messages import (
     BenchResult,
+    CandidateQuality,
     Experts,
     FingerprintUse,
     ImatrixDescription,
@@ -22,6 +26,7 @@ from app.measure_messages import (
     SensitivityResult,
 )
 from app.quality import figures
+from app.quality.figures import told
 from converter.difference import (
     DIFFERENT,
     ONLY_FIRST,
@@ -179,12 +184,12 @@ def quality(result: QualityResult) -> str:
         rows.append(
             (
                 item.label,
-                console.size(item.bytes),
-                f"{item.perplexity.value:.3f} +- {item.perplexity.error:.3f}",
-                f"{item.kld.mean.value:.5f} +- {item.kld.mean.error:.5f}",
-                f"{item.top1.value:.1%}",
+                console.size(item.bytes) if item.bytes else "-",
+                f"{'>= ' if hides(item) else ''}{item.perplexity.value:.3f} +- {item.perplexity.error:.3f}",
+                f"{'>= ' if item.at_least else ''}{item.kld.mean.value:.5f} +- {item.kld.mean.error:.5f}",
+                f"{item.top1.value:.1%}" if item.top1 is not None else "-",
                 f"{sum(score.correct for score in tasks) / asked:.1%}" if asked else "-",
-                f"{item.tokens_per_second:.0f}",
+                f"{item.tokens_per_second:.0f}" if item.tokens_per_second else "-",
                 "reference" if item is result.reference else item.verdict,
             )
         )
@@ -192,9 +197,15 @@ def quality(result: QualityResult) -> str:
     parts = [console.table(header, rows)]
     if result.reference.tasks:
         parts += ["", _solved(result), *_task_notes(result)]
+    parts += [f"{item.label}: {told(item)}" for item in result.candidates if item.told is not None]
     if result.fingerprint is not None:
         parts.append(fingerprint(result.fingerprint))
-    return "\n".join(parts)
+    return "\n".join([*parts, *result.notes])
+
+
+def hides(item: CandidateQuality) -> bool:
+    """Whether the perplexity is a lower bound."""
+    return item.told is not None and item.told.hidden > 0
 
 
 def _solved(result: QualityResult) -> str:
@@ -239,6 +250,60 @@ def fingerprint(use: FingerprintUse) -> str:
     if not use.exact:
         how = "sampled odds, since no file at hand has its output matrix: mean KLD to some tenths of a per cent"
     return f"The reference is {use.name} as saved in {use.path}: {how}."
+
+
+def history_data(found: Sequence[Series]) -> dict[str, Any]:
+    """The ``quench quality --history --json`` object."""
+    data: list[dict[str, Any]] = msgspec.to_builtins(list(found))
+    for series in data:
+        changes = [*series.pop("changes"), None]
+        for result, change in zip(series["results"], changes, strict=True):
+            result.pop("windows")
+            result["change"] = change
+    return {"history": data}
+
+
+def history(found: Sequence[Series]) -> str:
+    """Series under their headings: what may be compared stands together."""
+    parts = []
+    for series in found:
+        texts = history_texts(series)
+        parts.append(
+            f"{PurePath(series.path).name}{f', {series.kv} cache' if series.kv else ''} against "
+            f"{PurePath(series.reference).name}: {texts}, windows of {series.context}, {series.machine}"
+        )
+        rows = []
+        for past, change in zip_longest(series.results, series.changes):
+            rows.append(
+                (
+                    time.strftime("%Y-%m-%d %H:%M", time.localtime(past.when)),
+                    f"{past.kld.value:.5f} +- {past.kld.error:.5f}",
+                    _told_change(change),
+                    f"{past.top1.value:.1%}",
+                    str(past.tokens),
+                    past.program or "-",
+                    past.engine or "-",
+                    past.verdict,
+                )
+            )
+        header = ("measured", "KLD (nats)", "change", "top-1", "tokens", "Quench", "engine", "verdict")
+        parts += [console.table(header, rows), ""]
+    if not parts:
+        return "Nothing was measured yet."
+    return "\n".join([*parts, "Only results of the same texts, reference and machine stand together."])
+
+
+def history_texts(series: Series) -> str:
+    """The texts of a series; where only their names are known it says so."""
+    return texts_in_words(series) + ("" if series.by_content else " (the same by name)")
+
+
+def _told_change(change: Change | None) -> str:
+    if change is None:
+        return ""
+    if not change.apart:
+        return "not told apart"
+    return f"{change.difference.value:+.5f} +- {change.difference.error:.5f}"
 
 
 def sensitivity(result: SensitivityResult, most: int = 20) -> str:

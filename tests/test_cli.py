@@ -18,7 +18,7 @@ import psutil
 import pytest
 from tokenizers import Tokenizer
 
-from app import paths
+from app import journals, paths
 from converter import journal
 from tests.converter.folders import join, safetensors
 from tests.lora_files import pairs, write_adapter
@@ -318,6 +318,30 @@ def test_quality_orders_the_files_as_their_bits_do(pocket_gguf: Pocket, tmp_path
         assert key in low
     assert {"mean", "error", "median", "p95", "p99", "p99_9", "max"} <= set(low["kld"])
     assert "Q2_K" in report.read_text()
+
+    (series,) = quench_json("quality", "--history", files[2])["history"]
+    assert (series["path"], series["type"], series["texts"]) == (str(files[2]), "Q2_K", ["prose", "heldout-technical"])
+    (result,) = series["results"]
+    assert result["kld"] == low["kld"]["mean"] and result["change"] is None and result["program"] and result["engine"]
+    assert quench("quality", "--history").stdout.count("against Pocket-BF16.gguf: prose, heldout-technical") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
+def test_a_quality_run_that_was_interrupted_goes_on_with_the_same_command(pocket_gguf: Pocket) -> None:
+    files = [str(pocket_gguf(name)) for name in ("BF16", "Q8_0", "Q2_K")]
+    command = [sys.executable, "-m", "app", "quality", *files, "--json"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not any(journals.read(path).pieces for path in journals.folder().iterdir()):
+        assert process.poll() is None, "it was done before it had noted anything"
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 130
+    error = json.loads(out)["error"]
+    assert error["code"] == "interrupted" and error["hint"].startswith("The same command goes on at ")
+    again = quench_json("quality", *files)
+    assert again["notes"][0].startswith("Went on from an interrupted run")
+    assert quench_json("quality", *files, "--chunks", "2")["notes"] == []
 
 
 def test_bench_measures_speed_and_memory(pocket_gguf: Pocket) -> None:

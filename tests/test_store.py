@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from app.store import MIGRATIONS, Draft, Store
+from app.store import MIGRATIONS, VOTES, Draft, Store, Vote
 from converter.spec import QuenchError
 
 
@@ -322,3 +323,43 @@ def test_drafts_are_kept_apart_and_forgotten_when_empty(store: Store) -> None:
     store.delete(talk)
     store.purge()
     assert store.draft(talk, 7) == Draft()
+
+
+# ---- votes -----------------------------------------------------------------------------------------------------
+
+
+def test_votes_are_kept_by_their_two_models_and_can_be_taken_back(tmp_path: Path) -> None:
+    store = Store(tmp_path / "quench.db")
+    cast = [
+        Vote(
+            "one", "/m/big.gguf", "/m/small.gguf", f"Prompt {number}\n", "code", choice, number % 2 == 0, 100.0 + number
+        )
+        for number, choice in enumerate(("model", "reference", "tie", "skip"))
+    ]
+    ids = [store.add_vote(vote) for vote in cast]
+    store.add_vote(Vote("two", "/m/big.gguf", "/m/other.gguf", "?", "other", "tie", True))
+    store.remove_vote(ids[1])
+    store.close()
+    store = Store(tmp_path / "quench.db")
+    kept = store.votes("/m/big.gguf", "/m/small.gguf")
+    assert [msgspec.structs.replace(vote, id=0) for vote in kept] == [cast[0], *cast[2:]]
+    assert [vote.id for vote in kept] == [ids[0], *ids[2:]]
+    assert store.votes("/m/small.gguf", "/m/big.gguf") == []
+    (other,) = store.votes("/m/big.gguf", "/m/other.gguf")
+    assert other.created > 1e9 and other.test == "two"
+    store.close()
+
+
+def test_a_store_from_before_votes_gets_them_and_keeps_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "quench.db"
+    database = sqlite3.connect(path)
+    for step in MIGRATIONS[: MIGRATIONS.index(VOTES)]:
+        database.executescript(step)
+    database.execute(f"PRAGMA user_version = {MIGRATIONS.index(VOTES)}")
+    database.execute("INSERT INTO models VALUES ('/m/a.gguf', 1.0)")
+    database.commit()
+    database.close()
+    store = Store(path)
+    assert store.known_models() == ["/m/a.gguf"] and store.votes("a", "b") == []
+    assert store.add_vote(Vote("t", "a", "b", "?", "other", "tie", False)) == 1
+    store.close()

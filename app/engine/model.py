@@ -169,13 +169,17 @@ class Model:
         """Whether ``token`` ends a reply (end of text, of turn, of message)."""
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True, tools: str = "") -> str:
         """The prompt for a conversation by the model's template, or ChatML; errors as in :class:`ChatTemplate`."""
+        return self.chat_template().render(messages, add_generation_prompt=add_generation_prompt, tools=tools)
+
+    def chat_template(self) -> ChatTemplate:
+        """The model's template, or ChatML, compiled once; errors as in :class:`ChatTemplate`."""
         if self._chat is None:
             names = {"bos_token": self.bos, "eos_token": self.eos}
             special = {name: self.detokenize([token], special=True) for name, token in names.items() if token >= 0}
             self._chat = ChatTemplate(self.template, special)
-        return self._chat.render(messages, add_generation_prompt=add_generation_prompt)
+        return self._chat
 
     def prompt_tokens(self, prompt: str) -> list[int]:
         """Tokens of a rendered prompt: special tokens parsed, BOS once if the model wants it, no EOS.
@@ -190,6 +194,14 @@ class Model:
         if self.adds_bos and self.bos >= 0 and tokens[:1] != [self.bos]:
             tokens.insert(0, self.bos)
         return tokens
+
+    def opening_tokens(self) -> list[int]:
+        """What stands before a text that stands by itself: the token that begins one, or where the vocabulary has none
+        the token that ends one, after which models have seen texts begin. ``QuenchError`` ``empty_prompt`` without."""
+        first = next((token for token in (self.bos, self.eos) if token >= 0), None)
+        if first is None:
+            raise QuenchError("empty_prompt", "The model has no token that begins a text.", "", "Give a prompt too.")
+        return [first]
 
     def _named_token(self, name: str, ask: Callable[[Any], int]) -> int:
         """The token that the file itself names; where it names none the library answers with a customary number."""

@@ -45,6 +45,7 @@ def fitted(
     summary: Summary | None = None,
     on_summary: Callable[[int], None] = lambda count: None,
     cancelled: Callable[[], bool] = never,
+    tools: str = "",
 ) -> Fitted:
     """The prompt for a conversation, without its oldest turns if ``overflow`` allows it and they do not fit.
 
@@ -53,13 +54,14 @@ def fitted(
         left_out: how many messages were left out the last time; if that is enough, it stays so.
         summary: what was written about the oldest messages before.
         on_summary: called with the number of messages before a summary of them is written.
+        tools: what may be called, for the template.
 
     Raises:
         QuenchError: ``context_full`` where even the last turn does not fit, or ``overflow`` is ``stop``; the template's
             own errors.
         converter.spec.Cancelled: while summarising.
     """
-    talk = _Talk(model, messages, continue_last)
+    talk = _Talk(model, messages, continue_last, tools)
     room = model.context - min(most, model.context // _REPLY_SHARE)
     if overflow == "stop":
         return Fitted(talk.tokens(0, None), 0, None, -1, talk.text(0, None))
@@ -105,8 +107,9 @@ def _cut(talk: _Talk, cuts: list[int], goal: int, room: int) -> tuple[int, list[
 class _Talk:
     """A conversation whose beginning may be left out."""
 
-    def __init__(self, model: Model, messages: Sequence[ChatMessage], continue_last: bool) -> None:
+    def __init__(self, model: Model, messages: Sequence[ChatMessage], continue_last: bool, tools: str) -> None:
         self.model = model
+        self._tools = tools
         self._system = [message for message in messages[:1] if message.role == "system"]
         self._rest = list(messages[len(self._system) :])
         self._continue = continue_last
@@ -125,7 +128,7 @@ class _Talk:
         rest = self._rest[cut : -1 if self._continue else None]
         if summary is not None and rest:
             rest[0] = ChatMessage(rest[0].role, f"{_told(summary)}{rest[0].content}")
-        return self.model.render([*self._system, *rest])
+        return self.model.render([*self._system, *rest], tools=self._tools)
 
     def tokens(self, cut: int, summary: Summary | None) -> list[int]:
         written = self._rest[-1].content if self._continue else ""
@@ -144,7 +147,8 @@ class _Talk:
         """How many tokens the prompt has in common with one of the same beginning and another question."""
         told = _told(summary) if summary is not None else ""
         try:
-            other = self.model.prompt_tokens(self.model.render([*self._system, ChatMessage("user", f"{told}\x1f")]))
+            question = ChatMessage("user", f"{told}\x1f")
+            other = self.model.prompt_tokens(self.model.render([*self._system, question], tools=self._tools))
         except QuenchError:
             return 0  # the template wants more than a question
         common = 0

@@ -133,15 +133,18 @@ class Guard:
     """Hears the library's last words about a machine, and sees one vanish while nothing is computed.
 
     ``on_lost`` gets the error, in any thread, once; it must end the process. One guard a process, made before the
-    first model is loaded. The connection that it watches waits behind the engine's own and is never spoken on.
+    first model is loaded. The connection that it watches waits behind the engine's own and is never spoken on; without
+    ``watching`` there is none, and several models can be loaded one after another.
     """
 
-    def __init__(self, endpoints: Sequence[str], on_lost: Callable[[QuenchError], object]) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], on_lost: Callable[[QuenchError], object], *, watching: bool = True
+    ) -> None:
         global _guard  # noqa: PLW0603 - the library's callback is one a process
         self._endpoints = tuple(endpoints)
         self._on_lost = on_lost
         self._once = threading.Lock()
-        self._watching = False
+        self._watching = not watching
         self._callback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(self._aborting)
         _function("ggml_set_abort_callback", ctypes.c_void_p, type(self._callback))(self._callback)
         _guard = self

@@ -63,29 +63,53 @@ class ChatTemplate:
         with _bounded():
             self._template = _environment().from_string(self.source)
 
-    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True) -> str:
-        """The prompt for ``messages``.
+    def knows_tools(self) -> bool:
+        """Whether tools that are offered change what it writes."""
+        question = (ChatMessage("user", "?"),)
+        try:
+            return self.render(question, tools=_TOOL) != self.render(question)
+        except QuenchError:
+            return False
+
+    def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True, tools: str = "") -> str:
+        """The prompt for ``messages``; ``tools`` is JSON, a list of what may be called.
 
         Raises:
             QuenchError: ``template_refused`` when the template itself objects to the messages, ``template_limit``
                 when it takes too long or makes too much, ``bad_template`` for any other failure in it.
         """
-        variables: dict[str, Any] = {
-            **self._special,
-            "messages": [{"role": message.role, "content": message.content} for message in messages],
-            "tools": None,
-            "documents": None,
-            "add_generation_prompt": add_generation_prompt,
-        }
         parts: list[str] = []
         size = 0
         with _bounded():
+            variables: dict[str, Any] = {
+                **self._special,
+                "messages": [_plain(message) for message in messages],
+                "tools": json.loads(tools) if tools else None,
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
             for part in self._template.generate(variables):
                 size += len(part)
                 if size > MAX_OUTPUT:
                     raise _Limit(f"Its output passes {MAX_OUTPUT} characters.")
                 parts.append(part)
             return "".join(parts)
+
+
+_TOOL = (
+    '[{"type": "function", "function": {"name": "f", "description": "f", "parameters": {"type": "object", '
+    '"properties": {"x": {"type": "string", "description": "x"}}, "required": ["x"]}}}]'
+)
+
+
+def _plain(message: ChatMessage) -> dict[str, Any]:
+    """A message as templates know it."""
+    plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        plain["tool_calls"] = json.loads(message.tool_calls)
+    if message.tool_call_id:
+        plain["tool_call_id"] = message.tool_call_id
+    return plain
 
 
 class _Limit(BaseException):

@@ -128,7 +128,8 @@ class BenchRun:
         command = self._command
         context = max(command.depths) + max(command.prompt, command.generate) + 1
         context = -(-context // 256) * 256
-        options = LoadOptions(context=context, threads=command.threads[0] if command.threads else 0)
+        threads = command.threads[0] if command.threads else 0
+        options = LoadOptions(context=context, threads=threads, machines=command.machines)
         return Model.load(path, options, lambda fraction: not self._stopped(), outputs=1)
 
     def _cold_load(self, path: str) -> float | None:

@@ -79,6 +79,9 @@ class TokenValues:
     ``kld`` is KL(reference, candidate), ``reverse`` the other way round; ``shared`` which part of the five likeliest
     tokens is the same; ``dp`` the right token's probability under the candidate less that under the reference.
     ``first`` and ``reference_first``, of shape ``(n, 2)``, are the likeliest token and its probability.
+
+    Where not all odds were known (:mod:`app.quality.bounds`) ``missing`` is what they had left, 0..1, and figures that
+    could not be computed are NaN, or for ``first`` a negative token.
     """
 
     reference_nll: Floats
@@ -90,6 +93,7 @@ class TokenValues:
     dp: Floats
     reference_first: Firsts
     first: Firsts
+    missing: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.nll)
@@ -249,21 +253,26 @@ def histogram(kld: Floats) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Summary:
-    """All figures of one candidate over the windows seen so far; fields as in ``CandidateQuality``."""
+    """All figures of one candidate over the windows seen so far; fields as in ``CandidateQuality`` and ``Told``.
+
+    What could not be computed for every token is None.
+    """
 
     tokens: int
     windows: int
     perplexity: Estimate
     ln_ratio: Estimate
     kld: Kld
-    reverse_kld: Estimate
-    top1: Estimate
-    top5: Estimate
-    rms_dp: Estimate
-    shift: Shift
+    reverse_kld: Estimate | None
+    top1: Estimate | None
+    top5: Estimate | None
+    rms_dp: Estimate | None
+    shift: Shift | None
     slices: dict[str, SliceQuality]
     histogram: tuple[int, ...]
     by_position: tuple[float, ...]
+    missing: float = 0.0
+    hidden: int = 0
 
 
 class Divergence:
@@ -311,20 +320,23 @@ class Divergence:
         windows = [values for _, values in self._windows]
         starts = cluster_starts([len(values) for values in windows])
         nll, kld, dp = (_joined(windows, field) for field in ("nll", "kld", "dp"))
+        hidden = int(np.isnan(dp).sum())
         return Summary(
             tokens=len(nll),
             windows=len(windows),
             perplexity=perplexity_estimate(nll),
             ln_ratio=mean_estimate(nll - _joined(windows, "reference_nll"), starts),
             kld=Kld(mean_estimate(kld, starts), *quantile_estimates(kld, KLD_QUANTILES, starts, replicates)),
-            reverse_kld=mean_estimate(_joined(windows, "reverse"), starts),
-            top1=mean_estimate(_joined(windows, "agree"), starts),
-            top5=mean_estimate(_joined(windows, "shared"), starts),
-            shift=Shift(mean_estimate(dp, starts), *quantile_estimates(dp, SHIFT_QUANTILES, starts, replicates)),
-            rms_dp=root_mean_square(dp, starts),
+            reverse_kld=_known_mean(_joined(windows, "reverse"), starts),
+            top1=_agreement(windows, starts),
+            top5=_known_mean(_joined(windows, "shared"), starts),
+            shift=None if hidden else _shift(dp, starts, replicates),
+            rms_dp=None if hidden else root_mean_square(dp, starts),
             slices={name: self._slice(name) for name in dict.fromkeys(name for name, _ in self._windows)},
             histogram=histogram(kld),
             by_position=_by_position(windows),
+            missing=_missing(windows),
+            hidden=hidden,
         )
 
     def _slice(self, name: str) -> SliceQuality:
@@ -335,8 +347,28 @@ class Divergence:
             tokens=len(nll),
             perplexity=perplexity_estimate(nll),
             kld=mean_estimate(_joined(windows, "kld"), starts),
-            top1=mean_estimate(_joined(windows, "agree"), starts),
+            top1=_agreement(windows, starts),
         )
+
+
+def _known_mean(values: Floats, starts: npt.NDArray[np.int64]) -> Estimate | None:
+    return None if np.isnan(values).any() else mean_estimate(values, starts)
+
+
+def _agreement(windows: Sequence[TokenValues], starts: npt.NDArray[np.int64]) -> Estimate | None:
+    if any((values.first["token"] < 0).any() for values in windows):
+        return None
+    return mean_estimate(_joined(windows, "agree"), starts)
+
+
+def _shift(dp: Floats, starts: npt.NDArray[np.int64], replicates: int) -> Shift:
+    return Shift(mean_estimate(dp, starts), *quantile_estimates(dp, SHIFT_QUANTILES, starts, replicates))
+
+
+def _missing(windows: Sequence[TokenValues]) -> float:
+    """The mean probability that was not told."""
+    sums = sum(float(values.missing.sum()) for values in windows if values.missing is not None)
+    return sums / sum(len(values) for values in windows)
 
 
 def _joined(windows: Sequence[TokenValues], field: str) -> Floats:

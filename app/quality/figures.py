@@ -40,7 +40,7 @@ def csv_table(result: QualityResult) -> str:
         ["file", "type", "kv", "bytes", *names]
         + [f"kld_{name}" for name in texts]
         + [part for name in kinds for part in (f"tasks_{name}_n", f"tasks_{name}_correct")]
-        + ["tokens_per_second", "verdict"]
+        + ["tokens_per_second", "odds_missing", "verdict"]
     )
     for each in (result.reference, *result.candidates):
         row: list[object] = [_cell(PurePath(each.path).name), _cell(each.type), each.kv or "f16", each.bytes]
@@ -52,8 +52,27 @@ def csv_table(result: QualityResult) -> str:
             score = each.tasks.get(name)
             row += [score.n, score.correct] if score else ["", ""]
         verdict = "reference" if each is result.reference else each.verdict
-        writer.writerow([*row, each.tokens_per_second, verdict])
+        missing = each.told.missing if each.told is not None else 0.0
+        writer.writerow([*row, each.tokens_per_second, missing, verdict])
     return out.getvalue()
+
+
+def told(each: CandidateQuality) -> str:
+    """What a server told of its odds and what that makes of the figures; empty for a local file."""
+    found = each.told
+    if found is None:
+        return ""
+    what = "the odds of the whole vocabulary" if found.whole else f"the {found.asked:,} likeliest tokens a position"
+    if not found.asked:
+        what = "the right token alone"
+    words = [f"{found.software or 'the server'} told {what}"]
+    if not found.whole:
+        words.append(
+            f"{100 * found.missing:.2g} % of the odds are missing, so the divergence is a lower bound"
+            + (f" (and the perplexity: {found.hidden:,} right tokens were not told)" if found.hidden else "")
+        )
+    words.append(f"{found.requests:,} requests in {numbers.seconds(found.seconds)}")
+    return "; ".join(words) + "."
 
 
 def _cell(text: str) -> str:
@@ -63,11 +82,12 @@ def _cell(text: str) -> str:
 
 def badge(each: CandidateQuality, reference: CandidateQuality, tokens: int) -> str:
     """One line of Markdown that says what a file costs."""
+    agreed = f", same first choice {numbers.percent(each.top1)}" if each.top1 is not None else ""
     return (
-        f"**{each.label}**: KL divergence {numbers.interval(each.kld.mean)} nats, same first choice "
-        f"{numbers.percent(each.top1)} against {reference.label or PurePath(reference.path).name} "
+        f"**{each.label}**: KL divergence {'at least ' if each.at_least else ''}{numbers.interval(each.kld.mean)} nats"
+        f"{agreed} against {reference.label or PurePath(reference.path).name} "
         f"({tokens:,} tokens; measured with Quench)"
     )
 
 
-__all__ = ["badge", "csv_table"]
+__all__ = ["badge", "csv_table", "told"]

@@ -32,8 +32,10 @@ def badge(type_name: str) -> str:
 
 
 def named_badge(each: CandidateQuality) -> str:
-    """The type, and under it the cache where it is not f16."""
-    return badge(each.type) + (f'<br><span class="half">KV {escape(each.kv)}</span>' if each.kv else "")
+    """The type, and under it the cache where it is not f16, and whether a server has it."""
+    more = [f"KV {escape(each.kv)}"] if each.kv else []
+    more += ["served"] if each.told is not None else []
+    return badge(each.type) + (f'<br><span class="half">{", ".join(more)}</span>' if more else "")
 
 
 def model_label(each: CandidateQuality) -> str:

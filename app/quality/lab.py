@@ -10,6 +10,9 @@ of a run is a fair sample of the whole; it ends early when it is as precise as w
 
 The reference may be a fingerprint (:mod:`app.quality.references`): nothing of it is loaded then.
 
+Every finished window and group of tasks goes into a journal (:mod:`app.quality.journal`). A run of the same command
+that finds one takes these values from it, in the same order, and computes what is missing.
+
 A candidate that cannot be loaded or computed, or speaks another vocabulary, is reported and left out; the others go on.
 """
 
@@ -21,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
@@ -41,13 +45,19 @@ from app.quality import tasks as graded
 from app.quality import texts as texts_module
 from app.quality.divergence import LEAST_CLUSTERS, Logits, Rows, TokenValues, first_scored, scored_per_window
 from app.quality.drift import states_of
+from app.quality.grading import Graded
+from app.quality.journal import IN_TURN, TOGETHER, Progress, identity_of, identity_of_model
 from app.quality.odds import Odds
 from app.quality.passages import describe
 from app.quality.references import EMBED, Reference, Store, compare
-from app.quality.subject import Subject, Vocabulary
+from app.quality.subject import Subject, Vocabulary, read_header
 from app.quality.texts import Window
 from app.quality.verdict import Thresholds
+from converter.identity import content_id
 from converter.spec import Cancelled, QuenchError
+
+if TYPE_CHECKING:
+    from app.quality.served import ServedSubject
 
 Emit = Callable[[Event], None]
 Stopped = Callable[[], bool]
@@ -101,9 +111,11 @@ class QualityRun:
         check(command)
         self.reference = Subject(command.reference, -1)
         self._side: Reference | None = None
+        self._progress: Progress | None = None
         self._context = command.context
+        self._texts: Sequence[texts_module.Text] = ()
         caches = (*command.kv, *("" for _ in command.candidates))
-        self.candidates = [Subject(path, index, caches[index]) for index, path in enumerate(command.candidates)]
+        self.candidates = [subject_of(command, index, caches[index]) for index in range(len(command.candidates))]
 
     # ---- the whole -------------------------------------------------------------------------------------------
 
@@ -116,26 +128,55 @@ class QualityRun:
         """
         saved = is_fingerprint(self._command.reference)
         texts = texts_module.load(self._command.texts) if self._command.texts or not saved else []
-        if self._command.tasks:
+        self._texts = texts
+        if self._command.tasks and (self._local() or self._command.fingerprint or not self.candidates):
             self._tasks = graded.load(self._command.tasks, run_code=self._command.run_code)
         self._status("Reading the reference's answers" if saved else "Looking at the reference", 0, force=True)
         self._side = side = Reference(self._command, self.reference)
         self._context = side.context
+        self._tasks = graded.stretched(self._tasks, self._needle_length())
+        self._progress = kept = Progress(self._command)
         try:
-            if not saved and not self._fit_by_size():
+            in_turn = kept.way == IN_TURN  # its values were compared with answers that had waited: go on so
+            if not saved and (in_turn or not self._fit_by_size()):
                 side.expect_turns()
             self._open_reference(texts)
             side.begin()
-            if self._fit_together():
-                self._together()
-            else:
+            in_turn = in_turn or not self._fit_together()
+            self._go_on(IN_TURN if in_turn else TOGETHER)
+            if in_turn:
                 self._in_turn()
+            else:
+                self._together()
             used = side.finish(self._tasks)
+            result = self._result(used)
+            kept.finished()
         finally:
+            kept.close()
             for subject in self._all():
                 subject.close()
             side.close()
-        return self._result(used)
+        return msgspec.structs.replace(result, notes=tuple(kept.notes))
+
+    @property
+    def kept(self) -> Progress:
+        """The journal of the run."""
+        assert self._progress is not None
+        return self._progress
+
+    def _go_on(self, way: str) -> None:
+        """Tie the journal to what is measured now, and take up what it has."""
+        for subject in self._all():
+            if not subject.is_served:  # what a server has may change behind its name: nothing of it is kept
+                subject.content = subject.content or content_id(subject.path)
+            role = "reference" if subject is self.reference else subject.kv
+            subject.identity = identity_of_model(subject.path, subject.content, role)
+        identity = identity_of(self._command, self.reference.identity, self._windows, self._tasks)
+        groups = -(-len(self._tasks) // TASK_GROUP)
+        self.kept.bind(identity, way, (len(self._windows) + groups) * len(self._all()))
+        self._start -= self.kept.spent
+        if self.kept.notes:
+            self._status(self.kept.notes[-1], self._done, force=True)
 
     def _open_reference(self, texts: Sequence[texts_module.Text]) -> None:
         """Load the reference if it is a model, and cut the texts by its vocabulary, or by a candidate's of the same."""
@@ -143,7 +184,7 @@ class QualityRun:
         if self.side.saved is None:
             self._open(speaker)
         elif texts:
-            for speaker in self.candidates:
+            for speaker in self._local():
                 self._try(speaker, self._open)
                 if speaker.error is None:
                     break
@@ -152,6 +193,13 @@ class QualityRun:
             self._fit_tasks(speaker.model)
         self._tasks = self.side.known_tasks(self._tasks)
         self._total = (len(self._windows) + len(self._tasks) * TASK_WEIGHT) * (1 + len(self.candidates))
+
+    def _needle_length(self) -> int:
+        """Tokens that hidden sentences may lie in: the window that was asked for, as far as the model was trained."""
+        if not any(task.hidden is not None for task in self._tasks):
+            return 0
+        named = self.candidates[0].path if self.side.saved is not None and self.candidates else self.reference.path
+        return min(self._context, read_header(named).context_length or self._context)
 
     @property
     def side(self) -> Reference:
@@ -182,11 +230,18 @@ class QualityRun:
     def _live(self) -> list[Subject]:
         return [subject for subject in self.candidates if subject.error is None]
 
+    def _local(self) -> list[Subject]:
+        """The candidates that this machine computes."""
+        return [subject for subject in self.candidates if not subject.is_served]
+
     def _fit_together(self) -> bool:
-        """Whether all candidates fit beside the loaded reference. Weights count twice: a CPU may repack a copy."""
+        """Whether all candidates fit beside the loaded reference. Weights count twice: a CPU may repack a copy. Other
+        machines take one model at a time."""
+        if self._command.machines:
+            return not self._local()
         memory = self.reference.memory
         overhead = max(0, memory.anonymous - memory.weights) + (16 << 20)
-        needed = sum(2 * subject.bytes + overhead for subject in self.candidates)
+        needed = sum(2 * subject.bytes + overhead for subject in self._local())
         if self._command.memory_mib > 0:
             held = 0 if self.side.saved is not None else 2 * self.reference.bytes + overhead
             return held + needed <= self._command.memory_mib << 20
@@ -194,7 +249,9 @@ class QualityRun:
 
     def _fit_by_size(self) -> bool:
         """As :meth:`_fit_together`, as far as can be told before the reference is loaded."""
-        needed = 2 * sum(subject.bytes for subject in self._all())
+        if self._command.machines:
+            return not self._local()
+        needed = 2 * sum(subject.bytes for subject in [self.reference, *self._local()])
         if self._command.memory_mib > 0:
             return needed <= self._command.memory_mib << 20
         return needed <= MEMORY_SHARE * hardware.memory_available()
@@ -208,22 +265,25 @@ class QualityRun:
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
         with ThreadPoolExecutor(self._abreast(), "models") as pool:
             for number in range(len(self._windows)):
-                if number and (time.monotonic() >= until or self._precise()):
+                if number and (self._precise() or (time.monotonic() >= until and not self._kept_from(number))):
                     break
                 self._status(f"Scoring window {number + 1} of {len(self._windows)}", number * (1 + len(self._live())))
-                rows = self.side.rows(number, self._reference_logits)
-                self._each(pool, self._live(), partial(self._compare, number, rows))
+                waiting = [subject for subject in self._live() if not self._recall(number, subject)]
+                if waiting or self.side.writes or not self._recall(number, self.reference):
+                    rows = self._reference_rows(number)
+                    self._each(pool, waiting, partial(self._compare, number, rows))
                 self._updates(self._live())
             self._each(pool, self._computing(), self._look_inside)
             for group in self._task_groups():
-                if time.monotonic() >= self._deadline(1.0):
+                late = time.monotonic() >= self._deadline(1.0)
+                if late and not all(self._kept_answers(group, subject) for subject in self._computing()):
                     break
                 self._each(pool, self._computing(), partial(self._answer, group))
                 self._updates(self._live())
 
     def _share_cores(self) -> None:
         """Several small candidates take one thread each: side by side they use the cores better than in turns."""
-        models = [subject.open_model for subject in self._live()]
+        models = [subject.open_model for subject in self._live() if not subject.is_served]
         if len(models) > 1 and all(model.memory().weights < graded.SMALL_MODEL for model in models):
             for model in models:
                 model.set_threads(1)
@@ -236,13 +296,14 @@ class QualityRun:
 
     def _abreast(self) -> int:
         """Models that compute at the same time. Together they take no more threads than one was allowed."""
-        threads = max((subject.open_model.threads for subject in self._live()), default=1)
+        threads = max((subject.open_model.threads for subject in self._live() if not subject.is_served), default=1)
         return max(1, (self._command.threads or hardware.physical_cores()) // threads)
 
     def _each(self, pool: ThreadPoolExecutor, subjects: Sequence[Subject], act: Callable[[Subject], None]) -> None:
-        """Do ``act`` for all; when this returns or raises, no model is at work any more."""
-        running = [pool.submit(self._try, subject, act) for subject in subjects]
-        wait(running)
+        """Do ``act`` for all; when this returns or raises, no model is at work any more. Servers need no core here."""
+        with ThreadPoolExecutor(max(1, len(self.candidates) - len(self._local())), "servers") as servers:
+            running = [(servers if each.is_served else pool).submit(self._try, each, act) for each in subjects]
+            wait(running)
         for each in running:
             each.result()
 
@@ -259,7 +320,7 @@ class QualityRun:
             if self._command.precision:
                 count = min(count, max(LEAST_CLUSTERS, at))  # doubling: models are loaded again a few times only
             if self._limit > 0 and at > 0:
-                count = min(count, self._affordable(at))
+                count = min(count, max(self._affordable(at), self._kept_from(at)))
                 if count == 0:
                     break
             last = not pilot and (at + count == len(self._windows) or self._limit > 0)
@@ -269,8 +330,9 @@ class QualityRun:
             self._batch(range(0), with_tasks=True)
 
     def _asked(self) -> bool:
-        """Whether the candidates that are still there were asked the tasks."""
-        return any(subject.right for subject in self._live())
+        """Whether the candidates that are still there were asked the tasks; without any that can be, the reference."""
+        asked = [subject for subject in self._live() if not subject.is_served] or [self.reference]
+        return any(subject.right for subject in asked)
 
     def _batch(self, numbers: range, *, with_tasks: bool) -> None:
         """Some windows by all models, one model after another."""
@@ -278,9 +340,7 @@ class QualityRun:
         try:
             if store is not None:
                 self._open(self.reference)
-                self._on_each(
-                    self.reference, numbers, partial(self.side.rows, logits=self._reference_logits, store=store)
-                )
+                self._on_each(self.reference, numbers, partial(self._ask_reference, store))
                 self._look_inside(self.reference)
                 if with_tasks:
                     self._all_tasks(self.reference)
@@ -294,15 +354,27 @@ class QualityRun:
 
     def _one(self, subject: Subject, numbers: range, store: Store | None, with_tasks: bool) -> None:
         def act(number: int) -> None:
-            rows = self.side.rows(number, self._reference_logits) if store is None else store.rows(number)
+            if self._recall(number, subject):
+                missing = store is None and self.reference.divergence.windows == number
+                if missing and not self._recall(number, self.reference):
+                    self._reference_rows(number)
+                return
+            rows = self._reference_rows(number) if store is None else store.rows(number)
             self._compare(number, rows, subject)
 
         self._open(subject)
         self._on_each(subject, numbers, act)
-        self._look_inside(subject)
-        if with_tasks:
-            self._all_tasks(subject)
+        if not subject.is_served:
+            self._look_inside(subject)
+            if with_tasks:
+                self._all_tasks(subject)
         self._updates([subject], force=True)
+
+    def _ask_reference(self, store: Store, number: int) -> None:
+        """Put the reference's answer by, where a candidate is still to be set against it."""
+        needed = any(not self._has(number, subject) for subject in self._live())
+        if needed or self.side.writes or not self._recall(number, self.reference):
+            self._reference_rows(number, store)
 
     def _on_each(self, subject: Subject, numbers: range, act: Callable[[int], object]) -> None:
         for place, number in enumerate(numbers):
@@ -317,7 +389,7 @@ class QualityRun:
             # Its share of the time for tasks says how many there will be; the candidates take the same ones.
             until = min(until, time.monotonic() + self._limit * TASK_SHARE / (1 + len(self._live())))
         for group in self._task_groups():
-            if time.monotonic() >= until:
+            if time.monotonic() >= until and not self._kept_answers(group, subject):
                 break
             asked = len(self.reference.right) if self.side.saved is None else len(self._tasks)
             if subject is not self.reference and len(subject.right) >= asked:
@@ -348,27 +420,82 @@ class QualityRun:
     # ---- steps -----------------------------------------------------------------------------------------------
 
     def _open(self, subject: Subject) -> None:
+        if subject.is_served:
+            self._connect(cast("ServedSubject", subject))
+            return
         if subject.model is not None:
             return
         self._status(f"Loading {subject.name}", self._done, force=True)
         cache = subject.kv or LoadOptions().kv_type
-        options = LoadOptions(context=self._context, threads=self._command.threads, kv_type=cache)
+        options = LoadOptions(
+            context=self._context, threads=self._command.threads, kv_type=cache, machines=self._command.machines
+        )
         outputs = self._context - first_scored(self._context)
         wanted = graded.context_needed(self._tasks)
         model = subject.open(options, outputs, wanted, lambda fraction: not self._stopped(), self._on_model)
         if subject is self.reference:
             subject.vocabulary = subject.vocabulary or Vocabulary.of(model)
+            if len(self._local()) < len(self.candidates) and not self._pieces:
+                self._pieces = {token: model.piece(token, special=True) for token in range(model.vocabulary)}
         elif self.reference.vocabulary is not None:
             self.reference.vocabulary.check(model, subject.name)
+
+    def _connect(self, subject: ServedSubject) -> None:
+        assert self.reference.vocabulary is not None
+        self._status(f"Connecting to {subject.name}", self._done, force=True)
+        subject.connect(self.reference.vocabulary, self._texts, self._windows, self._pieces, self._stopped)
 
     def _reference_logits(self, window: Window) -> Logits:
         return self._logits(self.reference, window)
 
     def _compare(self, number: int, reference: Rows | Odds, subject: Subject) -> None:
         window = self._windows[number]
+        if subject.is_served:
+            self._ask(window, reference, cast("ServedSubject", subject))
+            return
         values = compare(reference, self._logits(subject, window))
+        self.kept.keep_window(subject.identity, number, values)
         subject.divergence.add(window.text, values)
         self._remember_pieces(subject.open_model, window, values)
+
+    def _ask(self, window: Window, reference: Rows | Odds, subject: ServedSubject) -> None:
+        def tell(done: int, total: int) -> None:
+            self._status(f"{subject.name}: token {done} of {total} of a window", self._done)
+
+        subject.divergence.add(window.text, subject.score(window, reference, self._stopped, tell))
+
+    def _reference_rows(self, number: int, store: Store | None = None) -> Rows | Odds:
+        seen = self.reference.divergence.windows
+        rows = self.side.rows(number, self._reference_logits, store)
+        if self.reference.divergence.windows > seen:
+            self.kept.keep_window(self.reference.identity, number, self.reference.divergence.values()[-1])
+        return rows
+
+    def _has(self, number: int, subject: Subject) -> bool:
+        scored = scored_per_window(self._context)
+        return self.kept.window(subject.identity, number, scored) is not None
+
+    def _kept_from(self, number: int) -> int:
+        """How many windows from ``number`` on cost nothing any more."""
+        found = number
+        while found < len(self._windows) and all(self._has(found, each) for each in [self.reference, *self._live()]):
+            found += 1
+        return found - number
+
+    def _kept_answers(self, group: Sequence[graded.Task], subject: Subject) -> list[Graded]:
+        """The next answers of ``subject`` that an interrupted run has kept; empty if it has none."""
+        return self.kept.answers(subject.identity, len(subject.answers), len(group)) or []
+
+    def _recall(self, number: int, subject: Subject) -> bool:
+        """Take a window's values from the journal of an interrupted run; whether they were there."""
+        window = self._windows[number]
+        values = self.kept.window(subject.identity, number, scored_per_window(self._context))
+        if values is None:
+            return False
+        subject.divergence.add(window.text, values)
+        if subject.model is not None and subject is not self.reference:
+            self._remember_pieces(subject.open_model, window, values)
+        return True
 
     def _look_inside(self, subject: Subject) -> None:
         """The states after every layer, once. A fingerprint has none to compare with."""
@@ -397,7 +524,14 @@ class QualityRun:
             f"Tasks: {len(subject.right)} of {len(self._tasks)} answered by {subject.name}",
             self._done + TASK_WEIGHT * len(group),
         )
+        place = len(subject.answers)
+        known = self._kept_answers(group, subject)
+        if known:
+            subject.asked = subject.asked or graded.form(subject.open_model)
+            subject.answers += known
+            return
         subject.answer(group, self._stopped)
+        self.kept.keep_answers(subject.identity, place, subject.answers[place:])
 
     def _try(self, subject: Subject, act: Callable[[Subject], None]) -> None:
         """Do ``act``; an error of a candidate takes this candidate out, one of the reference ends the run."""
@@ -457,9 +591,15 @@ class QualityRun:
         return subject.quality(self.reference, self._tasks, self._thresholds, replicates)
 
     def _with_examples(self, subject: Subject, quality: CandidateQuality) -> CandidateQuality:
-        """Add what can be read: the worst passages, and the tasks that flipped."""
-        passages = describe(subject.divergence.values(), self._windows, self._pieces)
-        return msgspec.structs.replace(quality, passages=passages, flips=subject.flips(self.reference, self._tasks))
+        """Add what is told once: the worst passages, the tasks that flipped, every window's mean."""
+        values = subject.divergence.values()
+        known = quality.top1 is not None and bool(self._pieces)
+        return msgspec.structs.replace(
+            quality,
+            passages=describe(values, self._windows, self._pieces) if known else (),
+            flips=subject.flips(self.reference, self._tasks),
+            kld_by_window=tuple(float(window.kld.mean()) for window in values),
+        )
 
     def _result(self, used: FingerprintUse | None) -> QualityResult:
         measured = [subject for subject in self._live() if subject.divergence.windows]
@@ -479,7 +619,19 @@ class QualityRun:
             failures=tuple(self._failures),
             tasks_left_out=self._left_out,
             fingerprint=used,
+            texts_id=texts_module.identity(self._windows),
         )
+
+
+def subject_of(command: MeasureQuality, index: int, kv: str) -> Subject:
+    """The candidate ``index``: a file, or what a server has."""
+    path = command.candidates[index]
+    place = next((place for place in command.served if place.path == path), None)
+    if place is None:
+        return Subject(path, index, kv)
+    from app.quality.served import ServedSubject  # with all that speaks HTTP
+
+    return ServedSubject(place, index, command.served_top)
 
 
 def check(command: MeasureQuality) -> None:
@@ -498,6 +650,10 @@ def check(command: MeasureQuality) -> None:
         problem = "The limits of the verdict must be 0 < pass <= fail, and a share between 0 and 1."
     elif saved and command.fingerprint:
         problem = "Answers are saved of a model, not of answers that were saved."
+    elif saved and command.texts and command.candidates and len(command.served) == len(set(command.candidates)):
+        problem = "A server cannot cut other texts for saved answers: leave the texts out."
+    elif command.served_top < 0 or not {place.path for place in command.served} <= set(command.candidates):
+        problem = "Of a server's odds the number must not be negative, and every server must be a candidate."
     elif command.fingerprint_matrix not in EMBED:
         problem = f"The output matrix is saved {', '.join(EMBED)}."
     if problem:

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from resources import path as resource
 
 _BEFORE = "Read this text. One sentence in it does not belong there; you will be asked about it.\n\n"
 _AFTER = "\n\nThat was the text. "
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What a task hides: arguments of :func:`prompt`, so that it can be hidden in a longer text."""
+
+    question: str
+    needle: str
+    depth: float
+    characters: int
+    seed: int
+
+    def prompt(self, characters: int = 0) -> str:
+        """The whole question, in ``characters`` of prose (0: as many as it was made for)."""
+        return prompt(self.question, self.needle, self.depth, characters or self.characters, self.seed)
 
 
 def prompt(question: str, needle: str, depth: float, characters: int, seed: int) -> str:
@@ -44,4 +60,4 @@ def _sentences() -> tuple[str, ...]:
     return (*found, words[start:])
 
 
-__all__ = ["prompt"]
+__all__ = ["Hidden", "prompt"]

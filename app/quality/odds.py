@@ -22,7 +22,18 @@ import numpy as np
 import numpy.typing as npt
 
 import kernels
-from app.quality.divergence import FIRST, TOP, Floats, Logits, Rows, Tokens, TokenValues, check_finite, firsts_of
+from app.quality.divergence import (
+    FIRST,
+    TOP,
+    Firsts,
+    Floats,
+    Logits,
+    Rows,
+    Tokens,
+    TokenValues,
+    check_finite,
+    firsts_of,
+)
 
 MAX_VOCABULARY = 1 << 24
 _STEPS = 1 << 18
@@ -92,6 +103,20 @@ def ids_of(records: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
     return _unpacked(records["ids"])
 
 
+def likeliest(odds: Odds) -> tuple[npt.NDArray[np.int64], Floats]:
+    """The likeliest tokens of each position, the first one first, and their natural log-probabilities: (n, top)."""
+    top = slice(0, odds.layout.top)
+    return _unpacked(odds.records["ids"][:, top]), _unpacked(odds.records["logs"][:, top]) / -float(_STEPS)
+
+
+def firsts_of_records(odds: Odds) -> Firsts:
+    """The likeliest token of each position and its probability."""
+    ids, logs = likeliest(odds)
+    firsts = np.empty(len(ids), FIRST)
+    firsts["token"], firsts["probability"] = ids[:, 0], np.exp(logs[:, 0])
+    return firsts
+
+
 def _packed(numbers: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     bits = np.ascontiguousarray(numbers.astype("<u4"))
     return bits.view(np.uint8).reshape(*numbers.shape, 4)[..., :3]
@@ -122,8 +147,6 @@ def compare(reference: Odds, candidate: Logits) -> TokenValues:
     nll = reference.nll
     best = min(TOP, layout.top, found.top.shape[1])
     same = (ids[:, :best, None] == found.top[:, None, :best]).any(axis=2).mean(axis=1)
-    firsts = np.empty(len(nll), FIRST)
-    firsts["token"], firsts["probability"] = ids[:, 0], np.exp(p_log[:, 0])
     return TokenValues(
         reference_nll=nll,
         nll=found.nll,
@@ -132,9 +155,9 @@ def compare(reference: Odds, candidate: Logits) -> TokenValues:
         agree=ids[:, 0] == found.top[:, 0],
         shared=same.astype(np.float32),
         dp=np.exp(-found.nll) - np.exp(-nll),
-        reference_first=firsts,
+        reference_first=firsts_of_records(reference),
         first=firsts_of(candidate, found.top[:, 0], found.log_sum),
     )
 
 
-__all__ = ["MAX_VOCABULARY", "Layout", "Odds", "compare", "ids_of", "sample"]
+__all__ = ["MAX_VOCABULARY", "Layout", "Odds", "compare", "firsts_of_records", "ids_of", "likeliest", "sample"]

@@ -20,6 +20,9 @@ BEFORE = 32
 
 Pieces = Mapping[int, bytes]
 
+_CONTINUATION = bytes(range(0x80, 0xC0))
+"""Bytes of UTF-8 that begin no character."""
+
 
 def worst(values: Sequence[TokenValues], count: int = COUNT, width: int = WIDTH) -> list[tuple[int, int, float]]:
     """The stretches with the largest mean KLD, at most one of each window: (window, first scored token, mean)."""
@@ -82,6 +85,14 @@ def _one(pieces: Pieces, token: int) -> str:
 
 
 def _texts(pieces: Sequence[bytes]) -> list[str]:
-    """What each token adds to the text: a character that is spread over tokens belongs to the one that completes it."""
+    """What each token adds to the text: a character that is spread over tokens belongs to the one that completes it.
+
+    Of characters that the cut goes through, at either end, nothing is shown.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return [decoder.decode(piece, final=number + 1 == len(pieces)) for number, piece in enumerate(pieces)]
+    found, begun = [], False
+    for piece in pieces:
+        rest = piece if begun else piece.lstrip(_CONTINUATION)
+        begun = begun or bool(rest)
+        found.append(decoder.decode(rest))
+    return found

@@ -7,10 +7,12 @@ of the texts that quality is measured on (``app.quality.texts``), or any other w
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from app.files import write_atomically
 from app.quality.texts import read_text
 from converter.spec import QuenchError
 from resources import path as resource
@@ -45,6 +47,17 @@ def load(name: str) -> list[Prompt]:
         detail = f"{file} has {len(found)}; at most {MAX_PROMPTS}."
         raise QuenchError("too_many_prompts", "The file has too many prompts.", detail, "Leave some of them out.")
     return found
+
+
+def save(prompts: Sequence[Prompt], path: Path) -> None:
+    """Write a set that :func:`load` reads, whole or not at all. ``QuenchError`` ``unwritable``."""
+    lines = [json.dumps({"prompt": each.prompt, "slice": each.slice}, ensure_ascii=False) for each in prompts]
+    try:
+        write_atomically(path, ("\n".join(lines) + "\n").encode())
+    except OSError as error:
+        raise QuenchError(
+            "unwritable", "The prompts could not be written.", str(error), "Choose another place.", exit_status=4
+        ) from error
 
 
 _MISSING = f"Check the path. The bundled prompts are called {BUNDLED}."

@@ -134,6 +134,11 @@ class Reference:
         return rows
 
     @property
+    def writes(self) -> bool:
+        """Whether answers are saved for good: then all are needed, whatever candidates were compared with already."""
+        return self._scribe is not None
+
+    @property
     def keeps_states(self) -> bool:
         """Whether what waits for candidates is small."""
         return self._recorder is not None

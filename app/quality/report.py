@@ -6,9 +6,11 @@ prints. Everything that came from a model, a file name or a person is escaped.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from html import escape
-from pathlib import PurePath
+from importlib.metadata import version
+from pathlib import Path, PurePath
 from typing import Any
 
 import msgspec
@@ -43,6 +45,9 @@ STRONG, FAINT = 2.0, 12
 TWINS = (".json", ".csv")
 """What is written beside a report, under its name."""
 
+_TWIN_BEGINS = {".json": b'{"quality": {', ".csv": b"file,type,kv,bytes,"}
+_MOST_NAMES = 1000
+
 
 class Reply(msgspec.Struct, frozen=True):
     """What one model (by name) answered to a question."""
@@ -64,6 +69,38 @@ class Facts(msgspec.Struct, frozen=True):
 
     lines: tuple[tuple[str, str], ...] = ()
     date: str = ""
+
+
+def facts_here() -> Facts:
+    """Today, this machine, and the versions that measure on it."""
+    import kernels  # not for the window, which renders nothing
+    from app import hardware
+
+    lines = (
+        ("Processor", hardware.cpu_name()),
+        ("Kernels", kernels.active()),
+        ("Engine", f"llama-cpp-python {version('llama-cpp-python')}"),
+        ("Quench", version("quench-studio")),
+    )
+    return Facts(lines, time.strftime("%Y-%m-%d"))
+
+
+def twin_place(report: Path, suffix: str) -> Path:
+    """Where the ``suffix`` twin of a report goes: beside it under its name, but never in the place of another file.
+
+    Only the twin of an earlier report is replaced; where something else has the name (the output of the very command,
+    for one, which is still empty), ``name.report.json`` is taken, or one with a number. ``OSError`` if none is free.
+    """
+    names = [report.stem, f"{report.stem}.report", *(f"{report.stem}.report-{n}" for n in range(2, _MOST_NAMES))]
+    for name in names:
+        place = report.with_name(name + suffix)
+        try:
+            with place.open("rb") as file:
+                if place.is_file() and file.read(len(_TWIN_BEGINS[suffix])) == _TWIN_BEGINS[suffix]:
+                    return place
+        except FileNotFoundError:
+            return place
+    raise OSError(f"{report.with_suffix(suffix)} and all names like it are taken.")
 
 
 def document(
@@ -154,8 +191,10 @@ def _verdicts(result: QualityResult) -> str:
         cards.append(
             f'<article class="verdict"><div class="row">{named_badge(each)}'
             f'<span class="pill {css}"><span aria-hidden="true">{mark}</span> {escape(word)}</span></div>'
-            f'<p class="big">{escape(numbers.interval(each.kld.mean))}<span class="unit"> nats KLD</span></p>'
-            f'<p class="muted">{numbers.size(each.bytes)}{smaller}</p><p>{escape(each.reason)}</p></article>'
+            f'<p class="big">{_least(each)}{escape(numbers.interval(each.kld.mean))}'
+            f'<span class="unit"> nats KLD</span></p>'
+            f'<p class="muted">{numbers.size(each.bytes) if each.bytes else "served"}{smaller}</p>'
+            f"<p>{escape(each.reason)}</p>{_told(each)}</article>"
         )
     cards.extend(
         f'<article class="verdict"><div class="row"><strong>{escape(PurePath(failure.path).name)}</strong>'
@@ -165,6 +204,15 @@ def _verdicts(result: QualityResult) -> str:
         for failure in result.failures
     )
     return f'<section aria-label="Verdicts"><div class="verdicts">{"".join(cards)}</div></section>' if cards else ""
+
+
+def _least(each: CandidateQuality) -> str:
+    """In front of a divergence: nothing, or a sign that it is a lower bound."""
+    return "≥ " if each.at_least else ""
+
+
+def _told(each: CandidateQuality) -> str:
+    return f'<p class="muted">{escape(figures.told(each))}</p>' if each.told is not None else ""
 
 
 _PARETO_NOTE = (
@@ -177,6 +225,7 @@ def _pareto(result: QualityResult) -> str:
     points = [
         svg.Point(model_label(each), each.type, each.bytes, each.kld.mean.value, numbers.Z95 * each.kld.mean.error)
         for each in result.candidates
+        if each.bytes and not each.at_least
     ]
     reference = result.reference
     return svg.pareto(points, (f"{model_label(reference)} (reference)", reference.bytes) if reference.bytes else None)
@@ -193,56 +242,49 @@ _TABLE_NOTE = (
 
 
 def _main_table(result: QualityResult) -> str:
-    head = (
-        "Model",
-        "Size",
-        "KLD mean",
-        "KLD median",
-        "KLD 99 %",
-        "KLD max",
-        "KLD reverse",
-        "First choice",
-        "Same five",
-        "Perplexity",
-        "ln ratio",
-        "Δp RMS",
-        "Δp 5 % to 95 %",
-        "Tasks",
-        "Tokens/s",
-        "Memory",
-        "Verdict",
+    """Two tables that fit a page: how far from the reference, and how good and fast by themselves."""
+    models = [(each, each is result.reference) for each in (result.reference, *result.candidates)]
+    far = (
+        "Model", "Size", "KLD mean", "KLD median", "KLD 99 %", "KLD max", "KLD reverse", "First choice", "Same five",
+        "Δp RMS", "Δp 5 % to 95 %", "Verdict",
+    )  # fmt: skip
+    asked = any(each.tasks for each, _ in models)
+    alone = ("Model", "Perplexity", "ln ratio", *(["Tasks"] if asked else []), "Tokens/s", "Memory")
+    return table(far, [_far_row(*each) for each in models]) + table(
+        alone, [_alone_row(*each, asked) for each in models]
     )
-    rows = [_main_row(each, each is result.reference) for each in (result.reference, *result.candidates)]
-    return table(head, rows)
 
 
-def _main_row(each: CandidateQuality, reference: bool) -> list[str]:
-    n = sum(score.n for score in each.tasks.values())
-    solved = f"{100 * sum(score.correct for score in each.tasks.values()) / n:.1f} %" if n else numbers.NONE
+def _far_row(each: CandidateQuality, reference: bool) -> list[str]:
     css, _, word = VERDICTS.get(each.verdict, ("", "", each.verdict))
+    least = _least(each)
+    cells = [
+        f"<strong>{least}{_stacked(numbers.interval(each.kld.mean))}</strong>",
+        least + _stacked(numbers.interval(each.kld.median)),
+        least + _stacked(numbers.interval(each.kld.p99)),
+        least + numbers.number(each.kld.max.value),
+        _stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE,
+        *(_stacked(numbers.percent(part)) if part else numbers.NONE for part in (each.top1, each.top5, each.rms_dp)),
+        _range(each.shift),
+        f'<span class="{css}">{escape(word)}</span>',
+    ]
+    name = named_badge(each) + ('<br><span class="half">reference</span>' if reference else "")
+    size = numbers.size(each.bytes) if each.bytes else numbers.NONE
+    return [name, size, *("" if reference else cell for cell in cells)]
+
+
+def _alone_row(each: CandidateQuality, reference: bool, asked: bool) -> list[str]:
+    n = sum(score.n for score in each.tasks.values())
+    solved = sum(score.correct for score in each.tasks.values())
     memory = each.memory.anonymous + each.memory.weights
-
-    def against(text: str) -> str:
-        return "" if reference else text
-
+    hidden = "≥ " if each.told is not None and each.told.hidden else ""
     return [
-        named_badge(each) + ('<br><span class="half">reference</span>' if reference else ""),
-        numbers.size(each.bytes),
-        against(f"<strong>{_stacked(numbers.interval(each.kld.mean))}</strong>"),
-        against(_stacked(numbers.interval(each.kld.median))),
-        against(_stacked(numbers.interval(each.kld.p99))),
-        against(numbers.number(each.kld.max.value)),
-        against(_stacked(numbers.interval(each.reverse_kld)) if each.reverse_kld else numbers.NONE),
-        against(_stacked(numbers.percent(each.top1))),
-        against(_stacked(numbers.percent(each.top5)) if each.top5 else numbers.NONE),
-        _stacked(numbers.interval(each.perplexity)),
-        against(_stacked(_signed(each.ln_ratio))),
-        against(_stacked(numbers.percent(each.rms_dp))),
-        against(_range(each.shift)),
-        solved,
+        named_badge(each),
+        hidden + _stacked(numbers.interval(each.perplexity)),
+        "" if reference else hidden + _stacked(_signed(each.ln_ratio)),
+        *([f"{100 * solved / n:.1f} %" if n else numbers.NONE] if asked else []),
         numbers.rate(each.tokens_per_second),
         numbers.size(memory) if memory else numbers.NONE,
-        "" if reference else f'<span class="{css}">{escape(word)}</span>',
     ]
 
 
@@ -289,8 +331,8 @@ def _slices(result: QualityResult) -> str:
             part = each.slices.get(name)
             css = VERDICTS[part.verdict][0] if part and part.verdict in VERDICTS else ""
             row.append(
-                f'<span class="{css}">{_stacked(numbers.interval(part.kld))}</span>'
-                f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>'
+                f'<span class="{css}">{_least(each)}{_stacked(numbers.interval(part.kld))}</span>'
+                + (f'<br><span class="muted">{100 * part.top1.value:.1f} %</span>' if part.top1 else "")
                 if part
                 else numbers.NONE
             )
@@ -496,12 +538,20 @@ def _method(result: QualityResult, facts: Facts) -> str:
             "for quantiles.",
         ),
         ("Texts", ", ".join(result.texts)),
+        *([("Id of the windows", result.texts_id)] if result.texts_id else []),
+        *((f"Id of {file_name(each)}", each.content) for each in _models(result) if each.content),
         ("Time", numbers.seconds(result.seconds)),
+        *([("Notes", " ".join(result.notes))] if result.notes else []),
         *([("Reference", _saved(result.fingerprint))] if result.fingerprint is not None else []),
         *facts.lines,
     ]
     items = "".join(f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in lines)
     return f"<dl>{items}</dl>"
+
+
+def _models(result: QualityResult) -> list[CandidateQuality]:
+    """The models, each file once."""
+    return list({each.path: each for each in (result.reference, *result.candidates)}.values())
 
 
 def _saved(use: FingerprintUse) -> str:

@@ -73,6 +73,8 @@ def read_header(path: str) -> ModelInfo:
 class Subject:
     """One file in a quality run; ``index`` is its place among the candidates, -1 for the reference."""
 
+    is_served = False
+
     def __init__(self, path: str, index: int, kv: str = "") -> None:
         self.path = path
         self.index = index
@@ -92,6 +94,7 @@ class Subject:
         self.trained = 0
         self.type = ""
         self.content = ""
+        self.identity = b""
         self.error: QuenchError | None = None
         self.next_update = 0.0
 
@@ -180,7 +183,9 @@ class Subject:
             change = graded.change(reference.right, self.right)
             shifts = graded.shifts(tasks, reference.right, self.right)
             by_slice = {name: part.kld for name, part in found.slices.items()}
-            level, reason = verdict.judge(found.kld.mean, found.top1, change, thresholds, slices=by_slice)
+            level, reason = verdict.judge(
+                found.kld.mean, found.top1, change, thresholds, slices=by_slice, missing=found.missing
+            )
         return CandidateQuality(
             path=self.path,
             content=self.content,
@@ -197,7 +202,7 @@ class Subject:
             task_shifts=shifts,
             tasks_asked=self.asked,
             slices={
-                name: msgspec.structs.replace(part, verdict=verdict.by_divergence(part.kld, thresholds))
+                name: msgspec.structs.replace(part, verdict=verdict.by_divergence(part.kld, thresholds, found.missing))
                 for name, part in found.slices.items()
             },
             tokens_per_second=self.tokens_per_second,

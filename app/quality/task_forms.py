@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +58,8 @@ class Task:
 
     ``choices`` are what is compared, ``right`` the place of the right one, ``measure`` what counts: ``acc``, the
     likeliest, or ``acc_norm``, the likeliest relative to its number of characters, as lm-evaluation-harness calls
-    them. ``tests`` and ``entry_point`` belong to ``code``, whose ``prompt`` is the beginning of a program.
+    them. ``tests`` and ``entry_point`` belong to ``code``, whose ``prompt`` is the beginning of a program. ``hidden``
+    is the sentence that ``prompt`` hides, if it hides one.
     """
 
     category: str
@@ -73,6 +74,7 @@ class Task:
     tests: str = ""
     entry_point: str = ""
     max_tokens: int = REPLY_TOKENS[CONTAINS]
+    hidden: needles.Hidden | None = field(default=None, repr=False)
 
     @property
     def expected(self) -> str:
@@ -152,8 +154,9 @@ def _own(value: dict[str, Any]) -> Task:
         raise _BadLineError("'cased' is neither true nor false")
     if kind == CODE:
         return _program(category, value, prompt, _text(value, "tests", MAX_PROMPT), value.get("answer", ""))
-    if "needle" in value:
-        prompt = _hidden(value, prompt)
+    hidden = _hidden(value, prompt) if "needle" in value else None
+    if hidden is not None:
+        prompt = hidden.prompt()
     answers = [json.dumps(_required(value, "answer"), ensure_ascii=False)] if kind == JSON else _answers(value)
     answer, also = answers[0], tuple(answers[1:])
     if kind == NUMBER and not all(_is_number(each) for each in (answer, *also)):
@@ -166,7 +169,8 @@ def _own(value: dict[str, Any]) -> Task:
         if not isinstance(letters, bool):
             raise _BadLineError("'letters' is neither true nor false")
         return (_by_letter if letters else _by_text)(category, prompt, choices, choices.index(answer))
-    return Task(category, prompt, answer, kind, also, cased, max_tokens=_reply_tokens(value, kind))
+    limit = _reply_tokens(value, kind)
+    return Task(category, prompt, answer, kind, also, cased, max_tokens=limit, hidden=hidden)
 
 
 def _gsm8k(value: dict[str, Any]) -> Task:
@@ -254,7 +258,7 @@ def _program(category: str, value: dict[str, Any], prompt: str, tests: str, solu
     )
 
 
-def _hidden(value: dict[str, Any], question: str) -> str:
+def _hidden(value: dict[str, Any], question: str) -> needles.Hidden:
     needle, depth = _text(value, "needle", 1000), value.get("depth", 0.5)
     characters, seed = value.get("characters", 4000), value.get("seed", 0)
     if not isinstance(depth, int | float) or isinstance(depth, bool) or not 0 <= depth <= 1:
@@ -262,7 +266,7 @@ def _hidden(value: dict[str, Any], question: str) -> str:
     for key, number in (("characters", characters), ("seed", seed)):
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= MAX_PROMPT:
             raise _BadLineError(f"{key!r} is not between 0 and {MAX_PROMPT}")
-    return needles.prompt(question, needle, float(depth), characters, seed)
+    return needles.Hidden(question, needle, float(depth), characters, seed)
 
 
 def _required(value: dict[str, Any], key: str) -> Any:

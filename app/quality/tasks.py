@@ -7,6 +7,7 @@ is still balanced. How an answer is asked for and judged: :mod:`app.quality.grad
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from app.measure_messages import ChoiceScore, TaskFlip, TaskScore, TaskShift
 from app.proportions import mcnemar
 from app.quality.grading import SMALL_MODEL, Graded, contains, fitting, form, grade, normalise
-from app.quality.task_forms import CODE, HINT, Task, read_tasks
+from app.quality.task_forms import CODE, HINT, MAX_CATEGORY, Task, read_tasks
 from app.quality.texts import read_text
 from app.quality.verdict import TaskChange
 from converter.spec import QuenchError
@@ -34,6 +35,12 @@ LONGEST_PROMPT, LONGEST_ANSWER = 400, 400
 SEQUENCES = 8
 CELLS = 8192
 """Tasks that are answered together, and the tokens of context that all of them together may take."""
+
+LONGEST_TEXT = 1 << 19
+"""Characters of prose that a needle is hidden in at most."""
+
+_AROUND = 600
+"""Characters of a question with a needle beside its prose, and the end of its last sentence."""
 
 TOKEN_BYTES = 3.0
 TURN_TOKENS = 96
@@ -73,6 +80,26 @@ def balanced(tasks: Sequence[Task]) -> list[Task]:
     for task in tasks:
         groups.setdefault(task.category, []).append(task)
     return [task for turn in zip_longest(*groups.values()) for task in turn if task is not None]
+
+
+def stretched(tasks: Sequence[Task], context: int) -> list[Task]:
+    """The same tasks, their needles hidden in so much more text that the longest fill ``context`` tokens.
+
+    None becomes shorter: below 2,000 tokens nothing changes. The slice of one that does says how long it is.
+    """
+    longest = max((task.hidden.characters for task in tasks if task.hidden is not None), default=0)
+    answer = max((task.max_tokens for task in tasks if task.hidden is not None), default=0)
+    room = min(int((context - TURN_TOKENS - answer) * TOKEN_BYTES) - _AROUND, LONGEST_TEXT)
+    if not longest or room <= longest:
+        return list(tasks)
+    return [_stretched(task, room / longest, context) for task in tasks]
+
+
+def _stretched(task: Task, factor: float, context: int) -> Task:
+    if task.hidden is None:
+        return task
+    text = task.hidden.prompt(int(task.hidden.characters * factor))
+    return dataclasses.replace(task, prompt=text, category=f"{task.category} of {context:,} tokens"[:MAX_CATEGORY])
 
 
 # ---- what they need --------------------------------------------------------------------------------------------
@@ -189,4 +216,5 @@ __all__ = [
     "sequences",
     "shifts",
     "shortened",
+    "stretched",
 ]

@@ -8,8 +8,10 @@ the first token of a window becomes the beginning-of-text token if the model wan
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -265,6 +267,15 @@ def windows(text: Text, model: Tokenizer, context: int = 512, chunks: int = 0) -
     if model.adds_bos and model.bos >= 0:
         cut = [[model.bos, *window[1:]] for window in cut]
     return [Window(text.name, tuple(window), place) for place, window in enumerate(cut)]
+
+
+def identity(windows: Sequence[Window]) -> str:
+    """What tells these windows from others: their tokens, and the texts that they are from."""
+    digest = hashlib.blake2b(digest_size=16)
+    for window in windows:
+        digest.update(f"{window.text}\0{len(window.tokens)}\0".encode())
+        digest.update(array("i", window.tokens).tobytes())
+    return digest.hexdigest()
 
 
 def fair_order(groups: Sequence[Sequence[Window]]) -> list[Window]:

@@ -5,6 +5,9 @@ divergence. A figure decides only when it is two standard errors clear of its li
 because with this much text it cannot be told. A good mean can hide a bad slice: a kind of text on which a limit is
 clearly passed moves the verdict by one step. The default limits lie in the steps of llama.cpp's published Llama-3-8B
 table (Q6_K 0.0055, Q4_K_M 0.0313, Q3_K_M 0.102, Q2_K 0.445 nats).
+
+A server that tells only part of its odds gives a lower bound of the divergence. It passes only if it would with another
+nat of divergence in the part that was not told.
 """
 
 from __future__ import annotations
@@ -68,27 +71,32 @@ class TaskChange:
 
 def judge(
     kld: Estimate,
-    top1: Estimate,
+    top1: Estimate | None,
     tasks: TaskChange | None = None,
     thresholds: Thresholds | None = None,
     *,
     slices: Mapping[str, Estimate] | None = None,
+    missing: float = 0.0,
 ) -> tuple[str, str]:
     """``(verdict, reason)`` of one candidate against its reference; the worst of its parts decides.
 
-    ``slices`` are the mean divergences by kind of text.
+    ``slices`` are the mean divergences by kind of text. With a ``missing``, the mean probability that was not told,
+    divergences are lower bounds; ``top1`` is None if it was not told what comes first.
     """
     limits = thresholds or Thresholds()
-    level, words = _by_kld(kld, limits)
+    level, words = _by_kld(kld, limits, missing)
     facts = [words]
     worst, slice_level = _worst_slice(slices or {}, limits)
     if worst is not None and _worse(level, slice_level) != level:
         level = FAIL if level == REVIEW else REVIEW
         facts.append(f"on {worst} {nats((slices or {})[worst].value)}")
-    facts.append(f"same first choice {_percent(top1.value)}")
-    if top1.value + CLEAR * top1.error < limits.pass_top1:
-        level = _worse(level, REVIEW)
-        facts[-1] += f" (limit {_percent(limits.pass_top1)})"
+    if missing > 0:
+        facts.append(f"{_percent(missing)} of the odds not told")
+    if top1 is not None:
+        facts.append(f"same first choice {_percent(top1.value)}")
+        if top1.value + CLEAR * top1.error < limits.pass_top1:
+            level = _worse(level, REVIEW)
+            facts[-1] += f" (limit {_percent(limits.pass_top1)})"
     if tasks is not None and tasks.n:
         task_level = _by_tasks(tasks)
         level = _worse(level, task_level)
@@ -97,9 +105,9 @@ def judge(
     return level, ", ".join(facts) + f": {_ADVICE[level]}."
 
 
-def by_divergence(kld: Estimate, thresholds: Thresholds) -> str:
+def by_divergence(kld: Estimate, thresholds: Thresholds, missing: float = 0.0) -> str:
     """The verdict of a divergence alone, such as that of one slice."""
-    return _by_kld(kld, thresholds)[0]
+    return _by_kld(kld, thresholds, missing)[0]
 
 
 def _worst_slice(slices: Mapping[str, Estimate], limits: Thresholds) -> tuple[str | None, str]:
@@ -118,9 +126,11 @@ _ADVICE = {
 }
 
 
-def _by_kld(kld: Estimate, limits: Thresholds) -> tuple[str, str]:
+def _by_kld(kld: Estimate, limits: Thresholds, missing: float = 0.0) -> tuple[str, str]:
     low, high = kld.value - CLEAR * kld.error, kld.value + CLEAR * kld.error
-    figure = f"KL divergence {nats(kld.value)}"
+    figure = f"KL divergence {'at least ' if missing > 0 else ''}{nats(kld.value)}"
+    if high <= limits.pass_kld < high + missing:
+        return REVIEW, f"{figure}, which what was not told can bring over the limit of {limits.pass_kld:g}"
     if kld.value > 0 and low <= 0:
         level = PASS if high <= limits.pass_kld else REVIEW
         return level, f"{figure}, from which no difference can be told with this much text"

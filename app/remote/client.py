@@ -18,7 +18,7 @@ from app.chat_messages import GRAMMAR, SCHEMA, Constraint
 from app.constraints import grammar_of
 from app.protocol import ChatMessage, Sampling
 from app.remote import errors
-from app.remote.address import MAX_MODEL, is_loopback
+from app.remote.address import MAX_MODEL, host, is_loopback
 from app.remote.messages import ServedModel, ServerState
 from converter.spec import QuenchError
 
@@ -30,6 +30,7 @@ LIST_LIMIT = 4 << 20
 ERROR_LIMIT = 64 << 10
 WHOLE_LIMIT = 16 << 20
 MAX_MODELS = 1000
+MAX_TYPE = 40
 MAX_CHARACTERS = 4 << 20
 """Of one answer; it is kept up to here."""
 MAX_CHARACTERS_PER_TOKEN = 512
@@ -101,6 +102,9 @@ class _Chunk(msgspec.Struct):
 class _Meta(msgspec.Struct):
     n_ctx: int | None = None
     n_ctx_train: int | None = None
+    n_vocab: int | None = None
+    size: int | None = None
+    ftype: str | None = None
 
 
 class _Listed(msgspec.Struct):
@@ -128,10 +132,10 @@ class Client:
         headers = {"accept-encoding": "identity", "user-agent": "quench"}
         if secret:
             headers["authorization"] = f"Bearer {secret}"
-        host = httpx2.URL(url).host
+        name = httpx2.URL(url).host
         direct: dict[str, httpx2.AsyncBaseTransport | None] = {}
         if is_loopback(url):
-            direct[f"all://[{host}]" if ":" in host else f"all://{host}"] = None
+            direct[f"all://[{name}]" if ":" in name else f"all://{name}"] = None
         try:
             self._http = httpx2.AsyncClient(
                 headers=headers,
@@ -172,8 +176,14 @@ class Client:
         except (msgspec.DecodeError, RecursionError) as error:
             raise errors.bad_answer(self.url, f"no list of models ({error})") from error
         software = next((_OWNERS[m.owned_by] for m in listed if m.owned_by in _OWNERS), "")
-        models = {m.id: ServedModel(m.id, _context(m)) for m in listed if _usable_id(m.id)}
+        models = {m.id: _described(m) for m in listed if _usable_id(m.id)}
         return ServerState(software, tuple(models.values()), time.monotonic() - start)
+
+    async def ask(self, address: str, body: Mapping[str, Any], limit: int) -> bytes:
+        """What ``address`` answers to ``body``, at most ``limit`` bytes."""
+        request = self._http.build_request("POST", address, json=dict(body))
+        request.extensions["timeout"] = httpx2.Timeout(CONNECT_TIMEOUT, read=self._silence).as_dict()
+        return await self._whole(request, limit)
 
     async def chat(
         self,
@@ -348,6 +358,35 @@ def _context(model: _Listed) -> int:
     return max(0, meta.n_ctx or model.max_model_len or meta.n_ctx_train or 0)
 
 
+def _described(model: _Listed) -> ServedModel:
+    meta = model.meta or _Meta()
+    type_name = (meta.ftype or "").replace(" - ", "_")
+    for word in ("Small", "Medium", "Large"):
+        type_name = type_name.replace(word, word[0])  # llama.cpp writes "Q4_K - Medium" for Q4_K_M
+    usable = type_name.isprintable() and len(type_name) <= MAX_TYPE
+    sizes = (max(0, meta.n_vocab or 0), max(0, meta.size or 0))
+    return ServedModel(model.id, _context(model), *sizes, type_name if usable else "")
+
+
+def pick(state: ServerState, wanted: str, url: str) -> ServedModel:
+    """The model called ``wanted`` (empty: the first) of those that a server lists.
+
+    ``QuenchError`` ``model_not_served`` without one. A server that lists nothing is believed to have what is wanted.
+    """
+    found = next((model for model in state.models if model.id == wanted or not wanted), None)
+    if found is not None:
+        return found
+    if wanted and not state.models:
+        return ServedModel(wanted)
+    ids = [model.id for model in state.models]
+    raise QuenchError(
+        "model_not_served",
+        "The server does not have this model." if wanted else "The server has no model.",
+        ", ".join([f"{host(url)}:", *ids[:10]]) if ids else host(url),
+        "Look for models again, then choose one of those it has." if ids else "Load a model there first.",
+    )
+
+
 def _usable_id(name: str) -> bool:
     return 0 < len(name) <= MAX_MODEL and name.isprintable() and name == name.strip()
 
@@ -356,4 +395,6 @@ def _is(response: httpx2.Response, kind: str) -> bool:
     return response.headers.get("content-type", "").partition(";")[0].strip().lower() == kind
 
 
-__all__ = ["LLAMA", "OLLAMA", "SILENCE", "TGI", "VLLM", "Client", "Piece", "Usage", "request_body", "unsent"]
+__all__ = [
+    "LLAMA", "OLLAMA", "SILENCE", "TGI", "VLLM", "Client", "Piece", "Usage", "pick", "request_body", "unsent",
+]  # fmt: skip

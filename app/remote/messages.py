@@ -11,10 +11,14 @@ from app.remote.machines import Machine
 
 
 class ServedModel(msgspec.Struct, frozen=True):
-    """A model as its server lists it. ``context`` in tokens, 0 if the server does not say."""
+    """A model as its server lists it. What the server does not say is 0 or empty: ``context`` in tokens, ``vocabulary``
+    in tokens, ``bytes`` of its weights, ``type`` as ``Q4_K_M``."""
 
     id: str
     context: int = 0
+    vocabulary: int = 0
+    bytes: int = 0
+    type: str = ""
 
 
 class ServerState(msgspec.Struct, frozen=True):

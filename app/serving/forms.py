@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import base64
 import math
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import msgspec
 
+from app.chat_messages import ALTERNATIVES, SCHEMA, Constraint, TokenChoice
+from app.constraints import grammar_of
+from app.marks import Call
 from app.protocol import ChatMessage, Sampling
+from app.serving.calls import EarlierCall, Tool, called, earlier, must_call, offered
 from converter.spec import QuenchError
 
 MAX_BODY = 8 << 20
@@ -23,9 +28,15 @@ MAX_TOKENS = 1 << 20
 """Where a request names no limit: the context is one."""
 
 _FINISH = {"max_tokens": "length", "context": "length"}
-_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+_LEAST_LOG = -9999.0
+"""What stands for the logarithm of a probability of 0."""
 
-_STATUS = {"context_full": 400, "empty_prompt": 400, "bad_sampling": 400, "template_failed": 400, "busy": 429}
+_STATUS = {
+    **dict.fromkeys(("context_full", "empty_prompt", "bad_sampling", "template_refused", "no_tools"), 400),
+    **dict.fromkeys(("bad_schema", "bad_grammar", "template_limit"), 400),
+    "busy": 429,
+}
 """Codes of our errors that are not the server's fault, and their HTTP status."""
 
 
@@ -46,6 +57,8 @@ class Part(msgspec.Struct):
 class Message(msgspec.Struct):
     role: str
     content: str | list[Part] | None = None
+    tool_calls: list[EarlierCall] | None = None
+    tool_call_id: str | None = None
 
 
 class StreamOptions(msgspec.Struct):
@@ -67,7 +80,6 @@ class Drawing(msgspec.Struct, kw_only=True):
     seed: int | None = None
     stop: str | list[str] | None = None
     n: int | None = 1
-    logprobs: bool | int | None = None
 
     @property
     def with_usage(self) -> bool:
@@ -77,14 +89,18 @@ class Drawing(msgspec.Struct, kw_only=True):
 class ChatRequest(Drawing, kw_only=True):
     messages: list[Message]
     max_completion_tokens: int | None = None
-    tools: list[Any] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
 
 
 class CompletionRequest(Drawing, kw_only=True):
     prompt: str | list[str]
     echo: bool | None = False
     best_of: int | None = 1
+    logprobs: int | None = None
     suffix: str | None = None
 
 
@@ -109,16 +125,13 @@ def messages(request: ChatRequest) -> tuple[ChatMessage, ...]:
     """The conversation, checked."""
     if not request.messages or len(request.messages) > MAX_MESSAGES:
         _refuse(f"'messages' has none, or more than {MAX_MESSAGES}.")
-    if request.tools:
-        _refuse("'tools' is not supported.", "unsupported")
-    if request.response_format and request.response_format.get("type", "text") != "text":
-        _refuse("'response_format' is not supported.", "unsupported")
     found = []
     for message in request.messages:
         role = _ROLES.get(message.role)
         if role is None:
             _refuse(f"The role {message.role[:40]!r} is not supported.", "unsupported")
-        found.append(ChatMessage(role, _content(message)))
+        calls = earlier(message.tool_calls) if message.tool_calls and role == "assistant" else ""
+        found.append(ChatMessage(role, _content(message), calls, (message.tool_call_id or "")[:100]))
     return tuple(found)
 
 
@@ -152,8 +165,6 @@ def sampling(request: Drawing, defaults: Sampling) -> Sampling:
     """How tokens are drawn: what the request says, else the model's own."""
     if (request.n or 1) != 1:
         _refuse("'n' other than 1 is not supported.", "unsupported")
-    if request.logprobs:
-        _refuse("'logprobs' is not supported.", "unsupported")
     limit = request.max_tokens
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
         limit = request.max_completion_tokens
@@ -172,6 +183,82 @@ def sampling(request: Drawing, defaults: Sampling) -> Sampling:
         seed=seed,
         stop=tuple(stop),
     )
+
+
+def tools(request: ChatRequest) -> list[Tool]:
+    """The tools that may be called."""
+    choice = request.tool_choice
+    given = request.tools or []
+    if choice is None or isinstance(choice, str):
+        if choice not in (None, "none", "auto", "required"):
+            _refuse("'tool_choice' is 'none', 'auto', 'required' or a function.")
+        if choice == "required" and not given:
+            _refuse("'tool_choice' requires a tool, and there is none.")
+        return [] if choice == "none" else given
+    named = choice.get("function")
+    name = named.get("name") if isinstance(named, dict) else None
+    if choice.get("type") != "function" or name not in [tool.function.name for tool in given]:
+        _refuse("'tool_choice' names no function of 'tools'.")
+    return given
+
+
+def tools_text(request: ChatRequest) -> str:
+    """:func:`tools` as JSON for the template, empty without any."""
+    given = tools(request)
+    try:
+        return offered(given) if given else ""
+    except ValueError as error:
+        _refuse(f"'tools' {error}.")
+
+
+def held(request: ChatRequest) -> Constraint:
+    """What the answer is held to: a form of response, or a call that must be made.
+
+    What a grammar cannot say is refused here, before the model is asked.
+    """
+    form = request.response_format or {}
+    kind = form.get("type", "text")
+    choice = request.tool_choice
+    if choice not in (None, "none", "auto"):
+        if kind != "text":
+            _refuse("'response_format' does not go with a call that must be made.", "unsupported")
+        wanted = [t for t in tools(request) if isinstance(choice, str) or t.function.name == choice["function"]["name"]]
+        try:
+            return _held("tools", must_call(wanted))
+        except ValueError as error:
+            _refuse(f"'tools' {error}.")
+    if kind == "text":
+        return Constraint()
+    if tools(request):
+        _refuse("'response_format' does not go with 'tools'.", "unsupported")
+    if kind == "json_object":
+        return _held("response_format", '{"type": "object", "additionalProperties": true}')
+    inside = form.get("json_schema")
+    if kind != "json_schema" or not isinstance(inside, dict) or not isinstance(inside.get("schema"), dict):
+        _refuse("'response_format' is of the type 'text', 'json_object', or 'json_schema' with a schema in it.")
+    return _held("response_format", msgspec.json.encode(inside["schema"]).decode())
+
+
+def _held(name: str, schema: str) -> Constraint:
+    constraint = Constraint(SCHEMA, schema)
+    try:
+        grammar_of(constraint)
+    except QuenchError as error:
+        _refuse(f"'{name}': {error.title} {error.detail}", error.code)
+    return constraint
+
+
+def alternatives(request: Drawing) -> int | None:
+    """How many of the likeliest tokens are told with each token; None: no probabilities are wanted."""
+    if isinstance(request, ChatRequest):
+        count = (request.top_logprobs or 0) if request.logprobs else None
+        if request.top_logprobs and not request.logprobs:
+            _refuse("'top_logprobs' needs 'logprobs'.")
+    else:
+        count = request.logprobs if isinstance(request, CompletionRequest) else None
+    if count is not None and not 0 <= count <= ALTERNATIVES:
+        _refuse(f"At most {ALTERNATIVES} of the likeliest tokens are told.", "unsupported")
+    return count
 
 
 def _content(message: Message) -> str:
@@ -210,18 +297,30 @@ def refusal(error: QuenchError) -> RefusedError:
 
 
 class Answer(msgspec.Struct):
-    """What all parts of one answer share. ``chat``: a chat completion, else a plain one."""
+    """What all parts of one answer share. ``chat``: a chat completion, else a plain one. ``top``: how many of the
+    likeliest tokens are told with each one, None: no probabilities."""
 
     id: str
     created: int
     model: str
     chat: bool
+    top: int | None = None
 
-    def whole(self, text: str, stop: str, usage: dict[str, Any]) -> dict[str, Any]:
+    def whole(
+        self,
+        text: str,
+        stop: str,
+        usage: dict[str, Any],
+        calls: Sequence[Call] = (),
+        choices: Sequence[TokenChoice] = (),
+    ) -> dict[str, Any]:
         """The answer to a request that does not stream."""
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish(stop), "logprobs": None}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": finish(stop, calls), "logprobs": self.logs(choices)}
         if self.chat:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+            message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+            if calls:
+                message |= {"content": text or None, "tool_calls": called(calls)}
+            choice["message"] = message
         else:
             choice["text"] = text
         return {
@@ -238,9 +337,19 @@ class Answer(msgspec.Struct):
         """Words of a stream."""
         return self._part({"content": text} if self.chat else text)
 
-    def end(self, stop: str) -> dict[str, Any]:
+    def calls(self, calls: Sequence[Call]) -> dict[str, Any]:
+        """The tool calls of a stream, each whole."""
+        return self._part({"tool_calls": [{"index": index, **each} for index, each in enumerate(called(calls))]})
+
+    def probabilities(self, choices: Sequence[TokenChoice]) -> dict[str, Any]:
+        """How likely the tokens of a stream were: all at once, behind its words."""
+        part = self._part({"content": ""} if self.chat else "")
+        part["choices"][0]["logprobs"] = self.logs(choices)
+        return part
+
+    def end(self, stop: str, calls: Sequence[Call] = ()) -> dict[str, Any]:
         """The end of a stream."""
-        return self._part({} if self.chat else "", finish(stop))
+        return self._part({} if self.chat else "", finish(stop, calls))
 
     def usage(self, usage: dict[str, Any]) -> dict[str, Any]:
         """The figures at the end of a stream, if they were asked for."""
@@ -248,6 +357,29 @@ class Answer(msgspec.Struct):
             **self._head("chat.completion.chunk" if self.chat else "text_completion"),
             "choices": [],
             "usage": usage,
+        }
+
+    def logs(self, choices: Sequence[TokenChoice]) -> dict[str, Any] | None:
+        """Log-probabilities as a chat or a plain completion has them."""
+        if self.top is None or not choices:
+            return None
+        if self.chat:
+            entries = []
+            for each in choices:
+                top = [_log_entry(likely.text, likely.probability) for likely in each.top[: self.top]]
+                entries.append({**_log_entry(each.text, each.probability), "top_logprobs": top})
+            return {"content": entries, "refusal": None}
+        offsets, at = [], 0
+        for each in choices:
+            offsets.append(at)
+            at += len(each.text)
+        return {
+            "tokens": [each.text for each in choices],
+            "token_logprobs": [_log(each.probability) for each in choices],
+            "top_logprobs": [
+                {likely.text: _log(likely.probability) for likely in each.top[: self.top]} for each in choices
+            ],
+            "text_offset": offsets,
         }
 
     def _part(self, what: Any, reason: str | None = None) -> dict[str, Any]:
@@ -258,9 +390,17 @@ class Answer(msgspec.Struct):
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
-def finish(stop: str) -> str:
+def _log(probability: float) -> float:
+    return math.log(probability) if probability > 0 else _LEAST_LOG
+
+
+def _log_entry(text: str, probability: float) -> dict[str, Any]:
+    return {"token": text, "logprob": _log(probability), "bytes": list(text.encode())}
+
+
+def finish(stop: str, calls: Sequence[Call] = ()) -> str:
     """``finish_reason`` of one of our ways to end."""
-    return _FINISH.get(stop, "stop")
+    return "tool_calls" if calls else _FINISH.get(stop, "stop")
 
 
 def usage(prompt_tokens: int, tokens: int, reused: int) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from app.chat_messages import ALWAYS, NEVER, TokenChoice, TokenChoices
 from app.protocol import Command, Complete, Event, Failed, Generate, Replied, Sampling, Tokens
 from app.serving import forms
+from app.serving.calls import Reader
 from app.serving.forms import Answer, RefusedError
 from app.serving.guard import Guard, Receive, Scope, Send, read_body
 from app.serving.messages import Embed, Embedded, StartServing
@@ -103,15 +105,27 @@ class Service:
         messages = forms.messages(request)
         continue_last = messages[-1].role == "assistant"
         drawn = forms.sampling(request, self._defaults)
+        tools, held = forms.tools_text(request), forms.held(request)
+        probabilities = NEVER if forms.alternatives(request) is None else ALWAYS
         self._must_write()
-        await self._write(request, receive, send, lambda number: Generate(number, messages, drawn, continue_last))
+        reader = Reader([tool.function.name for tool in forms.tools(request)]) if tools else None
+        await self._write(
+            request, receive, send,
+            lambda number: Generate(
+                number, messages, drawn, continue_last, held, probabilities=probabilities, tools=tools
+            ),
+            reader=reader,
+        )  # fmt: skip
 
     async def _completions(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = forms.read(await read_body(receive), forms.CompletionRequest)
         prompt = forms.prompt(request)
         drawn = forms.sampling(request, self._defaults)
+        probabilities = NEVER if forms.alternatives(request) is None else ALWAYS
         self._must_write()
-        await self._write(request, receive, send, lambda number: Complete(number, prompt, drawn), chat=False)
+        await self._write(
+            request, receive, send, lambda number: Complete(number, prompt, drawn, probabilities), chat=False
+        )
 
     async def _embeddings(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = forms.read(await read_body(receive), forms.EmbeddingRequest)
@@ -143,20 +157,27 @@ class Service:
         make: Callable[[int], Command],
         *,
         chat: bool = True,
+        reader: Reader | None = None,
     ) -> None:
         name = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
-        answer = Answer(name, int(time.time()), self._start.model, chat)
+        answer = Answer(name, int(time.time()), self._start.model, chat, forms.alternatives(request))
         events = self._events(receive, make)
         async with contextlib.aclosing(events):
             if request.stream:
-                await _stream(events, answer, send, with_usage=request.with_usage)
+                await _stream(events, answer, send, reader, with_usage=request.with_usage)
                 return
             text: list[str] = []
+            choices: list[TokenChoice] = []
             async for event in events:
                 if isinstance(event, Tokens):
-                    text.append(event.text)
+                    text.append(reader.add(event.text) if reader is not None else event.text)
+                elif isinstance(event, TokenChoices):
+                    choices += event.tokens
                 elif isinstance(event, Replied):
-                    await _send_json(send, 200, answer.whole("".join(text), event.stop, _usage(event)))
+                    rest, calls = reader.end() if reader is not None else ("", ())
+                    words = "".join([*text, rest])
+                    words = words.rstrip() if calls else words
+                    await _send_json(send, 200, answer.whole(words, event.stop, _usage(event), calls, choices))
 
     async def _events(self, receive: Receive, make: Callable[[int], Command]) -> AsyncGenerator[Event, None]:
         """What the model says, up to its end; ``RefusedError`` if that is an error, ``_GoneError`` if nobody hears."""
@@ -180,9 +201,12 @@ class Service:
             exchange.close()
 
 
-async def _stream(events: AsyncIterator[Event], answer: Answer, send: Send, *, with_usage: bool) -> None:
+async def _stream(
+    events: AsyncIterator[Event], answer: Answer, send: Send, reader: Reader | None, *, with_usage: bool
+) -> None:
     """An answer as it is written. The status waits for the first words, so that an error before them has its own."""
     began = False
+    choices: list[TokenChoice] = []
     try:
         async for event in events:
             if not began:
@@ -190,10 +214,18 @@ async def _stream(events: AsyncIterator[Event], answer: Answer, send: Send, *, w
                 await _begin(send, 200, ((b"content-type", b"text/event-stream; charset=utf-8"),))
                 if (first := answer.begin()) is not None:
                     await _more(send, forms.event(first))
-            if isinstance(event, Tokens) and event.text:
-                await _more(send, forms.event(answer.words(event.text)))
+            if isinstance(event, Tokens):
+                words = reader.add(event.text) if reader is not None else event.text
+                if words:
+                    await _more(send, forms.event(answer.words(words)))
+            elif isinstance(event, TokenChoices):
+                choices += event.tokens
             elif isinstance(event, Replied):
-                end = forms.event(answer.end(event.stop))
+                rest, calls = reader.end() if reader is not None else ("", ())
+                end = forms.event(answer.words(rest)) if rest else b""
+                end += forms.event(answer.calls(calls)) if calls else b""
+                end += forms.event(answer.probabilities(choices)) if choices else b""
+                end += forms.event(answer.end(event.stop, calls))
                 if with_usage:
                     end += forms.event(answer.usage(_usage(event)))
                 await _more(send, end + forms.DONE, last=True)

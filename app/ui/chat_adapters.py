@@ -1,9 +1,14 @@
-"""LoRA adapters in the inspector: files that change the loaded model, each with a slider that acts at once."""
+"""LoRA adapters in the inspector: files that change the loaded model, each with a slider that acts at once.
+
+A model's adapters are remembered, and used again when it is loaded the next time.
+"""
 
 from __future__ import annotations
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from weakref import WeakSet
 
+import msgspec
 from PySide6.QtCore import Qt, QTimer
 from PySide6.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QSlider, QVBoxLayout, QWidget
 
@@ -18,6 +23,8 @@ from converter.spec import QuenchError
 MOST_SCALE = 200
 """The slider's end, in hundredths."""
 _WAIT_MS = 120
+MAX_REMEMBERED = 64
+"""Models whose adapters are remembered, and adapters of each."""
 
 
 class AdapterRow(QWidget):
@@ -68,6 +75,7 @@ class AdapterList(QWidget):
         self._context = context
         self._engine: Engine | None = None
         self._request = 0
+        self._restored: WeakSet[Engine] = WeakSet()
         self.rows: list[AdapterRow] = []
         self._box = QVBoxLayout()
         self._box.setSpacing(8)
@@ -105,6 +113,32 @@ class AdapterList(QWidget):
             engine.state_changed.connect(self._show_state)
         self._show(engine.adapters if engine is not None else ())
         self._show_state()
+        if engine is not None and engine not in self._restored:
+            self._restored.add(engine)
+            self._restore(engine)
+
+    def _restore(self, engine: Engine) -> None:
+        """Use again what the model was used with last. Files that are gone are named, and forgotten."""
+        remembered = self._context.settings.adapters.get(engine.path, ())[:MAX_REMEMBERED]
+        if not remembered or engine.adapters or engine.is_remote:
+            return
+        there = [adapter for adapter in remembered if Path(adapter.path).is_file()]
+        gone = [PurePath(adapter.path).name for adapter in remembered if adapter not in there]
+        self._show([msgspec.structs.replace(each, scale=_usable(each.scale)) for each in there])
+        if there:
+            self._send()
+        if gone:
+            self._remember(engine.path, tuple(there))
+            one, many = self.tr("{0} is gone and was left out."), self.tr("{0} are gone and were left out.")
+            self.problem.setText((one if len(gone) == 1 else many).format(", ".join(gone)))
+            self.problem.show()
+
+    def _remember(self, path: str, adapters: tuple[Adapter, ...]) -> None:
+        kept = {model: each for model, each in self._context.settings.adapters.items() if model != path}
+        if adapters:
+            kept[path] = adapters[:MAX_REMEMBERED]
+        newest = list(kept.items())[-MAX_REMEMBERED:]
+        self._context.update_settings(adapters=dict(newest))
 
     def add(self, path: str) -> None:
         """Use a file from now on, as it was trained."""
@@ -133,7 +167,10 @@ class AdapterList(QWidget):
             self._request = self._engine.adapt(tuple(row.adapter() for row in self.rows))
 
     def _adapted(self, event: AdaptersSet) -> None:
-        if event.request == self._request and [row.path for row in self.rows] != [each.path for each in event.adapters]:
+        if event.request != self._request or self._engine is None:
+            return
+        self._remember(self._engine.path, event.adapters)
+        if [row.path for row in self.rows] != [each.path for each in event.adapters]:
             self._show(event.adapters)
 
     def _failed(self, failure: Failed | QuenchError) -> None:
@@ -159,6 +196,11 @@ class AdapterList(QWidget):
 
     def _show_state(self) -> None:
         self.add_button.setEnabled(self._engine is not None and self._engine.state != DEAD)
+
+
+def _usable(scale: float) -> float:
+    """A scale from a file that anybody may have written, as the slider has it."""
+    return scale if 0 <= scale <= MOST_SCALE / 100 else 1.0
 
 
 __all__ = ["AdapterList", "AdapterRow"]

@@ -34,6 +34,10 @@ from app.ui.theme import Theme, set_role
 
 SHOWN = 5
 LOW = 200
+FAR = 0.5
+"""Nats from which on a token is one that N goes to."""
+NARROW = 480
+"""Pixels below which the legend says less."""
 TICKS = ((0.0, 0), (0.05, 2), (0.5, 1), (1.0, 0), (2.0, 0))
 """Marks of the legend in nats, with their digits."""
 
@@ -150,6 +154,10 @@ class DivergenceView(QTextEdit):
         cursor.setPosition(self._starts[index] + 1)
         return cursor.charFormat().background().color()
 
+    def shade_of(self, index: int) -> QColor:
+        """The background that a token gets."""
+        return QColor(Qt.GlobalColor.transparent) if self._reference else self._theme.shade(self._tokens[index].kld)
+
     def words(self, index: int) -> str:
         """A token in words."""
         token = self._tokens[index]
@@ -193,6 +201,16 @@ class DivergenceView(QTextEdit):
         if self._first >= 0:
             self._move(self._first)
 
+    def jump_far(self, step: int) -> None:
+        """Go to the next token (``step`` 1) or the one before (-1) that is far from the reference's."""
+        places = [index for index in range(len(self._tokens)) if self._is_far(index)]
+        ahead = [index for index in places if (index - self.index) * step > 0]
+        if ahead:
+            self._move(ahead[0] if step > 0 else ahead[-1])
+
+    def _is_far(self, index: int) -> bool:
+        return not self._reference and self._tokens[index].kld >= FAR
+
     # ---- drawing -----------------------------------------------------------------------------------------------
 
     def _write(self) -> None:
@@ -207,11 +225,10 @@ class DivergenceView(QTextEdit):
         block = cursor.blockFormat()
         block.setLineHeight(160, block.LineHeightTypes.ProportionalHeight.value)
         cursor.setBlockFormat(block)
-        for token in self._tokens:
+        for index, token in enumerate(self._tokens):
             self._starts.append(cursor.position())
             form.setForeground(muted if token.text.strip() == "" else text_color)
-            shade = QColor(Qt.GlobalColor.transparent) if self._reference else self._theme.shade(token.kld)
-            form.setBackground(QBrush(shade))
+            form.setBackground(QBrush(self.shade_of(index)))
             cursor.insertText(display(token.text), form)
         self._starts.append(cursor.position())
         cursor.endEditBlock()
@@ -259,7 +276,11 @@ class DivergenceView(QTextEdit):
         if index < 0 or index >= len(self._tokens):
             self.popover.hide()
             return
-        self.popover.show_token(self._sides(self._tokens[index]))
+        sides = self._sides(self._tokens[index])
+        if not sides:
+            self.popover.hide()
+            return
+        self.popover.show_token(sides)
         self._place_popover(self._area(index))
 
     def _sides(self, token: ScoredToken) -> list[tuple[str, tuple[Alternative, ...]]]:
@@ -316,6 +337,8 @@ class DivergenceView(QTextEdit):
             self._move(len(self._tokens) - 1)
         elif key == Qt.Key.Key_J and event.modifiers() == Qt.KeyboardModifier.NoModifier:
             self.jump()
+        elif key == Qt.Key.Key_N and not event.modifiers() & ~Qt.KeyboardModifier.ShiftModifier:
+            self.jump_far(-1 if event.modifiers() & Qt.KeyboardModifier.ShiftModifier else 1)
         else:
             super().keyPressEvent(event)
 
@@ -402,7 +425,8 @@ class ShadeLegend(QWidget):
         painter.setPen(QColor(tokens.muted))
         painter.drawText(QPointF(0, 14), self.title)
         left = metrics.horizontalAdvance(self.title) + 12
-        width = min(240, max(self.width() - left - 200, 100))
+        narrow = self.width() < NARROW
+        width = min(240, max(self.width() - left - (156 if narrow else 240), 100))
         scale = QLinearGradient(left, 0, left + width, 0)
         for step in range(21):
             scale.setColorAt(step / 20, self._theme.shade((step / 20) ** 2 * 2.0))
@@ -410,7 +434,7 @@ class ShadeLegend(QWidget):
         painter.setBrush(QBrush(scale))
         painter.drawRoundedRect(QRectF(left, 4, width, 12), 3, 3)
         painter.setPen(QColor(tokens.muted))
-        for tick, digits in self.ticks:
+        for tick, digits in [each for each in self.ticks if not (narrow and 0 < each[0] < 0.5)]:
             text = self.caption(tick, digits)
             x = left + width * (tick / 2.0) ** 0.5
             place = min(max(x - metrics.horizontalAdvance(text) / 2, left), left + width)
@@ -423,5 +447,6 @@ class ShadeLegend(QWidget):
         painter.setBrush(Qt.BrushStyle.NoBrush)
         painter.drawRoundedRect(QRectF(mark, 4, 18, 12), 3, 3)
         painter.setPen(QColor(tokens.muted))
-        painter.drawText(QPointF(mark + 26, 14), self.tr("first parting of greedy decoding"))
+        words = self.tr("first parting") if narrow else self.tr("first parting of greedy decoding")
+        painter.drawText(QPointF(mark + 26, 14), words)
         painter.end()

@@ -14,12 +14,12 @@ from typing import Any
 
 from PySide6.QtCore import QObject, Signal
 
-from app import conversion, downloads, fit_files, jobs, protocol
+from app import conversion, downloads, fit_files, jobs, journals, protocol
 from app.child import Verdict
 from app.fit_messages import FitProgress, Wish
 from app.hub import messages
 from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING
-from app.measure_messages import MeasureImatrix
+from app.measure_messages import MeasureImatrix, MeasureQuality
 from app.ui.fit_figures import progress_words
 from app.ui.process import WorkerProcess
 from converter.spec import Planned, QuenchError
@@ -68,9 +68,10 @@ class Job(QObject):
         self._center = center
 
     def cancel(self) -> None:
-        """Stop and leave nothing: at once if it does not run, else by the ladder.
+        """Stop and leave nothing half-written: at once if it does not run, else by the ladder.
 
-        The state changes when the worker has gone.
+        The state changes when the worker has gone. What a quality measurement has finished stays for the same one
+        (:mod:`app.journals`) unless it was paused or had failed, and is given up now.
         """
         self._center._cancel(self)
 
@@ -169,6 +170,8 @@ class JobCenter(QObject):
     def drop(self, record: jobs.Record) -> None:
         """Forget left-over work, and remove its half-written files."""
         self._discard(record.command, record.outputs)
+        if isinstance(record.command, MeasureQuality):
+            journals.discard(record.command)
         jobs.forget(record.id)
 
     def clear_ended(self) -> None:
@@ -278,6 +281,8 @@ class JobCenter(QObject):
             job.process.stop()
             job.changed.emit()
         elif CANCELLED in jobs.MOVES[job.state]:
+            if job.kept is not None and isinstance(job.command, MeasureQuality):
+                journals.discard(job.command)
             job.state, job.kept, job.error = jobs.moved(job.state, CANCELLED), None, None
             self._discard(job.command, job.outputs)
             jobs.forget(job.id)
@@ -335,6 +340,8 @@ def kept_fraction(command: Any, outputs: tuple[str, ...]) -> float | None:
     """How much of interrupted work (0 to 1) another run can go on with; None if nothing."""
     if isinstance(command, messages.Download):
         return downloads.kept_fraction(command)
+    if isinstance(command, MeasureQuality):
+        return journals.kept_fraction(command)
     if isinstance(command, Wish):
         return fit_files.finished(Path(command.work))
     return conversion.kept_fraction(outputs)

@@ -7,6 +7,7 @@ from PySide6.QtGui import QGuiApplication, QKeySequence, QShortcut
 from PySide6.QtWidgets import QFrame, QHBoxLayout, QProgressBar, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
 from app.jobs import CANCELLED, DONE, ENDED, FAILED, PAUSED, QUEUED, RUNNING, Record, lane
+from app.measure_messages import MeasureQuality
 from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.download_files import DownloadFiles
@@ -102,6 +103,9 @@ class _Row(Card):
         self._cancel.setVisible(job.is_active)
         self._cancel.setEnabled(job.stopping != CANCELLED)
         self._retry.setVisible(job.state == CANCELLED or (job.state == FAILED and not kept))
+        if job.state == CANCELLED and isinstance(job.command, MeasureQuality):
+            again = kept_fraction(job.command, job.outputs) is not None
+            self._retry.setText(self.tr("Resume") if again else self.tr("Retry"))
         self._copy.setVisible(job.error is not None)
         if self._files is not None:
             self._files.setVisible(job.state in (RUNNING, DONE) or kept)

@@ -29,6 +29,10 @@ RESTART_SECONDS = 30.0
 """A reader that dies sooner than this after a scan is not started again by itself."""
 
 
+MADE_FOR_COMPARISON = "compare"
+"""Owner of conversions into the cache, which are no models that a person has made."""
+
+
 class LibraryModel(QObject):
     """``entries`` are short descriptions (no tensors), broken ones with ``problems``. ``changed`` at most 20 a second.
 
@@ -246,7 +250,7 @@ class LibraryModel(QObject):
 
     def _job_ended(self, job: Job) -> None:
         made = job.result.conversion if isinstance(job.result, Fitted) else job.result
-        if isinstance(made, ConversionResult):
+        if isinstance(made, ConversionResult) and job.owner != MADE_FOR_COMPARISON:
             self.put_back(*(_key(output.path) for output in made.outputs))
             for output in made.outputs:
                 self._context.store.add_model(_key(output.path))

@@ -12,6 +12,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QHBoxLayout, QScrollArea, QSplitter, QVBoxLayout, QWidget
 
 from app import library
+from app.remote.address import is_remote, split_path
 from app.ui.widgets import EmptyState, ErrorCard, ProgressLine, button, label
 from converter.spec import QuenchError
 
@@ -106,6 +107,18 @@ class MeasuredPage(QWidget):
         """Show the newest stored measurement; False if there is none. See :meth:`newest`."""
         raise NotImplementedError
 
+    def beside_run(self) -> Sequence[QWidget]:
+        """Buttons before the one that measures."""
+        return ()
+
+    def run_words(self) -> str:
+        """What the button that measures says."""
+        return self.tr("Run")
+
+    def stopped_words(self) -> str:
+        """What became of a measurement that was stopped."""
+        return self.tr("Stopped. What was measured so far is below; it is not kept.")
+
     # ---- faces
 
     def receive(self, request: dict[str, Any]) -> None:
@@ -168,7 +181,7 @@ class MeasuredPage(QWidget):
         missing = self.setup.missing()
         self.missing.setText("" if running else missing)
         self.run_button.setEnabled(not running and not missing)
-        self.run_button.setText(self.tr("Running…") if running else self.tr("Run"))
+        self.run_button.setText(self.tr("Running…") if running else self.run_words())
         self.results.setVisible(self.has_rows())
         self.empty.setVisible(not self.has_rows() and self.error.error is None)
 
@@ -181,7 +194,9 @@ class MeasuredPage(QWidget):
         self.results.setSizes([top, total - top])
 
     def type_of(self, path: str) -> str:
-        """The type of a model, from its file's name if the library does not know it."""
+        """The type of a model, from its file's name if the library does not know it; the name of a served one."""
+        if is_remote(path):
+            return split_path(path)[1]
         info = self.context.library.entry(path)
         return library.type_label(info) if info is not None else Path(path).stem.rpartition("-")[2]
 
@@ -217,6 +232,8 @@ class MeasuredPage(QWidget):
         foot = QHBoxLayout()
         foot.setContentsMargins(0, 0, 12, 0)
         foot.addWidget(self.missing, 1)
+        for widget in self.beside_run():
+            foot.addWidget(widget)
         foot.addWidget(self.run_button)
         left = QWidget()
         left.setMinimumWidth(230)
@@ -271,7 +288,11 @@ class MeasuredPage(QWidget):
             self._fail(problem)
             return
         if command is not None:
-            self._follow(self.context.jobs.submit("measure", self.job_title(command), command))
+            self.submit(command)
+
+    def submit(self, command: Any) -> None:
+        """Run a measurement and follow it."""
+        self._follow(self.context.jobs.submit("measure", self.job_title(command), command))
 
     def _on_job_added(self, job: Job) -> None:
         """A measurement begun elsewhere is shown if nothing else runs here."""
@@ -299,6 +320,11 @@ class MeasuredPage(QWidget):
         job = self.job
         if job is None or not job.is_active:
             return
+        if self.progress.isHidden():  # it was paused, and goes on
+            self.error.clear()
+            self.progress.button.setEnabled(True)
+            self.progress.show()
+            self.refresh()
         text = self.tr("Waiting for the job before it") if job.state == "queued" else job.label or self.tr("Starting")
         known = job.progress if job.progress > 0 or job.state == "queued" else None
         self.progress.set_progress(known, text, "", job.seconds_left)
@@ -318,8 +344,8 @@ class MeasuredPage(QWidget):
             self.finish(job.result)
         elif job.state == "failed" and job.error is not None:
             self._fail(job.error)
-        elif job.state == "cancelled":
-            self.subtitle.setText(self.tr("Stopped. What was measured so far is below; it is not kept."))
+        elif job.state in ("cancelled", "paused"):
+            self.subtitle.setText(self.stopped_words())
         self.refresh()
 
     def _fail(self, error: QuenchError) -> None:

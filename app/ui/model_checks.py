@@ -1,4 +1,4 @@
-"""A list of the library's GGUF files with a tick each: candidates of a measurement, models of a benchmark."""
+"""A list of the library's models with a tick each: candidates of a measurement, models of a benchmark."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PySide6.QtWidgets import QFileDialog, QHeaderView, QTreeWidget, QTreeWidget
 from app import library
 from app.ui import format as fmt
 from app.ui.convert_recipes import TYPE_ROLE, BadgeDelegate
+from app.ui.servers import KIND, title_of_served
 from app.ui.widgets import button, label
 
 if TYPE_CHECKING:
@@ -47,12 +48,16 @@ class _Tree(QTreeWidget):
 
 
 class ModelChecks(QWidget):
-    """Ticks survive a change of the library. ``changed`` when the ticked paths changed."""
+    """Ticks survive a change of the library. ``changed`` when the ticked paths changed.
+
+    GGUF files, and with ``served`` the models of servers too.
+    """
 
     changed = Signal()
 
-    def __init__(self, context: Context, name: str, parent: QWidget | None = None) -> None:
+    def __init__(self, context: Context, name: str, parent: QWidget | None = None, *, served: bool = False) -> None:
         super().__init__(parent)
+        self._kinds = {"gguf", KIND} if served else {"gguf"}
         self._context = context
         self._ticked: set[str] = set()
         self._extra: list[str] = []
@@ -83,6 +88,8 @@ class ModelChecks(QWidget):
         layout.addWidget(self.empty, 0, Qt.AlignmentFlag.AlignTop)
         layout.addWidget(self.add_button, 0, Qt.AlignmentFlag.AlignLeft)
         context.library.changed.connect(self._on_library)
+        if served:
+            context.servers.changed.connect(self._on_library)
         context.theme.changed.connect(self.tree.viewport().update)
         self.refill()
 
@@ -124,14 +131,17 @@ class ModelChecks(QWidget):
 
     def refill(self) -> None:
         self._stale = False
-        entries = [(info.path, info) for info in self._context.library.usable({"gguf"})]
+        usable = self._context.library.usable(self._kinds)
+        entries = [(info.path, info) for info in usable if info.kind != KIND or info.name]
         known = {path for path, _ in entries}
         rows: list[tuple[str, ModelInfo | None]] = [*entries, *((p, None) for p in self._extra if p not in known)]
         rows = [row for row in rows if row[0] != self._hidden]
         self.tree.blockSignals(True)
         self.tree.clear()
         for path, info in rows:
-            self.tree.addTopLevelItem(self._item(path, info))
+            item = self._item(path, info)
+            self.tree.addTopLevelItem(item)
+            item.setFirstColumnSpanned(info is not None and info.kind == KIND)  # a served one has neither type nor size
         self.tree.blockSignals(False)
         self.tree.setVisible(bool(rows))
         self.empty.setVisible(not rows)
@@ -139,9 +149,11 @@ class ModelChecks(QWidget):
 
     def _item(self, path: str, info: ModelInfo | None) -> QTreeWidgetItem:
         name, _, kind = library.file_title(path).partition(" · ")
-        if info is not None:
+        if info is not None and info.kind == KIND:
+            name, kind = title_of_served(info), ""
+        elif info is not None:
             name, kind = library.base_name(info), library.type_label(info)
-        item = QTreeWidgetItem([name, kind, fmt.size(info.bytes) if info is not None else ""])
+        item = QTreeWidgetItem([name, kind, fmt.size(info.bytes) if info is not None and info.bytes else ""])
         item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable | Qt.ItemFlag.ItemIsUserCheckable)
         item.setCheckState(NAME, Qt.CheckState.Checked if path in self._ticked else Qt.CheckState.Unchecked)
         item.setData(NAME, PATH_ROLE, path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from PySide6.QtWidgets import QFileDialog, QWidget
 
-from app import library, measurements
+from app import journals, library, measurements
 from app.fingerprint_files import SUFFIX
 from app.measure_messages import CandidateQuality, FingerprintUse, MeasureQuality, QualityResult, QualityUpdate
 from app.protocol import Failed
@@ -44,7 +46,11 @@ class QualityPage(MeasuredPage):
         super().__init__(context, parent)
         self._reference: CandidateQuality | None = None
         self._report = ""
+        self.kept: float | None = None
+        """How much of what is chosen an interrupted run has kept (0 to 1), None if nothing."""
         self.report_button = button(self.tr("Save report…"), self._ask_report)
+        self.afresh_button = button(self.tr("Start over"), self.run_afresh, "quiet")
+        self.afresh_button.setToolTip(self.tr("Measure all of it anew: what an interrupted run has kept is not used"))
         words = Words(
             heading=self.tr("Quality"),
             question=self.tr("Is the smaller model still good?"),
@@ -78,7 +84,7 @@ class QualityPage(MeasuredPage):
             shutil.copyfile(source, target)
             for twin in report.TWINS:
                 if source.with_suffix(twin).is_file():  # a report of an earlier version has fewer
-                    shutil.copyfile(source.with_suffix(twin), target.with_suffix(twin))
+                    shutil.copyfile(source.with_suffix(twin), report.twin_place(target, twin))
         except OSError as problem:
             title = self.tr("The report could not be saved.")
             hint = self.tr("Choose another place.")
@@ -86,8 +92,28 @@ class QualityPage(MeasuredPage):
             return
         self.context.notify.good(self.tr("Report saved: %1").replace("%1", str(target)))
 
+    def run_afresh(self) -> None:
+        """Measure what is chosen, whatever an interrupted run of the same has kept."""
+        command = self.setup.command()
+        if command is not None:
+            self.submit(msgspec.structs.replace(command, fresh=True))
+
+    def beside_run(self) -> Sequence[QWidget]:
+        return (self.afresh_button,)
+
+    def run_words(self) -> str:
+        return self.tr("Run") if self.kept is None else self.tr("Resume")
+
+    def stopped_words(self) -> str:
+        return self.tr("Stopped. What is finished is kept: the same measurement goes on from there.")
+
     def refresh(self) -> None:
+        chosen = self.setup.chosen() if self.job is None or not self.job.is_active else None
+        self.kept = journals.kept_fraction(chosen) if chosen is not None else None
+        self.afresh_button.setVisible(self.kept is not None)
         super().refresh()
+        if self.kept is not None:
+            self.missing.setText(self.tr("Interrupted at %1").replace("%1", fmt.percent(self.kept, 0)))
         self.report_button.setEnabled(bool(self._report) and Path(self._report).is_file())
 
     # ---- what is measured
@@ -150,6 +176,8 @@ class QualityPage(MeasuredPage):
         measurements.keep_quality(self.context.store, result, self._report)
         self._show(result.reference, list(result.candidates), result.tokens, result.seconds)
         self._tell_saved(result.fingerprint)
+        for note in result.notes:
+            self.context.notify.info(note)
 
     def _tell_saved(self, use: FingerprintUse | None) -> None:
         """What was saved of the reference; where its saved answers were used, how well they stand for it."""

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QSplitter, QTabWidget, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QMenu, QSplitter, QTabWidget, QToolButton, QVBoxLayout, QWidget
 
 from app.measure_messages import HISTOGRAM_EDGES, CandidateQuality
 from app.ui.charts import HistogramChart, LineChart, ParetoChart
 from app.ui.passages_view import PassagesView
+from app.ui.quality_history import QualityHistory
 from app.ui.task_flips import TaskFlips
 from app.ui.task_table import TaskTable
 from app.ui.tensor_costs import TensorCosts
+from app.ui.widgets import icon_button
 
 if TYPE_CHECKING:
     from app.ui.context import Context
@@ -74,6 +76,7 @@ class QualityCharts(QWidget):
         self.flips = TaskFlips(theme)
         self.passages = PassagesView(theme)
         self.costs = TensorCosts(context)
+        self.history = QualityHistory(context)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
         self.tabs.tabBar().setDrawBase(False)
@@ -88,8 +91,15 @@ class QualityCharts(QWidget):
             (self.tasks, self.tr("Tasks")),
             (self.flips, self.tr("Flipped")),
             (self.passages, self.tr("Passages")),
+            (self.history, self.tr("Earlier")),
         ):
             self.tabs.addTab(chart, title)
+        self.all_button = icon_button(theme, "chevron", self.tr("All charts"))
+        self.all_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self.all_menu = QMenu(self)
+        self.all_menu.aboutToShow.connect(self._fill_menu)
+        self.all_button.setMenu(self.all_menu)
+        self.tabs.setCornerWidget(self.all_button)
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
         self.splitter.setChildrenCollapsible(False)
         self.splitter.setHandleWidth(17)
@@ -110,7 +120,11 @@ class QualityCharts(QWidget):
         self._reference, self._candidates = reference, candidates
         named = labels(candidates)
         self.pareto.set_points(
-            [(named[c.key], c.type, c.bytes, c.kld.mean.value, c.kld.mean.error) for c in candidates]
+            [
+                (named[c.key], c.type, c.bytes, c.kld.mean.value, c.kld.mean.error)
+                for c in candidates
+                if c.bytes and not c.at_least
+            ]
         )
         self._draw_tab()
 
@@ -125,6 +139,7 @@ class QualityCharts(QWidget):
             self.flips: self._draw_flips,
             self.passages: self._draw_passages,
             self.costs: self._draw_costs,
+            self.history: self._draw_history,
         }.get(self.tabs.currentWidget())
         if draw is not None:
             draw(named)
@@ -180,9 +195,21 @@ class QualityCharts(QWidget):
         reference = self._reference.path if self._reference is not None else ""
         self.costs.set_results(named, self._candidates, reference)
 
+    def _draw_history(self, named: dict[str, str]) -> None:
+        self.history.set_results(named, self._candidates)
+
     def resizeEvent(self, event: Any) -> None:
         super().resizeEvent(event)
         self._arrange()
+
+    def _fill_menu(self) -> None:
+        """Every chart by its name: not all tabs are in sight where there is little room."""
+        self.all_menu.clear()
+        for place in range(self.tabs.count()):
+            action = self.all_menu.addAction(self.tabs.tabText(place))
+            action.setCheckable(True)
+            action.setChecked(place == self.tabs.currentIndex())
+            action.triggered.connect(lambda _=False, place=place: self.tabs.setCurrentIndex(place))
 
     def _arrange(self) -> None:
         """Side by side where there is room, else size against divergence becomes the first tab."""

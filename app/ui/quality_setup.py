@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QCheckBox,
@@ -26,6 +27,7 @@ from app.fingerprint_files import SUFFIX
 from app.measure_messages import MeasureQuality
 from app.quality.report import TWINS
 from app.quality.texts import DEFAULT, LANGUAGES
+from app.remote.address import is_remote
 from app.ui import format as fmt
 from app.ui.convert_source import is_quantized
 from app.ui.glossary import explain
@@ -78,7 +80,7 @@ class QualitySetup(QWidget):
         self.save.setToolTip(self.tr("Into a small file that can be the reference later, without the model"))
         self.save.clicked.connect(self._ask_save)
         self._save_path = ""
-        self.candidates = ModelChecks(context, self.tr("Candidates"))
+        self.candidates = ModelChecks(context, self.tr("Candidates"), served=True)
         self.texts = QTreeWidget()
         self.texts.setAccessibleName(self.tr("Texts"))
         self.texts.setHeaderHidden(True)
@@ -117,23 +119,41 @@ class QualitySetup(QWidget):
         self._lay_out()
         self.reference.changed.connect(self._on_reference)
         context.library.changed.connect(self._on_library)
-        for signal in (self.candidates.changed, self.texts.itemChanged, self.tasks.changed):
+        for signal in (
+            self.candidates.changed,
+            self.texts.itemChanged,
+            self.tasks.changed,
+            self.chunks.valueChanged,
+            self.window_tokens.currentIndexChanged,
+            self.cache.currentIndexChanged,
+        ):
             signal.connect(lambda *_: self.changed.emit())
         self._on_library()
 
     def command(self) -> MeasureQuality | None:
+        """What is chosen, with a place for its report, for which the oldest reports make room."""
+        chosen = self.chosen()
+        if chosen is None:
+            return None
+        folder = paths.cache() / "reports"
+        folder.mkdir(exist_ok=True)
+        forget_old_reports(folder, KEPT_REPORTS - 1)
+        return msgspec.structs.replace(chosen, report=str(folder / f"quality-{uuid.uuid4().hex[:12]}.html"))
+
+    def chosen(self) -> MeasureQuality | None:
+        """The measurement, without a report; None while something is missing."""
         reference, candidates, texts = self.reference.path(), self.candidates.checked(), self.chosen_texts()
         if self.missing() or reference is None:
             return None
         saved = self._is_saved()
         settings = self._context.settings
-        folder = paths.cache() / "reports"
-        folder.mkdir(exist_ok=True)
-        forget_old_reports(folder, KEPT_REPORTS - 1)
+        caches = self.cache.currentData()
+        rows = [(path, kind) for path in candidates for kind in (("",) if is_remote(path) else caches)]
         return MeasureQuality(
             reference=reference,
-            candidates=tuple(path for path in candidates for _ in self.cache.currentData()),
-            kv=tuple(kind for _ in candidates for kind in self.cache.currentData()),
+            candidates=tuple(path for path, _ in rows),
+            kv=tuple(kind for _, kind in rows),
+            served=tuple(self._context.servers.candidate(path) for path in candidates if is_remote(path)),
             context=0 if saved else int(self.window_tokens.currentData()),
             texts=() if saved else tuple(texts),
             chunks=self.chunks.value(),
@@ -145,7 +165,6 @@ class QualitySetup(QWidget):
             pass_kld=settings.pass_kld,
             fail_kld=settings.fail_kld,
             pass_top1=settings.pass_top1,
-            report=str(folder / f"quality-{uuid.uuid4().hex[:12]}.html"),
             fingerprint=self._save_path if self._saves() else None,
         )
 

@@ -12,6 +12,8 @@ from PySide6.QtGui import QColor, QFontMetrics, QPainter, QPen
 from PySide6.QtWidgets import QStyleOptionViewItem
 
 from app.measure_messages import CandidateQuality
+from app.quality.figures import told
+from app.remote.address import is_remote, split_path
 from app.ui import format as fmt
 from app.ui.glossary import explain
 from app.ui.two_line_table import LINE, SENTENCE_ROLE, SORT_ROLE, TYPE_ROLE, TwoLineDelegate, TwoLineTable
@@ -41,6 +43,14 @@ class Row:
     def key(self) -> str:
         """As :attr:`CandidateQuality.key`."""
         return f"{self.path} {self.kv}".rstrip()
+
+    @property
+    def name(self) -> str:
+        """The type, and whose it is where a server has it."""
+        if is_remote(self.path):
+            server, model = split_path(self.path)
+            return f"{model or self.type} · {server}"
+        return self.type or Path(self.path).stem
 
     @property
     def finished(self) -> bool:
@@ -96,18 +106,30 @@ def _shift(figures: CandidateQuality) -> str:
     return "{} to {} %".format(*(f"{'+' if end > 0 else ''}{fmt.number(100 * end, 1)}" for end in ends))
 
 
+def _least(figures: CandidateQuality) -> str:
+    """In front of a divergence: nothing, or a sign that it is a lower bound."""
+    return "≥ " if figures.at_least else ""
+
+
+def _hidden(figures: CandidateQuality) -> str:
+    """The same for a perplexity."""
+    return "≥ " if figures.told is not None and figures.told.hidden else ""
+
+
 COLUMNS = (
-    Column("Size", "Bytes of the file", lambda q: q.bytes, lambda q: fmt.size(q.bytes)),
+    Column("Size", "Bytes of the file", lambda q: q.bytes, lambda q: fmt.size(q.bytes) if q.bytes else fmt.DASH),
     Column(
         "KLD mean ±",
         "KLD",
         lambda q: q.kld.mean.value,
-        lambda q: _plus_minus(q.kld.mean.value, q.kld.mean.error),
+        lambda q: _least(q) + _plus_minus(q.kld.mean.value, q.kld.mean.error),
         True,
     ),
-    Column("median", "KLD", lambda q: q.kld.median.value, lambda q: _nats(q.kld.median.value), True, spare=5),
-    Column("99 %", "KLD", lambda q: q.kld.p99.value, lambda q: _nats(q.kld.p99.value), True, spare=8),
-    Column("max", "KLD", lambda q: q.kld.max.value, lambda q: _nats(q.kld.max.value), True, spare=6),
+    Column(
+        "median", "KLD", lambda q: q.kld.median.value, lambda q: _least(q) + _nats(q.kld.median.value), True, spare=5
+    ),
+    Column("99 %", "KLD", lambda q: q.kld.p99.value, lambda q: _least(q) + _nats(q.kld.p99.value), True, spare=8),
+    Column("max", "KLD", lambda q: q.kld.max.value, lambda q: _least(q) + _nats(q.kld.max.value), True, spare=6),
     Column(
         "reverse",
         "Reverse KLD",
@@ -120,8 +142,8 @@ COLUMNS = (
     Column(
         "Same first ±",
         "Top-1 agreement",
-        lambda q: q.top1.value,
-        lambda q: _plus_minus(q.top1.value * 100, q.top1.error * 100) + " %",
+        lambda q: q.top1.value if q.top1 else None,
+        lambda q: _plus_minus(q.top1.value * 100, q.top1.error * 100) + " %" if q.top1 else fmt.DASH,
         True,
     ),
     Column(
@@ -136,7 +158,7 @@ COLUMNS = (
     Column(
         "Δp 5 % to 95 %",
         "Shift of the right token",
-        lambda q: q.rms_dp.value,
+        lambda q: q.rms_dp.value if q.rms_dp else None,
         _shift,
         True,
         spare=2,
@@ -145,14 +167,14 @@ COLUMNS = (
         "Perplexity",
         "Perplexity",
         lambda q: q.perplexity.value,
-        lambda q: fmt.significant(q.perplexity.value, 4),
+        lambda q: _hidden(q) + fmt.significant(q.perplexity.value, 4),
         spare=9,
     ),
     Column(
         "ratio ±",
         "Perplexity",
         lambda q: q.ln_ratio.value,
-        lambda q: _plus_minus(*_ratio(q)),
+        lambda q: _hidden(q) + _plus_minus(*_ratio(q)),
         True,
         spare=7,
     ),
@@ -235,7 +257,7 @@ class QualityModel(QAbstractTableModel):
             return "\n".join(filter(None, (fmt.path(row.path), self.sentence(row), *self._figures(row))))
         if column == 0:
             return {
-                Qt.ItemDataRole.DisplayRole: row.type or Path(row.path).stem,
+                Qt.ItemDataRole.DisplayRole: row.name,
                 Qt.ItemDataRole.AccessibleTextRole: f"{Path(row.path).name}, {self.sentence(row)}",
                 SORT_ROLE: row.bytes,
             }.get(Qt.ItemDataRole(role) if role < SORT_ROLE else role)
@@ -250,7 +272,8 @@ class QualityModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.TextAlignmentRole:
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         if column.title == "Size":
-            return {Qt.ItemDataRole.DisplayRole: fmt.size(row.bytes), SORT_ROLE: row.bytes}.get(role)
+            words = fmt.size(row.bytes) if row.bytes else fmt.DASH
+            return {Qt.ItemDataRole.DisplayRole: words, SORT_ROLE: row.bytes}.get(role)
         hidden = row.figures is None or (row.reference and column.candidates_only)
         if role == Qt.ItemDataRole.DisplayRole:
             return "" if hidden or row.figures is None else column.text(row.figures)
@@ -287,6 +310,8 @@ class QualityModel(QAbstractTableModel):
         reason = advice_first(row.figures.reason)
         if row.kv:
             reason = self.tr("With a cache of %1. ").replace("%1", row.kv) + reason
+        if is_remote(row.path):
+            reason = self.tr("Served by %1. ").replace("%1", split_path(row.path)[0]) + reason
         if row.finished:
             return reason
         so_far = self.tr("After %1 of %2 windows: ")
@@ -299,7 +324,8 @@ class QualityModel(QAbstractTableModel):
             return []
         shown = [column for column in COLUMNS if not (row.reference and column.candidates_only)]
         groups = ["KLD " if column.tip == "KLD" and "KLD" not in column.title else "" for column in shown]
-        return [f"{group}{self.tr(c.title)} {c.text(figures)}" for group, c in zip(groups, shown, strict=True)]
+        lines = [f"{group}{self.tr(c.title)} {c.text(figures)}" for group, c in zip(groups, shown, strict=True)]
+        return [*lines, told(figures)] if figures.told is not None else lines
 
     def spare_columns(self) -> list[int]:
         """What a narrow table leaves out, in this order."""

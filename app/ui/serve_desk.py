@@ -10,6 +10,7 @@ import msgspec
 from PySide6.QtCore import QObject, Signal
 
 from app import protocol
+from app.chat_messages import TokenChoices
 from app.child import Verdict
 from app.protocol import Complete, Failed, Generate, Replied, Stop, Tokens
 from app.serving.messages import Served, Serving, StartServing
@@ -63,6 +64,7 @@ class ServeDesk(QObject):
         assert loaded is not None
         self._engine = self._context.engines.get(engine.path, None, OWNER)
         self._engine.tokens.connect(self._said)
+        self._engine.choices.connect(self._said)
         self._engine.replied.connect(self._said)
         self._engine.failed.connect(self._failed)
         self.path, self.error, self.counts = engine.path, None, Served(0, 0, 0)
@@ -101,6 +103,7 @@ class ServeDesk(QObject):
         if engine is None:
             return
         engine.tokens.disconnect(self._said)
+        engine.choices.disconnect(self._said)
         engine.replied.disconnect(self._said)
         engine.failed.disconnect(self._failed)
         for number in self._numbers:
@@ -133,7 +136,7 @@ class ServeDesk(QObject):
             engine = self._context.engines.get(self.path, None, OWNER)
             self._numbers[engine.pass_on(message)] = message.request
 
-    def _said(self, event: Tokens | Replied) -> None:
+    def _said(self, event: Tokens | TokenChoices | Replied) -> None:
         number = self._numbers.get(event.request)
         if number is None or self._process is None:
             return  # another page's

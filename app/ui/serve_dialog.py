@@ -34,6 +34,7 @@ class ServeDialog(QDialog):
         self.port = QSpinBox()
         self.port.setRange(1024, 65535)
         self.port.setValue(context.settings.serve_port)
+        self.port.lineEdit().setTextMargins(6, 0, 0, 0)  # as the window gives them to its pages
         self.port.setAccessibleName(self.tr("Port"))
         self.network = QCheckBox(self.tr("Also for other machines in the network"))
         self.network.toggled.connect(self._network_toggled)

@@ -12,6 +12,7 @@ from PySide6.QtCore import QObject, Signal
 from app import protocol
 from app.child import Verdict
 from app.local.entry import Listed
+from app.measure_messages import ServedCandidate
 from app.protocol import Load, LoadOptions
 from app.remote import address
 from app.remote.address import Server
@@ -165,6 +166,13 @@ class Servers(QObject):
         server = address.find(self.known, name)
         url = server.url if server is not None else ""
         return "server", Connect(url, model, self._session_key(url) if url else "")
+
+    def candidate(self, path: str) -> ServedCandidate:
+        """How a measurement reaches a served model; a server that is gone has no address."""
+        name, model = address.split_path(path)
+        server = address.find(self.known, name)
+        url = server.url if server is not None else ""
+        return ServedCandidate(path, url, model, self._session_key(url) if url else "")
 
     def _session_key(self, url: str) -> str:
         return self._keys.get(address.origin(url), "")

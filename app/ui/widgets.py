@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,11 @@ def label(text: str = "", role: str = "", *, wrap: bool = False, parent: QWidget
     return made
 
 
+def tip(text: str) -> str:
+    """A tooltip that says ``text`` and nothing else: one that looks like markup would be drawn as such."""
+    return f"<p>{escape(text)}</p>".replace("\n", "<br>") if "<" in text else text
+
+
 def button(text: str, clicked: Callable[[], object] | None = None, role: str = "") -> QPushButton:
     """A push button with its look and action."""
     made = QPushButton(text)
@@ -108,7 +114,7 @@ class ElidedLabel(QLabel):
 
     def setText(self, text: str) -> None:
         super().setText(text)
-        self.setToolTip(text)
+        self.setToolTip(tip(text))
 
     def minimumSizeHint(self) -> QSize:
         return QSize(24, super().minimumSizeHint().height())

@@ -224,11 +224,18 @@ class _Worker:
         """The prompt, what else is asked of the reply, and the conversation that it belongs to."""
         if isinstance(command, Complete):
             tokens = model.prompt_tokens(command.prompt)
-            return Fitted(tokens, 0, None, -1, command.prompt), Extras(), ""
+            return Fitted(tokens, 0, None, -1, command.prompt), Extras(probabilities=command.probabilities), ""
         messages = command.messages
         grammar = grammar_of(command.constraint)
         if command.continue_last and (not messages or messages[-1].role != "assistant"):
             raise QuenchError("usage", "There is no answer to go on with.", "", "", exit_status=2)
+        if command.tools and not model.chat_template().knows_tools():
+            raise QuenchError(
+                "no_tools",
+                "The model's chat template knows no tools.",
+                "What is offered would never be read.",
+                "Ask without tools, or take a model that was made for them.",
+            )
         written = messages[-1].content if command.continue_last else ""
         prompt = self._fit(model, command)
         extras = _extras(grammar, prompt.text, written, command.probabilities)._replace(keep=prompt.keep)
@@ -305,6 +312,7 @@ class _Worker:
             summary=command.summary,
             on_summary=summarising,
             cancelled=lambda: self._cancelled(command.request),
+            tools=command.tools,
         )
         self._left_out = {command.conversation: prompt.left_out}
         if prompt.left_out:
@@ -326,7 +334,7 @@ class _Worker:
             self._keeper.turn_to("", ())  # what scoring leaves behind belongs to no conversation
         if command.write is not None and command.against is not None:
             raise QuenchError("usage", "At most one of write and against can be given.", "", "", exit_status=2)
-        prompt = model.prompt_tokens(model.render(command.messages))
+        prompt = model.prompt_tokens(model.render(command.messages)) if command.messages else model.opening_tokens()
         answer = model.continuation_tokens(command.answer)
         blocks = model.answer_logits(prompt, answer, cancelled=lambda: self._cancelled(command.request))
 

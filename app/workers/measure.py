@@ -13,19 +13,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
+
 from app import kernel_check
 from app.engine.model import Model
+from app.engine.spread import Guard
 from app.files import write_atomically
 from app.fit_messages import FitTypes
 from app.measure_messages import MeasureBench, MeasureImatrix, MeasureQuality, MeasureSensitivity, QualityResult
-from app.protocol import Cancel, Command
+from app.protocol import Cancel, Command, failed
 from app.quality import figures, report
 from app.quality.bench import BenchRun
 from app.quality.fitting import FitRun
 from app.quality.imatrix import ImatrixRun
 from app.quality.lab import QualityRun
 from app.quality.sensitivity import SensitivityRun
-from app.workers.runtime import Connection
+from app.workers.runtime import Connection, leave
 from converter.spec import QuenchError
 
 
@@ -42,13 +45,21 @@ def serve(connection: Connection) -> None:
     def stopped() -> bool:
         return connection.cancelled.is_set()
 
+    def machine_lost(error: QuenchError) -> None:
+        connection.send(connection.ending() if connection.cancelled.is_set() else failed(error))
+        leave(0 if connection.cancelled.is_set() else error.exit_status)
+
     connection.intercept(interrupt)
     for command in connection.commands():
+        if isinstance(command, MeasureQuality | MeasureBench) and command.machines:
+            # Nothing waits here while a model is loaded; a connection that watches would hinder the next model.
+            Guard(command.machines, machine_lost, watching=False)
         if isinstance(command, MeasureQuality):
             kernel_check.report(connection.send)
             result = QualityRun(command, connection.send, stopped, models.append).run()
             if command.report:
-                write_report(result, Path(command.report))
+                notes = write_report(result, Path(command.report))
+                result = msgspec.structs.replace(result, notes=(*result.notes, *notes))
             connection.send(result)
         elif isinstance(command, MeasureBench):
             connection.send(BenchRun(command, connection.send, stopped, models.append).run())
@@ -67,15 +78,22 @@ def serve(connection: Connection) -> None:
         return
 
 
-def write_report(result: QualityResult, path: Path) -> None:
-    """The report as one HTML file, its JSON and CSV twins beside it.
+def write_report(result: QualityResult, path: Path) -> list[str]:
+    """The report as one HTML file, its JSON and CSV twins beside it; sentences about twins with names of their own.
 
     Raises QuenchError ``report_not_saved`` if it cannot be.
     """
+    notes = []
+    facts = report.facts_here()
+    contents = {".json": json.dumps(report.document(result, facts=facts)), ".csv": figures.csv_table(result)}
     try:
-        write_atomically(path, report.render(result).encode())
-        write_atomically(path.with_suffix(".json"), json.dumps(report.document(result)).encode())
-        write_atomically(path.with_suffix(".csv"), figures.csv_table(result).encode())
+        write_atomically(path, report.render(result, facts=facts).encode())
+        for suffix, content in contents.items():
+            target = report.twin_place(path, suffix)
+            write_atomically(target, content.encode())
+            if target != path.with_suffix(suffix):
+                notes.append(f"{path.with_suffix(suffix).name} is something else: the report's is {target.name}.")
+        return notes
     except OSError as error:
         raise QuenchError(
             "report_not_saved",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from app.chat_messages import TokenChoices
 from app.protocol import Command, Complete, Event, Failed, Generate, Replied, Stop, Tokens
 from app.serving import guard
 from app.serving.forms import RefusedError
@@ -32,7 +33,7 @@ def serve(connection: Connection) -> None:
             if desk is not None:
                 raise QuenchError("usage", "It is served already.", "", "", exit_status=2)
             desk = _Desk(connection, command)
-        elif desk is not None and isinstance(command, Tokens | Replied | Embedded | Failed):
+        elif desk is not None and isinstance(command, Tokens | TokenChoices | Replied | Embedded | Failed):
             desk.take(command)
         else:
             raise QuenchError("usage", "The serving worker cannot do this.", type(command).__name__, "", exit_status=2)

@@ -21,7 +21,7 @@ from app.memory_messages import Memory
 from app.protocol import Cancel, Command, Count, Event, Generate, Loaded, Replied, Sampling, Score, Stop, Tokens, failed
 from app.remote import keys
 from app.remote.address import check_url, host
-from app.remote.client import Client, Piece, Usage, unsent
+from app.remote.client import Client, Piece, Usage, pick, unsent
 from app.remote.messages import (
     AskMachine,
     AskServer,
@@ -150,19 +150,12 @@ class _Worker:
         secret = keys.check(command.secret) or keys.find(command.url)
         client = Client(check_url(command.url), secret, command.silence)
         state = await client.look()
-        ids = [model.id for model in state.models]
-        model = command.model or (ids[0] if ids else "")
-        if not model or (ids and model not in ids):
-            raise QuenchError(
-                "model_not_served",
-                "The server does not have this model." if model else "The server has no model.",
-                ", ".join([f"{host(command.url)}:", *ids[:10]]) if ids else host(command.url),
-                "Look for models again, then choose one of those it has." if ids else "Load a model there first.",
-            )
+        found = pick(state, command.model, command.url)
+        model = found.id
         if self._served is not None:
             await self._served.client.close()
         self._served = _Served(client, model, state)
-        context = next((found.context for found in state.models if found.id == model), 0)
+        context = found.context
         name = f"{state.software or 'Server'} at {host(command.url)}"
         if names := unsent(state.software):
             name += f"; not sent to it: {', '.join(names)}"

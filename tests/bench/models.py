@@ -1,7 +1,8 @@
 """Model folders of any size with random weights, as the benchmarks read them: a Llama in bfloat16 shards.
 
 The weights are gaussian, with the scales of a trained model: every tensor around its own, rows around the tensor's.
-The vocabulary is a SentencePiece model of 32,000 made-up words, which our converter and llama.cpp's both read.
+The vocabulary is a SentencePiece model of made-up words (32,000 unless the shape says otherwise), which our converter
+and llama.cpp's both read.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a Llama; ``tied`` shares the embedding with the output."""
+    """The sizes of a Llama; ``tied`` shares the embedding with the output, ``vocabulary`` is its rows."""
 
     hidden: int
     inner: int
@@ -36,10 +37,12 @@ class Shape:
     heads: int
     kv_heads: int
     tied: bool = False
+    vocabulary: int = VOCABULARY
 
 
 SHAPES = {
     "0.1B": Shape(768, 2048, 12, 12, 4, tied=True),
+    "0.2B-128k": Shape(768, 2048, 12, 12, 4, tied=True, vocabulary=128_256),
     "0.5B": Shape(1280, 3584, 24, 20, 4),
     "1B": Shape(2048, 5632, 22, 32, 4),
     "2B": Shape(2048, 8192, 30, 32, 8),
@@ -50,7 +53,7 @@ def write_model(folder: Path, shape: Shape, seed: int = 1) -> int:
     """Writes the folder (which must not exist) and returns the number of parameters."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(_config(shape)))
-    (folder / "tokenizer.model").write_bytes(sentencepiece(VOCABULARY))
+    (folder / "tokenizer.model").write_bytes(sentencepiece(shape.vocabulary))
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", **special}))
     tensors = list(_tensors(shape))
@@ -83,7 +86,7 @@ def _config(shape: Shape) -> dict[str, Any]:
         "rope_theta": 10000.0,
         "tie_word_embeddings": shape.tied,
         "torch_dtype": "bfloat16",
-        "vocab_size": VOCABULARY,
+        "vocab_size": shape.vocabulary,
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
@@ -93,7 +96,7 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes in the order of a published checkpoint."""
     hidden, inner = shape.hidden, shape.inner
     kv = hidden // shape.heads * shape.kv_heads
-    yield "model.embed_tokens.weight", (VOCABULARY, hidden)
+    yield "model.embed_tokens.weight", (shape.vocabulary, hidden)
     for layer in range(shape.layers):
         for name, dims in {
             "input_layernorm": (hidden,),
@@ -109,7 +112,7 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"model.layers.{layer}.{name}.weight", dims
     yield "model.norm.weight", (hidden,)
     if not shape.tied:
-        yield "lm_head.weight", (VOCABULARY, hidden)
+        yield "lm_head.weight", (shape.vocabulary, hidden)
 
 
 def _shards(tensors: list[tuple[str, tuple[int, ...]]]) -> Iterator[list[tuple[str, tuple[int, ...]]]]:

@@ -144,3 +144,21 @@ def test_a_timeout_leaves_nothing_behind():
     assert total == sum(number % 7 for number in range(200_000))
     assert render(None).startswith("<|im_start|>")
     assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer) and thread.is_alive()]
+
+
+def test_tools_and_their_calls_reach_a_template_that_knows_them():
+    source = (
+        "{% if tools %}{{ tools[0].function.name }}: {% endif %}{% for message in messages %}"
+        "{% for call in message.tool_calls %}{{ call.function.arguments.city }};{% endfor %}"
+        "{{ message.content }}{{ message.tool_call_id }} {% endfor %}"
+    )
+    calls = json.dumps([{"id": "a", "type": "function", "function": {"name": "find", "arguments": {"city": "Ulm"}}}])
+    chat = [ChatMessage("assistant", "", calls), ChatMessage("tool", "far ", "", "a")]
+    tools = json.dumps([{"type": "function", "function": {"name": "find"}}])
+    assert render(source, chat, tools=tools) == "find: Ulm; far a "
+    assert ChatTemplate(source).knows_tools()
+    assert not ChatTemplate(None).knows_tools()
+    assert not ChatTemplate("{{ raise_exception('no') }}").knows_tools()
+    with pytest.raises(QuenchError) as caught:
+        render(source, chat, tools="[" * 100_000)
+    assert caught.value.code == "template_limit"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -39,6 +39,11 @@ class FakeServer:
 
     ``status`` other than 200 is answered to everything, with ``headers``, and an error that repeats the request's key.
     ``models`` in place of its list can be any JSON.
+
+    ``scores`` are the log-probabilities that it has of every next token, given those before it; without them it knows
+    no text of others. It tells them in the ``form`` of ``llama``, ``vllm`` or ``echo``, and ``split`` cuts texts. After
+    ``honest`` good answers of that kind comes what ``lie`` says: ``few``, ``other`` ids, ``twice`` one id, ``much``,
+    ``null``, ``positive``, ``cut`` (the connection closes), ``stall``, ``shifted`` (positions are missing), ``dead``.
     """
 
     key: str = ""
@@ -49,6 +54,11 @@ class FakeServer:
     models: Any = None
     names: tuple[str, ...] = ("pocket", "second")
     message: str = "no"
+    scores: Callable[[list[int]], list[float]] | None = None
+    form: str = "llama"
+    split: Callable[[str], list[int]] | None = None
+    honest: int = 1 << 30
+    lie: str = ""
     tls: ssl.SSLContext | None = None
     heard: list[Heard] = field(default_factory=list)
 
@@ -75,6 +85,10 @@ class FakeServer:
         self.released.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def stop(self) -> None:
+        """Take no new connection."""
+        self._server.socket.close()
 
     def bodies(self) -> list[dict[str, Any]]:
         """What was asked of its models."""
@@ -112,6 +126,17 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))))
         if not self._let_in(body):
             return
+        try:
+            if self.path == "/tokenize" and self.fake.split is not None:
+                self._json(200, {"tokens": self.fake.split(body["content"])})
+                return
+            addresses = {"llama": "/completion", "vllm": "/v1/completions", "echo": "/v1/completions"}
+            if self.fake.scores is not None and self.path == addresses[self.fake.form]:
+                self._score(body)
+                return
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+            return
         if self.path != "/v1/chat/completions":
             self._json(404, {"error": {"message": "no such page"}})
             return
@@ -143,6 +168,47 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
+
+    def _score(self, body: dict[str, Any]) -> None:
+        fake = self.fake
+        assert fake.scores is not None
+        if {"llama": "n_probs", "vllm": "prompt_logprobs", "echo": "echo"}[fake.form] not in body:
+            self._json(400, {"error": {"message": "of this nothing is known"}})
+            return
+        fake.honest -= 1
+        lie = fake.lie if fake.honest < 0 else ""
+        if lie in ("cut", "dead"):
+            if lie == "dead":
+                fake.stop()
+            self.connection.close()
+            raise ConnectionResetError
+        if lie == "stall":
+            fake.half_way.set()
+            fake.released.wait()
+            return
+        prompt = body["prompt"]
+        if fake.form == "llama":
+            told = _ranked(fake.scores(prompt), body["n_probs"], lie)
+            top = [{"id": token, "token": "?", "bytes": [63], "logprob": log} for token, log in told]
+            answer: Any = {
+                "completion_probabilities": [{"id": 1, "token": "?", "logprob": -1.0, "top_logprobs": top}],
+                "tokens_evaluated": len(prompt) - (lie == "shifted"),
+            }
+            self._json(200, answer)
+            return
+        rows = [fake.scores(prompt[:at]) for at in range(1, len(prompt))]
+        if fake.form == "vllm":
+            positions: list[Any] = [None]
+            for row, right in zip(rows, prompt[1:], strict=True):
+                told = _ranked(row, body["prompt_logprobs"], lie)
+                told += [(right, row[right])] if right not in dict(told) and lie != "other" else []
+                positions.append({str(token): {"logprob": log, "rank": 1} for token, log in told})
+            self._json(200, {"choices": [{"text": "?", "prompt_logprobs": positions[lie == "shifted" :]}]})
+            return
+        logs = [None, *(row[right] for row, right in zip(rows, prompt[1:], strict=True)), -1.0]
+        logs = [value if value is None or not lie else _spoilt(value, lie) for value in logs][lie == "shifted" :]
+        names = [f"<{token}>" if lie == "other" else "" for token in prompt] + [""]
+        self._json(200, {"choices": [{"text": "?", "logprobs": {"token_logprobs": logs, "tokens": names}}]})
 
     def _answer(self, body: dict[str, Any]) -> None:
         fault = self.fake.fault
@@ -230,6 +296,22 @@ def _usage(tokens: int) -> dict[str, Any]:
         "completion_tokens": tokens,
         "prompt_tokens_details": {"cached_tokens": CACHED},
     }
+
+
+def _ranked(row: list[float], count: int, lie: str) -> list[tuple[int, Any]]:
+    """The ``count`` likeliest tokens of ``row``."""
+    told: list[tuple[int, Any]] = sorted(enumerate(row), key=lambda each: -each[1])[:count]
+    if lie == "few":
+        return told[: count // 2]
+    if lie == "other":
+        return [(token + len(row), log) for token, log in told]
+    if lie == "twice":
+        return [told[0], *told[:-1]]
+    return [(token, _spoilt(log, lie)) for token, log in told]
+
+
+def _spoilt(log: float, lie: str) -> Any:
+    return {"null": None, "much": -0.1, "positive": 3.0}.get(lie, log)
 
 
 def _event(usage: dict[str, Any] | None = None, **choice: Any) -> bytes:

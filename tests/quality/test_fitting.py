@@ -115,6 +115,7 @@ def test_below_the_smallest_recipe_the_budget_still_holds(small: Path, importanc
     assert found.kept and found.bytes <= standard - 60_000 < found.standard_bytes == standard
 
 
+@pytest.mark.slow
 def test_error_feedback_is_in_the_file_that_was_judged(small: Path, importance: Path, tmp_path: Path) -> None:
     """The tensors go into a conversion as they are, which measures their errors against the source."""
     blocks, output = tmp_path / "blocks.gguf", tmp_path / "fed.gguf"

@@ -78,3 +78,24 @@ def test_needles_are_asked_for_and_hidden_once() -> None:
         if "needle" in line:
             assert line["answer"] in line["needle"] and line["answer"] not in story
             assert line["answer"] not in line["prompt"]
+
+
+def test_needles_follow_the_context_and_the_usual_run_stays_as_it_is() -> None:
+    """The longest fills the context that was asked for; each keeps its depth, and all but needles stay."""
+    usual = tasks.load("quench")
+    for context in (512, 1024):
+        assert tasks.stretched(usual, context) == usual
+    for context in (8192, 32768):
+        longer = tasks.stretched(usual, context)
+        assert tasks.context_needed(longer) <= context
+        hidden = [task for task in longer if task.hidden is not None]
+        assert Counter(task.category for task in hidden) == {
+            f"needle {depth} of {context:,} tokens": 8 for depth in ("1/4", "1/2", "3/4")
+        }
+        assert max(len(task.prompt) for task in hidden) > 0.9 * 3 * (context - 150)
+        for task in hidden:
+            assert task.hidden is not None
+            place = task.prompt.index(task.hidden.needle) / len(task.prompt)
+            assert place == pytest.approx(task.hidden.depth, abs=0.03)
+            assert task.prompt.endswith(task.hidden.question)
+        assert [task for task in longer if task.hidden is None] == [task for task in usual if task.hidden is None]

@@ -8,6 +8,7 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -36,6 +37,7 @@ from app.measure_messages import (
 )
 from app.memory_messages import Memory
 from app.quality import figures, numbers, report, svg
+from app.workers.measure import write_report
 from converter.spec import OutputDone
 
 EVIL = "<script>alert('x')</script> & \"quotes\""
@@ -372,3 +374,35 @@ def test_one_line_says_what_a_file_costs() -> None:
     assert "93.00 ± 0.78 %" in line and "against BF16 (7,905 tokens" in line
     page = report.render(result(candidates=(each,), reference=candidate("BF16", 400, 0.0), tokens=7905))
     assert f"<code>{line}</code>" in page
+
+
+def as_read(found: QualityResult) -> object:
+    """What the JSON twin of a report has."""
+    return json.loads(json.dumps(report.document(found, facts=report.facts_here())))
+
+
+@pytest.mark.parametrize("theirs", [b"", b'{"reference": {"path": "m.gguf"}}\n', b"file,kind\n"])
+def test_a_twin_takes_no_other_files_place(tmp_path: Path, theirs: bytes) -> None:
+    """``--json > q.json --report q.html``: q.json is there, and empty until the command has ended."""
+    for suffix in (".json", ".csv"):
+        (tmp_path / f"q{suffix}").write_bytes(theirs)
+    found = result(candidates=(candidate("Q2_K", 100, 0.1),))
+    notes = write_report(found, tmp_path / "q.html")
+    assert notes == [f"q{s} is something else: the report's is q.report{s}." for s in (".json", ".csv")]
+    for suffix in (".json", ".csv"):
+        assert (tmp_path / f"q{suffix}").read_bytes() == theirs
+    assert json.loads((tmp_path / "q.report.json").read_bytes()) == json.loads(
+        json.dumps(report.document(found, facts=report.facts_here()))
+    )
+    assert (tmp_path / "q.report.csv").read_text("utf-8") == figures.csv_table(found)
+
+
+def test_a_report_replaces_its_own_earlier_twins(tmp_path: Path) -> None:
+    assert write_report(result(candidates=(candidate("Q2_K", 100, 0.1),)), tmp_path / "q.html") == []
+    again = result(candidates=(candidate("Q8_0", 200, 0.01),))
+    assert write_report(again, tmp_path / "q.html") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["q.csv", "q.html", "q.json"]
+    assert json.loads((tmp_path / "q.json").read_bytes()) == json.loads(
+        json.dumps(report.document(again, facts=report.facts_here()))
+    )
+    assert (tmp_path / "q.csv").read_text("utf-8") == figures.csv_table(again)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
-from app.child import Child
-from app.protocol import ChatMessage, Failed, Generate, Load, Loaded, Replied, Sampling, Stop, Tokens
+from app.child import Child, run_job
+from app.measure_messages import MeasureQuality, QualityResult, ServedCandidate
+from app.protocol import (
+    ChatMessage,
+    Event,
+    Failed,
+    Generate,
+    Load,
+    Loaded,
+    Replied,
+    Sampling,
+    Status,
+    Stop,
+    Tokens,
+)
 from app.remote.messages import AskServer, ServerTold
+from tests.hub.program import quench
 from tests.models import ENDLESS
 from tests.quality import reference_tool
 from tests.remote.talking import Talk
@@ -139,3 +155,55 @@ def test_stop_and_its_death_in_the_middle(talk: Talk, running: Callable[..., Lla
     assert talk.until(Replied, Failed).code == "connection_lost"
     talk.send(Generate(3, FRANCE, ENDLESS))
     assert talk.until(Replied, Failed).code == "server_unreachable"
+
+
+def test_its_divergence_is_that_of_the_same_file_here(
+    running: Callable[..., LlamaServer], pocket_gguf: Callable[[str], Path]
+) -> None:
+    """All odds: the figures of the lab's own engine; a part of them: lower bounds, the lower the smaller it is."""
+    reference, file = pocket_gguf("BF16"), pocket_gguf("Q4_K_M")
+    server = running(file, "-c", "1024", "--alias", "pocket", "--api-key", KEY)
+
+    def measure(*options: str, files: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+        status, data, err = quench(
+            "quality", str(reference), *files, "--url", server.url, "--model", "pocket", "--text", "prose,code",
+            "--chunks", "2", "--context", "512", *options, QUENCH_API_KEY=KEY,
+        )  # fmt: skip
+        assert status == 0, (data, err)
+        assert KEY not in json.dumps(data) + err
+        return list(data["candidates"])
+
+    here, whole = measure(files=(str(file),))
+    assert whole["told"]["whole"] and whole["told"]["asked"] == 2048 and whole["told"]["requests"] == 4 * 255
+    assert whole["type"] == here["type"] == "Q4_K_M"
+    # A row alone is computed a little otherwise than one of a batch: 1e-4 over these tokens, by chance up or down.
+    assert whole["kld"]["mean"]["value"] == pytest.approx(here["kld"]["mean"]["value"], abs=2e-4)
+    assert whole["perplexity"]["value"] == pytest.approx(here["perplexity"]["value"], rel=1e-2)
+    assert whole["top1"]["value"] == pytest.approx(here["top1"]["value"], abs=0.01)
+    before = 0.0
+    for top in (5, 100, 1500):
+        part = measure("--server-top", str(top))[0]
+        assert before < part["kld"]["mean"]["value"] < whole["kld"]["mean"]["value"]
+        assert not part["told"]["whole"] and 0 < part["told"]["missing"] < 1
+        assert part["top1"]["value"] == pytest.approx(whole["top1"]["value"], abs=0.01)
+        assert part["top5"] is None
+        before = part["kld"]["mean"]["value"]
+
+
+def test_a_server_that_is_killed_costs_its_row_alone(
+    running: Callable[..., LlamaServer], pocket_gguf: Callable[[str], Path]
+) -> None:
+    server = running(pocket_gguf("Q4_K_M"), "-c", "1024", "--alias", "pocket")
+    files = [str(pocket_gguf(kind)) for kind in ("BF16", "Q8_0")]
+    place = ServedCandidate("server:x/pocket", server.url, "pocket")
+    command = MeasureQuality(files[0], (files[1], place.path), ("prose",), chunks=2, served=(place,))
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Status) and event.label.startswith("pocket: token"):
+            server.process.kill()
+
+    result = run_job("measure", command, kill)
+    assert isinstance(result, QualityResult)
+    assert [each.path for each in result.candidates] == [files[1]]
+    assert result.candidates[0].slices["prose"].tokens == 2 * 255
+    assert [failure.code for failure in result.failures] in (["server_unreachable"], ["connection_lost"])

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.child import Child
+from app.child import Child, run_job
+from app.measure_messages import BenchUpdate, MeasureBench
 from app.protocol import (
     ChatMessage,
     Event,
@@ -24,6 +25,7 @@ from app.protocol import (
 )
 from app.remote.machines import READY
 from app.remote.rpc import look_at
+from converter.spec import QuenchError
 from tests.hub.program import quench, quench_words
 from tests.models import ENDLESS
 from tests.remote.rpc_workers import RpcWorker, rpc_workers  # noqa: F401 - a fixture
@@ -184,3 +186,51 @@ def test_the_command_line_spreads_a_model(rpc_workers: Workers, pocket_gguf: Cal
     status, _, err = quench_words("chat", model, "-p", "x", "--rpc", both)
     assert status == 3
     assert f"The machine {second.endpoint} cannot be reached." in err
+
+
+def test_quality_over_machines_is_that_of_this_one(
+    rpc_workers: Workers,  # noqa: F811
+    pocket_gguf: Callable[[str], Path],
+) -> None:
+    """Reference and candidate one after another on the same workers, against both on this machine."""
+    files = [str(pocket_gguf("BF16")), str(pocket_gguf("Q4_K_M"))]
+    common = ("--text", "prose", "--chunks", "2")
+    machines = ",".join(worker.endpoint for worker in (rpc_workers(), rpc_workers()))
+    alone = quench("quality", *files, *common)[1]
+    status, data, err = quench("quality", *files, *common, "--rpc", machines)
+    assert status == 0, (data, err)
+    mine, theirs = alone["candidates"][0], data["candidates"][0]
+    assert theirs["kld"]["mean"]["value"] == pytest.approx(mine["kld"]["mean"]["value"], abs=1e-3)
+    assert data["reference"]["perplexity"]["value"] == pytest.approx(
+        alone["reference"]["perplexity"]["value"], rel=1e-3
+    )
+    assert theirs["type"] == "Q4_K_M" and data["tokens"] == alone["tokens"]
+
+
+def test_bench_over_machines(rpc_workers: Workers, pocket_gguf: Callable[[str], Path]) -> None:  # noqa: F811
+    files = [str(pocket_gguf(kind)) for kind in ("Q8_0", "Q4_K_M")]
+    first, second = rpc_workers(), rpc_workers()
+    machines = f"{first.endpoint},{second.endpoint}"
+    options = ("--prompt", "32", "--generate", "8", "--repeat", "2")
+    status, data, err = quench("bench", *files, *options, "--rpc", machines)
+    assert status == 0, (data, err)
+    assert [Path(model["path"]).name for model in data["models"]] == [Path(file).name for file in files]
+    assert all(model["generate"][0]["tokens_per_second"]["median"] > 0 for model in data["models"])
+    assert first.log.read_text().count("Accepted client connection") > 2
+    second.kill()
+    status, data, _ = quench("bench", *files, *options, "--rpc", machines)
+    assert (status, data["error"]["code"]) == (3, "machine_unreachable")
+    assert second.endpoint in data["error"]["title"]
+
+
+def test_one_that_goes_in_the_middle_of_a_bench_is_named(rpc_workers: Workers, endless_gguf: Path) -> None:  # noqa: F811
+    worker = rpc_workers()
+    command = MeasureBench((str(endless_gguf),), 64, 64, repeat=50, machines=(worker.endpoint,))
+
+    def kill(event: Event) -> None:
+        if isinstance(event, BenchUpdate):
+            worker.kill()
+
+    with pytest.raises(QuenchError) as caught:
+        run_job("measure", command, kill)
+    assert caught.value.code == "machine_lost" and worker.endpoint in caught.value.title

@@ -21,7 +21,7 @@ import pytest
 
 from app.child import Child
 from app.protocol import ChatMessage, Complete, Generate, Load, Replied, Sampling, Tokens
-from tests.hub.program import ROOT, quench_words
+from tests.hub.program import ROOT, quench, quench_words
 from tests.remote.talking import Talk
 
 TOKEN = "a-token-of-thirty-two-characters"
@@ -159,13 +159,149 @@ def test_models_and_what_is_not_there(client: openai.OpenAI) -> None:
     assert "embeddings model" in caught.value.message
 
 
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}, "size": {"enum": ["small", "large"]}},
+    "required": ["city", "size"],
+    "additionalProperties": False,
+}
+
+
+def held(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+
+
+def test_an_answer_is_held_to_its_form(client: openai.OpenAI) -> None:
+    asked: Any = {"model": "x", "messages": FRANCE, **GREEDY, "max_tokens": 200}
+    answer = client.chat.completions.create(response_format=held(PLACE), **asked).choices[0]
+    assert answer.finish_reason == "stop" and answer.message.content is not None
+    found = json.loads(answer.message.content)
+    assert set(found) == {"city", "size"} and found["size"] in ("small", "large")
+    parts = client.chat.completions.create(response_format=held(PLACE), stream=True, **asked)
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == answer.message.content
+    free = client.chat.completions.create(response_format={"type": "json_object"}, **asked).choices[0].message.content
+    assert free is not None and free.startswith("{")
+
+
+def test_how_sure_it_was(client: openai.OpenAI, served: Running) -> None:
+    asked: Any = {"model": "x", "messages": FRANCE, **GREEDY}
+    plain = client.chat.completions.create(**asked).choices[0].message.content
+    told = client.chat.completions.create(logprobs=True, top_logprobs=3, **asked).choices[0]
+    assert told.message.content == plain and told.logprobs is not None and told.logprobs.content is not None
+    entries = told.logprobs.content
+    assert "".join(entry.token for entry in entries) == plain
+    for entry in entries:
+        assert len(entry.top_logprobs) == 3 and bytes(entry.bytes or ()).decode() == entry.token
+        assert entry.logprob <= 0
+        assert entry.top_logprobs[0].logprob == pytest.approx(entry.logprob), "greedy: the likeliest was taken"
+    none = client.chat.completions.create(logprobs=True, **asked).choices[0].logprobs
+    assert none is not None and none.content is not None and none.content[0].top_logprobs == []
+
+    parts = list(client.chat.completions.create(logprobs=True, top_logprobs=3, stream=True, **asked))
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == plain
+    streamed = [entry for part in parts if part.choices[0].logprobs for entry in part.choices[0].logprobs.content or ()]
+    assert [entry.token for entry in streamed] == [entry.token for entry in entries]
+
+    text = client.completions.create(model="x", prompt="Once upon a time", logprobs=2, **GREEDY).choices[0]
+    assert text.logprobs is not None and text.logprobs.tokens is not None and text.logprobs.top_logprobs is not None
+    assert "".join(text.logprobs.tokens) == text.text
+    assert text.logprobs.text_offset is not None and text.logprobs.token_logprobs is not None
+    for token, offset, top, log in zip(
+        text.logprobs.tokens, text.logprobs.text_offset, text.logprobs.top_logprobs, text.logprobs.token_logprobs,
+        strict=True,
+    ):  # fmt: skip
+        assert text.text[offset : offset + len(token)] == token
+        assert len(top) == 2 and max(top.values()) == pytest.approx(log)
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model="x", prompt="Once", logprobs=9, **GREEDY)
+
+
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {"name": "find_place", "description": "Finds a place.", "parameters": PLACE},
+    },
+    {"type": "function", "function": {"name": "now"}},
+]
+
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for call in message.tool_calls %}<tool_call>{{ call.function.name }} {{ call.function.arguments.city }}"
+    "</tool_call>{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def with_tools(pocket_gguf: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
+    """Pocket with a template that knows tools."""
+    model = tmp_path_factory.mktemp("tools") / "Pocket-tools.gguf"
+    template = f"tokenizer.chat_template=str:{TEMPLATE}"
+    status, data, _ = quench(
+        "convert", str(pocket_gguf("Q8_0")), "-o", str(model), "--type", "copy", "--override-kv", template
+    )
+    assert status == 0, data
+    running = begin(model, "--context", "1024")
+    with openai.OpenAI(base_url=running.url, api_key="none", max_retries=0) as made:
+        yield made
+    running.process.kill()
+    running.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "find_place"}}])
+def test_a_tool_is_called_where_it_must_be(with_tools: openai.OpenAI, choice: Any) -> None:
+    asked: Any = {
+        "model": "x", "messages": FRANCE, **GREEDY, "max_tokens": 200, "tools": TOOLS, "tool_choice": choice,
+    }  # fmt: skip
+    answer = with_tools.chat.completions.create(**asked).choices[0]
+    assert answer.finish_reason == "tool_calls" and not answer.message.content
+    [call] = answer.message.tool_calls or []
+    assert call.type == "function" and call.function.name in ("find_place", "now") and call.id
+    arguments = json.loads(call.function.arguments)
+    if choice != "required":
+        assert call.function.name == "find_place" and set(arguments) == {"city", "size"}
+    parts = list(with_tools.chat.completions.create(stream=True, **asked))
+    assert "".join(part.choices[0].delta.content or "" for part in parts) == ""
+    [delta] = [each for part in parts for each in part.choices[0].delta.tool_calls or ()]
+    assert (delta.index, delta.function and delta.function.name) == (0, call.function.name)
+    assert delta.function is not None and delta.function.arguments == call.function.arguments
+    assert [part.choices[0].finish_reason for part in parts][-1] == "tool_calls"
+    # What came of it goes back, and the answer is words again.
+    back: Any = [
+        *FRANCE,
+        {"role": "assistant", "content": None, "tool_calls": [call.model_dump()]},
+        {"role": "tool", "tool_call_id": call.id, "content": "Paris"},
+    ]
+    after = with_tools.chat.completions.create(**{**asked, "messages": back, "tool_choice": "auto"}).choices[0]
+    assert after.finish_reason in ("stop", "length") and after.message.content
+    none = with_tools.chat.completions.create(**{**asked, "tool_choice": "none"}).choices[0]
+    assert none.message.tool_calls is None and none.message.content
+
+
+@pytest.mark.slow
+def test_tools_stand_in_the_prompt(with_tools: openai.OpenAI) -> None:
+    asked: Any = {"model": "x", "messages": FRANCE, **GREEDY, "max_tokens": 2}
+    plain = with_tools.chat.completions.create(**asked).usage
+    offered = with_tools.chat.completions.create(tools=TOOLS, **asked).usage
+    assert plain is not None and offered is not None and offered.prompt_tokens > plain.prompt_tokens + 40
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"n": 2}, "'n'"),
-        ({"logprobs": True}, "'logprobs'"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "'tools'"),
-        ({"response_format": {"type": "json_object"}}, "'response_format'"),
+        ({"logprobs": True, "top_logprobs": 6}, "At most 5"),
+        ({"top_logprobs": 2}, "'top_logprobs'"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "template knows no tools"),
+        ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, "'tools'"),
+        ({"tools": [{"type": "code", "function": {"name": "f"}}]}, "'tools'"),
+        ({"tool_choice": "required"}, "'tool_choice'"),
+        ({"tool_choice": {"type": "function", "function": {"name": "g"}}}, "'tool_choice'"),
+        ({"response_format": {"type": "yaml"}}, "'response_format'"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "'response_format'"),
+        ({"response_format": held({"type": "string", "pattern": "(?=x)"})}, "'response_format'"),
+        ({"response_format": held({"type": "array", "contains": {"const": 1}})}, "contains"),
         ({"temperature": -1}, "'temperature'"),
         ({"temperature": 11}, "'temperature'"),
         ({"top_p": 2}, "'top_p'"),

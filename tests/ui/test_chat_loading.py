@@ -11,7 +11,7 @@ from PySide6.QtCore import Qt, QUrl
 from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
-from app import child, prompt_files
+from app import child, prompt_files, settings
 from app.adapter_messages import Adapter
 from app.protocol import Sampling
 from app.ui.chat import ChatPage
@@ -203,13 +203,30 @@ def test_adapters_are_added_turned_down_and_refused_in_the_inspector(
     adapters.add(str(garbage))
     qtbot.waitUntil(adapters.problem.isVisible)
     assert [each.path for each in adapters.rows] == [path] and engine.adapters == (Adapter(path, 0.9),)
+    assert settings.load().adapters == {model: (Adapter(path, 0.9),)}
     # They stay when the model is loaded again.
     page.inspector.loading.context_spin.setValue(512)
     page.inspector.loading.apply_button.click()
     qtbot.waitUntil(lambda: engine.state == READY and engine.adapters == (Adapter(path, 0.9),))
     adapters.remove(path)
     qtbot.waitUntil(lambda: engine.adapters == () and engine.state == READY)
-    assert adapters.rows == []
+    assert adapters.rows == [] and settings.load().adapters == {}
+
+
+def test_a_models_adapters_are_there_again_the_next_time(
+    qtbot: QtBot, context: Context, page: ChatPage, model: str, tmp_path: Path
+) -> None:
+    path, gone = write_adapter(tmp_path / "bears.gguf", pairs(model, ("blk.0.attn_q.weight",))), tmp_path / "gone.gguf"
+    kept = (Adapter(path, 0.35), Adapter(str(gone), 1.0))
+    context.update_settings(adapters={model: kept, "another.gguf": (Adapter(str(gone)),)})
+    loaded(qtbot, page, model)
+    adapters, engine = page.inspector.adapters, page.engine()
+    assert engine is not None
+    qtbot.waitUntil(lambda: engine.adapters == (Adapter(path, 0.35),))
+    assert [(row.path, row.slider.value()) for row in adapters.rows] == [(path, 35)]
+    assert adapters.problem.isVisible() and adapters.problem.text() == "gone.gguf is gone and was left out."
+    qtbot.waitUntil(lambda: settings.load().adapters[model] == (Adapter(path, 0.35),))
+    assert "another.gguf" in settings.load().adapters
 
 
 def test_a_deleted_conversation_leaves_nothing_behind_on_disk(

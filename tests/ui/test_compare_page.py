@@ -25,6 +25,7 @@ from app.ui.engines import DEAD
 from tests.models import ENDLESS
 
 PROMPT = "Tell me a story about a fox."
+LENGTH = 32
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def page(qtbot: QtBot, context: Context) -> ComparePage:
     made = ComparePage(context)
     qtbot.addWidget(made)
     made.resize(1192, 772)
+    made.options.max_tokens.setValue(LENGTH)
     made.show()
     return made
 
@@ -79,12 +81,12 @@ def test_two_models_answer_and_the_divergence_is_shown(qtbot: QtBot, page: Compa
     # The engine's own figures, asked for without the window and in the same order.
     with ChatSession(models[0]) as session:
         messages = (ChatMessage("user", PROMPT),)
-        reply = session.generate(messages, Sampling(temperature=0.0, max_tokens=256))
+        reply = session.generate(messages, Sampling(temperature=0.0, max_tokens=LENGTH))
         assert reply.text == run.parts[0].text
         file = str(paths.cache() / "oracle.logp")
         session.score(messages, reply.text, write=file)
     with ChatSession(models[1]) as session:
-        session.generate(messages, Sampling(temperature=0.0, max_tokens=256))
+        session.generate(messages, Sampling(temperature=0.0, max_tokens=LENGTH))
         scored = session.score(messages, reply.text, against=file)
     assert scored.mean_kld == pytest.approx(sum(token.kld for token in tokens) / len(tokens), rel=1e-5)
     assert candidate.first_divergence() == scored.first_divergence
@@ -129,8 +131,8 @@ def test_arrow_keys_move_the_cursor_in_all_columns(qtbot: QtBot, page: ComparePa
 def test_a_killed_column_leaves_the_other_answering(
     qtbot: QtBot, page: ComparePage, context: Context, endless: list[str]
 ) -> None:
-    page.max_tokens.setValue(150)
-    page.how.setCurrentIndex(1)
+    page.options.max_tokens.setValue(150)
+    page.options.how.setCurrentIndex(1)
     context.update_settings(sampling=ENDLESS)
     ask(qtbot, page, endless)
     run = page.run()
@@ -172,8 +174,8 @@ def test_a_column_that_dies_when_all_is_done_is_no_trouble(qtbot: QtBot, page: C
 def test_loading_a_column_anew_elsewhere_fails_that_column_only(
     qtbot: QtBot, page: ComparePage, context: Context, endless: list[str]
 ) -> None:
-    page.max_tokens.setValue(1000)
-    page.how.setCurrentIndex(1)
+    page.options.max_tokens.setValue(1000)
+    page.options.how.setCurrentIndex(1)
     context.update_settings(sampling=ENDLESS)
     ask(qtbot, page, endless)
     run = page.run()
@@ -227,8 +229,8 @@ def test_one_after_another_gives_the_same_words_and_frees_the_memory(
 
 
 def test_stop_ends_all_columns(qtbot: QtBot, page: ComparePage, context: Context, endless: list[str]) -> None:
-    page.max_tokens.setValue(8000)
-    page.how.setCurrentIndex(1)
+    page.options.max_tokens.setValue(8000)
+    page.options.how.setCurrentIndex(1)
     context.update_settings(sampling=ENDLESS)
     ask(qtbot, page, endless)
     run = page.run()

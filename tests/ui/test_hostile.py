@@ -299,7 +299,7 @@ def test_a_worker_killed_while_it_scores_fails_its_column_and_the_page_goes_on(
     window.navigate("compare", {"reference": reference, "models": [candidate]})
     page = window.page("compare")
     assert isinstance(page, ComparePage)
-    page.max_tokens.setValue(200)
+    page.options.max_tokens.setValue(200)
     page.ask("Tell me a story about a bear.")
     run = page.run()
     assert run is not None

@@ -17,8 +17,10 @@ from pytestqt.qtbot import QtBot
 
 from app import measurements, paths
 from app.child import run_job
-from app.measure_messages import CandidateQuality, MeasureQuality, QualityResult
+from app.measure_messages import CandidateQuality, MeasureQuality, QualityResult, ServedCandidate, Told
 from app.quality.texts import DEFAULT, LANGUAGES
+from app.remote.address import Server
+from app.remote.messages import ServedModel, ServerState
 from app.ui.context import Context
 from app.ui.quality import QualityPage
 from app.ui.quality_setup import KEPT_REPORTS
@@ -115,6 +117,7 @@ def test_two_candidates_fill_table_charts_and_store(
         page.charts.tabs.setCurrentIndex(tab)
         if page.charts.tabs.widget(tab).is_empty():
             empty.append(page.charts.tabs.widget(tab))
+    assert page.charts.history.series[0].results[0].tokens == page.job.result.tokens
     assert empty == [page.charts.costs, *([] if tasks else [page.charts.tasks, page.charts.flips])]
 
     passages = page.charts.passages
@@ -149,10 +152,10 @@ def test_the_last_measurement_is_there_again(qtbot: QtBot, chosen: QualityPage, 
     assert again.report_button.isEnabled()
 
 
-def test_figures_come_while_it_runs_and_cancel_keeps_nothing(
+def test_figures_come_while_it_runs_and_what_was_finished_before_a_cancel_is_gone_on_with(
     qtbot: QtBot, chosen: QualityPage, context: Context
 ) -> None:
-    chosen.setup.chunks.setValue(0)
+    assert not chosen.afresh_button.isVisible()
     chosen.setup.tasks.choose("pocket")
     start(chosen)
     job = chosen.job
@@ -164,6 +167,58 @@ def test_figures_come_while_it_runs_and_cancel_keeps_nothing(
     assert job.state == "cancelled"
     assert context.store.measurements(None, "quality") == []
     assert chosen.run_button.isEnabled() and not red_cards(chosen)
+    assert "goes on from there" in chosen.subtitle.text()
+
+    chosen.setup_button.setChecked(True)
+    assert chosen.run_button.text() == "Resume" and chosen.afresh_button.isVisible()
+    assert chosen.missing.text().startswith("Interrupted at ")
+    chosen.setup.chunks.setValue(5)
+    assert chosen.run_button.text() == "Run" and not chosen.afresh_button.isVisible(), "that is another measurement"
+    chosen.setup.chunks.setValue(2)
+    QTest.mouseClick(chosen.run_button, Qt.MouseButton.LeftButton)
+    again = chosen.job
+    assert again is not None and again is not job
+    labels: list[str] = []
+    again.event.connect(lambda event: labels.append(getattr(event, "label", "")))
+    qtbot.waitUntil(lambda: any(label.startswith("Went on from an interrupted run") for label in labels))
+    again.pause()
+    qtbot.waitUntil(lambda: not again.is_active)
+    assert again.state == "paused" and again.kept is not None and chosen.progress.isHidden()
+    again.go_on()
+    assert not chosen.progress.isHidden() and again.is_active
+    again.cancel()
+    qtbot.waitUntil(lambda: not again.is_active)
+
+
+def test_every_chart_can_be_reached_where_not_all_tabs_are_in_sight(measured: QualityPage) -> None:
+    charts = measured.charts
+    measured.resize(872, 572)
+    assert charts.all_button.isVisible() and charts.all_button.menu() is charts.all_menu
+    charts.all_menu.aboutToShow.emit()
+    names = [action.text() for action in charts.all_menu.actions()]
+    assert names == [charts.tabs.tabText(place) for place in range(charts.tabs.count())]
+    for action in charts.all_menu.actions():
+        action.trigger()
+        assert charts.tabs.tabText(charts.tabs.currentIndex()) == action.text()
+        assert charts.tabs.currentWidget().isVisible()
+
+
+def test_earlier_results_stand_under_what_they_belong_to(
+    measured: QualityPage, context: Context, result: QualityResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same again is told apart by nothing; another machine is another heading."""
+    measurements.keep_quality(context.store, result)
+    monkeypatch.setattr("app.hardware.cpu_name", lambda: "Another CPU")
+    measurements.keep_quality(context.store, result)
+    history = measured.charts.history
+    measured.charts.tabs.setCurrentWidget(history)
+    tree = history.tree
+    headings = [tree.topLevelItem(row) for row in range(tree.topLevelItemCount())]
+    assert [heading.childCount() for heading in headings] == [1, 1, 2, 2]
+    assert ["Another CPU" in heading.text(0) for heading in headings] == [True, True, False, False]
+    assert all("prose, dialogue" in heading.text(0) and "against" in heading.text(0) for heading in headings)
+    assert [headings[2].child(row).text(2) for row in range(2)] == ["not told apart", "–"]
+    assert {heading.text(0).split(" · ")[0] for heading in headings} == {"Q8_0", "Q2_K"}
 
 
 def test_a_killed_worker_is_one_red_card_with_retry(qtbot: QtBot, chosen: QualityPage) -> None:
@@ -231,6 +286,51 @@ def test_the_limits_come_from_the_settings(chosen: QualityPage, context: Context
     assert command is not None
     assert (command.pass_kld, command.fail_kld, command.pass_top1, command.threads) == (0.001, 0.5, 0.9, 1)
     assert command.texts == ("prose", "dialogue") and command.chunks == 2 and command.tasks is None
+
+
+def test_what_a_server_has_is_a_candidate_with_its_key_of_this_session(chosen: QualityPage, context: Context) -> None:
+    state = ServerState("llama.cpp", (ServedModel("pocket", 1024),), 0.01)
+    context.servers.put(Server("Desk", "http://127.0.0.1:9/v1"), state)
+    context.servers._keys["http://127.0.0.1:9"] = "sk-Geheim"
+    path = "server:Desk/pocket"
+    assert path in chosen.setup.candidates.paths()
+    q8 = chosen.setup.candidates.checked()[0]
+    chosen.setup.candidates.set_checked([q8, path])
+    chosen.setup.cache.setCurrentIndex(1)
+    command = chosen.setup.command()
+    assert command is not None
+    assert list(zip(command.candidates, command.kv, strict=True)) == [(q8, ""), (q8, "q8_0"), (path, "")]
+    assert command.served == (ServedCandidate(path, "http://127.0.0.1:9/v1", "pocket", "sk-Geheim"),)
+    context.servers.remove("Desk")
+    assert path not in [each for each in chosen.setup.candidates.paths() if context.library.entry(each)]
+
+
+def test_a_lower_bound_is_shown_as_one(
+    qtbot: QtBot, chosen: QualityPage, context: Context, result: QualityResult
+) -> None:
+    told = Told("llama.cpp", 1024, 0.02, False, 3, 1020, 12.0)
+    change = {"told": told, "path": "server:Desk/pocket", "top5": None, "rms_dp": None, "shift": None}
+    served = msgspec.structs.replace(result.candidates[0], reverse_kld=None, content="", **change)
+    alone = msgspec.structs.replace(served, path="server:Desk/right", top1=None)
+    measurements.keep_quality(
+        context.store, msgspec.structs.replace(result, candidates=(result.candidates[1], served, alone))
+    )
+    page = QualityPage(context)
+    qtbot.addWidget(page)
+    model = page.table.rows
+    rows = {str(model.index(row, 0).data()): row for row in range(4)}
+    assert {"BF16", "Q2_K", "pocket · Desk", "right · Desk"} == set(rows)
+    titles = [str(model.headerData(column, Qt.Orientation.Horizontal)) for column in range(model.columnCount())]
+
+    def cell(name: str, title: str) -> str:
+        return str(model.index(rows[name], titles.index(title)).data())
+
+    assert cell("pocket · Desk", "KLD mean ±").startswith("≥ ") and cell("pocket · Desk", "Perplexity").startswith("≥ ")
+    assert not cell("Q2_K", "KLD mean ±").startswith("≥")
+    assert (cell("pocket · Desk", "Same five"), cell("right · Desk", "Same first ±")) == ("–", "–")
+    tip = str(model.index(rows["pocket · Desk"], 0).data(Qt.ItemDataRole.ToolTipRole))
+    assert "lower bound" in tip and "1,024 likeliest tokens" in tip and "2 % of the odds" in tip
+    assert [point.label for point in page.charts.pareto.points] == ["Q2_K"]
 
 
 def test_languages_are_one_folded_row_that_ticks_all(page: QualityPage) -> None:

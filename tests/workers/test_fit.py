@@ -11,7 +11,7 @@ from app import fit_estimate, paths
 from app.fit_messages import JUDGING, STEPS, Budget, FitChosen, FitPlanned, FitProgress, FitTypes
 from app.measure_messages import Estimate, ImatrixUpdate
 from app.protocol import Event, Status
-from app.quality import fitting
+from app.quality import fit_costs, fitting
 from app.quality.encoding import KEPT_BYTES
 from app.quality.grading import SMALL_MODEL
 from app.workers.fit import Steps
@@ -68,6 +68,5 @@ def test_an_estimate_knows_how_a_fit_works() -> None:
     assert fit_estimate._KEPT == KEPT_BYTES and fit_estimate._SMALL == SMALL_MODEL
     fields = {field.name: field.default for field in msgspec.structs.fields(FitTypes)}
     assert fields["context"] == fit_estimate.CONTEXT
-    for name in ("PROBES_EACH", "JUDGE_WINDOWS", "JUDGING_PART"):
-        assert getattr(fit_estimate, name) == getattr(fitting, name)
-    assert fit_estimate.PROBING_PART == fitting.PROBING
+    assert fit_estimate.PROBES_EACH == fit_costs.PROBES_EACH and fit_estimate.PROBING_PART == fit_costs.PROBING
+    assert (fit_estimate.JUDGE_WINDOWS, fit_estimate.JUDGING_PART) == (fitting.JUDGE_WINDOWS, fitting.JUDGING_PART)

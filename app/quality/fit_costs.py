@@ -1,0 +1,300 @@
+"""What types cost: measured tensor by tensor, or layers together, and for other types continued by a power law."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from app import hardware
+from app.engine.grafts import Grafts, Part
+from app.engine.model import Model
+from app.fit_messages import TYPES, FittedTensor, FitTypes
+from app.quality import feedback
+from app.quality.encoding import Encoder, Spool
+from app.quality.fit_engines import By, Engines, Sample, Teller
+from converter.fit import Choice, Item, Solution, solve
+
+Mix = Mapping[str, str]
+"""Type by tensor name."""
+
+Units = dict[str, tuple[str, ...]]
+"""Tensors that share a type, by the name of the first."""
+
+ROUNDS = 3
+"""Times that types which were chosen without having been measured are measured, at most."""
+
+PROBES_EACH = 4
+"""Probes that a tensor takes in all, about: two at first, and what is chosen with its neighbours."""
+
+PROBING = 0.6
+"""The part of the time that probes may take."""
+
+MOST_CANDIDATES = 4
+"""That are judged: types alone, refined, with error feedback, and the standard recipe."""
+
+LEAST_SLOPE, MOST_SLOPE = 0.8, 1.3
+"""Between which the power lies by which a cost goes with a squared error."""
+
+_LAYER = re.compile(r"blk\.(\d+)\.(.+)")
+
+
+def grouped(names: Collection[str], together: int) -> Units:
+    """Names of one role in ``together`` neighbouring layers, by the first of them; names that have no layer alone."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for name in names:
+        match = _LAYER.match(name)
+        found.setdefault((match[2], int(match[1]) // together) if match else (name, 0), []).append(name)
+    return {members[0]: tuple(members) for members in found.values()}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Types of all tensors, the names of those that are rounded with error feedback, and how the others are."""
+
+    types: Mix
+    fed: frozenset[str] = frozenset()
+    refined: bool = False
+
+
+class Work:
+    """What is known while types are chosen: costs by unit and type, in parts of the standard recipe's divergence."""
+
+    def __init__(  # noqa: PLR0917 - the parts of one run, put together in one place
+        self, command: FitTypes, encoder: Encoder, spool: Spool, engines: Engines, sample: Sample, told: Teller,
+        standard: Mix, choices: Mapping[str, Sequence[str]], units: Units,
+    ) -> None:  # fmt: skip
+        self._command = command
+        self._encoder = encoder
+        self._spool = spool
+        self._engines = engines
+        self._sample = sample
+        self._told = told
+        self.standard = standard
+        self.units = units
+        self.before: By = {}
+        self._choices = choices
+        self._errors: dict[tuple[str, str], float] = {}
+        self._measured: dict[tuple[str, str], float] = {}
+        self._costs: dict[tuple[str, str], float] = {}
+
+    def amount(self, judge: Sample) -> int:
+        """Windows that all steps take, about."""
+        return self._sample.count * (1 + PROBES_EACH * len(self.units)) + MOST_CANDIDATES * judge.count
+
+    def begin(self) -> None:
+        """Errors of all types, and the standard recipe's divergence."""
+        self._told.say("Quantizing")
+        pairs = [(name, kind) for name, kinds in self._choices.items() for kind in kinds]
+        threads = self._command.threads or hardware.physical_cores()
+        with ThreadPoolExecutor(threads, "encoders") as pool:
+            self._errors = dict(zip(pairs, pool.map(lambda pair: self._encoder.error(*pair), pairs), strict=True))
+        (self.before,) = self.divergences(self._sample, [Choices(self.standard)], "Measuring the standard recipe")
+
+    def part(self, name: str, choices: Choices) -> Any:
+        """A tensor as it is rounded in these choices."""
+        kind = choices.types[name]
+        fed = self._spool.get(name, kind) if name in choices.fed else None
+        return fed or self._encoder.encoded(name, kind, refined=choices.refined)
+
+    def divergences(self, sample: Sample, asked: Sequence[Choices], label: str) -> list[By]:
+        """The mean divergence by text of each."""
+        self._told.say(label)
+
+        def one(choices: Choices, model: Model, grafts: Grafts) -> By:
+            with grafts.replaced({name: self.part(name, choices) for name in choices.types}):
+                return sample.divergence(model)
+
+        return self._engines.run([partial(one, each) for each in asked], lambda: self._told.tick(sample.count))
+
+    # ---- costs -----------------------------------------------------------------------------------------------
+
+    def probe(self) -> None:
+        """Two types of each unit."""
+        weights = sum(tensor.n_elements for tensor in self._encoder.tensors.values())
+        bits = 8 * self._command.budget / weights
+        self._measure([(unit, kind) for unit in self.units for kind in _probed(self._choices[unit], bits)])
+
+    def chosen(self) -> Solution:
+        """The solver's choice, once its types and those beside them were measured."""
+        found = self._solve()
+        for _ in range(ROUNDS):
+            near = [
+                (unit, kind)
+                for unit, choice in found.chosen.items()
+                for kind in (choice.type, *_neighbours(self._choices[unit], choice.type))
+                if (unit, kind) not in self._measured
+            ]
+            if not near or self._late():
+                break
+            self._measure(near)
+            found = self._solve()
+        return found
+
+    def _late(self) -> bool:
+        return 0 < 60 * PROBING * self._command.minutes <= self._told.spent
+
+    def _measure(self, pairs: Sequence[tuple[str, str]]) -> None:
+        asked = [self._all_fed({name: self._kind(name, kind) for name in self.units[unit]}) for unit, kind in pairs]
+        found = self.divergences(self._sample, asked, "Probing every tensor")
+        self._measured |= {pair: self._relative(by) for pair, by in zip(pairs, found, strict=True)}
+        for unit in self.units:
+            points = [
+                (self._error(unit, kind), self._measured[unit, kind])
+                for kind in self._choices[unit]
+                if (unit, kind) in self._measured
+            ]
+            for kind in self._choices[unit]:
+                known = self._measured.get((unit, kind))
+                self._costs[unit, kind] = _interpolated(self._error(unit, kind), points) if known is None else known
+
+    def _kind(self, name: str, kind: str) -> str:
+        """A unit's type for one of its tensors, whose rows may not allow it."""
+        return kind if kind in self._choices[name] else self._encoder.fitted(name, kind)
+
+    def _error(self, unit: str, kind: str) -> float:
+        """The sum of its tensors' relative squared errors."""
+        return sum(self._errors.get((name, self._kind(name, kind)), 0.0) for name in self.units[unit])
+
+    def _relative(self, by: By) -> float:
+        """The sum over texts of divergence / the standard recipe's."""
+        return sum(by[name] / self.before[name] for name in by)
+
+    # ---- choices ---------------------------------------------------------------------------------------------
+
+    def _solve(self) -> Solution:
+        return solve(items(self._encoder, self._choices, self.units, self._costs), self._command.budget)
+
+    def types(self, solution: Solution) -> dict[str, str]:
+        """The type of each tensor."""
+        found = {
+            name: self._kind(name, choice.type) for unit, choice in solution.chosen.items() for name in self.units[unit]
+        }
+        return {name: found[name] for name in self.standard}
+
+    def _all_fed(self, types: Mix) -> Choices:
+        return Choices(types, frozenset(name for name, kind in types.items() if self._spool.get(name, kind)))
+
+    def guarded(self, types: Choices) -> Choices:
+        """With error feedback wherever it does not make a kind of text worse."""
+        fed = self._all_fed(types.types)
+        if not fed.fed:
+            return types
+        plain, other = ({name: self.part(name, each) for name in fed.fed} for each in (types, fed))
+
+        def divergence(parts: Mapping[str, Part]) -> By:
+            self._told.say("Guarding every kind of text")
+
+            def one(model: Model, grafts: Grafts) -> By:
+                rest = {name: self.part(name, types) for name in types.types if name not in parts}
+                with grafts.replaced({**rest, **parts}):
+                    return self._sample.divergence(model)
+
+            (found,) = self._engines.run([one], lambda: self._told.tick(self._sample.count))
+            return dict(found)
+
+        return replace(types, fed=feedback.guard(plain, other, divergence).kept)
+
+    def bytes(self, mix: Mix) -> int:
+        return sum(self._encoder.bytes(name, kind) for name, kind in mix.items())
+
+    def described(self, name: str, choices: Choices, found: Solution, *, kept: bool) -> FittedTensor:
+        """A tensor of the result with its reason."""
+        kind = choices.types[name]
+        size = self._encoder.bytes(name, kind)
+        if not kept:
+            return FittedTensor(name, kind, size, 0.0, "as the standard recipe has it")
+        unit = next(first for first, members in self.units.items() if name in members)
+        here = found.chosen[unit].type
+        cost = found.chosen[unit].cost / found.cost if found.cost else 0.0
+        shared = f" in {len(self.units[unit])} layers that share a type" if len(self.units[unit]) > 1 else ""
+        reason = f"{cost:.1%} of the damage{shared}"
+        for other in _neighbours(self._choices[unit], here):
+            more = sum(
+                self._encoder.bytes(each, self._kind(each, other)) - self._encoder.bytes(each, self._kind(each, here))
+                for each in self.units[unit]
+            )
+            change = (self._costs[unit, other] - self._costs[unit, here]) / found.cost if found.cost else 0.0
+            reason += f"; {other} would {'add' if change >= 0 else 'save'} {abs(change):.1%} for {more:+,} bytes"
+        return FittedTensor(name, kind, size, cost / len(self.units[unit]), reason, name in choices.fed)
+
+
+def choices_of(encoder: Encoder, floors: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    """The types that each tensor may have, the smallest first."""
+    found = {}
+    for name in encoder.tensors:
+        floor = next((kind for pattern, kind in floors if re.search(pattern, name)), TYPES[0])
+        kinds = TYPES[TYPES.index(floor) :]
+        found[name] = list(dict.fromkeys(encoder.fitted(name, kind) for kind in kinds))
+    return found
+
+
+def items(
+    encoder: Encoder,
+    choices: Mapping[str, Sequence[str]],
+    units: Units,
+    costs: Mapping[tuple[str, str], float],
+) -> list[Item]:
+    """What the solver takes; a cost that is not known counts as nothing."""
+
+    def size(unit: str, kind: str) -> int:
+        return sum(
+            encoder.bytes(name, kind if kind in choices[name] else encoder.fitted(name, kind)) for name in units[unit]
+        )
+
+    return [
+        Item(unit, tuple(Choice(kind, size(unit, kind), costs.get((unit, kind), 0.0)) for kind in choices[unit]))
+        for unit in units
+    ]
+
+
+def _probed(kinds: Sequence[str], bits: float) -> list[str]:
+    """Two types around the budget's bits a weight: one below, one above."""
+    sizes = {"Q2_K": 2.625, "Q3_K": 3.4375, "Q4_K": 4.5, "Q5_K": 5.5, "Q6_K": 6.5625, "Q8_0": 8.5}
+    below = [kind for kind in kinds if sizes.get(kind, 4.5) <= bits]
+    at = kinds.index(below[-1]) if below else 0
+    low, high = max(0, min(at, len(kinds) - 3)), min(at + 2, len(kinds) - 1)
+    return [kinds[low]] if low == high else [kinds[low], kinds[high]]
+
+
+def _interpolated(error: float, points: Sequence[tuple[float, float]]) -> float:
+    """The cost at a squared error from (squared error, cost) of types that were measured, by a power law.
+
+    Between two of them the power is theirs; beyond all, that of the two which are nearest, within bounds.
+    """
+    tiny = np.finfo(np.float64).tiny
+    known = sorted((max(at, tiny), max(cost, tiny)) for at, cost in points)
+    error = max(error, tiny)
+    above = next((number for number, (at, _) in enumerate(known) if at >= error), len(known))
+    low, high = known[max(0, min(above - 1, len(known) - 2))], known[min(max(above, 1), len(known) - 1)]
+    slope = 1.0
+    if high[0] > low[0]:
+        slope = math.log(high[1] / low[1]) / math.log(high[0] / low[0])
+        slope = min(MOST_SLOPE, max(LEAST_SLOPE, slope))
+    at, cost = low if error * error <= low[0] * high[0] else high
+    return float(cost * (error / at) ** slope)
+
+
+def _neighbours(kinds: Sequence[str], kind: str) -> list[str]:
+    at = kinds.index(kind)
+    return [kinds[place] for place in (at - 1, at + 1) if 0 <= place < len(kinds)]
+
+
+__all__ = [
+    "MOST_CANDIDATES",
+    "PROBES_EACH",
+    "PROBING",
+    "Choices",
+    "Mix",
+    "Units",
+    "Work",
+    "choices_of",
+    "grouped",
+    "items",
+]

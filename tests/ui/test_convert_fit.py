@@ -28,6 +28,9 @@ from converter.spec import ConversionSpec, QuenchError
 from tests.ui.conftest import nameless, red_cards
 from tests.ui.test_convert_page import press
 
+WHOLE_FIT = 3_600_000
+"""Milliseconds that a machine may take over a whole fit when it is busy with other things."""
+
 MARGIN = 512
 """Bytes of a header that a budget leaves for the facts about an importance matrix."""
 
@@ -269,7 +272,7 @@ def test_a_fit_from_the_folder_to_the_file_and_again_from_its_recipe(
     job = start(page)
     seen: list[float] = []
     job.changed.connect(lambda: seen.append(job.progress))
-    qtbot.waitUntil(lambda: not job.is_active)
+    qtbot.waitUntil(lambda: not job.is_active, timeout=WHOLE_FIT)
     assert job.state == DONE and isinstance(job.result, Fitted) and seen == sorted(seen)
     made = paths.models() / "pocket-Fit-Q2_K.gguf"
     names = {made.name, "pocket-Fit-Q2_K.imatrix.gguf", "pocket-Fit-Q2_K.recipe"}

@@ -370,6 +370,8 @@ class Column(QFrame):
         content = listed.content if listed is not None else ""
         for entry in self._context.store.measurements(None, "quality"):
             known = entry.content == content if content and entry.content else entry.model_path == file
+            if known and entry.payload.get("reference") == entry.model_path:
+                return self.tr("reference"), ""  # what others are judged by has no verdict
             if known and not entry.payload.get("kv") and entry.payload.get("verdict") in VERDICTS:
                 mark, role = VERDICTS[entry.payload["verdict"]]
                 words = {"pass": self.tr("Pass"), "review": self.tr("Review"), "fail": self.tr("Fail")}

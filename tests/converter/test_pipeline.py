@@ -66,7 +66,9 @@ def assert_same_tensors(ours: Path, theirs: Path) -> None:
 # ---- against llama.cpp ----
 
 
-@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("IQ4") else []) for name in QUANTIZED]
+)
 def test_a_whole_file_equals_llama_cpp(family: ConversionResult, name: str, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs.gguf"
     llama_quantize(path_of(family, "BF16"), theirs, RECIPES[name].file_type)
@@ -116,13 +118,19 @@ def write_legacy(path: Path, entries: dict[str, np.ndarray]) -> Path:
     return path
 
 
+LONG_SEARCHED = ("IQ4_NL", "IQ4_XS")
+"""What llama.cpp takes longest for. The whole files of every recipe have them among the quick tests."""
+
 IMPORTANCE_TYPES = ("Q4_K_M", "Q2_K_S", "Q3_K_S", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS")
 
 
 @pytest.mark.parametrize(
     ("name", "write"),
     [
-        *((name, write_imatrix) for name in IMPORTANCE_TYPES),
+        *(
+            pytest.param(name, write_imatrix, marks=[pytest.mark.slow] if name in LONG_SEARCHED else [])
+            for name in IMPORTANCE_TYPES
+        ),
         (IMPORTANCE_TYPES[0], write_legacy),
         # The numbers are read by then: the other types show nothing new of the older file form.
         *(pytest.param(name, write_legacy, marks=pytest.mark.slow) for name in IMPORTANCE_TYPES[1:]),

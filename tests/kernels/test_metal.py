@@ -93,6 +93,7 @@ def test_float16_and_bfloat16_rows_that_lie_apart(shim_library: Path) -> None:
     assert_all_equal(found, 2 * len(KINDS) * 3)
 
 
+@pytest.mark.slow
 @needs_compiler
 @needs_known_mode
 def test_flushing_changes_no_byte_wherever_subnormals_begin(shim_library: Path) -> None:

@@ -140,6 +140,7 @@ def test_arm64_writes_the_same_bytes_over_the_whole_table(arm_replay: list[str |
     assert replay(arm_replay, calls(quick=False), ["neon", "reference"]) > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @needs_cmake
 @needs_arm

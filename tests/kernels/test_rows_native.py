@@ -82,6 +82,7 @@ def test_arm64_gives_the_same_bits_under_emulation(arm_library: Path) -> None:
     check([ARM_EMULATOR, "-L", str(SYSROOT), program(ARM_COMPILER, arm_library.parent)])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @needs_cmake
 def test_sanitizers_are_silent_and_change_no_bits(sanitized_library: Path) -> None:

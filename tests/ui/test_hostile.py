@@ -463,7 +463,7 @@ def no_children() -> bool:
     return all(child.status() == psutil.STATUS_ZOMBIE for child in psutil.Process().children(recursive=True))
 
 
-@pytest.mark.parametrize("window_first", [True, False])
+@pytest.mark.parametrize("window_first", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_quitting_in_the_middle_of_everything_keeps_what_was_shown(
     qtbot: QtBot, endless: str, long_model: Path, tmp_path: Path, window_first: bool
 ) -> None:

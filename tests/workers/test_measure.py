@@ -92,23 +92,33 @@ def test_updates_arrive_and_the_last_is_the_result(files: dict[str, str], tmp_pa
 
 
 def test_loaded_in_turn_gives_the_same_figures(files: dict[str, str]) -> None:
-    """With one MiB for all models they are loaded one after another; nothing but speed and memory may differ."""
+    """With one MiB for all models they are loaded one after another; nothing but speed and memory may differ.
+
+    The reference's logits come again from its states, by another order of sums: their last bits may differ.
+    """
     together = measure(quality(files, "Q8_0", "Q2_K"))[1]
     events, in_turn = measure(quality(files, "Q8_0", "Q2_K", memory_mib=1))
     assert isinstance(together, QualityResult)
     assert isinstance(in_turn, QualityResult)
     for one, two in zip(together.candidates, in_turn.candidates, strict=True):
-        assert one.kld == two.kld
-        assert one.perplexity == two.perplexity
-        assert one.top1 == two.top1
-        assert one.slices == two.slices
-        assert one.passages == two.passages and one.passages
+        for name in ("mean", "p95", "p99"):
+            assert getattr(one.kld, name).value == pytest.approx(getattr(two.kld, name).value, rel=1e-4)
+        assert one.perplexity.value == pytest.approx(two.perplexity.value, rel=1e-6)
+        assert one.top1.value == pytest.approx(two.top1.value, abs=0.002)
+        assert one.slices.keys() == two.slices.keys()
+        for text, part in one.slices.items():
+            assert part.kld.value == pytest.approx(two.slices[text].kld.value, rel=1e-4)
+        places = [
+            [(passage.text, passage.window, passage.position) for passage in each.passages] for each in (one, two)
+        ]
+        assert places[0] == places[1] != []
         assert one.drift == two.drift and len(one.drift) == 6
         assert two.memory.anonymous > 1 << 20, "an earlier model's memory must not hide this one's"
     order = [event.index for event in events if isinstance(event, QualityUpdate)][:-2]
     assert order == sorted(order)
 
 
+@pytest.mark.slow
 def test_a_smaller_cache_costs_quality_too(files: dict[str, str]) -> None:
     """One file with three caches: each cell in four bits costs more than in eight, and is measured apart."""
     command = quality(files, "BF16", "BF16", "BF16", kv=("", "q8_0", "q4_0"), texts=("prose",))

@@ -146,6 +146,7 @@ except QuenchError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # the library is built from source, which a busy machine does slowly
 @pytest.mark.parametrize("with_importance", [False, True], ids=["plain", "importance"])
 @pytest.mark.parametrize("kind", ["Q8_0", "Q6_K"])

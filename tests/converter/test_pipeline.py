@@ -224,7 +224,9 @@ def test_requantizing_is_refused_and_when_allowed_equals_llama_cpp(family: Conve
     assert_same_tensors(ours, theirs)
 
 
-@pytest.mark.parametrize("file_type", [26, 36], ids=["IQ3_S", "TQ1_0"])
+@pytest.mark.parametrize(
+    "file_type", [pytest.param(26, marks=pytest.mark.slow, id="IQ3_S"), pytest.param(36, id="TQ1_0")]
+)
 def test_types_that_are_only_read_are_requantized_as_by_llama_cpp(
     family: ConversionResult, tmp_path: Path, file_type: int
 ) -> None:

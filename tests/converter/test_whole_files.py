@@ -70,7 +70,12 @@ def ours(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[st
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    ("name", "weighted"), PAIRS, ids=[f"{name}{'-imatrix' * weighted}" for name, weighted in PAIRS]
+    ("name", "weighted"),
+    [
+        # Without a matrix the same is asked of Pocket's folder among the quick tests of the pipeline.
+        pytest.param(name, weighted, marks=[] if weighted else [pytest.mark.slow], id=f"{name}{'-imatrix' * weighted}")
+        for name, weighted in PAIRS
+    ],
 )
 def test_every_recipe_has_llama_cpps_bytes(
     ours: Callable[[str], Files], theirs: Files, name: str, weighted: bool, backend: str

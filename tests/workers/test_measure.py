@@ -91,6 +91,7 @@ def test_updates_arrive_and_the_last_is_the_result(files: dict[str, str], tmp_pa
         )
 
 
+@pytest.mark.slow
 def test_loaded_in_turn_gives_the_same_figures(files: dict[str, str]) -> None:
     """With one MiB for all models they are loaded one after another; nothing but speed and memory may differ.
 

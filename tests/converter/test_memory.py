@@ -53,6 +53,7 @@ def peak_of(source: Path, target: Path, types: str, cap: int) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow  # stacked experts are such tensors among the quick tests
 def test_a_folder_whose_tensors_are_larger_than_the_cap(tmp_path: Path) -> None:
     """The embedding has 31 MiB in two bytes a weight, the file 153 MiB; permuted rows and a vocabulary come on top."""
     shape = Shape(hidden=512, inner=1536, layers=16, heads=8, kv_heads=2)

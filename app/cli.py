@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("--split-size", default="", metavar="SIZE", help="files of at most this size, as 2GiB or 500M")
     convert.add_argument("--keep-split", action="store_true", help="files as the source has them")
     convert.add_argument(
-        "--refined", action="store_true", help="same types and sizes with less error than llama.cpp's own blocks"
+        "--refined", action="store_true", help="same types and sizes, numbers closer to the source's; see README"
     )
     convert.add_argument(
         "--pre-tokenizer", metavar="NAME", help="how text is split, for a model whose way is not recognised"
@@ -119,7 +119,11 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--windows", type=_natural, default=1, help="windows of each text; more is slower and surer")
     fit.add_argument("--minutes", type=_number, default=20.0, help="about this time; 0: no limit")
     fit.add_argument("--feedback", action="store_true", help="round with error feedback (GPTQ), where it helps")
-    fit.add_argument("--refined", action="store_true", help="less error than llama.cpp's own blocks, same size")
+    fit.add_argument(
+        "--refined",
+        action="store_true",
+        help="try blocks whose numbers are closer to the source's too; kept where better",
+    )
     fit.add_argument("--threads", type=_natural, default=0)
     fit.add_argument("--overwrite", action="store_true")
     fit.add_argument("--dry-run", action="store_true", help="choose the types, write nothing")

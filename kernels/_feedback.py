@@ -28,6 +28,9 @@ FEEDBACK_TYPES = ("Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0"
 DAMPING = 0.01
 """What is added to the diagonal of a covariance, as a part of its mean: the paper's own."""
 
+WORK_ROWS = 64
+"""Rows of floats that polishing needs as work space, at least."""
+
 SWEEPS = 3
 """Times that all codes are looked at again. On Pocket's matrices the objective falls by 4 to 10 % in the first, then by
 1 to 3, then by less than one."""
@@ -170,7 +173,7 @@ def quantize_with_feedback(
             message = f"The {what} of {n_cols} columns must be contiguous {np.dtype(dtype)} {shape}"
             raise KernelError("bad_array", f"{message}, not {array.dtype} {array.shape}.")
     blocks = kernels._output(out, (n_rows, width), np.uint8)
-    space = kernels._output(work, (max(n_rows, 64), n_cols), np.float32)
+    space = kernels._output(work, (max(n_rows, WORK_ROWS), n_cols), np.float32)
     squared = np.empty(n_rows) if squared_error is None else squared_error
     fed = np.empty(n_rows) if feedback_error is None else feedback_error
     squared_address, fed_address = kernels._errors(squared, n_rows), kernels._errors(fed, n_rows)

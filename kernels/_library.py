@@ -52,59 +52,19 @@ def _candidates() -> list[Path]:
 
 def _declare(library: ctypes.CDLL) -> None:
     i32, i64, size, pointer = ctypes.c_int32, ctypes.c_int64, ctypes.c_size_t, ctypes.c_void_p
+    # A backend, two types, the rows with their stride, and how many rows and columns they have.
+    rows: list[type] = [i32, i32, i32, pointer, i64, i64, i64]
     signatures: dict[str, tuple[type, list[type]]] = {
         "quench_backend": (ctypes.c_char_p, [i32]),
         "quench_note": (ctypes.c_char_p, []),
         "quench_cpu": (i32, [ctypes.c_char_p, size]),
         "quench_block": (i32, [i32, ctypes.POINTER(i32), ctypes.POINTER(i32)]),
-        "quench_quantize": (
-            i32,
-            [i32, i32, i32, pointer, i64, i64, i64, pointer, ctypes.c_uint32, pointer, size, pointer, pointer, pointer],
-        ),
+        "quench_quantize": (i32, [*rows, pointer, ctypes.c_uint32, pointer, size, pointer, pointer, pointer]),
         "quench_feedback": (
             i32,
-            [
-                i32,
-                i32,
-                i32,
-                pointer,
-                i64,
-                i64,
-                i64,
-                pointer,
-                pointer,
-                size,
-                pointer,
-                pointer,
-                size,
-                pointer,
-                size,
-                pointer,
-                pointer,
-                pointer,
-            ],
+            [*rows, pointer, pointer, size, pointer, pointer, size, pointer, size, pointer, pointer, pointer],
         ),
-        "quench_polish": (
-            i32,
-            [
-                i32,
-                i32,
-                i32,
-                pointer,
-                i64,
-                i64,
-                i64,
-                pointer,
-                size,
-                i32,
-                pointer,
-                size,
-                pointer,
-                size,
-                pointer,
-                pointer,
-            ],
-        ),
+        "quench_polish": (i32, [*rows, pointer, size, i32, pointer, size, pointer, size, pointer, pointer]),
         "quench_energy": (i32, [i32, i32, pointer, i64, i64, i64, pointer, pointer]),
         "quench_dequantize": (i32, [i32, i32, pointer, size, i64, i64, pointer, size]),
         "quench_score_rows": (

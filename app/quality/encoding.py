@@ -23,7 +23,7 @@ class Encoder:
     """Tensors of a source in other types, made when they are asked for; and the error that each type makes."""
 
     def __init__(self, source: SourceModel, importance: imatrix.Imatrix | None) -> None:
-        architecture = source.info.architecture
+        self.architecture = architecture = source.info.architecture
         self._importance = importance
         self._made: OrderedDict[tuple[str, str, bool], Encoded] = OrderedDict()
         self._bytes = 0

@@ -97,6 +97,11 @@ class Work:
             self._errors = dict(zip(pairs, pool.map(lambda pair: self._encoder.error(*pair), pairs), strict=True))
         (self.before,) = self.divergences(self._sample, [Choices(self.standard)], "Measuring the standard recipe")
 
+    @property
+    def architecture(self) -> str:
+        """Of the model, by its GGUF name."""
+        return self._encoder.architecture
+
     def part(self, name: str, choices: Choices) -> Any:
         """A tensor as it is rounded in these choices."""
         kind = choices.types[name]

@@ -153,7 +153,8 @@ class FitRun:
         kept = ratios[best] < 1.0 or work.bytes(work.standard) > self._command.budget
         shown = candidates[best] if kept else standard
         if shown.fed:
-            _write_blocks(Path(self._command.blocks), [work.part(name, shown) for name in sorted(shown.fed)])
+            parts = [work.part(name, shown) for name in sorted(shown.fed)]
+            _write_blocks(Path(self._command.blocks), work.architecture, parts)
         return FitPlanned(
             tensors=tuple(work.described(name, shown, found, kept=kept) for name in shown.types),
             bytes=work.bytes(shown.types),
@@ -255,9 +256,9 @@ def _worst(one: By, other: By) -> float:
     return max(one[name] / other[name] for name in one)
 
 
-def _write_blocks(path: Path, parts: Sequence[Any]) -> None:
+def _write_blocks(path: Path, architecture: str, parts: Sequence[Any]) -> None:
     """Tensors as a GGUF file that a conversion takes them from."""
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     for part in parts:
         writer.add_tensor(part.name, np.ascontiguousarray(part.data), raw_dtype=gguf.GGMLQuantizationType[part.type])
     try:

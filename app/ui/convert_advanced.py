@@ -100,7 +100,10 @@ class AdvancedPane(QWidget):
         )
         self.refined = self._check(
             self.tr("Refined rounding"),
-            self.tr("Same types and sizes, less error than llama.cpp's own blocks; takes about half as long again"),
+            self.tr(
+                "Same types and sizes, numbers closer to the source's than in llama.cpp's own blocks; takes about half "
+                "as long again. On the bundled model answers come closer from 4 bits up, and not at 2 bits with a matrix"
+            ),
         )
         form.addRow(self.pure)
         form.addRow(self.leave_output)

@@ -246,7 +246,9 @@ class FitPane(QWidget):
         self.counts.setAccessibleName(self.tr("What the smallest types match"))
         form.addRow(self.counts)
         self.refined = QCheckBox(self.tr("Refined blocks"))
-        self._name_it(self.refined, self.tr("Same types and sizes, less error than llama.cpp's own blocks"))
+        self._name_it(
+            self.refined, self.tr("Same types and sizes, numbers closer to the source's; kept where it measures better")
+        )
         self.refined.setAccessibleName(self.refined.text())
         self.feedback = QCheckBox(self.tr("Error feedback"))
         self._name_it(

@@ -30,8 +30,8 @@ PROBING_PART, JUDGING_PART = 0.6, 0.1
 _FEEDBACK = 500
 """Windows that error feedback is worth: it reads 160, and multiplies what goes in with itself."""
 
-_GUESS = {IMPORTANCE: 6.0e9, PROBING: 6.0e9}
-"""Parameters times tokens a second on one core."""
+_GUESS = {IMPORTANCE: 8.0e9, PROBING: 12.0e9}
+"""Parameters times tokens a second on one core: somewhat less than Pocket reached on a first-generation EPYC."""
 
 _STARTUP = 2.0
 """Seconds before the first window: a process, a model."""

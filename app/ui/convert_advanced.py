@@ -102,7 +102,7 @@ class AdvancedPane(QWidget):
             self.tr("Refined rounding"),
             self.tr(
                 "Same types and sizes, numbers closer to the source's than in llama.cpp's own blocks; takes about half "
-                "as long again. On the bundled model answers come closer from 4 bits up, and not at 2 bits with a matrix"
+                "as long again. On the bundled model answers come closer from 4 bits up, not at 2 bits with a matrix"
             ),
         )
         form.addRow(self.pure)

@@ -206,28 +206,51 @@ def quantile_estimates(
 ) -> list[Estimate]:
     """``quantiles`` (1: the maximum) of ``values``, with errors from ``replicates`` resamples of whole clusters.
 
-    The sample is sorted once; a resample only changes how often each cluster's values count. The random numbers are
-    seeded, so that the same values always give the same errors.
+    The sample is sorted once; a resample only changes how often each cluster's values count. Its quantiles are looked
+    for in two steps, among runs of neighbours and then within one, so that no resample counts every value. The random
+    numbers are seeded, so that the same values always give the same errors.
     """
     n, groups = len(values), len(starts)
     order = np.argsort(values, kind="stable")
     ordered = values[order]
-    exact = [float(np.quantile(ordered, q)) for q in quantiles]
+    exact: list[float] = np.quantile(ordered, quantiles).tolist()
     if groups < 2 or replicates < 2:
         return [Estimate(value, 0.0) for value in exact]
-    cluster = (np.searchsorted(starts, np.arange(n), side="right") - 1)[order]
     random = np.random.default_rng(512)
-    times = random.multinomial(groups, np.full(groups, 1.0 / groups), size=replicates).astype(np.int32)
+    times = random.multinomial(groups, np.full(groups, 1.0 / groups), size=replicates)
+    # One more cluster, drawn never, fills the last run.
+    run = max(1, math.isqrt(n))
+    cluster = np.full(-(-n // run) * run, groups)
+    cluster[:n] = np.searchsorted(starts, order, side="right") - 1
+    cluster = cluster.reshape(-1, run)
+    times = np.concatenate([times, np.zeros((replicates, 1), times.dtype)], axis=1)
+    upto = np.cumsum(_counts_by_run(times, cluster), axis=1)
+    resample = np.arange(replicates)
     drawn = np.empty((replicates, len(exact)), dtype=np.float64)
-    step = max(1, BOOTSTRAP_ELEMENTS // n)
-    for start in range(0, replicates, step):
-        counts = np.cumsum(times[start : start + step][:, cluster], axis=1)
-        total = counts[:, -1]
-        for column, q in enumerate(quantiles):
-            position = (counts <= (q * (total - 1))[:, None]).sum(axis=1)
-            drawn[start : start + step, column] = ordered[position]
+    for column, q in enumerate(quantiles):
+        target = q * (upto[:, -1] - 1)
+        chosen = (upto <= target[:, None]).sum(axis=1)
+        before = np.where(chosen > 0, upto[resample, chosen - 1], 0)
+        inside = np.cumsum(times[resample[:, None], cluster[chosen]], axis=1) + before[:, None]
+        drawn[:, column] = ordered[chosen * run + (inside <= target[:, None]).sum(axis=1)]
     errors = drawn.std(axis=0, ddof=1)
     return [Estimate(value, float(error)) for value, error in zip(exact, errors, strict=True)]
+
+
+def _counts_by_run(times: npt.NDArray[np.int64], cluster: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many values of each run are in each resample: (replicates, runs).
+
+    times: (replicates, clusters), how often each cluster was drawn. cluster: (runs, values), whose each value is.
+    """
+    runs, clusters = len(cluster), times.shape[1]
+    counts = np.empty((len(times), runs), dtype=np.int64)
+    step = max(1, BOOTSTRAP_ELEMENTS // clusters)
+    for start in range(0, runs, step):
+        part = cluster[start : start + step]
+        place = np.arange(len(part))[:, None] * clusters + part
+        held = np.bincount(place.reshape(-1), minlength=len(part) * clusters).reshape(len(part), clusters)
+        counts[:, start : start + step] = times.astype(np.float64) @ held.T.astype(np.float64)
+    return counts
 
 
 def perplexity_estimate(nll: Floats) -> Estimate:

@@ -229,18 +229,20 @@ def test_quantile_errors_cover_the_truth() -> None:
     assert np.mean(errors) == pytest.approx(math.sqrt(math.pi / 2 / 4000), rel=0.15)
 
 
-def test_weighted_resampling_is_a_plain_resample() -> None:
-    """Counting how often a cluster was drawn gives the quantile of the sample written out."""
+@pytest.mark.parametrize("lengths", [[30] * 10, [1, 7, 250, 3, 90], [2, 2]])
+def test_weighted_resampling_is_a_plain_resample(lengths: list[int]) -> None:
+    """Counting how often a cluster was drawn gives the quantiles of the sample written out."""
     random = np.random.default_rng(4)
-    values = random.standard_normal(300)
-    starts = d.cluster_starts([30] * 10)
-    found = d.quantile_estimates(values, d.KLD_QUANTILES, starts, 64)
-    draws = np.random.default_rng(512).multinomial(10, np.full(10, 0.1), size=64)
-    written = []
-    for counts in draws:
-        sample = np.sort(np.concatenate([np.tile(values[30 * i : 30 * i + 30], c) for i, c in enumerate(counts)]))
-        written.append(np.quantile(sample, 0.95, method="lower"))
-    assert found[1].error == pytest.approx(np.std(written, ddof=1), rel=0.1)
+    clusters = [random.standard_normal(length).round(1) for length in lengths]  # with ties
+    starts = np.cumsum([0, *lengths[:-1]])
+    found = d.quantile_estimates(np.concatenate(clusters), d.KLD_QUANTILES, starts, 64)
+    groups = len(lengths)
+    draws = np.random.default_rng(512).multinomial(groups, np.full(groups, 1 / groups), size=64)
+    samples = [np.concatenate([np.tile(part, n) for part, n in zip(clusters, counts, strict=True)]) for counts in draws]
+    for q, estimate in zip(d.KLD_QUANTILES, found, strict=True):
+        written = [np.quantile(sample, q, method="lower") for sample in samples]
+        assert estimate.value == np.quantile(np.concatenate(clusters), q)
+        assert estimate.error == pytest.approx(np.std(written, ddof=1), rel=1e-9, abs=1e-12)
 
 
 def test_few_windows_are_cut_into_enough_clusters() -> None:

@@ -220,9 +220,8 @@ def quantile_estimates(
     times = random.multinomial(groups, np.full(groups, 1.0 / groups), size=replicates)
     # One more cluster, drawn never, fills the last run.
     run = max(1, math.isqrt(n))
-    cluster = np.full(-(-n // run) * run, groups)
-    cluster[:n] = np.searchsorted(starts, order, side="right") - 1
-    cluster = cluster.reshape(-1, run)
+    cluster = np.full((-(-n // run), run), groups)
+    cluster.flat[:n] = np.searchsorted(starts, order, side="right") - 1
     times = np.concatenate([times, np.zeros((replicates, 1), times.dtype)], axis=1)
     upto = np.cumsum(_counts_by_run(times, cluster), axis=1)
     resample = np.arange(replicates)

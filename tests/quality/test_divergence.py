@@ -229,6 +229,22 @@ def test_quantile_errors_cover_the_truth() -> None:
     assert np.mean(errors) == pytest.approx(math.sqrt(math.pi / 2 / 4000), rel=0.15)
 
 
+def test_threads_share_rows_and_change_no_figure() -> None:
+    random = np.random.default_rng(6)
+    reference, candidate = random.standard_normal((2, 67, 131072), dtype=np.float32)
+    right = random.integers(0, 131072, 67)
+    alone = d.compare(d.score(reference, right), candidate)
+    shared = d.compare(d.score(reference, right, threads=3), candidate, threads=3)
+    for name, values in vars(alone).items():
+        if name != "missing":
+            assert np.array_equal(values, getattr(shared, name)), name
+    probabilities = np.exp(reference[50].astype(np.float64))
+    expected = -math.log(probabilities[right[50]] / probabilities.sum())
+    assert shared.reference_nll[50] == pytest.approx(expected, abs=1e-7)
+    with pytest.raises(QuenchError, match=r"1 of 67 scored positions"):
+        d.score(np.where(np.arange(67)[:, None] == 60, np.nan, reference), right, threads=3)
+
+
 @pytest.mark.parametrize("lengths", [[30] * 10, [1, 7, 250, 3, 90], [2, 2]])
 def test_weighted_resampling_is_a_plain_resample(lengths: list[int]) -> None:
     """Counting how often a cluster was drawn gives the quantiles of the sample written out."""

@@ -137,7 +137,7 @@ LIES = (
     ("llama", "positive", "bad_probabilities"),
     ("llama", "shifted", "bad_probabilities"),
     ("llama", "cut", "connection_lost"),
-    ("llama", "dead", "server_unreachable"),
+    ("llama", "dead", ""),
     ("llama", "stall", "timeout"),
     ("vllm", "other", "bad_probabilities"),
     ("vllm", "shifted", "bad_probabilities"),
@@ -161,8 +161,10 @@ def test_one_that_dies_hangs_or_lies_in_the_middle_costs_its_row_alone(
         assert [each.path for each in result.candidates] == ["server:0/pocket"]
         assert result.tokens == CHUNKS * 15
         found = {failure.index - 1: failure for failure in result.failures}
-        told_codes = [(form, lie, found[number].code) for number, (form, lie, _) in enumerate(LIES)]
-        assert told_codes == list(LIES), found
+        told_codes = {(form, lie): found[number].code for number, (form, lie, _) in enumerate(LIES)}
+        # Whether a server goes while a question is on its way to it, or before, is chance; it is gone either way.
+        assert told_codes.pop(("llama", "dead")) in {"server_unreachable", "connection_lost"}, found
+        assert told_codes == {(form, lie): code for form, lie, code in LIES if code}, found
 
 
 def test_a_stop_does_not_wait_for_a_server_that_says_nothing(

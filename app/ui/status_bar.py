@@ -13,7 +13,7 @@ from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, STARTING, Engine
 from app.ui.serve_desk import OFF
 from app.ui.theme import set_role
-from app.ui.widgets import LiveLabel, title_of
+from app.ui.widgets import LiveLabel, tip, title_of
 
 TICK_MS = 1000
 MEMORY_EVERY = 2
@@ -85,7 +85,7 @@ class StatusBar(QFrame):
         for engine in alive:
             lines.append(engine.path)
             lines += [f"    {name}: {fmt.size(count)}" for name, count in memory_parts(engine)]
-        self.model.setToolTip("\n".join(lines) or self.tr("Choose a model on the Chat page to load it."))
+        self.model.setToolTip(tip("\n".join(lines)) or self.tr("Choose a model on the Chat page to load it."))
         self.model.setAccessibleName(self._model_text(alive))
         self._show_speed()
 

@@ -502,10 +502,10 @@ class ModelPicker(QComboBox):
             self.clear()
             for text, path in wanted:
                 self.addItem(text, path)
-                self.setItemData(self.count() - 1, path, Qt.ItemDataRole.ToolTipRole)
+                self.setItemData(self.count() - 1, tip(path), Qt.ItemDataRole.ToolTipRole)
             self.addItem(*last)
         self.setCurrentIndex(self.findData(self._path) if self._path else -1)
-        self.setToolTip(self._path or "")
+        self.setToolTip(tip(self._path or ""))
 
     def _picked(self, index: int) -> None:
         path = self.itemData(index)

@@ -162,6 +162,7 @@ class LiveLabel(QLabel):
 
     def _fit(self) -> None:
         room = self.fontMetrics().horizontalAdvance("00") if self.text() else 0
+        self.setMinimumWidth(0)  # else it counts as wanted
         self.setFixedSize(self.sizeHint() + QSize(room, 0))
 
 

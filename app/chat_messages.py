@@ -12,7 +12,7 @@ WORTH_GUESSING = 1.05
 """How many times faster guesses must make a step to be made."""
 ALTERNATIVES = 5
 """How many of the likeliest tokens are told."""
-COST_LIMIT = 0.02
+COST_LIMIT = 0.005
 """The share of a reply's time above which probabilities are not recorded where nobody insists."""
 
 

@@ -61,7 +61,15 @@ def features() -> frozenset[str]:
 @functools.cache
 def physical_cores() -> int:
     """Cores without hyper-threads, and no more than this process may run on. At least 1."""
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return _usable(psutil.cpu_count(logical=False) or psutil.cpu_count() or 1)
+
+
+def logical_cores() -> int:
+    """Threads that can run at once in this process. At least 1."""
+    return _usable(psutil.cpu_count() or 1)
+
+
+def _usable(cores: int) -> int:
     if hasattr(os, "sched_getaffinity"):
         cores = min(cores, len(os.sched_getaffinity(0)))
     quota = _cgroup_cores()

@@ -1,8 +1,8 @@
 """How sure the model was of each token that it wrote: recorded beside the reply, for a walk over its logits.
 
 The walk is the kernels' (a token's probability among all, and the largest); where they cannot be used nothing is
-recorded. In ``auto`` the first tokens decide: where the walk takes more than two hundredths of the time, which it does
-in the smallest models alone, it ends there, and the probabilities can be computed afterwards just as quickly.
+recorded. In ``auto`` the first tokens decide: where the walk takes more than 0.5 % of the time, which it does in small
+models alone, it ends there, and the probabilities can be computed afterwards just as quickly.
 """
 
 from __future__ import annotations

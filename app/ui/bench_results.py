@@ -15,6 +15,7 @@ from app.ui import format as fmt
 from app.ui.charts import BarChart, LineChart
 from app.ui.glossary import explain
 from app.ui.two_line_table import SENTENCE_ROLE, SORT_ROLE, TYPE_ROLE
+from app.ui.widgets import tip
 
 if TYPE_CHECKING:
     from app.ui.theme import Theme
@@ -195,7 +196,7 @@ class BenchModel(QAbstractTableModel):
             return row.type or Path(row.path).stem
         if role == Qt.ItemDataRole.ToolTipRole:
             figures = [f"{self.tr(column.title)} {column.text(row)}" for column in COLUMNS if column.text(row)]
-            return "\n".join((fmt.path(row.path), self.sentence(row), *figures))
+            return tip("\n".join((fmt.path(row.path), self.sentence(row), *figures)))
         if column == 0:
             if role == SORT_ROLE:
                 return row.bytes

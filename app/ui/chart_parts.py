@@ -159,7 +159,8 @@ class ChartAxis(pg.AxisItem):
     def reserve(self) -> None:
         """Height for the names of a bottom axis: of itself the axis grows only after it was painted once."""
         if not self.names or self.orientation != "bottom":
-            self.setHeight(None)
+            if self.fixedHeight is not None:  # setting it draws the whole axis again
+                self.setHeight(None)
             return
         label = self.label.boundingRect().height() * 0.8 if self.label.isVisible() else 0
         self.setHeight(self._rows() * self._metrics().height() + self.style["tickTextOffset"][1] + 6 + label)

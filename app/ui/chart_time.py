@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,10 +10,16 @@ from typing import Any
 import numpy as np
 import pyqtgraph as pg
 from PySide6.QtCore import QTimer
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QGraphicsItem, QWidget
 
 from app.ui.chart_frame import Cell, ChartFrame
 from app.ui.chart_parts import SeriesStyle, byte_unit, decimal, quantity, step_digits
+
+LATE_MS = 250
+"""What may be drawn again waits so long for the next value: then all that a message changes is painted at once."""
+
+GRID = 0.5
+"""Seconds: charts are drawn again at multiples of it, so that those side by side are painted together."""
 
 
 class Ring:
@@ -39,13 +46,16 @@ class Ring:
 class TimeChart(ChartFrame):
     """Values over the seconds since the first one. Unit ``B`` or ``B/s`` is shown in KiB, MiB, GiB.
 
-    Drawn at most ten times a second, less often where drawing is slow, and only while visible, whatever the rate of
-    :meth:`append`: whose figures it shows wants the processor more.
+    Drawn with a new value, but at most ten times a second, less often where drawing is slow, and only while visible:
+    whose figures it shows wants the processor more.
     """
 
-    FRAME_MS, SLOWEST_MS = 100, 1000
-    SHARE = 320
-    """Preparing a picture, which is about half of its cost, is followed by a pause of this many times what it took."""
+    FRAME_MS, SLOWEST_MS = 100, 2000
+    SHARE = 5000
+    """Preparing a picture, which is about a quarter of its cost, is followed by a pause of this many times what it
+    took. An engine's threads wait for each other: what a picture takes from one of them, all lose."""
+    SHORTEST = 5.0
+    """Seconds that the view shows at least."""
     CAPACITY = 6000
 
     def __init__(
@@ -64,12 +74,14 @@ class TimeChart(ChartFrame):
         self._start: float | None = None
         self._scale = 1.0
         super().__init__(theme, title, empty, parent)
-        self._timer = QTimer(self)
-        self._timer.setInterval(self.FRAME_MS)
-        self._timer.timeout.connect(self._tick)
+        self._timer = QTimer(self, singleShot=True)
+        self._timer.timeout.connect(self._draw)
         self._dirty = False
+        self._due = 0.0
         self._curves: dict[str, Any] = {}
         self.plot.axes["bottom"].text = seconds_tick
+        for axis in self.plot.axes.values():  # a picture of an axis is dear, and the same for many values
+            axis.setCacheMode(QGraphicsItem.CacheMode.DeviceCoordinateCache)
         self.ready = True
         self.refresh()
 
@@ -80,8 +92,13 @@ class TimeChart(ChartFrame):
             self._start = now
         self._rings[series].append(now - self._start, value)
         self._dirty = True
-        if self.isVisible() and not self._timer.isActive():
-            self._timer.start()
+        if not self.isVisible():
+            return
+        wait = self._due - time.monotonic()
+        if wait <= 0 and len(self.series) == 1:
+            self._draw()
+        elif not self._timer.isActive():
+            self._timer.start(max(0, round(1000 * wait)) + LATE_MS)
 
     def clear(self) -> None:
         self._rings = {name: Ring(self.CAPACITY) for name in self.series}
@@ -112,23 +129,46 @@ class TimeChart(ChartFrame):
                 curve = pg.PlotDataItem(antialias=True, skipFiniteCheck=True, autoDownsample=True, clipToView=True)
                 self._curves[style.name] = curve
                 self.plot.addItem(curve)
-            times, values = self._rings[style.name].ordered()
             curve.setPen(pg.mkPen(style.color, width=1, style=style.dash))
-            curve.setData(times, values / self._scale)
-            curve.setSymbol("o" if len(times) == 1 else None)  # a line through one point is not seen
+            curve.setSymbol("o" if len(self._rings[style.name]) == 1 else None)  # a line through one point is not seen
             curve.setSymbolSize(6)
             curve.setSymbolBrush(style.color)
             curve.setSymbolPen(None)
+        self._show_values()
+
+    def _follow(self) -> None:
+        """Show the new values, and nothing else anew where nothing else has changed: this is done while they come."""
+        largest = max(float(ring.ordered()[1].max()) for ring in self._rings.values() if len(ring))
+        plain = len(self._curves) == len(self.series) and all(
+            curve.scene() is not None and (curve.opts["symbol"] is None) == (len(self._rings[name]) != 1)
+            for name, curve in self._curves.items()
+        )
+        if not plain or self._data_action.isChecked() or self._unit_for(largest)[1] != self._scale:
+            self.refresh()
+            return
+        self._show_values()
+        if not self._zoomed:
+            self.fit()
+
+    def _show_values(self) -> None:
+        for name, curve in self._curves.items():
+            times, values = self._rings[name].ordered()
+            curve.setData(times, values / self._scale)
         self._show_latest()
 
     def fit(self) -> None:
+        """The view grows in steps: while it stays, its axes need not be drawn again with every new value."""
         if self.is_empty():
             return
         spans = [ring.ordered() for ring in self._rings.values() if len(ring)]
         first, last = min(span[0, 0] for span in spans), max(span[0, -1] for span in spans)
         top = max(float(span[1].max()) for span in spans) / self._scale
-        self.plot.setXRange(first, max(last, first + 1.0), padding=0)
-        self.plot.setYRange(0, top * 1.15 if top > 0 else 1.0, padding=0)
+        length = step_above(max(last - first, self.SHORTEST))
+        begin = math.floor(8 * first / length) * length / 8
+        across, up = (begin, max(begin + length, last)), (0.0, step_above(1.05 * top) if top > 0 else 1.0)
+        view = self.plot.getViewBox()
+        if [list(across), list(up)] != view.state["targetRange"]:
+            view.setRange(xRange=across, yRange=up, padding=0)
 
     def hover(self, x: float, y: float, pixel: tuple[float, float]) -> str:
         lines = [seconds_tick(x, 0.1)]
@@ -156,15 +196,16 @@ class TimeChart(ChartFrame):
         if len(self.series) == 1 and latest:
             self.readout.setText(quantity(float(latest[0]), self.unit))
 
-    def _tick(self) -> None:
+    def _draw(self) -> None:
+        self._timer.stop()
         if not self._dirty:
-            self._timer.stop()
             return
         self._dirty = False
-        begin = time.perf_counter()
-        self.refresh()
-        took = 1000 * (time.perf_counter() - begin)
-        self._timer.setInterval(round(min(self.SLOWEST_MS, max(self.FRAME_MS, self.SHARE * took))))
+        begin = time.thread_time()
+        self._follow()
+        took = 1000 * (time.thread_time() - begin)
+        due = time.monotonic() + min(self.SLOWEST_MS, max(self.FRAME_MS, self.SHARE * took)) / 1000
+        self._due = math.ceil(due / GRID) * GRID if due - time.monotonic() > GRID else due
 
     def showEvent(self, event: Any) -> None:
         super().showEvent(event)
@@ -175,6 +216,15 @@ class TimeChart(ChartFrame):
     def hideEvent(self, event: Any) -> None:
         self._timer.stop()
         super().hideEvent(event)
+
+
+STEPS = (1, 1.5, 2, 3, 4, 5, 6, 8, 10)
+
+
+def step_above(value: float) -> float:
+    """The least round number from ``value`` on."""
+    power = 10.0 ** math.floor(math.log10(max(value, 1e-9)))
+    return next(step * power for step in STEPS if step * power >= value * (1 - 1e-9))
 
 
 def seconds_tick(value: float, spacing: float) -> str:

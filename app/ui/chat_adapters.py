@@ -17,7 +17,7 @@ from app.protocol import Failed
 from app.ui.context import Context
 from app.ui.engines import DEAD, Engine
 from app.ui.theme import set_role
-from app.ui.widgets import ElidedLabel, button, icon_button, label
+from app.ui.widgets import ElidedLabel, button, icon_button, label, tip
 from converter.spec import QuenchError
 
 MOST_SCALE = 200
@@ -35,7 +35,7 @@ class AdapterRow(QWidget):
         self.path = adapter.path
         name = PurePath(adapter.path).name
         title = ElidedLabel(name, Qt.TextElideMode.ElideMiddle)
-        title.setToolTip(adapter.path)
+        title.setToolTip(tip(adapter.path))
         self.slider = QSlider(Qt.Orientation.Horizontal)
         self.slider.setRange(0, MOST_SCALE)
         self.slider.setPageStep(10)

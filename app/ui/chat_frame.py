@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 from PySide6.QtCore import Qt, Signal
-from PySide6.QtWidgets import QHBoxLayout, QPushButton, QStackedWidget, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QHBoxLayout, QPushButton, QScrollArea, QStackedWidget, QToolButton, QVBoxLayout, QWidget
 
 import resources
 from app.chat_messages import GRAMMAR, SCHEMA
 from app.ui.composer import Composer
 from app.ui.context import Context
 from app.ui.first_start import PocketStart
+from app.ui.theme import set_role
 from app.ui.transcript import Transcript
 from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ProgressLine, button, icon_button
 
@@ -119,7 +120,12 @@ class ChatFrame(QWidget):
         body = page.layout()
         body.insertSpacing(body.count() - 1, 8)
         body.insertLayout(body.count() - 1, grid)
-        return page
+        set_role(page, "page")
+        area = QScrollArea()  # in a low window, above an error's card, they would be pressed together
+        area.setWidget(page)
+        area.setWidgetResizable(True)
+        area.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        return area
 
 
 def suggestions() -> list[str]:

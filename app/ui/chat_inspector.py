@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt, QTimer, Signal
+import time
+
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QFrame,
     QGridLayout,
@@ -31,8 +33,8 @@ from app.ui.status_bar import memory_parts
 from app.ui.theme import set_role
 from app.ui.widgets import LiveLabel, ModelPicker, label
 
-LIVE_MS = 500
-"""Figures that change with every token are shown so often: each time is a repaint."""
+LIVE = 1.0
+"""Seconds between two looks at figures that change with every token: each is a repaint."""
 
 
 class Inspector(QWidget):
@@ -50,9 +52,7 @@ class Inspector(QWidget):
         self._context = context
         self._engine: Engine | None = None
         self._quiet = False
-        self._used = 0
-        self._live = QTimer(self, singleShot=True, interval=LIVE_MS)
-        self._live.timeout.connect(lambda: self._show_fill(self._used))
+        self._due = 0.0
         self.setMinimumWidth(280)
         self.picker = ModelPicker(context, {"gguf", KIND})
         self.picker.changed.connect(self._picked)
@@ -216,12 +216,11 @@ class Inspector(QWidget):
         if event.rate > 0:
             self.speed.append(self.speed.series[0], event.rate)
         self.memory.append(self.memory.series[0], float(event.memory))
-        self._used = event.context_used
-        if not self._live.isActive():
-            self._live.start()
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + LIVE
+            self._show_fill(event.context_used)
 
     def _show_reply(self, event: Replied) -> None:
-        self._live.stop()
         self._show_fill(event.context_used)
         self._show_parts()
 

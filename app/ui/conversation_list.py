@@ -25,7 +25,7 @@ from app.store import Conversation, Hit
 from app.ui.context import Context
 from app.ui.hit_delegate import HIT, HitDelegate
 from app.ui.undo import UndoStack
-from app.ui.widgets import drop_paths, icon_button, label
+from app.ui.widgets import drop_paths, icon_button, label, tip
 from converter.spec import QuenchError
 
 SEARCH_MS = 150
@@ -77,7 +77,7 @@ class _Model(QAbstractListModel):
             return row.id
         if role == Qt.ItemDataRole.ToolTipRole:
             when = datetime.datetime.fromtimestamp(row.conversation.updated).strftime("%x %H:%M")
-            return f"{row.title}\n{Path(row.conversation.model_path).name}\n{when}"
+            return tip(f"{row.title}\n{Path(row.conversation.model_path).name}\n{when}")
         if role == Qt.ItemDataRole.AccessibleTextRole:
             title = self.tr("{0}, pinned").format(row.title) if row.conversation.pinned else row.title
             return f"{title}: {''.join(text for text, _ in row.hit.parts)}" if row.hit else title

@@ -8,7 +8,7 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QVBoxLayout, QW
 from app.downloads import Transfer, TransferredFile
 from app.ui import format as fmt
 from app.ui.theme import set_role
-from app.ui.widgets import ElidedLabel, label
+from app.ui.widgets import ElidedLabel, label, tip
 
 SHOWN = 5
 _RANK = {"retrying": 0, "fetching": 1, "checking": 1, "waiting": 2, "verified": 3, "cached": 4}
@@ -44,7 +44,7 @@ class _Line(QWidget):
         if self._name.text() != name:
             self._name.setText(name)
             self._bar.setAccessibleName(self.tr("Progress of {0}").format(file.path))
-        self._name.setToolTip(f"{file.path}\n{file.note}".strip())
+        self._name.setToolTip(tip(f"{file.path}\n{file.note}".strip()))
         state = file.state if running or file.state in ("verified", "cached") else "waiting"
         self._state.setText(self._words(file, state))
         set_role(self._state, {"verified": "good", "retrying": "warn"}.get(state, "small"))

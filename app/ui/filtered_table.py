@@ -9,6 +9,7 @@ from PySide6.QtCore import QAbstractTableModel, QModelIndex, QObject, QPersisten
 from PySide6.QtWidgets import QHBoxLayout, QHeaderView, QLineEdit, QTableView, QVBoxLayout, QWidget
 
 from app.ui.markdown import clean
+from app.ui.widgets import tip
 
 _Index = QModelIndex | QPersistentModelIndex
 SORT_ROLE = int(Qt.ItemDataRole.UserRole)
@@ -59,7 +60,8 @@ class Table(QAbstractTableModel):
     def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         text, key = self._cells[index.row()][index.column()]
         if role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.ToolTipRole):
-            return clean(text if len(text) <= self.CELL else text[: self.CELL] + "…")
+            shown = clean(text if len(text) <= self.CELL else text[: self.CELL] + "…")
+            return shown if role == Qt.ItemDataRole.DisplayRole else tip(shown)
         if role == SORT_ROLE:
             return key
         if role == Qt.ItemDataRole.TextAlignmentRole:

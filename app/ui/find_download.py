@@ -14,7 +14,7 @@ from app.ui import format as fmt
 from app.ui.hub_errors import actions_for
 from app.ui.job_center import Job
 from app.ui.theme import set_role
-from app.ui.widgets import Action, ElidedLabel, ErrorCard, ProgressLine, button, label
+from app.ui.widgets import Action, ElidedLabel, ErrorCard, ProgressLine, button, label, tip
 from converter.spec import QuenchError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class DownloadPanel(QWidget):
             lacking = fmt.size(plan.to_fetch + MARGIN - plan.disk_free)
             text += "\n" + self.tr("There is not enough disk space: {0} are missing.").format(lacking)
         self._say(text, bad=not fits)
-        self._sum.setToolTip("\n".join(f"{file.path}: {fmt.size(file.bytes)}" for file in plan.files[:40]))
+        self._sum.setToolTip(tip("\n".join(f"{file.path}: {fmt.size(file.bytes)}" for file in plan.files[:40])))
         self._where.setText(self.tr("To {0}").format(fmt.path(plan.folder)))
         self._fits = fits
         self._follow(self._context.downloads.job_of(plan))

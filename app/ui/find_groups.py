@@ -21,7 +21,7 @@ from app.hub.messages import FileGroup, Repository
 from app.ui import format as fmt
 from app.ui.find_results import ROLES
 from app.ui.theme import Theme
-from app.ui.widgets import badge_size, paint_badge, type_words
+from app.ui.widgets import badge_size, paint_badge, tip, type_words
 
 _Index = QModelIndex | QPersistentModelIndex
 TYPE, NAME, SIZE, NEEDS, FITS = range(5)
@@ -94,7 +94,7 @@ class GroupModel(QAbstractTableModel):
                 return self._theme.color(ROLES[group.fits])
             return self._theme.color("muted") if column == NAME and group.kind == "projector" else None
         if role == Qt.ItemDataRole.ToolTipRole:
-            return self._tip(group, column)
+            return tip(self._tip(group, column) or "") or None
         if role == Qt.ItemDataRole.AccessibleTextRole and column == TYPE:
             parts = (self._text(group, column) for column in range(5))
             return ", ".join(part for part in parts if part)

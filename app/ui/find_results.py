@@ -13,6 +13,7 @@ from app.hub.fitting import BITS
 from app.hub.messages import FoundModel
 from app.ui import format as fmt
 from app.ui.theme import Theme
+from app.ui.widgets import tip
 
 _Index = QModelIndex | QPersistentModelIndex
 NAME, PARAMETERS, FITS, DOWNLOADS, LIKES, ACCESS = range(6)
@@ -74,7 +75,7 @@ class ResultsModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.DisplayRole:
             return self._text(model, index.column())
         if role == Qt.ItemDataRole.ToolTipRole:
-            return self._tip(model)
+            return tip(self._tip(model) or "") or None
         if role == Qt.ItemDataRole.ForegroundRole and index.column() == FITS and model.fits:
             return self._theme.color(ROLES[model.fits])
         if role == Qt.ItemDataRole.AccessibleTextRole and index.column() == NAME:

@@ -23,7 +23,7 @@ from app.ui.context import Context
 from app.ui.inspect_reader import Reader
 from app.ui.markdown import clean
 from app.ui.theme import set_role
-from app.ui.widgets import ElidedLabel, ErrorCard, button, icon_button, label
+from app.ui.widgets import ElidedLabel, ErrorCard, button, icon_button, label, tip
 from converter.spec import ModelInfo, QuenchError
 
 SAMPLE = (
@@ -223,7 +223,7 @@ class TemplateTab(QWidget):
         if answer.characters > PROMPT_LIMIT:
             words.append(self.tr("the first {0} are shown").format(fmt.number(PROMPT_LIMIT)))
         self.words.setText(" · ".join([*words, answer.note] if answer.note else words))
-        self.words.setToolTip(answer.note)
+        self.words.setToolTip(tip(answer.note))
 
 
 class _TurnRow(QWidget):

@@ -24,7 +24,7 @@ from app.local.disk import FamilyUse, Removable
 from app.local.entry import Listed
 from app.ui import format as fmt
 from app.ui.theme import Theme
-from app.ui.widgets import button, label
+from app.ui.widgets import button, label, tip
 
 BAR_WIDTH = 72
 SHOWN = 300
@@ -90,8 +90,8 @@ class DiskPanel(QWidget):
             item = QTreeWidgetItem([titles.get(each.path, each.path), fmt.size(each.bytes), self._why(each, titles)])
             item.setData(0, _PATH_ROLE, each.path)
             item.setCheckState(0, Qt.CheckState.Checked if each.path in ticked else Qt.CheckState.Unchecked)
-            item.setToolTip(0, each.path)
-            item.setToolTip(2, item.text(2) + (f"\n{each.kept}" if each.kept else ""))
+            item.setToolTip(0, tip(each.path))
+            item.setToolTip(2, tip(item.text(2) + (f"\n{each.kept}" if each.kept else "")))
             item.setTextAlignment(1, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             item.setFont(1, self._theme.mono(13))
             self.could.addTopLevelItem(item)
@@ -114,7 +114,7 @@ class DiskPanel(QWidget):
         largest = max((use.bytes for use in uses), default=0) or 1
         for use in uses[:SHOWN]:
             item = QTreeWidgetItem([use.name, fmt.number(use.models), fmt.size(use.bytes), ""])
-            item.setToolTip(0, use.name)
+            item.setToolTip(0, tip(use.name))
             item.setData(3, _SHARE_ROLE, use.bytes / largest)
             for column in (1, 2):
                 item.setTextAlignment(column, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)

@@ -15,7 +15,7 @@ from app.ui import format as fmt
 from app.ui.glossary import explain
 from app.ui.library_rows import Quality, Row
 from app.ui.theme import Theme
-from app.ui.widgets import badge_size, paint_badge, type_words
+from app.ui.widgets import badge_size, paint_badge, tip, type_words
 
 _Index = QModelIndex | QPersistentModelIndex
 NAME, PARAMETERS, TYPE, SIZE, FITS, QUALITY, SPEED = range(7)
@@ -253,7 +253,7 @@ class LibraryTable(QAbstractItemModel):
             name = "muted" if is_group and column != NAME else "" if is_group else self._role(rows[0], column)
             return QColor(self._theme.color(name)) if name else None
         if role == Qt.ItemDataRole.ToolTipRole:
-            return None if is_group else self._tip(rows[0], column)
+            return None if is_group else tip(self._tip(rows[0], column))
         if role == Qt.ItemDataRole.AccessibleTextRole and column == NAME:
             return self._spoken(rows)
         return None

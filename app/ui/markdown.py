@@ -282,8 +282,13 @@ def _scratch() -> _Inert:
     return document
 
 
+_PROSE = re.compile(r"[^\W\d_](?:[^\W_]|[,;.!?'\"()\u2013-\u201d\u2026-]| (?! ))*")
+
+
 def parse(source: str, *, open_end: bool = False) -> list[Block]:
     """Blocks of one text chunk. With ``open_end`` unfinished emphasis and code at the end are closed for the eye."""
+    if _PROSE.fullmatch(source) and "www." not in source.lower():
+        return [Block("paragraph", (Run(source.rstrip(" ")),))]  # nothing in it means more than it says
     document = _scratch()
     document.setMarkdown(_prepare(settle(source) if open_end else source), _FEATURES)
     tables = [frame for frame in document.rootFrame().childFrames() if isinstance(frame, QTextTable)]

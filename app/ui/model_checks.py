@@ -13,7 +13,7 @@ from app import library
 from app.ui import format as fmt
 from app.ui.convert_recipes import TYPE_ROLE, BadgeDelegate
 from app.ui.servers import KIND, title_of_served
-from app.ui.widgets import button, label
+from app.ui.widgets import button, label, tip
 
 if TYPE_CHECKING:
     from app.ui.context import Context
@@ -160,7 +160,7 @@ class ModelChecks(QWidget):
         item.setData(TYPE, TYPE_ROLE, kind)
         item.setFont(SIZE, self._context.theme.mono(12))
         item.setTextAlignment(SIZE, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        item.setToolTip(NAME, path)
+        item.setToolTip(NAME, tip(path))
         return item
 
     def _on_item(self, item: QTreeWidgetItem, column: int) -> None:

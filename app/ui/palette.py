@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
 )
 
 from app.ui.theme import Theme, set_role
+from app.ui.widgets import tip
 
 WIDTH, MAX_ROWS = 560, 12
 HINT_ROLE = int(Qt.ItemDataRole.UserRole)
@@ -77,7 +78,7 @@ class _Commands(QAbstractListModel):
         if role == HINT_ROLE:
             return command.hint
         if role == Qt.ItemDataRole.ToolTipRole:
-            return command.hint or None
+            return tip(command.hint) or None
         if role == Qt.ItemDataRole.DecorationRole:
             return self._theme.icon(command.icon, "muted")
         return None

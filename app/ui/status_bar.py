@@ -13,10 +13,10 @@ from app.ui.context import Context
 from app.ui.engines import BUSY, DEAD, LOADING, STARTING, Engine
 from app.ui.serve_desk import OFF
 from app.ui.theme import set_role
-from app.ui.widgets import label, title_of
+from app.ui.widgets import LiveLabel, tip, title_of
 
-TICK_MS = 500
-MEMORY_EVERY = 4
+TICK_MS = 1000
+MEMORY_EVERY = 2
 """Ticks between two looks at the system's memory."""
 
 
@@ -50,11 +50,10 @@ class StatusBar(QFrame):
         self._ticks = 0
         self.model = self._part("memory", self.model_clicked)
         self.serve = self._part("share", self.serve_clicked)
-        self.memory = label("", "small")
-        self.speed = label("", "small")
+        self.memory = LiveLabel(context.theme.mono(12), "small")
+        self.speed = LiveLabel(context.theme.mono(12), "small")
+        self.speed.setToolTip(self.tr("Tokens per second that the loaded models write now."))
         self.jobs = self._part("jobs", self.jobs_clicked)
-        for figures in (self.memory, self.speed):
-            figures.setFont(context.theme.mono(12))
         layout = QHBoxLayout(self)
         layout.setContentsMargins(8, 2, 8, 2)
         layout.setSpacing(16)
@@ -86,11 +85,13 @@ class StatusBar(QFrame):
         for engine in alive:
             lines.append(engine.path)
             lines += [f"    {name}: {fmt.size(count)}" for name, count in memory_parts(engine)]
-        self.model.setToolTip("\n".join(lines) or self.tr("Choose a model on the Chat page to load it."))
+        self.model.setToolTip(tip("\n".join(lines)) or self.tr("Choose a model on the Chat page to load it."))
         self.model.setAccessibleName(self._model_text(alive))
-        rate = sum(engine.rate for engine in alive if engine.state == BUSY)
+        self._show_speed()
+
+    def _show_speed(self) -> None:
+        rate = sum(engine.rate for engine in self._context.engines.engines if engine.state == BUSY)
         self.speed.setText(fmt.tokens_per_second(rate) if rate > 0 else "")
-        self.speed.setToolTip(self.tr("Tokens per second that the loaded models write now."))
 
     def showEvent(self, event: QShowEvent) -> None:
         super().showEvent(event)
@@ -129,14 +130,16 @@ class StatusBar(QFrame):
 
     def _tick(self) -> None:
         self._ticks += 1
-        if any(engine.state == BUSY for engine in self._context.engines.engines) or self.speed.text():
-            self.refresh()
+        self._show_speed()
         if self._ticks % MEMORY_EVERY == 0:
             self._show_memory()
 
     def _show_memory(self) -> None:
         available, total = hardware.memory_available(), hardware.memory_total()
-        self.memory.setText(self.tr("{0} free").format(fmt.size(available)))
+        text = self.tr("{0} free").format(fmt.size(available))
+        if text == self.memory.text():
+            return
+        self.memory.setText(text)
         self.memory.setToolTip(
             self.tr("Memory that programs can still have: {0} of {1}.").format(fmt.size(available), fmt.size(total))
         )

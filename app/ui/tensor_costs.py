@@ -29,7 +29,7 @@ from app.ui.chart_parts import Legend, SeriesStyle
 from app.ui.tensor_errors import error_step_color
 from app.ui.tensor_map import Entry, MapGrid, Tensor
 from app.ui.theme import set_role
-from app.ui.widgets import ElidedLabel, ErrorCard, ProgressLine, button, label
+from app.ui.widgets import ElidedLabel, ErrorCard, ProgressLine, button, label, tip
 from converter.spec import PlannedOutput, PlannedTensor
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class TensorCosts(QWidget):
     def _describe(self, words: str) -> None:
         name, figures, *rest = words.split("\n")
         self.where.setText(f"{name.removesuffix('.weight')}: {figures}")
-        self.where.setToolTip("\n".join([name, figures, *rest]))
+        self.where.setToolTip(tip("\n".join([name, figures, *rest])))
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         super().resizeEvent(event)

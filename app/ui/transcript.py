@@ -1,7 +1,7 @@
 """A conversation on one page: a single text document, in which only the end of the last answer is ever written again.
 
-Streamed text is taken at any rate and drawn at most once in 40 ms; an update that was dear is followed by a longer
-pause, so that drawing never takes more than a quarter of the thread.
+Streamed text is taken at any rate and drawn at once, then at most once in 40 ms; an update that was dear is followed by
+a longer pause, so that writing and painting take less than a hundredth of a core.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from PySide6.QtCore import QEvent, QMimeData, QPoint, QRectF, Qt, QTimer, QUrl, Signal
+from PySide6.QtCore import QEvent, QMimeData, QPoint, QRect, QRectF, Qt, QTimer, QUrl, Signal
 from PySide6.QtGui import (
     QAction,
     QColor,
@@ -21,6 +21,7 @@ from PySide6.QtGui import (
     QPaintEvent,
     QPen,
     QResizeEvent,
+    QShowEvent,
     QTextBlock,
     QTextCharFormat,
     QTextCursor,
@@ -60,9 +61,13 @@ from app.ui.transcript_blocks import (
 from app.ui.transcript_style import KEY, KIND, PAD, QUOTE, ROLE, Formats
 
 FLUSH_MS, SLOWEST_MS = 40, 400
-SHARE = 100
-"""New text is followed by a pause of this many times what writing it took (painting it takes about twice that): the
-engine, which may use every core, is to be disturbed little."""
+LATE_MS = 160
+"""What may be drawn again waits so long for the next text: then all that a message changes is painted at once."""
+SHARE = 150
+"""New text is followed by a pause of this many times the processor's time that writing and painting it took: an
+engine's threads, which may be on every core, wait for each other, and what is taken from one is taken from all."""
+MARGIN = 40
+"""Pixels above and below what is to be painted in which blocks may have a surface that reaches into it."""
 MAX_MARKS = 200
 MEASURE = 820
 """The widest column of text, in pixels: longer lines are hard to read."""
@@ -89,7 +94,9 @@ class Transcript(QTextBrowser):
         self._formats = Formats(theme)
         self._hovered: int | None = None
         self._current: int | None = None
-        self.last_cost = 0.0
+        self._cost = self._paint_cost = 0.0
+        self._drawn = 0.0
+        self._ground = "background"
         set_role(self, "plain")
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setAccessibleName(self.tr("Conversation"))
@@ -103,6 +110,8 @@ class Transcript(QTextBrowser):
         self.setWordWrapMode(self.wordWrapMode().WrapAtWordBoundaryOrAnywhere)
         self._page_margins()
         self.viewport().setMouseTracking(True)
+        # Painted whole by paintEvent: nothing behind it is painted with every word, and scrolling moves pixels.
+        self.viewport().setAttribute(Qt.WidgetAttribute.WA_OpaquePaintEvent)
         self.anchorClicked.connect(self._clicked)
         self._timer = QTimer(self, singleShot=True, timerType=Qt.TimerType.PreciseTimer)
         self._timer.timeout.connect(self.flush)
@@ -179,7 +188,7 @@ class Transcript(QTextBrowser):
         frame.setFrameFormat(form)
 
     def feed(self, key: int, text: str) -> None:
-        """More text of a streaming message; drawn within ``FLUSH_MS`` or a little later when drawing is dear."""
+        """More text of a streaming message; drawn at once, or a little later when some was drawn just before."""
         message = self._message(key)
         message.text += text
         if len(message.shown) < MAX_SHOWN:
@@ -192,8 +201,12 @@ class Transcript(QTextBrowser):
                 if fixed is not message.shown:
                     message.shown = fixed
                     self._rewrite(self._messages.index(message))
-        if not self._timer.isActive():
-            self._timer.start(max(FLUSH_MS, min(SLOWEST_MS, round(1000 * SHARE * self.last_cost))))
+        pause = min(SLOWEST_MS, max(FLUSH_MS, 1000 * SHARE * (self._cost + self._paint_cost)))
+        wait = round(pause - 1000 * (time.monotonic() - self._drawn))
+        if wait <= 0:
+            self.flush()
+        elif not self._timer.isActive():
+            self._timer.start(wait + LATE_MS)
 
     def finish(self, key: int, note: str = "", *, unfinished: bool = False, seed: int = -1) -> None:
         """The message is whole; ``note`` is the muted line under it, ``unfinished`` offers to go on."""
@@ -292,10 +305,10 @@ class Transcript(QTextBrowser):
         waiting = [message for message in self._messages if message.streaming]
         if not waiting:
             return
-        begun = time.perf_counter()
+        begun = time.thread_time()
         follow = self.at_bottom()
         self._edit(lambda: self._stream(waiting[-1]), follow)
-        self.last_cost = time.perf_counter() - begun
+        self._cost, self._drawn = time.thread_time() - begun, time.monotonic()
 
     # ---- writing the document ----------------------------------------------------------------------------------
 
@@ -683,31 +696,41 @@ class Transcript(QTextBrowser):
         return self.document().documentLayout().blockBoundingRect(block).translated(0, -offset)
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        self._paint_behind()
+        begun = time.thread_time()
+        self._paint_behind(event.rect())
         super().paintEvent(event)
+        self._paint_cost = time.thread_time() - begun
 
-    def _paint_behind(self) -> None:
-        """Surfaces behind questions and code, bars beside quotes, rules: only what is in sight."""
+    def _paint_behind(self, dirty: QRect) -> None:
+        """The ground, surfaces behind questions and code, bars beside quotes, rules: only what is to be painted."""
+        painter = QPainter(self.viewport())
+        tokens = self._theme.tokens
+        painter.fillRect(dirty, QColor(getattr(tokens, self._ground)))
         if not self._messages:
             return
-        painter = QPainter(self.viewport())
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        tokens = self._theme.tokens
-        height, width = self.viewport().height(), self.viewport().width()
-        block = self.cursorForPosition(QPoint(0, 0)).block()
-        while block.previous().isValid() and self._area(block).bottom() > 0:
+        width = self.viewport().width()
+        layout, offset = self.document().documentLayout(), self.verticalScrollBar().value()
+        at_end = self.at_bottom()  # as while an answer comes
+        block = self.document().lastBlock() if at_end else self.cursorForPosition(QPoint(0, dirty.top())).block()
+        while block.previous().isValid():  # a surface is painted from its beginning, or from above what is in sight
+            bottom = layout.blockBoundingRect(block).bottom() - offset
+            form = block.blockFormat()
+            surface = form.stringProperty(ROLE) == "user" or form.stringProperty(KIND) in _SURFACES
+            if bottom <= 0 or (bottom <= dirty.top() - MARGIN and not surface):
+                break
             block = block.previous()
         spans: dict[str, list[tuple[int, float, float, float]]] = {"user": [], "code": []}
         rows: list[tuple[QRectF, str, int, float]] = []
         while block.isValid():
-            area = self._area(block)
-            if area.top() > height + 40:
+            area = layout.blockBoundingRect(block).translated(0, -offset)
+            if area.top() > dirty.bottom() + MARGIN:
                 break
             form = block.blockFormat()
             key, kind = form.intProperty(KEY), form.stringProperty(KIND)
             if key and form.stringProperty(ROLE) == "user":
                 _span(spans["user"], key, area, 0, joined=True)
-            if kind in {"code", "code_head"}:
+            if kind in _SURFACES:
                 _span(spans["code"], key, area, form.leftMargin() - PAD, joined=kind == "code")
             if form.intProperty(QUOTE) or kind == "rule":
                 rows.append((area, kind, form.intProperty(QUOTE), form.bottomMargin()))
@@ -727,11 +750,19 @@ class Transcript(QTextBrowser):
                 painter.drawRect(QRectF(PAD, area.center().y(), width - 2 * PAD, 1))
             for bar in range(bars):
                 painter.drawRect(QRectF(PAD + 14 * bar + 1, area.top(), 3, area.height() + gap))
+        height = self.viewport().height()
         if self.hasFocus() and self._current is not None and self.has(self._current):
             top = self._area(self.document().findBlock(self._message(self._current).start)).top() - 4
             painter.setBrush(QColor(tokens.accent))
             painter.drawRect(QRectF(0, top, 2, min(self._message_bottom(self._current), height) - top - 8))
         painter.end()
+
+    def showEvent(self, event: QShowEvent) -> None:
+        parent = self.parentWidget()
+        while parent is not None and parent.property("role") != "card":
+            parent = parent.parentWidget()
+        self._ground = "background" if parent is None else "surface"
+        super().showEvent(event)
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         follow = self.at_bottom()
@@ -774,6 +805,7 @@ def _is_shown(message: Message, entry: Entry) -> bool:
     return not message.streaming and shown == entry
 
 
+_SURFACES = frozenset({"code", "code_head"})
 _VERSIONS = {Qt.Key.Key_Left: PREVIOUS, Qt.Key.Key_Right: NEXT}
 _KEYS = {
     Qt.Key.Key_R: REGENERATE,

@@ -137,7 +137,7 @@ class LiveLabel(QLabel):
     """A one-line plain-text label for figures that change many times a second.
 
     A label of any size asks for a new layout with every text, which repaints all that shares a window's layouts with
-    it. This one has a fixed size, that of its widest text so far.
+    it. This one has a fixed size, that of its widest text so far and of two more figures.
     """
 
     def __init__(self, font: QFont, role: str = "") -> None:
@@ -161,7 +161,9 @@ class LiveLabel(QLabel):
             self._fit()
 
     def _fit(self) -> None:
-        self.setFixedSize(self.sizeHint())
+        room = self.fontMetrics().horizontalAdvance("00") if self.text() else 0
+        self.setMinimumWidth(0)  # else it counts as wanted
+        self.setFixedSize(self.sizeHint() + QSize(room, 0))
 
 
 class Card(QFrame):
@@ -501,10 +503,10 @@ class ModelPicker(QComboBox):
             self.clear()
             for text, path in wanted:
                 self.addItem(text, path)
-                self.setItemData(self.count() - 1, path, Qt.ItemDataRole.ToolTipRole)
+                self.setItemData(self.count() - 1, tip(path), Qt.ItemDataRole.ToolTipRole)
             self.addItem(*last)
         self.setCurrentIndex(self.findData(self._path) if self._path else -1)
-        self.setToolTip(self._path or "")
+        self.setToolTip(tip(self._path or ""))
 
     def _picked(self, index: int) -> None:
         path = self.itemData(index)

@@ -51,6 +51,8 @@ from converter.spec import Cancelled, QuenchError
 
 TOKENS_PER_SECOND = 20
 """Most Tokens events a second."""
+TOKENS_BY_ALL_CORES = 5
+"""The same where every core computes: each event, with what is drawn for it, then takes the engine's own time."""
 
 OUTPUTS = 16
 """Rows of logits at once; scoring goes in such steps."""
@@ -368,10 +370,12 @@ class _Reporter:
         self._request = request
         self._stopped = stopped
         self.characters = 0
-        self._throttle = Throttle(TOKENS_PER_SECOND)
+        alone = model.threads < hardware.logical_cores()
+        self._throttle = Throttle(TOKENS_PER_SECOND if alone else TOKENS_BY_ALL_CORES)
         self._lock = threading.Lock()
         self._done = threading.Event()
-        self._memory = hardware.anonymous_memory()
+        self._memory = self._now = hardware.anonymous_memory()
+        self._looked = time.monotonic()
         self._text = ""
         self._tokens = 0
         self._sent = time.monotonic()
@@ -416,10 +420,10 @@ class _Reporter:
 
     def _send(self) -> None:
         self._sent = time.monotonic()
+        if self._sent - self._looked >= _HEARTBEAT:
+            self._looked, self._now = self._sent, hardware.anonymous_memory()
         text, self._text = self._text, ""
-        self._connection.send(
-            Tokens(self._request, text, self._tokens, self._rate(), self._model.used, hardware.anonymous_memory())
-        )
+        self._connection.send(Tokens(self._request, text, self._tokens, self._rate(), self._model.used, self._now))
 
     def _rate(self) -> float:
         if len(self._times) < 2:

@@ -6,7 +6,8 @@ MODEL should not end its answers by itself (random weights do not). llama-bench 
 sources the first time. Prints one JSON object:
 
 ``generation``: tokens/s under the answer in the window and of llama-bench at the same depth, threads and context, in
-turns; ``by_quarter`` is milliseconds a token over the answer, first quarter first.
+turns; ``by_quarter`` is milliseconds a token over the answer, first quarter first. ``own``: what the window itself took
+meanwhile, in milliseconds of the processor a token and a second, and how often a second it was painted.
 ``second_turn``: seconds to the first token of a second question, against llama-bench's time for its new tokens alone
 and one more.
 ``frames``: milliseconds of the window's event loop around each paint while answers stream (up to one too many), and
@@ -107,11 +108,49 @@ def by_quarter(told: list[tuple[float, int]]) -> list[float]:
     return found
 
 
+class Own:
+    """What the window takes while it is entered: seconds, its processor's time, and its paints."""
+
+    def __init__(self, window: Window) -> None:
+        from PySide6.QtCore import QEvent, QObject
+
+        self.paints, self.seconds, self.processor = 0, 0.0, 0.0
+        outer = self
+
+        class Paints(QObject):
+            def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+                outer.paints += event.type() == QEvent.Type.UpdateRequest
+                return False
+
+        self._window = window.window
+        self._filter = Paints()
+
+    def __enter__(self) -> Own:
+        self._window.installEventFilter(self._filter)
+        self._begin = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self._begin[0]
+        self.processor += time.process_time() - self._begin[1]
+        self._window.removeEventFilter(self._filter)
+
+    def figures(self, tokens: int) -> dict[str, float]:
+        return {
+            "ms_per_token": round(1000 * self.processor / tokens, 3),
+            "ms_per_second": round(1000 * self.processor / self.seconds, 1),
+            "paints_per_second": round(self.paints / self.seconds, 1),
+        }
+
+
 def generation(window: Window, bench: Bench, tokens: int, repeat: int) -> dict[str, Any]:
     ours, theirs, quarters = [], [], []
+    written, own = 0, Own(window)
     for _ in range(repeat):
         window.page.new_chat()
-        reply, told = window.ask(QUESTION)
+        with own:
+            reply, told = window.ask(QUESTION)
+        written += reply.tokens
         if reply.tokens < tokens:
             raise SystemExit(f"the model ended its answer after {reply.tokens} tokens; choose one that does not")
         ours.append(reply.tokens_per_second)
@@ -122,6 +161,7 @@ def generation(window: Window, bench: Bench, tokens: int, repeat: int) -> dict[s
         "llama_bench": [round(rate, 2) for rate in theirs],
         "ratio": round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 4),
         "by_quarter": [statistics.median(column) for column in zip(*quarters, strict=True)],
+        "own": own.figures(written),
     }
 
 

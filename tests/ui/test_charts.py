@@ -182,14 +182,29 @@ def test_time_chart_rests_while_hidden_and_catches_up(qtbot: QtBot, theme: Theme
     with qtbot.waitExposed(chart):
         chart.show()
     assert chart.readout.text() == "10.0 tokens/s"
-    chart.append("rate", 20.0, 1.0)
-    assert chart.running
+    chart.append("rate", 15.0, 1.0)
+    assert chart.readout.text() == "15.0 tokens/s"  # with the message that brings it
+    chart.append("rate", 20.0, 1.1)
+    assert chart.running  # drawn just now: later
     qtbot.waitUntil(lambda: chart.readout.text() == "20.0 tokens/s")
-    qtbot.waitUntil(lambda: not chart.running)  # nothing new: the timer sleeps
+    assert not chart.running  # nothing new: the timer sleeps
     chart.append("rate", 30.0, 2.0)
     chart.hide()
     assert not chart.running
     assert chart.readout.text() == "20.0 tokens/s"
+
+
+def test_the_view_of_live_values_grows_in_steps(theme: Theme, show: Callable[..., None]) -> None:
+    chart = TimeChart(theme, "Speed", "tokens/s", ["rate"])
+    show(chart)
+    seen = []
+    for second in range(100):
+        chart.append("rate", 80.0 + second % 7, float(second))
+        chart.refresh()
+        (left, right), (bottom, top) = chart.plot.getViewBox().viewRange()
+        assert left <= 0 <= second <= right <= 2 * max(second, 5) and bottom == 0 and 86 < top <= 150
+        seen.append((right, top))
+    assert len(set(seen)) < 15  # its axes are drawn again as often, not with every value
 
 
 def test_time_chart_shows_binary_units(theme: Theme, show: Callable[..., None]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
-from PySide6.QtGui import QDropEvent
+from PySide6.QtGui import QDropEvent, QTextDocument
 from pytestqt.qtbot import QtBot
 
 from app import paths
@@ -325,3 +325,16 @@ def test_a_system_prompt_is_stored_with_every_key(qtbot: QtBot, page: ChatPage, 
     page.new_chat()
     assert page.inspector.system.toPlainText() == ""
     assert context.store.conversation(talk).system == "Be brief."
+
+
+def test_what_strangers_wrote_is_never_markup_in_a_tooltip(page: ChatPage, context: Context) -> None:
+    marked = "<b>bold</b> & <img src='x'>"
+    context.store.create_conversation(marked, "/models/x.gguf")
+    page.list.refresh()
+    tooltip = page.list.model.index(0).data(Qt.ItemDataRole.ToolTipRole)
+    read = QTextDocument()
+    if Qt.mightBeRichText(tooltip):
+        read.setHtml(tooltip)
+    else:
+        read.setPlainText(tooltip)
+    assert marked in read.toPlainText()

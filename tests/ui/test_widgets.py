@@ -16,7 +16,7 @@ from app.measure_messages import Estimate
 from app.protocol import Failed
 from app.ui import format as fmt
 from app.ui.context import Context
-from app.ui.widgets import EmptyState, ErrorCard, ModelPicker, ProgressLine, StatTile, TypeBadge, drop_paths
+from app.ui.widgets import EmptyState, ErrorCard, LiveLabel, ModelPicker, ProgressLine, StatTile, TypeBadge, drop_paths
 from converter.spec import QuenchError
 
 
@@ -185,3 +185,13 @@ def test_only_local_files_are_dropped(tmp_path: Path) -> None:
         QPoint(), Qt.DropAction.CopyAction, mime, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier
     )
     assert [Path(path) for path in drop_paths(event)] == [tmp_path]
+
+
+def test_a_live_label_stays_as_wide_as_its_text_when_the_look_changes(qtbot: QtBot, context: Context) -> None:
+    live = LiveLabel(context.theme.mono(12), "number")
+    qtbot.addWidget(live)
+    live.setText("84.0 tokens/s")
+    width = live.width()
+    for look in ("dark", "light", "dark"):
+        context.theme.set_mode(look)
+    assert live.width() == width

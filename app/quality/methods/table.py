@@ -120,20 +120,20 @@ def _k_quant(recipe: str, *, importance: bool = False) -> Method:
 _METHODS = (
     Method(
         "int8-row", "int8, per channel", "Round to nearest, a scale for each output.",
-        ("torchao", "optimum-quanto"), make=_each(IntGrid(8).matrix), bits=IntGrid(8).total_bits,
+        ("torchao", "optimum-quanto", "vLLM"), make=_each(IntGrid(8).matrix), bits=IntGrid(8).total_bits,
     ),
     Method(
         "int8", "int8, groups of 128", "Round to nearest, a scale for each 128 weights.",
-        ("torchao", "MLX"), make=_each(IntGrid(8, 128).matrix), bits=IntGrid(8, 128).total_bits,
+        ("GPTQModel", "vLLM"), make=_each(IntGrid(8, 128).matrix), bits=IntGrid(8, 128).total_bits,
     ),
     Method(
         "int4-row", "int4, per channel", "Round to nearest, a scale and a zero for each output.",
-        ("torchao", "optimum-quanto"), make=_each(IntGrid(4, 0, zero=True).matrix),
+        ("vLLM",), make=_each(IntGrid(4, 0, zero=True).matrix),
         bits=IntGrid(4, 0, zero=True).total_bits,
     ),
     Method(
         "int4", "int4, groups of 128", "Round to nearest, a scale and a zero for each 128 weights.",
-        ("torchao", "MLX", "vLLM"), make=_each(INT4.matrix), bits=INT4.total_bits,
+        ("torchao", "optimum-quanto", "vLLM"), make=_each(INT4.matrix), bits=INT4.total_bits,
     ),
     Method(
         "nf4", "NF4", "Sixteen levels at the quantiles of a normal distribution, a scale for each 64 weights.",

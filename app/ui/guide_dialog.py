@@ -76,6 +76,7 @@ class GuideDialog(QDialog):
         form = QFormLayout()
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(8)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         form.addRow(self.tr("Runs on"), self.hardware)
         form.addRow(self.tr("Memory"), self.memory)
         form.addRow(self.tr("For"), self.use)
@@ -120,7 +121,9 @@ def _number(least: float, most: float, suffix: str, name: str) -> QDoubleSpinBox
     made.setRange(least, most)
     made.setDecimals(2 if least < 0.1 else 1)
     made.setSuffix(suffix)
-    made.setAccessibleName(name)
+    made.lineEdit().setTextMargins(6, 0, 0, 0)  # as the window gives them to its pages
+    for each in (made, made.lineEdit()):
+        each.setAccessibleName(name)
     return made
 
 

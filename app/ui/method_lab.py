@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QAction, QColor, QResizeEvent
-from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QMenu, QSpinBox, QTabBar, QToolButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QBoxLayout, QHBoxLayout, QMenu, QSpinBox, QTabBar, QVBoxLayout, QWidget
 
 from app import measurements
 from app.measure_messages import CandidateQuality, MeasureMethods, MethodQuality, MethodsResult, MethodUpdate
@@ -91,9 +91,7 @@ class MethodLabPanel(QWidget):
         self.job: Job | None = None
         self.model = ModelPicker(context, {"gguf"})
         self.model.setAccessibleName(self.tr("Model that methods are compared on"))
-        self.chosen = QToolButton()
-        self.chosen.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.chosen.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextOnly)
+        self.chosen = button("", None)
         self.menu = QMenu(self)
         self.chosen.setMenu(self.menu)
         self.methods: dict[str, QAction] = {}
@@ -102,6 +100,7 @@ class MethodLabPanel(QWidget):
         self.minutes.setSpecialValueText(self.tr("no limit"))
         self.minutes.setSuffix(self.tr(" min"))
         self.minutes.setAccessibleName(self.tr("Time limit in minutes"))
+        self.minutes.lineEdit().setAccessibleName(self.minutes.accessibleName())
         self.minutes.setToolTip(
             self.tr("Fewer windows are measured, and methods whose turn does not come are left out")
         )

@@ -40,9 +40,9 @@ class GuideDialog(QDialog):
         ):
             self.use.addItem(words, use)
         self.use.setAccessibleName(self.tr("What the model is for"))
-        self.size = _number(0.01, 2000, self.tr(" billion"), self.tr("Parameters of the model"))
+        self.parameters = _number(0.01, 2000, self.tr(" billion"), self.tr("Parameters of the model"))
         info = context.library.entry(source) if source else None
-        self.size.setValue(info.parameters / 1e9 if info is not None else 8.0)
+        self.parameters.setValue(info.parameters / 1e9 if info is not None else 8.0)
         self.recipe = label("", "title")
         self.facts = label("", "muted", wrap=True)
         self.reason = label("", "", wrap=True)
@@ -50,7 +50,7 @@ class GuideDialog(QDialog):
         self._lay_out()
         for box in (self.hardware, self.use):
             box.currentIndexChanged.connect(self._answer)
-        for number in (self.memory, self.size):
+        for number in (self.memory, self.parameters):
             number.valueChanged.connect(self._answer)
         self._answer()
 
@@ -60,7 +60,7 @@ class GuideDialog(QDialog):
             memory=round(self.memory.value() * guide.GIB),
             hardware=str(self.hardware.currentData()),
             use=str(self.use.currentData()),
-            parameters=self.size.value() * 1e9,
+            parameters=self.parameters.value() * 1e9,
         )
 
     def make_it(self) -> None:
@@ -80,7 +80,7 @@ class GuideDialog(QDialog):
         form.addRow(self.tr("Runs on"), self.hardware)
         form.addRow(self.tr("Memory"), self.memory)
         form.addRow(self.tr("For"), self.use)
-        form.addRow(self.tr("Model"), self.size)
+        form.addRow(self.tr("Model"), self.parameters)
         bottom = QHBoxLayout()
         bottom.setSpacing(8)
         bottom.addStretch(1)

@@ -136,6 +136,10 @@ class MethodLabPanel(QWidget):
             self.model.set_path(reference)
         self._refresh()
 
+    def is_empty(self) -> bool:
+        """Whether there is no table."""
+        return not self.table.rows.rows
+
     def command(self) -> MeasureMethods | None:
         """What is chosen; None while something is missing."""
         path = self.model.path()

@@ -129,7 +129,7 @@ def test_the_guide_answers_and_opens_convert(qtbot: QtBot, context: Context, sho
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose, on=False)
     dialog.show()
     dialog.memory.setValue(16)
-    dialog.size.setValue(8)
+    dialog.parameters.setValue(8)
     assert dialog.recipe.text() == "Q4_K_M" and "importance matrix" in dialog.reason.text()
     assert nameless(dialog) == []
     dialog.use.setCurrentIndex(1)
@@ -141,7 +141,7 @@ def test_the_guide_answers_and_opens_convert(qtbot: QtBot, context: Context, sho
     convert = shown(ConvertPage)
     convert.receive(request)
     assert convert.recipes.model.ticked_names() == ("Q6_K",)
-    dialog.size.setValue(70)
+    dialog.parameters.setValue(70)
     assert dialog.recipe.text() == "Nothing fits" and not dialog.make_button.isEnabled()
 
 

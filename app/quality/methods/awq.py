@@ -53,7 +53,8 @@ def awq(weights: Floats, scale: Floats, covariance: Covariance, grid: IntGrid, *
         stop = min(start + size, columns)
         part = scaled[:, start:stop]
         inverse = 1 / scale[start:stop]
-        own: Floats = covariance[start:stop, start:stop].astype(np.float32) * inverse * inverse[:, None]
+        own: Floats = covariance[start:stop, start:stop].astype(np.float32)
+        own *= inverse * inverse[:, None]
         found[:, start:stop] = _cut(part, own, grid) if cut else grid.round(part)
     found /= scale
     return found

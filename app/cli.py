@@ -234,6 +234,21 @@ def build_parser() -> argparse.ArgumentParser:
     sensitivity.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
     sensitivity.add_argument("--threads", type=_natural, default=0)
 
+    methods = add("methods", "methods of quantization compared on one model", _late("run", "app.methods_command"))
+    methods.add_argument("model", metavar="MODEL", help="a folder, or a GGUF file in 16 or 32 bits")
+    methods.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: as for quality")
+    methods.add_argument("--methods", metavar="M[,M...]", help="only these; without it all are measured")
+    methods.add_argument(
+        "--file", action="append", default=[], metavar="F", help="a GGUF file of the same model beside them; repeatable"
+    )
+    methods.add_argument(
+        "--calibration", metavar="F[,F...]", help="texts that methods may look at; default: the bundled ones for it"
+    )
+    methods.add_argument("--context", type=_natural, default=512)
+    methods.add_argument("--chunks", type=_natural, default=2, help="windows a text; 0: all")
+    methods.add_argument("--minutes", type=_number, default=0.0, help="as much as there is time for; 0: no limit")
+    methods.add_argument("--threads", type=_natural, default=0)
+
     bench = add("bench", "speed and memory", commands.bench)
     bench.add_argument("models", nargs="+", metavar="MODEL")
     bench.add_argument("--prompt", type=_natural, default=512)

@@ -227,7 +227,7 @@ def fit(options: argparse.Namespace) -> Result:
         output=absolute(options.output),
         size=size,
         imatrix=absolute(options.imatrix) if options.imatrix else "",
-        texts=_texts([options.text]) if options.text else (),
+        texts=named_texts([options.text]) if options.text else (),
         floors=tuple(_rule(text) for text in options.at_least),
         windows=options.windows,
         minutes=options.minutes,
@@ -278,7 +278,7 @@ def quality(options: argparse.Namespace) -> Result:
         reference=reference,
         candidates=(*(path for path in files for _ in caches), *(place.path for place in served)),
         kv=tuple(kind for _ in files for kind in caches),
-        texts=() if saved and not options.text else _chosen_texts(options.text),
+        texts=() if saved and not options.text else chosen_texts(options.text),
         context=(0 if saved else 512) if options.context is None else options.context,
         chunks=options.chunks,
         minutes=options.minutes,
@@ -362,7 +362,7 @@ def sensitivity(options: argparse.Namespace) -> Result:
     command = MeasureSensitivity(
         reference=absolute(options.reference),
         candidate=absolute(options.candidate),
-        texts=_chosen_texts(options.text),
+        texts=chosen_texts(options.text),
         context=options.context,
         chunks=options.chunks,
         minutes=options.minutes,
@@ -375,14 +375,14 @@ def sensitivity(options: argparse.Namespace) -> Result:
     return Result(data, tables.sensitivity(result))
 
 
-def _chosen_texts(given: str | None) -> tuple[str, ...]:
+def chosen_texts(given: str | None) -> tuple[str, ...]:
     """What ``--text`` names, else the usual ones."""
     from app.quality.texts import DEFAULT
 
-    return _texts([given]) if given else DEFAULT
+    return named_texts([given]) if given else DEFAULT
 
 
-def _texts(given: Sequence[str]) -> tuple[str, ...]:
+def named_texts(given: Sequence[str]) -> tuple[str, ...]:
     """Bundled texts and groups of them by their names, and files; each of ``given`` may be several, with commas."""
     from app.quality.texts import expand, is_bundled
 
@@ -438,7 +438,7 @@ def _measure_imatrix(options: argparse.Namespace) -> Result:
     output = absolute(options.output)
     command = MeasureImatrix(
         model=absolute(options.model),
-        texts=_texts(options.text) or tuple(CALIBRATION),
+        texts=named_texts(options.text) or tuple(CALIBRATION),
         output=output,
         format=_imatrix_form(output, options.format),
         context=options.context,

@@ -124,6 +124,26 @@ class MeasureSensitivity(msgspec.Struct, frozen=True, tag_field="message", tag="
     threads: int = 0
 
 
+class MeasureMethods(msgspec.Struct, frozen=True, tag_field="message", tag="measure_methods"):
+    """Compare methods of quantization on ``reference``, a GGUF file in 16 or 32 bits (worker ``measure``).
+
+    ``methods`` are keys of :data:`app.quality.methods.table.METHODS`, none for all; ``files`` are GGUF files of the
+    same model that are measured beside them. ``calibration``: texts that the methods may look at, none for the bundled
+    ones. ``texts``, ``context``, ``chunks`` and ``threads`` as in :class:`MeasureQuality`. With ``minutes`` fewer
+    windows are measured, and methods whose turn does not come are left out.
+    """
+
+    reference: str
+    texts: tuple[str, ...]
+    methods: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    calibration: tuple[str, ...] = ()
+    context: int = 512
+    chunks: int = 2
+    minutes: float = 0.0
+    threads: int = 0
+
+
 class MeasureBench(msgspec.Struct, frozen=True, tag_field="message", tag="measure_bench"):
     """Speed and memory of models (worker ``measure``). No ``threads``: each model's own choice, as in Chat.
 
@@ -381,6 +401,71 @@ class SensitivityResult(msgspec.Struct, frozen=True, tag_field="message", tag="s
     windows: int
     context: int
     texts: tuple[str, ...]
+    seconds: float
+    content: str = ""
+
+
+class MethodQuality(msgspec.Struct, frozen=True):
+    """What one method makes of the reference. ``key`` and ``name`` of the method or, for a file, of that (``path``).
+
+    ``simulated``: its arithmetic was computed in 32-bit floats, and ``engines`` are programs that run it; else this
+    program runs it too. ``calibrated``: it has seen the calibration text. ``inputs``: it rounds what goes into products
+    as well. ``bits`` a weight that it rounds, ``bpw`` a weight of the whole model, whose tensors take ``bytes``.
+    ``slices``: KLD by text. ``seconds`` until it was made.
+    """
+
+    key: str
+    name: str
+    what: str
+    engines: tuple[str, ...]
+    simulated: bool
+    calibrated: bool
+    inputs: bool
+    bits: float
+    bpw: float
+    bytes: int
+    kld: Estimate
+    top1: Estimate
+    slices: dict[str, Estimate]
+    verdict: str
+    reason: str
+    seconds: float
+    type: str = ""
+    path: str = ""
+
+
+class MethodLeft(msgspec.Struct, frozen=True):
+    """A method that was not measured, and why not, in a sentence."""
+
+    key: str
+    name: str
+    reason: str
+
+
+class MethodUpdate(msgspec.Struct, frozen=True, tag_field="message", tag="method_update"):
+    """One more method is measured."""
+
+    row: MethodQuality
+
+
+class MethodsResult(msgspec.Struct, frozen=True, tag_field="message", tag="methods_result"):
+    """The end of :class:`MeasureMethods`, in the order of the table.
+
+    ``floor``: KLD of the reference's own weights where the engine computes with them in 32 bits, as it does for all
+    that is simulated; None where they are in 32 bits anyway. What is below it cannot be told from it. ``windows`` of
+    ``context`` tokens with ``tokens`` that were scored; ``calibration`` the texts that were used for it. ``content`` is
+    the reference's identity.
+    """
+
+    reference: str
+    rows: tuple[MethodQuality, ...]
+    left_out: tuple[MethodLeft, ...]
+    floor: Estimate | None
+    windows: int
+    tokens: int
+    context: int
+    texts: tuple[str, ...]
+    calibration: tuple[str, ...]
     seconds: float
     content: str = ""
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from app import hardware
-from app.measure_messages import BenchResult, QualityResult, SensitivityResult
+from app.measure_messages import BenchResult, MethodsResult, QualityResult, SensitivityResult
 from app.store import Store
 
 
@@ -52,5 +52,21 @@ def sensitivity_of(store: Store, path: str) -> SensitivityResult | None:
     found = store.latest(path, "sensitivity")
     try:
         return msgspec.convert(found.payload, SensitivityResult) if found is not None else None
+    except msgspec.ValidationError:
+        return None
+
+
+def keep_methods(store: Store, result: MethodsResult) -> None:
+    """Store what methods of quantization make of one reference."""
+    payload: dict[str, Any] = msgspec.to_builtins(result)
+    payload.pop("message", None)
+    store.add_measurement(result.reference, "methods", payload, result.content)
+
+
+def methods_of(store: Store, path: str) -> MethodsResult | None:
+    """The newest of a reference, None without one that this version can read."""
+    found = store.latest(path, "methods")
+    try:
+        return msgspec.convert(found.payload, MethodsResult) if found is not None else None
     except msgspec.ValidationError:
         return None

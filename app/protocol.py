@@ -67,8 +67,11 @@ from app.measure_messages import (
     ImatrixUpdate,
     MeasureBench,
     MeasureImatrix,
+    MeasureMethods,
     MeasureQuality,
     MeasureSensitivity,
+    MethodsResult,
+    MethodUpdate,
     QualityResult,
     QualityUpdate,
     ReadImatrix,
@@ -538,6 +541,7 @@ Command = (
     | MeasureBench
     | MeasureImatrix
     | MeasureSensitivity
+    | MeasureMethods
     | FitTypes
     | Wish
     | PlanFit
@@ -595,6 +599,8 @@ Event = (
     | QualityUpdate
     | SensitivityUpdate
     | SensitivityResult
+    | MethodUpdate
+    | MethodsResult
     | FitPlanned
     | FitProgress
     | FitChosen
@@ -649,6 +655,7 @@ TERMINAL = (
     BenchResult,
     ImatrixResult,
     SensitivityResult,
+    MethodsResult,
     FitPlanned,
     Fitted,
     VerifyResult,

@@ -22,11 +22,13 @@ from app.measure_messages import (
     ImatrixDescription,
     ImatrixResult,
     ImatrixStatistics,
+    MethodsResult,
     QualityResult,
     SensitivityResult,
 )
 from app.quality import figures
 from app.quality.figures import told
+from app.quality.numbers import Z95
 from converter.difference import (
     DIFFERENT,
     ONLY_FIRST,
@@ -328,6 +330,36 @@ def sensitivity(result: SensitivityResult, most: int = 20) -> str:
         f"sum of all {total:.5f}, all together {whole.value:.5f} +- {whole.error:.5f} nats, "
         f"{result.windows} windows in {console.duration(result.seconds)}"
     )
+    return "\n".join(lines)
+
+
+def methods(result: MethodsResult) -> str:
+    """A row a method, as in the table of methods."""
+    rows = [
+        (
+            row.name,
+            f"{row.bits:.2f}",
+            f"{row.bpw:.2f}",
+            f"{row.kld.value:.6f} +- {Z95 * row.kld.error:.6f}",
+            f"{row.top1.value:.1%}",
+            "simulated" if row.simulated else "here",
+            ", ".join(row.engines),
+        )
+        for row in result.rows
+    ]
+    header = ("method", "bits", "bits/weight", "KLD (nats, 95 %)", "same first", "computed", "other programs")
+    lines = [console.table(header, rows)]
+    texts = list(result.texts)
+    by_text = [(row.name, *(f"{row.slices[name].value:.6f}" for name in texts)) for row in result.rows]
+    lines += ["", "KLD by text", console.table(("method", *texts), by_text), ""]
+    lines += [f"{left.name} was left out. {left.reason}" for left in result.left_out]
+    if result.floor is not None:
+        lines.append(f"The same weights in 32 bits: {result.floor.value:.6f} nats; below it nothing is told apart.")
+    lines.append(
+        f"{result.windows} windows of {result.context} tokens, {result.tokens:,} scored, in "
+        f"{console.duration(result.seconds)}. bits: of what is rounded; bits/weight: of the whole model."
+    )
+    lines.append("simulated: the method's arithmetic in 32-bit floats; its engine's own sums may differ a little.")
     return "\n".join(lines)
 
 

@@ -167,11 +167,20 @@ class FeedbackEncoder:
         """
         tensors = {tensor.name: tensor for tensor in self.source.tensors}
         fitting = {name: self._fitting(tensors[name], kinds) for name, kinds in types.items()}
-        wanted = [name for name, kinds in fitting.items() if kinds]
-        for names in self._passes(wanted):
-            self._gather(names)
-            for group in self.covariances.groups(names).values():
-                yield from self._round([tensors[name] for name in group], fitting)
+        for group, sums in self.inputs([name for name, kinds in fitting.items() if kinds]):
+            yield from self._round([tensors[name] for name in group], sums, fitting)
+
+    def inputs(self, names: Sequence[str]) -> Iterator[tuple[list[str], Matrix]]:
+        """The matrices of ``names`` that share an input, with the sums of x x^T over it, pass by pass.
+
+        Raises:
+            QuenchError: what the engine says.
+            converter.spec.Cancelled: ``stopped`` became true.
+        """
+        for wanted in self._passes(names):
+            self._gather(wanted)
+            for leader, group in self.covariances.groups(wanted).items():
+                yield group, self.covariances.sums.pop(leader).sums
         self.covariances.watch(())
 
     def passes(self, types: Mapping[str, Sequence[str]]) -> int:
@@ -237,10 +246,9 @@ class FeedbackEncoder:
     # ---- rounding --------------------------------------------------------------------------------------------
 
     def _round(
-        self, tensors: Sequence[SourceTensor], types: Mapping[str, Sequence[str]]
+        self, tensors: Sequence[SourceTensor], sums: Matrix, types: Mapping[str, Sequence[str]]
     ) -> Iterator[tuple[Encoded, Encoded]]:
-        """Tensors of one input, whose covariance is given back."""
-        sums = self.covariances.sums.pop(self.covariances.leaders[tensors[0].name]).sums
+        """Tensors of one input."""
         if tensors[0].name == EMBEDDING:
             sums = _looked_up(sums)
         kind = np.float32 if len(sums) >= WIDE else np.float64

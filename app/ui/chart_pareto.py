@@ -23,7 +23,7 @@ LOG_RATIO = 12.0
 class ParetoPoint(NamedTuple):
     label: str
     type: str
-    bytes: int
+    bytes: float
     kld: float
     error: float
 
@@ -126,7 +126,7 @@ class ParetoChart(ChartFrame):
         self.points: list[ParetoPoint] = []
         self.log = False
         self._log_choice: bool | None = None
-        self._unit, self._scale = "MiB", 1.0
+        self._scale = 1.0
         super().__init__(theme, title or "Size against divergence", empty, parent)
         self._labels_layer = LabelLayer(self.plot.getViewBox())
         action = self.plot_menu().addAction(self.tr("Logarithmic divergence axis"))
@@ -140,7 +140,7 @@ class ParetoChart(ChartFrame):
     def plot_menu(self) -> Any:
         return self._menu_button.menu()
 
-    def set_points(self, points: Sequence[tuple[str, str, int, float, float]]) -> None:
+    def set_points(self, points: Sequence[tuple[str, str, float, float, float]]) -> None:
         """``(label, type, bytes, mean KLD in nats, its standard error)`` of every model."""
         self.points = [ParetoPoint(*point) for point in points]
         self.refresh()
@@ -171,6 +171,19 @@ class ParetoChart(ChartFrame):
     def legend_styles(self) -> list[SeriesStyle]:
         return self.styles() if len(self.front()) > 1 else []
 
+    def x_axis(self) -> tuple[str, float]:
+        """The words under the axis across, and what its values are divided by."""
+        unit, scale = byte_unit(max(point.bytes for point in self.points))
+        return self.tr("size (%1)").replace("%1", unit), scale
+
+    def x_words(self, point: ParetoPoint) -> str:
+        """What stands on the axis across, of one point."""
+        return quantity(point.bytes, "B")
+
+    def symbol(self, point: ParetoPoint) -> str:
+        """The shape of its dot."""
+        return "o"
+
     def _choose_log(self) -> bool:
         positive = [point.kld for point in self.points if point.kld > 0]
         if self._log_choice is not None:
@@ -188,12 +201,12 @@ class ParetoChart(ChartFrame):
         self.plot.clear()
         self.log = self._choose_log()
         self._log_action.setChecked(self.log)
-        self._unit, self._scale = byte_unit(max(point.bytes for point in self.points))
+        x_label, self._scale = self.x_axis()
         self.plot.axes["left"].log = self.log
         self.plot.axes["left"].picture = None
         self.plot.axes["bottom"].text = lambda value, spacing: decimal(value, step_digits(spacing))
         y_label = self.tr("mean KLD (nats, log)") if self.log else self.tr("mean KLD (nats)")
-        self.set_axis_labels(self.tr("size (%1)").replace("%1", self._unit), y_label)
+        self.set_axis_labels(x_label, y_label)
         corners = self._front_corners()
         if corners:
             pen = pg.mkPen(self.theme.tokens.accent, width=1, style=Qt.PenStyle.DashLine)
@@ -228,7 +241,12 @@ class ParetoChart(ChartFrame):
             bars.setZValue(25)
             self.plot.addItem(bars)
         dot = pg.ScatterPlotItem(
-            [x], [self._y(point.kld)], size=12, brush=self.theme.type_color(point.type), pen=self.outline()
+            [x],
+            [self._y(point.kld)],
+            size=12,
+            symbol=self.symbol(point),
+            brush=self.theme.type_color(point.type),
+            pen=self.outline(),
         )
         dot.setZValue(20)
         self.plot.addItem(dot)
@@ -256,7 +274,7 @@ class ParetoChart(ChartFrame):
         return "\n".join(
             [
                 nearest.label,
-                quantity(nearest.bytes, "B"),
+                self.x_words(nearest),
                 f"KLD {significant(nearest.kld)} ± {significant(nearest.error, 2)} nats",
                 *([on_front] if nearest in self.front() else []),
             ]

@@ -48,6 +48,9 @@ class QualityPage(MeasuredPage):
         self._report = ""
         self.kept: float | None = None
         """How much of what is chosen an interrupted run has kept (0 to 1), None if nothing."""
+        self._methods_wanted = False
+        self.methods_button = button(self.tr("Methods"), self.show_methods, "quiet")
+        self.methods_button.setToolTip(self.tr("GPTQ, AWQ, NF4 and others beside the K-quants, on one model"))
         self.report_button = button(self.tr("Save report…"), self._ask_report)
         self.afresh_button = button(self.tr("Start over"), self.run_afresh, "quiet")
         self.afresh_button.setToolTip(self.tr("Measure all of it anew: what an interrupted run has kept is not used"))
@@ -61,7 +64,7 @@ class QualityPage(MeasuredPage):
         )
         theme = context.theme
         setup, table, charts = QualitySetup(context), QualityTable(theme), QualityCharts(context)
-        self.compose(words, setup, table, charts, after=(self.report_button,))
+        self.compose(words, setup, table, charts, before=(self.methods_button,), after=(self.report_button,))
         self.restore()
 
     # ---- faces
@@ -92,6 +95,14 @@ class QualityPage(MeasuredPage):
             return
         self.context.notify.good(self.tr("Report saved: %1").replace("%1", str(target)))
 
+    def show_methods(self) -> None:
+        """Bring the comparison of methods into view, also where nothing was measured yet."""
+        self._methods_wanted = True
+        self.setup_button.setChecked(False)
+        self.charts.tabs.setCurrentWidget(self.charts.methods)
+        self.refresh()
+        self.charts.methods.setFocus()
+
     def run_afresh(self) -> None:
         """Measure what is chosen, whatever an interrupted run of the same has kept."""
         command = self.setup.command()
@@ -112,6 +123,7 @@ class QualityPage(MeasuredPage):
         self.kept = journals.kept_fraction(chosen) if chosen is not None else None
         self.afresh_button.setVisible(self.kept is not None)
         super().refresh()
+        self.table.setVisible(bool(self.table.rows.rows))
         if self.kept is not None:
             self.missing.setText(self.tr("Interrupted at %1").replace("%1", fmt.percent(self.kept, 0)))
         self.report_button.setEnabled(bool(self._report) and Path(self._report).is_file())
@@ -141,7 +153,7 @@ class QualityPage(MeasuredPage):
     # ---- what is shown
 
     def has_rows(self) -> bool:
-        return bool(self.table.rows.rows)
+        return bool(self.table.rows.rows) or self._methods_wanted
 
     def has_figures(self) -> bool:
         return bool(self.measured())

@@ -10,6 +10,7 @@ from PySide6.QtWidgets import QMenu, QSplitter, QTabWidget, QToolButton, QVBoxLa
 
 from app.measure_messages import HISTOGRAM_EDGES, CandidateQuality
 from app.ui.charts import HistogramChart, LineChart, ParetoChart
+from app.ui.method_lab import MethodLabPanel
 from app.ui.passages_view import PassagesView
 from app.ui.quality_history import QualityHistory
 from app.ui.task_flips import TaskFlips
@@ -76,6 +77,7 @@ class QualityCharts(QWidget):
         self.flips = TaskFlips(theme)
         self.passages = PassagesView(theme)
         self.costs = TensorCosts(context)
+        self.methods = MethodLabPanel(context)
         self.history = QualityHistory(context)
         self.tabs = QTabWidget()
         self.tabs.setDocumentMode(True)
@@ -88,6 +90,7 @@ class QualityCharts(QWidget):
             (self.by_text, self.tr("Texts")),
             (self.layers, self.tr("Layers")),
             (self.costs, self.tr("Tensors")),
+            (self.methods, self.tr("Methods")),
             (self.tasks, self.tr("Tasks")),
             (self.flips, self.tr("Flipped")),
             (self.passages, self.tr("Passages")),
@@ -139,6 +142,7 @@ class QualityCharts(QWidget):
             self.flips: self._draw_flips,
             self.passages: self._draw_passages,
             self.costs: self._draw_costs,
+            self.methods: self._draw_methods,
             self.history: self._draw_history,
         }.get(self.tabs.currentWidget())
         if draw is not None:
@@ -194,6 +198,9 @@ class QualityCharts(QWidget):
     def _draw_costs(self, named: dict[str, str]) -> None:
         reference = self._reference.path if self._reference is not None else ""
         self.costs.set_results(named, self._candidates, reference)
+
+    def _draw_methods(self, named: dict[str, str]) -> None:
+        self.methods.set_results(self._reference.path if self._reference is not None else "", self._candidates)
 
     def _draw_history(self, named: dict[str, str]) -> None:
         self.history.set_results(named, self._candidates)

@@ -1,11 +1,12 @@
-"""The worker that measures: quality against a reference, what each tensor costs, speed and memory, or an importance
-matrix. One command, one result.
+"""The worker that measures: quality against a reference, what each tensor or method costs, speed and memory, or an
+importance matrix. One command, one result.
 
 ``MeasureQuality`` is answered by ``Status`` and ``QualityUpdate`` messages while it runs and by ``QualityResult``; a
 candidate that cannot be measured is told by a ``Failed`` with its index + 1 as ``request``, and the others go on.
-``MeasureSensitivity`` is answered by ``Status``, ``SensitivityUpdate`` and ``SensitivityResult``, ``MeasureBench`` by
-``Status``, ``BenchUpdate`` and ``BenchResult``, ``FitTypes`` by ``Status`` and ``FitPlanned``, ``MeasureImatrix`` by
-``ImatrixUpdate`` and ``ImatrixResult``. ``Cancel`` stops within a decode call.
+``MeasureSensitivity`` is answered by ``Status``, ``SensitivityUpdate`` and ``SensitivityResult``, ``MeasureMethods`` by
+``Status``, ``MethodUpdate`` and ``MethodsResult``, ``MeasureBench`` by ``Status``, ``BenchUpdate`` and ``BenchResult``,
+``FitTypes`` by ``Status`` and ``FitPlanned``, ``MeasureImatrix`` by ``ImatrixUpdate`` and ``ImatrixResult``. ``Cancel``
+stops within a decode call.
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ from app.engine.model import Model
 from app.engine.spread import Guard
 from app.files import write_atomically
 from app.fit_messages import FitTypes
-from app.measure_messages import MeasureBench, MeasureImatrix, MeasureQuality, MeasureSensitivity, QualityResult
+from app.measure_messages import (
+    MeasureBench,
+    MeasureImatrix,
+    MeasureMethods,
+    MeasureQuality,
+    MeasureSensitivity,
+    QualityResult,
+)
 from app.protocol import Cancel, Command, failed
 from app.quality import figures, report
 from app.quality.bench import BenchRun
 from app.quality.fitting import FitRun
 from app.quality.imatrix import ImatrixRun
 from app.quality.lab import QualityRun
+from app.quality.method_lab import MethodLab
 from app.quality.sensitivity import SensitivityRun
 from app.workers.runtime import Connection, leave
 from converter.spec import QuenchError
@@ -66,6 +75,9 @@ def serve(connection: Connection) -> None:
         elif isinstance(command, MeasureSensitivity):
             kernel_check.report(connection.send)
             connection.send(SensitivityRun(command, connection.send, stopped, models.append).run())
+        elif isinstance(command, MeasureMethods):
+            kernel_check.report(connection.send)
+            connection.send(MethodLab(command, connection.send, stopped, models.append).run())
         elif isinstance(command, FitTypes):
             kernel_check.report(connection.send)
             connection.send(FitRun(command, connection.send, stopped, models.append).run())

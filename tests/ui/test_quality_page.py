@@ -118,7 +118,7 @@ def test_two_candidates_fill_table_charts_and_store(
         if page.charts.tabs.widget(tab).is_empty():
             empty.append(page.charts.tabs.widget(tab))
     assert page.charts.history.series[0].results[0].tokens == page.job.result.tokens
-    assert empty == [page.charts.costs, *([] if tasks else [page.charts.tasks, page.charts.flips])]
+    assert empty == [page.charts.costs, page.charts.methods, *([] if tasks else [page.charts.tasks, page.charts.flips])]
 
     passages = page.charts.passages
     assert [passages.model.itemText(row) for row in range(2)] == ["Q2_K", "Q8_0"]

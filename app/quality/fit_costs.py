@@ -16,6 +16,7 @@ from app import hardware
 from app.engine.grafts import Grafts, Part
 from app.engine.model import Model
 from app.fit_messages import TYPES, FittedTensor, FitTypes
+from app.fit_speed import Pace
 from app.quality import feedback
 from app.quality.encoding import Encoder, Spool
 from app.quality.fit_engines import By, Engines, Sample, Teller
@@ -63,12 +64,24 @@ class Choices:
     refined: bool = False
 
 
+@dataclass(frozen=True)
+class Clock:
+    """What a token takes: ``read`` weights by tensor, at ``pace``; ``limit`` seconds for all of them."""
+
+    pace: Pace
+    read: Mapping[str, float]
+    limit: float
+
+    def seconds(self, types: Mix) -> float:
+        return sum(self.read[name] * self.pace.weight(kind) for name, kind in types.items())
+
+
 class Work:
     """What is known while types are chosen: costs by unit and type, in parts of the standard recipe's divergence."""
 
     def __init__(  # noqa: PLR0917 - the parts of one run, put together in one place
         self, command: FitTypes, encoder: Encoder, spool: Spool, engines: Engines, sample: Sample, told: Teller,
-        standard: Mix, choices: Mapping[str, Sequence[str]], units: Units,
+        standard: Mix, choices: Mapping[str, Sequence[str]], units: Units, clock: Clock | None = None,
     ) -> None:  # fmt: skip
         self._command = command
         self._encoder = encoder
@@ -78,6 +91,7 @@ class Work:
         self._told = told
         self.standard = standard
         self.units = units
+        self.clock = clock
         self.before: By = {}
         self._choices = choices
         self._errors: dict[tuple[str, str], float] = {}
@@ -174,7 +188,10 @@ class Work:
     # ---- choices ---------------------------------------------------------------------------------------------
 
     def _solve(self) -> Solution:
-        return solve(items(self._encoder, self._choices, self.units, self._costs), self._command.budget)
+        limit = self.clock.limit if self.clock is not None else math.inf
+        return solve(
+            items(self._encoder, self._choices, self.units, self._costs, self.clock), self._command.budget, limit
+        )
 
     def types(self, solution: Solution) -> dict[str, str]:
         """The type of each tensor."""
@@ -245,18 +262,16 @@ def items(
     choices: Mapping[str, Sequence[str]],
     units: Units,
     costs: Mapping[tuple[str, str], float],
+    clock: Clock | None = None,
 ) -> list[Item]:
     """What the solver takes; a cost that is not known counts as nothing."""
 
-    def size(unit: str, kind: str) -> int:
-        return sum(
-            encoder.bytes(name, kind if kind in choices[name] else encoder.fitted(name, kind)) for name in units[unit]
-        )
+    def choice(unit: str, kind: str) -> Choice:
+        types = {name: kind if kind in choices[name] else encoder.fitted(name, kind) for name in units[unit]}
+        size = sum(encoder.bytes(name, each) for name, each in types.items())
+        return Choice(kind, size, costs.get((unit, kind), 0.0), clock.seconds(types) if clock is not None else 0.0)
 
-    return [
-        Item(unit, tuple(Choice(kind, size(unit, kind), costs.get((unit, kind), 0.0)) for kind in choices[unit]))
-        for unit in units
-    ]
+    return [Item(unit, tuple(choice(unit, kind) for kind in choices[unit])) for unit in units]
 
 
 def _probed(kinds: Sequence[str], bits: float) -> list[str]:
@@ -296,6 +311,7 @@ __all__ = [
     "PROBES_EACH",
     "PROBING",
     "Choices",
+    "Clock",
     "Mix",
     "Units",
     "Work",

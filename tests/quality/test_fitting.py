@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import gguf
 import msgspec
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import converter
-from app import cli, recipe_files
+from app import cli, fit_speed, paths, recipe_files
 from app.child import run_job
 from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
 from app.fitting import _standard_bytes
@@ -258,3 +259,54 @@ def test_standards_are_recipes() -> None:
     from app.fitting import STANDARDS
 
     assert [recipes.recipe(name).name for name in STANDARDS] == list(STANDARDS)
+
+
+# ---- speed ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_goal_of_speed_decides_where_there_is_room(small: Path, importance: Path, tmp_path: Path) -> None:
+    """What is measured first is remembered; asked for the pace of small types, the large ones are not taken."""
+    with pytest.raises(QuenchError) as caught:
+        fitted(command(small, importance, speed=1e9))
+    assert caught.value.code == "too_slow" and "1e+09 tokens/s" in caught.value.detail
+    nearest = float(re.findall(r"write (\S+) tokens/s", caught.value.detail)[0])
+    with converter.open_model(small) as source:
+        info, names = source.info, [tensor.name for tensor in source.tensors if len(tensor.shape) > 1]
+        pace, known = fit_speed.pace_of(info)
+        read = fit_speed.weights_read(info, [tensor for tensor in source.tensors if tensor.name in names])
+    assert known and set(pace.by_type) == set(TYPES)
+    fastest = min(pace.by_type.values()) * sum(read.values())
+    assert nearest > 1 and 1 / fastest == pytest.approx(nearest, rel=3.0), "measured again, on a busy machine"
+    arguments = ["fit", str(small), "-o", str(tmp_path / "x.gguf"), "--speed", "1e9", "--imatrix", str(importance)]
+    assert cli.main(arguments) == 4, "now it is refused before anything begins"
+    found, _ = fitted(command(small, importance, budget=10_000_000, standard="Q8_0", windows=1, speed=nearest / 3))
+    assert found.decided in {"size", "speed", "both"} and found.speed > 0 and found.speed_threads >= 1
+    assert found.speed_predicted >= nearest / 3 * 0.999
+
+
+def test_a_token_reads_a_part_of_some_tensors(tmp_path: Path) -> None:
+    class Tensor(NamedTuple):
+        name: str
+        shape: tuple[int, ...]
+
+    tensors = [Tensor("token_embd.weight", (1000, 64)), Tensor("output.weight", (1000, 64)),
+               Tensor("blk.0.ffn_up_exps.weight", (8, 32, 64)), Tensor("blk.0.attn_q.weight", (64, 64))]  # fmt: skip
+    with converter.open_model(resource("pocket")) as source:
+        info = source.info
+    mixture = msgspec.structs.replace(
+        info, architecture="qwen3moe", experts=8, tied_embeddings=False, metadata={"qwen3moe.expert_used_count": 2}
+    )
+    read = fit_speed.weights_read(mixture, tensors)
+    assert list(read.values()) == [64, 64_000, 8 * 32 * 64 / 4, 64 * 64]
+    assert fit_speed.weights_read(info, tensors)["token_embd.weight"] == 64_000, "tied: it is the output as well"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"x": {"by_type": {"Q4_K": 1e-9}, "threads": 1}}', b"{" * 70_000])
+def test_a_damaged_memory_of_paces_counts_as_none(content: bytes) -> None:
+    with converter.open_model(resource("pocket")) as source:
+        info = source.info
+    (paths.cache() / "fit-paces.json").write_bytes(content)
+    pace, known = fit_speed.pace_of(info)
+    assert not known and set(pace.by_type) == set(TYPES) and pace.by_type["Q8_0"] > pace.by_type["Q2_K"] > 0
+    fit_speed.learn(info, pace)
+    assert fit_speed.pace_of(info) == (pace, True)

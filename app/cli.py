@@ -120,6 +120,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--context", type=_natural, default=0, metavar="N", help="tokens in the cache, for --leave-free and --speed"
     )
     fit.add_argument("--imatrix", default="", metavar="F", help="importance matrix; default: one is measured")
+    fit.add_argument(
+        "--sensitivity", default="", metavar="F", help="costs that were measured before are taken from F, new ones kept"
+    )
     fit.add_argument("--text", default="", metavar="F[,F...]", help="texts to probe on; default: the calibration texts")
     fit.add_argument("--at-least", action="append", default=[], metavar="RE=T", help="the smallest type for these")
     fit.add_argument("--windows", type=_natural, default=1, help="windows of each text; more is slower and surer")

@@ -238,6 +238,7 @@ def fit(options: argparse.Namespace) -> Result:
         overwrite=options.overwrite,
         dry_run=options.dry_run,
         speed=options.speed,
+        sensitivity=absolute(options.sensitivity) if options.sensitivity else "",
     )
     found = fitting.run(wish, show, lambda step, words: progress.say(words))
     progress.clear()

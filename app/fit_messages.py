@@ -43,7 +43,8 @@ class Wish(msgspec.Struct, frozen=True, tag_field="message", tag="fit"):
     ``floors`` as in :class:`FitTypes`. ``windows`` 0: as many as ``minutes`` allow. ``work`` is a folder where what the
     steps make is kept until the end, and taken over by another run of the same wish; empty: one of its own.
     ``feedback``: round with error feedback. ``speed``: tokens a second that the file must write at least (0: no goal),
-    with as many tokens in the cache as ``size.context`` says.
+    with as many tokens in the cache as ``size.context`` says. ``sensitivity``: a file that probes are taken from, and
+    kept in, for other sizes of the same model.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Wish(msgspec.Struct, frozen=True, tag_field="message", tag="fit"):
     work: str = ""
     feedback: bool = False
     speed: float = 0.0
+    sensitivity: str = ""
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -84,6 +86,8 @@ class FitTypes(msgspec.Struct, frozen=True, tag_field="message", tag="fit_types"
     put the tensors that were rounded so into ``blocks``, a GGUF file to be written, if they are kept. ``refined``: try
     blocks with less error than llama.cpp's too. ``speed``: tokens a second at least, with ``cached`` tokens in a cache
     of the type ``kv_type`` (0: no goal); the recipe to beat is then the largest within both budgets, if there is one.
+    ``costs``: a file that probes are taken from and kept in (empty: none); one of something else is refused where it
+    was ``named`` by somebody, and else written anew.
     """
 
     reference: str
@@ -102,6 +106,8 @@ class FitTypes(msgspec.Struct, frozen=True, tag_field="message", tag="fit_types"
     refined: bool = False
     speed: float = 0.0
     cached: int = 0
+    costs: str = ""
+    named: bool = False
     kv_type: str = "f16"
 
 
@@ -137,7 +143,8 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     the blocks without error feedback are refined. ``bytes`` of the tensors. ``standard``: the recipe that was the
     measure. With a goal of speed, else 0 and empty: ``speed`` tokens a second as they were measured, with
     ``speed_threads`` threads, ``speed_predicted`` as the planner had them, and ``decided``: which budget bound
-    (:data:`converter.fit.SIZE`, ``SPEED`` or ``BOTH``).
+    (:data:`converter.fit.SIZE`, ``SPEED`` or ``BOTH``). ``probes`` were needed, of which ``probes_known`` had been
+    measured by an earlier run.
     """
 
     tensors: tuple[FittedTensor, ...]
@@ -157,6 +164,8 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     speed_predicted: float = 0.0
     speed_threads: int = 0
     decided: str = ""
+    probes: int = 0
+    probes_known: int = 0
 
 
 class FitProgress(msgspec.Struct, frozen=True, tag_field="message", tag="fit_progress"):

@@ -229,10 +229,12 @@ def _choice(  # noqa: PLR0917 - the parts of one run
         speed=wish.speed,
         cached=wish.size.context if wish.speed else 0,
         kv_type=wish.size.kv_type,
+        costs=wish.sensitivity or str(work / fit_files.COSTS),
+        named=bool(wish.sensitivity),
     )
     plan = _done(job("measure", command, show), FitPlanned)
     chosen = FitChosen(msgspec.structs.replace(budget, standard=plan.standard or budget.standard), plan)
-    if not wish.minutes:
+    if not wish.minutes and not plan.probes_known:
         amount = _amounts(info, len(chosen.plan.tensors), wish)
         fit_estimate.learn(info, PROBING, sum(amount.values()) - amount[IMPORTANCE], chosen.plan.seconds)
     with suppress(OSError):  # without it the next run chooses again

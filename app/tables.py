@@ -119,6 +119,8 @@ def fit_data(found: Fitted) -> dict[str, Any]:
         "tokens_per_second": plan.speed or None,
         "predicted_tokens_per_second": plan.speed_predicted or None,
         "decided": plan.decided or None,
+        "probes": plan.probes,
+        "probes_known": plan.probes_known,
         "domains": msgspec.to_builtins(plan.domains),
         "recipe": found.recipe,
     }

@@ -39,7 +39,7 @@ from app.engine.covariance import Covariances
 from app.engine.model import Model
 from app.fit_messages import JUDGING, STANDARDS, TYPES, FitDomain, FitPlanned, FitTypes
 from app.protocol import Event, LoadOptions
-from app.quality import feedback, pace
+from app.quality import feedback, known_costs, pace
 from app.quality import texts as texts_module
 from app.quality.divergence import first_scored
 from app.quality.encoding import Encoder, Spool
@@ -128,7 +128,9 @@ class FitRun:
                 known = {name: given.windows[name] for name in sample.windows}
                 self._feed(source, _fewer(known, FEEDBACK_WINDOWS), choices, spool)
             units = self._units(choices, window * sample.count)
-            work = Work(command, encoder, spool, engines, sample, self._told, standard, choices, units, clock)
+            origin = known_costs.origin(command.reference, sample.windows, command.imatrix, feedback=command.feedback)
+            costs = known_costs.KnownCosts(command.costs, origin, strict=command.named)
+            work = Work(command, encoder, spool, engines, sample, self._told, standard, choices, units, costs, clock)
             self._told.plan(work.amount(judge))
             work.begin()
             work.probe()
@@ -236,6 +238,8 @@ class FitRun:
             shared=len(work.units) < len(work.standard),
             seconds=time.monotonic() - self._start,
             decided=found.decided if work.clock is not None else "",
+            probes=work.probes,
+            probes_known=work.taken,
         )
 
     def _units(self, choices: Mapping[str, Sequence[str]], seconds: float) -> Units:

@@ -70,8 +70,6 @@ def open_native(
     model = _load(path, options, on_progress, repack)
     try:
         check_generative(model, path)
-        if options.machines:
-            spread.watch()
         threads = options.threads or hardware.default_threads()
         tokens = wanted_context(model, options)
         if not anyway:
@@ -85,6 +83,8 @@ def open_native(
     except BaseException:
         lib.llama_model_free(model)
         raise
+    if options.machines:
+        spread.watch()
     sizes = native.log.buffers()
     # The library takes no more tokens at once than the context has; more in one call would abort the process.
     batch = min(int(params.n_batch), int(lib.llama_n_batch(context)))

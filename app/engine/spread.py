@@ -115,8 +115,9 @@ def attach(params: Any, found: Sequence[Machine]) -> Any:
 
 
 def watch() -> None:
-    """A model was loaded: let the guard, if there is one, watch its machines. Not earlier: until their buffers are made
-    the library connects anew for each question, and would wait behind the connection that is watched."""
+    """A context was made: let the guard, if there is one, watch its machines. Not earlier: a machine answers one
+    connection at a time, and until then the library connects anew for each question to one that holds no weights. It
+    would wait for ever behind the connection that is watched."""
     if _guard is not None:
         _guard.watch()
 
@@ -151,9 +152,15 @@ class Guard:
 
     def watch(self) -> None:
         """See :func:`watch`."""
-        if not self._watching:
-            self._watching = True
-            threading.Thread(target=self._watch, name="machines", daemon=True).start()
+        if self._watching:
+            return
+        self._watching = True
+        selector = selectors.DefaultSelector()
+        for endpoint in self._endpoints:
+            connection = _standing(endpoint)
+            if connection is not None:
+                selector.register(connection, selectors.EVENT_READ)
+        threading.Thread(target=self._watch, args=(selector,), name="machines", daemon=True).start()
 
     def _aborting(self, message: bytes | None) -> None:
         # Called from C, in the thread that is about to abort: nothing may be raised here.
@@ -170,12 +177,8 @@ class Guard:
         time.sleep(_AFTERWARDS)
         self._on_lost(machines.lost(rpc.which_are_there(self._endpoints), reason))
 
-    def _watch(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for endpoint in self._endpoints:
-                connection = _standing(endpoint)
-                if connection is not None:
-                    selector.register(connection, selectors.EVENT_READ)
+    def _watch(self, selector: selectors.BaseSelector) -> None:
+        with selector:
             while selector.get_map():
                 for key, _ in selector.select():
                     if _ended(key.fileobj):

@@ -453,7 +453,7 @@ class QualityRun:
         if subject.is_served:
             self._ask(window, reference, cast("ServedSubject", subject))
             return
-        values = compare(reference, self._logits(subject, window))
+        values = compare(reference, self._logits(subject, window), threads=subject.open_model.threads)
         self.kept.keep_window(subject.identity, number, values)
         subject.divergence.add(window.text, values)
         self._remember_pieces(subject.open_model, window, values)

@@ -112,7 +112,7 @@ class Recorder:
     def rows(self, coded: Bytes, right: Tokens) -> Rows:
         """Logits and facts of coded states."""
         logits = self._product(CODINGS[self.coding].decode(coded, self.shape.width))
-        return score(logits, right, keep=False)
+        return score(logits, right, keep=False, threads=self._threads)
 
     def matrix(self) -> Bytes:
         """The output matrix as the reference's file has it."""
@@ -288,10 +288,10 @@ class SavedReference:
         if matrix is None:
             beside = sorted(str(each) for each in Path(saved.path).parent.glob("*.gguf"))[:64]
             matrix, self.matrix_from = matrices.find(facts.shape, facts.matrix_digest, [*candidates, *beside])
+        self._threads = threads or hardware.physical_cores()
         self._head: Head | None = None
         if matrix is not None:
-            threads = threads or hardware.physical_cores()
-            self._head = Head(facts.shape, matrix, facts.steps, saved.bias(), threads)
+            self._head = Head(facts.shape, matrix, facts.steps, saved.bias(), self._threads)
 
     @property
     def exact(self) -> bool:
@@ -305,7 +305,7 @@ class SavedReference:
             assert facts.layout is not None
             return Odds(facts.layout, self.saved.odds(place), right)
         states = CODINGS[facts.coding].decode(self.saved.states(place), facts.shape.width)
-        return score(self._head.logits(states), right, keep=False)
+        return score(self._head.logits(states), right, keep=False, threads=self._threads)
 
     def close(self) -> None:
         if self._head is not None:

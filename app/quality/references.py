@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from app import paths
+from app import hardware, paths
 from app.fingerprint_files import is_fingerprint
 from app.measure_messages import FingerprintUse, MeasureQuality
 from app.quality import divergence, odds, texts
@@ -33,11 +33,11 @@ from converter.spec import QuenchError
 EMBED = ("auto", "always", "never")
 
 
-def compare(reference: Rows | Odds, candidate: Logits) -> TokenValues:
-    """Per-token divergence of a candidate's logits; errors as :func:`app.quality.divergence.compare`."""
+def compare(reference: Rows | Odds, candidate: Logits, *, threads: int = 1) -> TokenValues:
+    """Per-token divergence of a candidate's logits, as :func:`app.quality.divergence.compare` with its errors."""
     if isinstance(reference, Odds):
         return odds.compare(reference, candidate)
-    return divergence.compare(reference, candidate)
+    return divergence.compare(reference, candidate, threads=threads)
 
 
 class Store(Protocol):
@@ -63,6 +63,7 @@ class Reference:
         self._places: list[int] = []
         self._recorder: Recorder | None = None
         self._scribe: Scribe | None = None
+        self._threads = command.threads or hardware.physical_cores()
         self.context = command.context
         if is_fingerprint(command.reference):
             self._open_saved()
@@ -120,10 +121,10 @@ class Reference:
         right = window.tokens[first_scored(len(window.tokens)) + 1 :]
         coded = None
         if self._recorder is None:
-            rows = score(logits(window), right, keep=False)
+            rows = score(logits(window), right, keep=False, threads=self._threads)
         else:
             with self._recorder.listening():
-                rows = score(logits(window), right, keep=False)
+                rows = score(logits(window), right, keep=False, threads=self._threads)
             coded = self._recorder.states(rows.logits)
         if self._scribe is not None:
             assert coded is not None

@@ -44,6 +44,7 @@ SHAPES = {
     "0.1B": Shape(768, 2048, 12, 12, 4, tied=True),
     "0.2B-128k": Shape(768, 2048, 12, 12, 4, tied=True, vocabulary=128_256),
     "0.5B": Shape(1280, 3584, 24, 20, 4),
+    "1B-128k": Shape(2048, 8192, 16, 32, 8, tied=True, vocabulary=128_256),
     "1B": Shape(2048, 5632, 22, 32, 4),
     "2B": Shape(2048, 8192, 30, 32, 8),
 }

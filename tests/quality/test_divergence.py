@@ -229,18 +229,36 @@ def test_quantile_errors_cover_the_truth() -> None:
     assert np.mean(errors) == pytest.approx(math.sqrt(math.pi / 2 / 4000), rel=0.15)
 
 
-def test_weighted_resampling_is_a_plain_resample() -> None:
-    """Counting how often a cluster was drawn gives the quantile of the sample written out."""
+def test_threads_share_rows_and_change_no_figure() -> None:
+    random = np.random.default_rng(6)
+    reference, candidate = random.standard_normal((2, 67, 131072), dtype=np.float32)
+    right = random.integers(0, 131072, 67)
+    alone = d.compare(d.score(reference, right), candidate)
+    shared = d.compare(d.score(reference, right, threads=3), candidate, threads=3)
+    for name, values in vars(alone).items():
+        if name != "missing":
+            assert np.array_equal(values, getattr(shared, name)), name
+    probabilities = np.exp(reference[50].astype(np.float64))
+    expected = -math.log(probabilities[right[50]] / probabilities.sum())
+    assert shared.reference_nll[50] == pytest.approx(expected, abs=1e-7)
+    with pytest.raises(QuenchError, match=r"1 of 67 scored positions"):
+        d.score(np.where(np.arange(67)[:, None] == 60, np.nan, reference), right, threads=3)
+
+
+@pytest.mark.parametrize("lengths", [[30] * 10, [1, 7, 250, 3, 90], [2, 2]])
+def test_weighted_resampling_is_a_plain_resample(lengths: list[int]) -> None:
+    """Counting how often a cluster was drawn gives the quantiles of the sample written out."""
     random = np.random.default_rng(4)
-    values = random.standard_normal(300)
-    starts = d.cluster_starts([30] * 10)
-    found = d.quantile_estimates(values, d.KLD_QUANTILES, starts, 64)
-    draws = np.random.default_rng(512).multinomial(10, np.full(10, 0.1), size=64)
-    written = []
-    for counts in draws:
-        sample = np.sort(np.concatenate([np.tile(values[30 * i : 30 * i + 30], c) for i, c in enumerate(counts)]))
-        written.append(np.quantile(sample, 0.95, method="lower"))
-    assert found[1].error == pytest.approx(np.std(written, ddof=1), rel=0.1)
+    clusters = [random.standard_normal(length).round(1) for length in lengths]  # with ties
+    starts = np.cumsum([0, *lengths[:-1]])
+    found = d.quantile_estimates(np.concatenate(clusters), d.KLD_QUANTILES, starts, 64)
+    groups = len(lengths)
+    draws = np.random.default_rng(512).multinomial(groups, np.full(groups, 1 / groups), size=64)
+    samples = [np.concatenate([np.tile(part, n) for part, n in zip(clusters, counts, strict=True)]) for counts in draws]
+    for q, estimate in zip(d.KLD_QUANTILES, found, strict=True):
+        written = [np.quantile(sample, q, method="lower") for sample in samples]
+        assert estimate.value == np.quantile(np.concatenate(clusters), q)
+        assert estimate.error == pytest.approx(np.std(written, ddof=1), rel=1e-9, abs=1e-12)
 
 
 def test_few_windows_are_cut_into_enough_clusters() -> None:

@@ -278,7 +278,7 @@ def test_costs_are_kept_for_other_sizes_and_for_a_run_that_goes_on(
     assert again.probes == again.probes_known == first.probes
     assert [(t.name, t.type) for t in again.tensors] == [(t.name, t.type) for t in first.tensors]
     other, _ = fitted(msgspec.structs.replace(asked, budget=1_000_000, standard="Q3_K_M"))
-    assert 0 < other.probes_known < other.probes
+    assert 0 < other.probes_known <= other.probes
 
     half = msgspec.json.decode(costs.read_bytes())
     half["costs"] = dict(list(half["costs"].items())[::2])

@@ -229,7 +229,7 @@ class FitPreview(msgspec.Struct, frozen=True):
     ``floors``: how many tensors each matches. ``disk`` is what is written into the output's folder, ``work_disk`` what
     the steps need in the work folder until the end. ``seconds`` by step, for those that are to be done. ``refusals``:
     what stands against it; the run would say the first. ``speed``: tokens a second that the standard recipe of
-    ``budget`` is expected to write; ``speed_known``: by what was measured of this very model here.
+    ``budget`` is expected to write, 0 without a goal; ``speed_known``: by what was measured of this very model here.
     """
 
     budget: Budget

@@ -437,7 +437,9 @@ def _refused_speed(source: SourceModel, wish: Wish) -> Iterator[QuenchError]:
 
 
 def _expected_speed(source: SourceModel, wish: Wish, standard: str) -> tuple[float, bool]:
-    """Tokens a second of a standard recipe, and whether that comes from this very model on this machine."""
+    """Tokens a second of a standard recipe, and whether that comes from this very model; 0 where nobody asks."""
+    if not wish.speed:
+        return 0.0, False
     info = source.info
     pace, known = fit_speed.pace_of(info)
     types = {
@@ -446,7 +448,7 @@ def _expected_speed(source: SourceModel, wish: Wish, standard: str) -> tuple[flo
         if not recipes.unquantizable(info.architecture, tensor)
     }
     read = fit_speed.weights_read(info, source.tensors)
-    rest = fit_speed.cache_seconds(info, wish.size.context if wish.speed else 0, wish.size.kv_type)
+    rest = fit_speed.cache_seconds(info, wish.size.context, wish.size.kv_type)
     seconds = fit_speed.seconds(pace, read, types) + rest
     return (1 / seconds if seconds > 0 else 0.0), known
 

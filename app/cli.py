@@ -106,14 +106,23 @@ def build_parser() -> argparse.ArgumentParser:
     fit = add("fit", "the least damage at a size: types by measured divergence", commands.fit)
     fit.add_argument("source", metavar="SRC", help="a model folder, or a GGUF file in 16 or 32 bits")
     fit.add_argument("-o", "--output", required=True, metavar="OUT")
-    size = fit.add_mutually_exclusive_group(required=True)
+    size = fit.add_mutually_exclusive_group()
     size.add_argument("--size", default="", metavar="SIZE", help="of the file, as 3.5GiB or 500M")
     size.add_argument("--bpw", type=_number, default=0.0, metavar="BITS", help="bits a weight, over the whole file")
     size.add_argument("--like", default="", metavar="T", help="the bytes of this recipe, as Q4_K_M")
     size.add_argument(
-        "--leave-free", default="", metavar="SIZE", help="memory to leave when it runs with 8k of context"
+        "--leave-free", default="", metavar="SIZE", help="memory to leave when it runs with --context (8k)"
+    )
+    fit.add_argument(
+        "--speed", type=_number, default=0.0, metavar="N", help="at least N tokens/s here; with a size or without one"
+    )
+    fit.add_argument(
+        "--context", type=_natural, default=0, metavar="N", help="tokens in the cache, for --leave-free and --speed"
     )
     fit.add_argument("--imatrix", default="", metavar="F", help="importance matrix; default: one is measured")
+    fit.add_argument(
+        "--sensitivity", default="", metavar="F", help="costs that were measured before are taken from F, new ones kept"
+    )
     fit.add_argument("--text", default="", metavar="F[,F...]", help="texts to probe on; default: the calibration texts")
     fit.add_argument("--at-least", action="append", default=[], metavar="RE=T", help="the smallest type for these")
     fit.add_argument("--windows", type=_natural, default=1, help="windows of each text; more is slower and surer")

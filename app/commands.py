@@ -221,6 +221,7 @@ def fit(options: argparse.Namespace) -> Result:
         bpw=options.bpw,
         like=options.like,
         leave_free=parse_size(options.leave_free) if options.leave_free else 0,
+        context=options.context,
     )
     wish = Wish(
         source=absolute(options.source),
@@ -236,6 +237,8 @@ def fit(options: argparse.Namespace) -> Result:
         threads=options.threads,
         overwrite=options.overwrite,
         dry_run=options.dry_run,
+        speed=options.speed,
+        sensitivity=absolute(options.sensitivity) if options.sensitivity else "",
     )
     found = fitting.run(wish, show, lambda step, words: progress.say(words))
     progress.clear()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from app.fit_messages import STEPS
 
-REFERENCE, PLAN, BLOCKS, MADE = "reference.gguf", "plan.json", "blocks.gguf", "made"
-"""The model in 16 or 32 bits, the chosen types, the tensors that were rounded with error feedback, and that the file is
-written. The importance matrix has the name that it will have in the end."""
+REFERENCE, COSTS, PLAN, BLOCKS, MADE = "reference.gguf", "costs.json", "plan.json", "blocks.gguf", "made"
+"""The model in 16 or 32 bits, what probes have found, the chosen types, the tensors that were rounded with error
+feedback, and that the file is written. The importance matrix has the name that it will have in the end."""
 
 
 def finished(work: Path) -> float | None:
@@ -17,4 +17,4 @@ def finished(work: Path) -> float | None:
     return next((number / len(STEPS) for number, name in made if any(work.glob(name))), None)
 
 
-__all__ = ["BLOCKS", "MADE", "PLAN", "REFERENCE", "finished"]
+__all__ = ["BLOCKS", "COSTS", "MADE", "PLAN", "REFERENCE", "finished"]

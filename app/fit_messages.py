@@ -9,6 +9,9 @@ from converter.spec import ConversionResult
 TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
 """What a fit chooses from, the smallest first."""
 
+STANDARDS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
+"""Recipes that a fit is measured against, the smallest first."""
+
 JUDGING = "Judging"
 """What a run of :class:`FitTypes` says that it does when it compares the choice with the standard recipe."""
 
@@ -18,7 +21,8 @@ STEPS = (REFERENCE, IMPORTANCE, PROBING, JUDGED, WRITING)
 
 
 class Size(msgspec.Struct, frozen=True):
-    """How large the file may become; exactly one is given. ``size`` and ``leave_free`` in bytes.
+    """How large the file may become; exactly one is given, or none where speed alone counts. ``size`` and
+    ``leave_free`` in bytes.
 
     ``leave_free`` is memory that is left when the file runs with ``context`` tokens (0: 8,192, or what the model was
     trained for) in a cache of the type ``kv_type``.
@@ -38,7 +42,9 @@ class Wish(msgspec.Struct, frozen=True, tag_field="message", tag="fit"):
     ``texts`` to probe on and ``calibration`` to make an importance matrix from (none: the bundled calibration texts),
     ``floors`` as in :class:`FitTypes`. ``windows`` 0: as many as ``minutes`` allow. ``work`` is a folder where what the
     steps make is kept until the end, and taken over by another run of the same wish; empty: one of its own.
-    ``feedback``: round with error feedback.
+    ``feedback``: round with error feedback. ``speed``: tokens a second that the file must write at least (0: no goal),
+    with as many tokens in the cache as ``size.context`` says. ``sensitivity``: a file that probes are taken from, and
+    kept in, for other sizes of the same model.
     """
 
     source: str
@@ -56,6 +62,8 @@ class Wish(msgspec.Struct, frozen=True, tag_field="message", tag="fit"):
     calibration: tuple[str, ...] = ()
     work: str = ""
     feedback: bool = False
+    speed: float = 0.0
+    sensitivity: str = ""
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -76,7 +84,10 @@ class FitTypes(msgspec.Struct, frozen=True, tag_field="message", tag="fit_types"
     or files. ``windows`` of ``context`` tokens of each text; ``minutes`` 0: no limit. ``floors``: (regular expression,
     type) that a tensor's type must at least be; the first match counts. ``feedback``: round with error feedback, and
     put the tensors that were rounded so into ``blocks``, a GGUF file to be written, if they are kept. ``refined``: try
-    blocks with less error than llama.cpp's too.
+    blocks with less error than llama.cpp's too. ``speed``: tokens a second at least, with ``cached`` tokens in a cache
+    of the type ``kv_type`` (0: no goal); the recipe to beat is then the largest within both budgets, if there is one.
+    ``costs``: a file that probes are taken from and kept in (empty: none); one of something else is refused where it
+    was ``named`` by somebody, and else written anew.
     """
 
     reference: str
@@ -93,6 +104,11 @@ class FitTypes(msgspec.Struct, frozen=True, tag_field="message", tag="fit_types"
     feedback: bool = False
     blocks: str = ""
     refined: bool = False
+    speed: float = 0.0
+    cached: int = 0
+    costs: str = ""
+    named: bool = False
+    kv_type: str = "f16"
 
 
 class FitDomain(msgspec.Struct, frozen=True):
@@ -124,7 +140,11 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     ``ratio`` is the geometric mean over ``domains`` of fitted / standard, ``types_ratio`` the same without error
     feedback, ``predicted`` the same as the planner had it; ``gap`` how far from the best the planner's choice can be
     (0: it is the best). ``shared``: tensors of several layers had to share a type for want of time. ``refined``:
-    the blocks without error feedback are refined. ``bytes`` of the tensors.
+    the blocks without error feedback are refined. ``bytes`` of the tensors. ``standard``: the recipe that was the
+    measure. With a goal of speed, else 0 and empty: ``speed`` tokens a second as they were measured, with
+    ``speed_threads`` threads, ``speed_predicted`` as the planner had them, and ``decided``: which budget bound
+    (:data:`converter.fit.SIZE`, ``SPEED`` or ``BOTH``). ``probes`` were needed, of which ``probes_known`` had been
+    measured by an earlier run.
     """
 
     tensors: tuple[FittedTensor, ...]
@@ -139,6 +159,13 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     shared: bool
     refined: bool
     seconds: float
+    standard: str = ""
+    speed: float = 0.0
+    speed_predicted: float = 0.0
+    speed_threads: int = 0
+    decided: str = ""
+    probes: int = 0
+    probes_known: int = 0
 
 
 class FitProgress(msgspec.Struct, frozen=True, tag_field="message", tag="fit_progress"):
@@ -201,7 +228,8 @@ class FitPreview(msgspec.Struct, frozen=True):
     ``smallest`` and ``largest`` are what the types allow, with the floors, ``standards`` the recipes' sizes.
     ``floors``: how many tensors each matches. ``disk`` is what is written into the output's folder, ``work_disk`` what
     the steps need in the work folder until the end. ``seconds`` by step, for those that are to be done. ``refusals``:
-    what stands against it; the run would say the first.
+    what stands against it; the run would say the first. ``speed``: tokens a second that the standard recipe of
+    ``budget`` is expected to write, 0 without a goal; ``speed_known``: by what was measured of this very model here.
     """
 
     budget: Budget
@@ -218,6 +246,8 @@ class FitPreview(msgspec.Struct, frozen=True):
     memory_free: int
     seconds: dict[str, float]
     refusals: tuple[Refusal, ...] = ()
+    speed: float = 0.0
+    speed_known: bool = False
 
 
 class PlanFit(msgspec.Struct, frozen=True, tag_field="message", tag="plan_fit"):
@@ -272,6 +302,7 @@ __all__ = [
     "JUDGING",
     "PROBING",
     "REFERENCE",
+    "STANDARDS",
     "STEPS",
     "TYPES",
     "WRITING",

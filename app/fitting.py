@@ -14,7 +14,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +22,7 @@ from typing import TypeVar
 import msgspec
 
 import kernels
-from app import conversion, fit_estimate, fit_files, hardware, paths, recipe_files
+from app import conversion, fit_estimate, fit_files, fit_speed, hardware, paths, recipe_files
 from app.child import run_job
 from app.console import size as size_words
 from app.files import write_atomically
@@ -31,6 +31,7 @@ from app.fit_messages import (
     JUDGED,
     PROBING,
     REFERENCE,
+    STANDARDS,
     STEPS,
     TYPES,
     WRITING,
@@ -53,9 +54,6 @@ from converter import imatrix, open_model, recipes
 from converter.planning import free_bytes, prepare
 from converter.sources.base import SourceModel
 from converter.spec import Cancelled, ConversionSpec, ModelInfo, QuenchError
-
-STANDARDS = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
-"""Recipes that a fit is measured against, the smallest first."""
 
 IMATRIX_WINDOWS = 160
 """Of 512 tokens: the first of them say nearly all, and half a billion parameters then take some minutes."""
@@ -228,9 +226,15 @@ def _choice(  # noqa: PLR0917 - the parts of one run
         refined=wish.refined,
         feedback=wish.feedback,
         blocks=str(work / fit_files.BLOCKS) if wish.feedback else "",
+        speed=wish.speed,
+        cached=wish.size.context if wish.speed else 0,
+        kv_type=wish.size.kv_type,
+        costs=wish.sensitivity or str(work / fit_files.COSTS),
+        named=bool(wish.sensitivity),
     )
-    chosen = FitChosen(budget, _done(job("measure", command, show), FitPlanned))
-    if not wish.minutes:
+    plan = _done(job("measure", command, show), FitPlanned)
+    chosen = FitChosen(msgspec.structs.replace(budget, standard=plan.standard or budget.standard), plan)
+    if not wish.minutes and not plan.probes_known:
         amount = _amounts(info, len(chosen.plan.tensors), wish)
         fit_estimate.learn(info, PROBING, sum(amount.values()) - amount[IMPORTANCE], chosen.plan.seconds)
     with suppress(OSError):  # without it the next run chooses again
@@ -287,6 +291,7 @@ def preview(wish: Wish) -> FitPreview:
         floors = tuple(sum(bool(_search(pattern, name)) for name in chosen) for pattern, _ in wish.floors)
         fit = hardware.fits(info, wish.size.context, wish.size.kv_type)
         steps = seconds | _seconds(info, len(chosen), wish)
+        speed, known = _expected_speed(source, wish, budget.standard)
         return FitPreview(
             budget=budget,
             smallest=overhead + _least(source, wish),
@@ -301,6 +306,8 @@ def preview(wish: Wish) -> FitPreview:
             memory=fit_estimate.memory(info, reference, wish.threads),
             memory_free=fit.available,
             seconds={step: steps[step] for step in STEPS if steps.get(step)},
+            speed=speed,
+            speed_known=known,
             refusals=tuple(
                 Refusal(error.code, error.title, error.detail, error.hint) for error in _refusals(source, wish, budget)
             ),
@@ -350,7 +357,7 @@ def _refusals(source: SourceModel, wish: Wish, budget: Budget) -> list[QuenchErr
     """What stands against a wish; the worst first."""
     found = [*_refused_source(source), *_refused_floors(wish), *_refused_files(wish)]
     if not found:
-        found += _refused_size(source, wish, budget)
+        found += [*_refused_size(source, wish, budget), *_refused_speed(source, wish)]
     return found + ([] if wish.dry_run else _refused_place(source, wish, budget))
 
 
@@ -412,6 +419,40 @@ def _refused_size(source: SourceModel, wish: Wish, budget: Budget) -> Iterator[Q
     )
 
 
+def _refused_speed(source: SourceModel, wish: Wish) -> Iterator[QuenchError]:
+    """What could not be that fast by what was measured of this model; else the run finds out before it probes."""
+    pace, known = fit_speed.pace_of(source.info) if wish.speed else (None, False)
+    if pace is None or not known:
+        return
+    tensors = [tensor for tensor in source.tensors if not recipes.unquantizable(source.info.architecture, tensor)]
+    read = fit_speed.weights_read(source.info, tensors)
+    fastest = {
+        tensor.name: min((recipes.fitting(kind, tensor.n_cols) for kind in _kinds(wish, tensor.name)), key=pace.weight)
+        for tensor in tensors
+    }
+    rest = fit_speed.cache_seconds(source.info, wish.size.context, wish.size.kv_type)
+    nearest = 1 / (fit_speed.seconds(pace, read, fastest) + rest)
+    if nearest < wish.speed:
+        yield fit_speed.too_slow(wish.speed, nearest, wish.size.context)
+
+
+def _expected_speed(source: SourceModel, wish: Wish, standard: str) -> tuple[float, bool]:
+    """Tokens a second of a standard recipe, and whether that comes from this very model; 0 where nobody asks."""
+    if not wish.speed:
+        return 0.0, False
+    info = source.info
+    pace, known = fit_speed.pace_of(info)
+    types = {
+        tensor.name: kind
+        for tensor, (kind, _) in zip(source.tensors, _recipe_types(source, standard), strict=True)
+        if not recipes.unquantizable(info.architecture, tensor)
+    }
+    read = fit_speed.weights_read(info, source.tensors)
+    rest = fit_speed.cache_seconds(info, wish.size.context, wish.size.kv_type)
+    seconds = fit_speed.seconds(pace, read, types) + rest
+    return (1 / seconds if seconds > 0 else 0.0), known
+
+
 def _refused_place(source: SourceModel, wish: Wish, budget: Budget) -> list[QuenchError]:
     """Folders that cannot be written or are too full, and memory that the model does not fit into."""
     found = []
@@ -467,8 +508,11 @@ def budget_of(source: SourceModel, wish: Wish) -> Budget:
     by_recipe = {name: _standard_bytes(source, name) for name in STANDARDS}
     overhead = _overhead(source, wish)
     size = wish.size
-    if sum(map(bool, (size.size, size.bpw, size.like, size.leave_free))) != 1:
+    given = sum(map(bool, (size.size, size.bpw, size.like, size.leave_free)))
+    if given > 1 or (given == 0 and not wish.speed):
         raise QuenchError("usage", "The size is missing.", "Give exactly one size.", "--like Q4_K_M", exit_status=2)
+    if not given:  # as large as can be, if only it is fast enough
+        size = Size(like=STANDARDS[-1])
     if size.like:
         name = recipes.recipe(size.like).name
         if name not in by_recipe:
@@ -491,13 +535,17 @@ def _chosen(source: SourceModel) -> list[str]:
 
 def _standard_bytes(source: SourceModel, name: str) -> int:
     """What the chosen tensors take in a standard recipe with an importance matrix."""
-    overrides = recipes.Overrides(has_imatrix=True)
-    kinds = recipes.types(source.hparams, source.tensors, recipes.recipe(name), overrides, source.info.kind)
     return sum(
         tensor.n_rows * kernels.row_bytes(kind, tensor.n_cols)
-        for tensor, (kind, _) in zip(source.tensors, kinds, strict=True)
+        for tensor, (kind, _) in zip(source.tensors, _recipe_types(source, name), strict=True)
         if not recipes.unquantizable(source.info.architecture, tensor)
     )
+
+
+def _recipe_types(source: SourceModel, name: str) -> Sequence[tuple[str, str]]:
+    """Of all tensors, in a standard recipe with an importance matrix."""
+    overrides = recipes.Overrides(has_imatrix=True)
+    return recipes.types(source.hparams, source.tensors, recipes.recipe(name), overrides, source.info.kind)
 
 
 def _least(source: SourceModel, wish: Wish) -> int:
@@ -506,12 +554,17 @@ def _least(source: SourceModel, wish: Wish) -> int:
     for tensor in source.tensors:
         if recipes.unquantizable(source.info.architecture, tensor):
             continue
-        floor = next((kind for pattern, kind in wish.floors if _search(pattern, tensor.name)), TYPES[0])
-        kinds = TYPES[TYPES.index(floor) :] if floor in TYPES else TYPES
         total += min(
-            tensor.n_rows * kernels.row_bytes(recipes.fitting(kind, tensor.n_cols), tensor.n_cols) for kind in kinds
+            tensor.n_rows * kernels.row_bytes(recipes.fitting(kind, tensor.n_cols), tensor.n_cols)
+            for kind in _kinds(wish, tensor.name)
         )
     return total
+
+
+def _kinds(wish: Wish, name: str) -> Sequence[str]:
+    """The types that a tensor may have."""
+    floor = next((kind for pattern, kind in wish.floors if _search(pattern, name)), TYPES[0])
+    return TYPES[TYPES.index(floor) :] if floor in TYPES else TYPES
 
 
 def _spec(wish: Wish, kind: str) -> ConversionSpec:

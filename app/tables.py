@@ -118,6 +118,11 @@ def fit_data(found: Fitted) -> dict[str, Any]:
         "shared": plan.shared,
         "gap": plan.gap,
         "kept": "fitted" if plan.kept else "standard",
+        "tokens_per_second": plan.speed or None,
+        "predicted_tokens_per_second": plan.speed_predicted or None,
+        "decided": plan.decided or None,
+        "probes": plan.probes,
+        "probes_known": plan.probes_known,
         "domains": msgspec.to_builtins(plan.domains),
         "recipe": found.recipe,
     }
@@ -145,6 +150,11 @@ def fit(found: Fitted) -> str:
         lines.append(f"{fed} of {len(plan.tensors)} tensors with error feedback; {alone}")
     if plan.refined:
         lines.append(f"refined blocks; the types alone: {plan.types_ratio:.2f}")
+    if plan.speed:
+        lines.append(
+            f"{plan.speed:.1f} tokens/s with {plan.speed_threads} threads, {plan.speed_predicted:.1f} predicted; "
+            + {"size": "the size decided", "speed": "the speed decided", "both": "size and speed decided"}[plan.decided]
+        )
     if plan.shared:
         lines.append("layers share types for want of time: more --minutes choose each tensor's by itself")
     if found.conversion is not None:

@@ -4,11 +4,13 @@ This is the multiple-choice knapsack problem. It is solved exactly by dynamic pr
 divide all sizes; where that would be too many units, sizes are rounded up to coarser ones and what is left over is
 spent greedily. A lower bound comes from the linear relaxation (each tensor's choices reduced to the lower convex hull
 of bytes against cost, steps taken in the order of gain a byte; Sinha and Zoltners 1979), so that every solution says
-how far it can be from the best.
+how far it can be from the best. With a second budget, of the seconds that a token takes, :mod:`converter.fit_two`
+searches.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from converter import fit_two
 from converter.spec import QuenchError
+
+SIZE, SPEED, BOTH = "size", "speed", "both"
+"""Which budget decided."""
 
 UNITS = 1 << 17
 """The most units of a budget; with 300 tensors of six types the tables then take 40 MB and a second."""
@@ -27,11 +33,13 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A type that a tensor may have: bytes in the file, and its cost in the solver's measure (at least 0)."""
+    """A type that a tensor may have: bytes in the file, its cost in the solver's measure (at least 0), and the seconds
+    that every token spends on it."""
 
     type: str
     bytes: int
     cost: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +52,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """``chosen`` by item name. ``cost`` is the sum of costs, ``bound`` what no choice within the budget can beat."""
+    """``chosen`` by item name. ``cost`` is the sum of costs, ``bound`` what no choice within the budgets can beat,
+    ``seconds`` what every token takes, ``decided`` which budget the cost would be less without: :data:`SIZE`,
+    :data:`SPEED` or :data:`BOTH`."""
 
     chosen: Mapping[str, Choice]
     bytes: int
     cost: float
     bound: float
+    seconds: float = 0.0
+    decided: str = SIZE
 
     @property
     def gap(self) -> float:
@@ -57,16 +69,61 @@ class Solution:
         return max(0.0, 1.0 - self.bound / self.cost) if self.cost > 0 else 0.0
 
 
-def solve(items: Sequence[Item], budget: int) -> Solution:
-    """Choose so that the sum of costs is least within ``budget`` bytes.
+def solve(items: Sequence[Item], budget: int, limit: float = math.inf) -> Solution:
+    """Choose so that the sum of costs is least within ``budget`` bytes, and ``limit`` seconds a token.
 
-    The same items give a cost that never rises with the budget.
+    The same items give a cost that never rises with either budget, where the gap is 0.
 
     Raises:
-        QuenchError: ``too_small`` where even the smallest choices take more (exit status 4).
+        QuenchError: ``too_small`` where even the smallest choices take more bytes, ``too_slow`` where the fastest ones
+            that are small enough take more seconds (exit status 4 for both; :func:`quickest` has the seconds).
         ValueError: an item without choices, a negative size or cost, or a name twice.
     """
     _check(items)
+    found = _within(items, budget)
+    if found.seconds <= limit:
+        return found
+    quickest_ = quickest(items, budget)
+    if quickest_.seconds > limit:
+        raise QuenchError(
+            "too_slow",
+            "The model cannot be made that fast.",
+            f"The fastest types that are allowed take {quickest_.seconds:.3g} s a token, {limit:.3g} s were asked for.",
+            "Ask for less speed, allow faster types, or choose a smaller model.",
+            exit_status=4,
+        )
+    alone = _both(items, math.inf, limit)
+    if alone.bytes <= budget:
+        return alone
+    return dataclasses.replace(_both(items, budget, limit), decided=BOTH)
+
+
+def quickest(items: Sequence[Item], budget: int) -> Solution:
+    """Within ``budget`` bytes the choice that takes the fewest seconds a token, at whatever cost."""
+    timed = [
+        Item(item.name, tuple(dataclasses.replace(choice, cost=choice.seconds) for choice in item.choices))
+        for item in items
+    ]
+    return _within(timed, budget)
+
+
+def _both(items: Sequence[Item], budget: float, limit: float) -> Solution:
+    """Within two budgets that can be met."""
+    kinds = max(len(item.choices) for item in items)
+    table = fit_two.Table(*(np.full((len(items), kinds), value) for value in (0.0, 0.0, np.inf)))
+    for row, item in enumerate(items):
+        for column, choice in enumerate(item.choices):
+            table.bytes[row, column] = choice.bytes
+            table.seconds[row, column] = choice.seconds
+            table.costs[row, column] = choice.cost
+    found = fit_two.search(table, budget, limit)
+    if found is None:  # the bound lost the only choices there are to its own rounding
+        return dataclasses.replace(quickest(items, int(budget)), bound=0.0, decided=SPEED)
+    chosen = [item.choices[number] for item, number in zip(items, found.chosen, strict=True)]
+    return _solution(items, chosen, found.bound if not found.exact else None, SPEED)
+
+
+def _within(items: Sequence[Item], budget: int) -> Solution:
     least = sum(min(choice.bytes for choice in item.choices) for item in items)
     if least > budget:
         raise QuenchError(
@@ -77,18 +134,25 @@ def solve(items: Sequence[Item], budget: int) -> Solution:
             exit_status=4,
         )
     kept = [_undominated(item) for item in items]
-    bound = _relaxed(kept, budget)
     chosen, exact = _dynamic(kept, budget)
-    if not exact:
-        chosen = _spend(kept, chosen, budget)
-        greedy = _spend(kept, _hull_choice(kept, budget), budget)
-        chosen = min(chosen, greedy, key=lambda found: sum(choice.cost for choice in found))
+    if exact:
+        return _solution(items, chosen, None, SIZE)
+    chosen = _spend(kept, chosen, budget)
+    greedy = _spend(kept, _hull_choice(kept, budget), budget)
+    chosen = min(chosen, greedy, key=lambda found: sum(choice.cost for choice in found))
+    return _solution(items, chosen, _relaxed(kept, budget), SIZE)
+
+
+def _solution(items: Sequence[Item], chosen: Sequence[Choice], bound: float | None, decided: str) -> Solution:
+    """``bound`` None: it is the best."""
     cost = sum(choice.cost for choice in chosen)
     return Solution(
         {item.name: choice for item, choice in zip(items, chosen, strict=True)},
         sum(choice.bytes for choice in chosen),
         cost,
-        cost if exact else min(bound, cost),
+        cost if bound is None else min(bound, cost),
+        sum(choice.seconds for choice in chosen),
+        decided,
     )
 
 
@@ -98,8 +162,11 @@ def _check(items: Sequence[Item]) -> None:
     for item in items:
         if not item.choices:
             raise ValueError(f"{item.name} has no choices")
-        if any(choice.bytes < 0 or not 0 <= choice.cost < math.inf for choice in item.choices):
-            raise ValueError(f"{item.name} has a choice of a negative or infinite size or cost")
+        if any(
+            choice.bytes < 0 or not 0 <= choice.cost < math.inf or not 0 <= choice.seconds < math.inf
+            for choice in item.choices
+        ):
+            raise ValueError(f"{item.name} has a choice of a negative or infinite size, cost or time")
 
 
 def _undominated(item: Item) -> list[Choice]:
@@ -217,4 +284,4 @@ def _spend(items: Sequence[list[Choice]], chosen: list[Choice], budget: int) -> 
         chosen[number] = choice
 
 
-__all__ = ["Choice", "Item", "Solution", "solve"]
+__all__ = ["BOTH", "SIZE", "SPEED", "Choice", "Item", "Solution", "quickest", "solve"]

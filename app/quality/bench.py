@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import re
 import statistics
 import sys
 import time
@@ -23,6 +22,7 @@ import numpy as np
 
 from app import hardware
 from app.engine.model import Model
+from app.fit_speed import share
 from app.measure_messages import (
     BenchMemory,
     BenchResult,
@@ -46,8 +46,6 @@ STATUS_SECONDS = 0.15
 
 RESIDENT_AT_MOST = 0.05
 """Share of a file that may be left in memory for its loading to count as cold."""
-
-_EXPERT = re.compile(r"_exps\.")
 
 
 class BenchRun:
@@ -200,15 +198,7 @@ def first_token(model: Model, prompt: int, stopped: Stopped) -> float:
 
 def bytes_per_token(info: ModelInfo) -> int:
     """Bytes of weights that one new token reads: all but the embedding table's other rows and idle experts."""
-    used = info.metadata.get(f"{info.architecture}.expert_used_count")
-    share = used / info.experts if isinstance(used, int) and info.experts else 1.0
-    total = 0.0
-    for tensor in info.tensors:
-        if tensor.name == "token_embd.weight" and not info.tied_embeddings:
-            total += tensor.bytes / max(1, tensor.shape[0])
-        else:
-            total += tensor.bytes * (share if _EXPERT.search(tensor.name) else 1.0)
-    return round(total)
+    return round(sum(tensor.bytes * share(info, tensor) for tensor in info.tensors))
 
 
 def roofline(info: ModelInfo, kv_per_token: float, point: SpeedPoint, bandwidth: float) -> Roofline:

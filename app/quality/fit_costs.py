@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +16,11 @@ from app import hardware
 from app.engine.grafts import Grafts, Part
 from app.engine.model import Model
 from app.fit_messages import TYPES, FittedTensor, FitTypes
+from app.fit_speed import Pace
 from app.quality import feedback
 from app.quality.encoding import Encoder, Spool
 from app.quality.fit_engines import By, Engines, Sample, Teller
+from app.quality.known_costs import KnownCosts
 from converter.fit import Choice, Item, Solution, solve
 
 Mix = Mapping[str, str]
@@ -63,12 +65,25 @@ class Choices:
     refined: bool = False
 
 
+@dataclass(frozen=True)
+class Clock:
+    """What a token takes: ``read`` weights by tensor, at ``pace``; ``limit`` seconds for all of them."""
+
+    pace: Pace
+    read: Mapping[str, float]
+    limit: float
+
+    def seconds(self, types: Mix) -> float:
+        return sum(self.read[name] * self.pace.weight(kind) for name, kind in types.items())
+
+
 class Work:
     """What is known while types are chosen: costs by unit and type, in parts of the standard recipe's divergence."""
 
     def __init__(  # noqa: PLR0917 - the parts of one run, put together in one place
         self, command: FitTypes, encoder: Encoder, spool: Spool, engines: Engines, sample: Sample, told: Teller,
-        standard: Mix, choices: Mapping[str, Sequence[str]], units: Units,
+        standard: Mix, choices: Mapping[str, Sequence[str]], units: Units, known: KnownCosts,
+        clock: Clock | None = None,
     ) -> None:  # fmt: skip
         self._command = command
         self._encoder = encoder
@@ -78,6 +93,9 @@ class Work:
         self._told = told
         self.standard = standard
         self.units = units
+        self.clock = clock
+        self.known = known
+        self.taken = 0
         self.before: By = {}
         self._choices = choices
         self._errors: dict[tuple[str, str], float] = {}
@@ -108,15 +126,21 @@ class Work:
         fed = self._spool.get(name, kind) if name in choices.fed else None
         return fed or self._encoder.encoded(name, kind, refined=choices.refined)
 
-    def divergences(self, sample: Sample, asked: Sequence[Choices], label: str) -> list[By]:
-        """The mean divergence by text of each."""
+    def divergences(
+        self, sample: Sample, asked: Sequence[Choices], label: str, found: Callable[[int, By], None] | None = None
+    ) -> list[By]:
+        """The mean divergence by text of each; ``found`` hears of each as soon as it is known, in whatever thread."""
         self._told.say(label)
 
-        def one(choices: Choices, model: Model, grafts: Grafts) -> By:
+        def one(place: int, choices: Choices, model: Model, grafts: Grafts) -> By:
             with grafts.replaced({name: self.part(name, choices) for name in choices.types}):
-                return sample.divergence(model)
+                by = sample.divergence(model)
+            if found is not None:
+                found(place, by)
+            return by
 
-        return self._engines.run([partial(one, each) for each in asked], lambda: self._told.tick(sample.count))
+        jobs = [partial(one, place, each) for place, each in enumerate(asked)]
+        return self._engines.run(jobs, lambda: self._told.tick(sample.count))
 
     # ---- costs -----------------------------------------------------------------------------------------------
 
@@ -146,9 +170,26 @@ class Work:
         return 0 < 60 * PROBING * self._command.minutes <= self._told.spent
 
     def _measure(self, pairs: Sequence[tuple[str, str]]) -> None:
-        asked = [self._all_fed({name: self._kind(name, kind) for name in self.units[unit]}) for unit, kind in pairs]
-        found = self.divergences(self._sample, asked, "Probing every tensor")
-        self._measured |= {pair: self._relative(by) for pair, by in zip(pairs, found, strict=True)}
+        new = []
+        for unit, kind in pairs:
+            by = self.known.get(self.units[unit], kind, list(self.before))
+            if by is None:
+                new.append((unit, kind))
+            else:
+                self._measured[unit, kind] = self._relative(by)
+                self._told.tick(self._sample.count)
+        self.taken += len(pairs) - len(new)
+        asked = [self._all_fed({name: self._kind(name, kind) for name in self.units[unit]}) for unit, kind in new]
+
+        def keep(place: int, by: By) -> None:
+            unit, kind = new[place]
+            self.known.put(self.units[unit], kind, by)
+
+        try:
+            found = self.divergences(self._sample, asked, "Probing every tensor", keep)
+        finally:
+            self.known.save()
+        self._measured |= {pair: self._relative(by) for pair, by in zip(new, found, strict=True)}
         for unit in self.units:
             points = [
                 (self._error(unit, kind), self._measured[unit, kind])
@@ -174,7 +215,10 @@ class Work:
     # ---- choices ---------------------------------------------------------------------------------------------
 
     def _solve(self) -> Solution:
-        return solve(items(self._encoder, self._choices, self.units, self._costs), self._command.budget)
+        limit = self.clock.limit if self.clock is not None else math.inf
+        return solve(
+            items(self._encoder, self._choices, self.units, self._costs, self.clock), self._command.budget, limit
+        )
 
     def types(self, solution: Solution) -> dict[str, str]:
         """The type of each tensor."""
@@ -205,6 +249,10 @@ class Work:
             return dict(found)
 
         return replace(types, fed=feedback.guard(plain, other, divergence).kept)
+
+    @property
+    def probes(self) -> int:
+        return len(self._measured)
 
     def bytes(self, mix: Mix) -> int:
         return sum(self._encoder.bytes(name, kind) for name, kind in mix.items())
@@ -245,18 +293,16 @@ def items(
     choices: Mapping[str, Sequence[str]],
     units: Units,
     costs: Mapping[tuple[str, str], float],
+    clock: Clock | None = None,
 ) -> list[Item]:
     """What the solver takes; a cost that is not known counts as nothing."""
 
-    def size(unit: str, kind: str) -> int:
-        return sum(
-            encoder.bytes(name, kind if kind in choices[name] else encoder.fitted(name, kind)) for name in units[unit]
-        )
+    def choice(unit: str, kind: str) -> Choice:
+        types = {name: kind if kind in choices[name] else encoder.fitted(name, kind) for name in units[unit]}
+        size = sum(encoder.bytes(name, each) for name, each in types.items())
+        return Choice(kind, size, costs.get((unit, kind), 0.0), clock.seconds(types) if clock is not None else 0.0)
 
-    return [
-        Item(unit, tuple(Choice(kind, size(unit, kind), costs.get((unit, kind), 0.0)) for kind in choices[unit]))
-        for unit in units
-    ]
+    return [Item(unit, tuple(choice(unit, kind) for kind in choices[unit])) for unit in units]
 
 
 def _probed(kinds: Sequence[str], bits: float) -> list[str]:
@@ -296,6 +342,7 @@ __all__ = [
     "PROBES_EACH",
     "PROBING",
     "Choices",
+    "Clock",
     "Mix",
     "Units",
     "Work",

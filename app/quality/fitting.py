@@ -31,14 +31,15 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import msgspec
 import numpy as np
 
-from app import hardware
+from app import fit_speed, hardware
 from app.engine.covariance import Covariances
 from app.engine.model import Model
-from app.fit_messages import JUDGING, TYPES, FitDomain, FitPlanned, FitTypes
+from app.fit_messages import JUDGING, STANDARDS, TYPES, FitDomain, FitPlanned, FitTypes
 from app.protocol import Event, LoadOptions
-from app.quality import feedback
+from app.quality import feedback, known_costs, pace
 from app.quality import texts as texts_module
 from app.quality.divergence import first_scored
 from app.quality.encoding import Encoder, Spool
@@ -47,6 +48,7 @@ from app.quality.fit_costs import (
     PROBES_EACH,
     PROBING,
     Choices,
+    Clock,
     Units,
     Work,
     choices_of,
@@ -57,9 +59,9 @@ from app.quality.fit_engines import By, Engines, Sample, Teller
 from app.quality.grading import SMALL_MODEL
 from app.quality.lab import MAX_CONTEXT, MIN_CONTEXT
 from converter import imatrix, open_model, recipes
-from converter.fit import Solution, solve
+from converter.fit import Solution, quickest, solve
 from converter.sources.base import SourceModel
-from converter.spec import QuenchError
+from converter.spec import Cancelled, QuenchError
 
 JUDGE_WINDOWS = 6
 """Of each text that the result is judged on, at most."""
@@ -106,17 +108,18 @@ class FitRun:
         with open_model(command.reference) as source, ExitStack() as stack:
             _refuse_quantized(source)
             encoder = Encoder(source, importance)
-            standard = _standard(source, encoder, command.standard, importance is not None)
             # Told before time goes into anything: the solver with nothing known refuses what cannot be.
             choices = choices_of(encoder, command.floors)
-            solve(items(encoder, choices, {name: (name,) for name in choices}, {}), command.budget)
+            solve(items(encoder, choices, _alone(choices), {}), command.budget)
             self._load(models, stack)
             engines = Engines(models, self._stopped)
+            clock = self._clock(engines, source, encoder, choices) if command.speed else None
+            recipe, standard = self._measure_of(source, encoder, clock, importance=importance is not None)
             given = feedback.calibration(models[0], command.texts, command.context)
             sample = stack.enter_context(self._sample(models[0], given.held))
             self._told.plan(sample.count)
-            pace = self._read(engines, sample)
-            judge = stack.enter_context(self._judge(models[0], judges, pace))
+            window = self._read(engines, sample)
+            judge = stack.enter_context(self._judge(models[0], judges, window))
             self._told.plan(judge.count)
             self._read(engines, judge)
             sample.forget_unknown()
@@ -124,12 +127,75 @@ class FitRun:
             if command.feedback:
                 known = {name: given.windows[name] for name in sample.windows}
                 self._feed(source, _fewer(known, FEEDBACK_WINDOWS), choices, spool)
-            units = self._units(choices, pace * sample.count)
-            work = Work(command, encoder, spool, engines, sample, self._told, standard, choices, units)
+            units = self._units(choices, window * sample.count)
+            origin = known_costs.origin(command.reference, sample.windows, command.imatrix, feedback=command.feedback)
+            costs = known_costs.KnownCosts(command.costs, origin, strict=command.named)
+            work = Work(command, encoder, spool, engines, sample, self._told, standard, choices, units, costs, clock)
             self._told.plan(work.amount(judge))
             work.begin()
             work.probe()
-            return self._judged(work, judge, work.chosen())
+            planned = self._judged(work, judge, work.chosen())
+            return msgspec.structs.replace(planned, standard=recipe, **self._timed(work, engines, planned))
+
+    def _clock(
+        self, engines: Engines, source: SourceModel, encoder: Encoder, choices: Mapping[str, Sequence[str]]
+    ) -> Clock:
+        """What types take here. QuenchError ``too_slow`` where no choice is as fast as it must be."""
+        command = self._command
+        self._told.say("Measuring how fast each type is")
+        read = fit_speed.weights_read(source.info, encoder.tensors.values())
+
+        def job(model: Model, grafts: Any) -> fit_speed.Pace:
+            return pace.measure(model, grafts, encoder.tensors, read, command.threads, self._go_on)
+
+        (found,) = engines.run([job], lambda: None)
+        fit_speed.learn(source.info, found)
+        rest = fit_speed.cache_seconds(source.info, command.cached, command.kv_type)
+        clock = Clock(found, read, 1 / command.speed - rest)
+        fastest = quickest(items(encoder, choices, _alone(choices), {}, clock), command.budget)
+        if fastest.seconds > clock.limit:
+            raise fit_speed.too_slow(command.speed, 1 / (fastest.seconds + rest), command.cached)
+        return clock
+
+    def _go_on(self) -> None:
+        if self._stopped():
+            raise Cancelled
+
+    def _measure_of(
+        self, source: SourceModel, encoder: Encoder, clock: Clock | None, *, importance: bool
+    ) -> tuple[str, dict[str, str]]:
+        """The recipe to beat and its types: what was asked for, or the largest within both budgets."""
+        command = self._command
+        asked = _standard(source, encoder, command.standard, importance)
+        if clock is None or clock.seconds(asked) <= clock.limit:
+            return command.standard, asked
+        for name in reversed(STANDARDS):
+            types = _standard(source, encoder, name, importance)
+            size = sum(encoder.bytes(tensor, kind) for tensor, kind in types.items())
+            if size <= command.budget and clock.seconds(types) <= clock.limit:
+                return name, types
+        return command.standard, asked
+
+    def _timed(self, work: Work, engines: Engines, planned: FitPlanned) -> dict[str, Any]:
+        """Of what was chosen the speed as it was planned, and as it is."""
+        clock = work.clock
+        if clock is None:
+            return {}
+        self._told.say("Measuring the speed")
+        types = {tensor.name: tensor.type for tensor in planned.tensors}
+        parts = {name: work.part(name, Choices(types)) for name in types}
+
+        def job(model: Model, grafts: Any) -> float:
+            with grafts.replaced(parts):
+                return pace.rate(model, clock.pace.threads, self._go_on)
+
+        (rate,) = engines.run([job], lambda: None)
+        rest = 1 / self._command.speed - clock.limit
+        return {
+            "speed": 1 / (1 / rate + rest),
+            "speed_predicted": 1 / (clock.seconds(types) + rest),
+            "speed_threads": clock.pace.threads,
+        }
 
     def _read(self, engines: Engines, sample: Sample) -> float:
         """The reference's logits; returns the seconds that a window took."""
@@ -149,8 +215,9 @@ class FitRun:
         *measured, usual = work.divergences(judge, [*candidates, standard], JUDGING)
         ratios = [_ratio(each, usual) for each in measured]
         best = min(range(len(candidates)), key=lambda number: (_worst(measured[number], usual) > 1.0, ratios[number]))
-        # Below the smallest recipe there is only what was fitted.
-        kept = ratios[best] < 1.0 or work.bytes(work.standard) > self._command.budget
+        # Below the smallest recipe, or above the fastest one, there is only what was fitted.
+        late = work.clock is not None and work.clock.seconds(work.standard) > work.clock.limit
+        kept = ratios[best] < 1.0 or late or work.bytes(work.standard) > self._command.budget
         shown = candidates[best] if kept else standard
         if shown.fed:
             parts = [work.part(name, shown) for name in sorted(shown.fed)]
@@ -170,6 +237,9 @@ class FitRun:
             refined=shown.refined,
             shared=len(work.units) < len(work.standard),
             seconds=time.monotonic() - self._start,
+            decided=found.decided if work.clock is not None else "",
+            probes=work.probes,
+            probes_known=work.taken,
         )
 
     def _units(self, choices: Mapping[str, Sequence[str]], seconds: float) -> Units:
@@ -235,6 +305,10 @@ class FitRun:
         return Sample(fewer, self._command.context, model.vocabulary)
 
 
+def _alone(choices: Mapping[str, Sequence[str]]) -> Units:
+    return {name: (name,) for name in choices}
+
+
 def spread(cut: Sequence[Any], count: int) -> list[Any]:
     """``count`` of them, as evenly as can be; all where there are no more."""
     if len(cut) <= count:
@@ -298,6 +372,8 @@ def check(command: FitTypes) -> None:
     problem = ""
     if not MIN_CONTEXT <= command.context <= MAX_CONTEXT or command.windows < 1 or command.minutes < 0:
         problem = f"{command.windows} windows of {command.context} tokens, {command.minutes:g} minutes."
+    if not (0 <= command.speed < math.inf and command.cached >= 0):
+        problem = f"{command.speed:g} tokens a second with {command.cached} in the cache."
     for pattern, kind in command.floors:
         try:
             re.compile(pattern)

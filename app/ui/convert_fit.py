@@ -111,6 +111,7 @@ class FitPane(QWidget):
             minutes=float(self.minutes.value()) if limited else 0.0,
             refined=self.refined.isChecked(),
             feedback=self.feedback.isChecked(),
+            speed=float(self.speed.value()),
             threads=self._context.settings.threads,
         )
 
@@ -225,6 +226,20 @@ class FitPane(QWidget):
         row.addWidget(self.effort, 1)
         row.addWidget(self.minutes)
         form.addRow(label(self.tr("Probing"), "muted"), row)
+        self.speed = QSpinBox()
+        self.speed.setRange(0, 9999)
+        self.speed.setSpecialValueText(self.tr("No goal"))
+        self.speed.setSuffix(self.tr(" tokens/s"))
+        self.speed.setKeyboardTracking(False)
+        self._name_it(
+            self.speed,
+            self.tr(
+                "The file is to write at least so fast on this machine; measured for each type before the choice, and "
+                "for the result"
+            ),
+        )
+        self.speed.lineEdit().setAccessibleName(self.tr("Speed at least"))
+        form.addRow(label(self.tr("Speed at least"), "muted"), self.speed)
         self.calibration = QComboBox()
         self._name_it(
             self.calibration,
@@ -267,6 +282,7 @@ class FitPane(QWidget):
         form.addRow(ticks)
         self.effort.currentIndexChanged.connect(self._on_kind)
         self.minutes.valueChanged.connect(self.changed)
+        self.speed.valueChanged.connect(self.changed)
         self.calibration.activated.connect(self._on_calibration)
         self.floors.textChanged.connect(self.changed)
         self.refined.toggled.connect(self.changed)
@@ -423,6 +439,13 @@ class FitPane(QWidget):
         )
         if sizes.get(budget.standard, 0) > budget.file:
             words += " " + self.tr("No standard type is that small: its divergence will be larger.")
+        if self.speed.value() and preview.speed:
+            told = (
+                self.tr("{0} writes {1} tokens/s here.")
+                if preview.speed_known
+                else self.tr("{0} writes about {1} tokens/s here, a guess until this model was measured.")
+            )
+            words += " " + told.format(budget.standard, fmt.number(preview.speed, 0 if preview.speed >= 10 else 1))
         return words
 
     def _free_words(self, preview: FitPreview) -> str:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from converter import fit
+from converter import fit, fit_two
 from converter.fit import Choice, Item, solve
 from converter.spec import QuenchError
 
@@ -68,6 +68,88 @@ def test_too_fine_sizes_come_with_a_proven_gap(monkeypatch: pytest.MonkeyPatch) 
     coarse = solve(items, budget)
     assert coarse.bytes <= budget and exact.cost <= coarse.cost <= exact.cost * 1.02
     assert coarse.bound <= exact.cost and 0 < coarse.gap < 0.02
+
+
+# ---- two budgets ---------------------------------------------------------------------------------------------------
+
+NANOSECONDS = (0.12, 0.135, 0.127, 0.156, 0.148, 0.15)
+"""A weight's, by type, of a processor on which fewer bytes are not always fewer seconds."""
+
+
+def timed(items: list[Item], seed: int) -> list[Item]:
+    """The first item is looked up and costs no time, some are experts of which a quarter is read."""
+    random = np.random.default_rng(seed)
+    shares = [0.0, *random.choice([1.0, 0.25], len(items) - 1)]
+    return [
+        Item(
+            item.name,
+            tuple(
+                Choice(c.type, c.bytes, c.cost, share * item.choices[0].bytes * nanoseconds)
+                for c, nanoseconds in zip(item.choices, NANOSECONDS, strict=True)
+            ),
+        )
+        for item, share in zip(items, shares, strict=True)
+    ]
+
+
+def ends(items: list[Item], field: str) -> tuple[float, float]:
+    least, most = (sum(pick(getattr(c, field) for c in item.choices) for item in items) for pick in (min, max))
+    return least, most
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_of_all_choices_within_both_budgets(seed: int) -> None:
+    items = timed(tensors(5, seed, odd=seed % 2 == 1), seed)
+    every = [
+        (sum(c.bytes for c in each), sum(c.seconds for c in each), sum(c.cost for c in each))
+        for each in itertools.product(*(item.choices for item in items))
+    ]
+    (small, large), (fast, slow) = ends(items, "bytes"), ends(items, "seconds")
+    decided = set()
+    for room, pace in itertools.product((0.05, 0.4, 1.0), (0.02, 0.3, 0.8)):
+        budget, limit = int(small + room * (large - small)), fast + pace * (slow - fast)
+        best = min((cost for size, time, cost in every if size <= budget and time <= limit), default=None)
+        if best is None:
+            with pytest.raises(QuenchError) as caught:
+                solve(items, budget, limit)
+            assert caught.value.code == "too_slow" and caught.value.exit_status == 4
+            nearest = min(time for size, time, _ in every if size <= budget)
+            assert fit.quickest(items, budget).seconds == pytest.approx(nearest, rel=1e-12)
+            continue
+        found = solve(items, budget, limit)
+        assert found.cost == pytest.approx(best, rel=1e-12) and found.gap == 0.0
+        assert found.bytes <= budget and found.seconds <= limit * (1 + 1e-9)
+        free = min(cost for size, _, cost in every if size <= budget)
+        roomy = min(cost for _, time, cost in every if time <= limit)
+        told = {"size": (best == pytest.approx(free)), "speed": best == pytest.approx(roomy), "both": True}
+        assert told[found.decided]
+        decided.add(found.decided)
+    assert {"size", "speed"} <= decided
+
+
+def test_neither_more_room_nor_more_time_costs_more() -> None:
+    items = timed(tensors(16, 11), 11)
+    (small, large), (fast, slow) = ends(items, "bytes"), ends(items, "seconds")
+    rooms, paces = np.linspace(0.15, 0.9, 3), np.linspace(0.15, 0.9, 4)
+    costs = []
+    for room, pace in itertools.product(rooms, paces):
+        found = solve(items, int(small + room * (large - small)), fast + pace * (slow - fast))
+        assert found.gap < 1e-9
+        costs.append(found.cost)
+    table = np.array(costs).reshape(3, 4)
+    assert (np.diff(table, axis=0) <= 1e-12).all() and (np.diff(table, axis=1) <= 1e-12).all()
+
+
+def test_a_search_that_was_cut_short_says_how_far_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = timed(tensors(30, 3, odd=True), 3)
+    (small, large), (fast, slow) = ends(items, "bytes"), ends(items, "seconds")
+    budget, limit = int(small + 0.3 * (large - small)), fast + 0.3 * (slow - fast)
+    exact = solve(items, budget, limit)
+    monkeypatch.setattr(fit_two, "BEGINNINGS", 8)
+    found = solve(items, budget, limit)
+    assert found.bytes <= budget and found.seconds <= limit * (1 + 1e-9)
+    assert exact.cost <= found.cost * (1 + 1e-9) and found.cost <= exact.cost * 1.1
+    assert found.bound <= exact.cost * (1 + 1e-9)
 
 
 def test_a_type_that_is_larger_and_worse_is_never_taken() -> None:

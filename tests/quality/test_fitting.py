@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import gguf
 import msgspec
@@ -13,15 +14,17 @@ import numpy as np
 import pytest
 
 import converter
-from app import cli, recipe_files
+from app import cli, fit_speed, paths, recipe_files
 from app.child import run_job
 from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
 from app.fitting import _standard_bytes
 from app.measure_messages import ImatrixResult, MeasureImatrix, MeasureQuality, QualityResult
 from app.protocol import Event, Status
+from app.quality import known_costs
 from converter import ConversionSpec, recipes
 from converter.spec import QuenchError
 from resources import path as resource
+from tests.converter.reference.record import RECORDED, write_recorded
 
 Make = Callable[[str], Path]
 TEXTS = ("calibration-prose", "calibration-code")
@@ -258,3 +261,144 @@ def test_standards_are_recipes() -> None:
     from app.fitting import STANDARDS
 
     assert [recipes.recipe(name).name for name in STANDARDS] == list(STANDARDS)
+
+
+# ---- costs that are known ----
+
+
+@pytest.mark.slow
+def test_costs_are_kept_for_other_sizes_and_for_a_run_that_goes_on(
+    small: Path, importance: Path, tmp_path: Path
+) -> None:
+    costs = tmp_path / "costs.json"
+    asked = command(small, importance, windows=1, costs=str(costs), named=True)
+    first, _ = fitted(asked)
+    assert first.probes > 0 == first.probes_known and costs.exists()
+    again, _ = fitted(asked)
+    assert again.probes == again.probes_known == first.probes
+    assert [(t.name, t.type) for t in again.tensors] == [(t.name, t.type) for t in first.tensors]
+    other, _ = fitted(msgspec.structs.replace(asked, budget=1_000_000, standard="Q3_K_M"))
+    assert 0 < other.probes_known <= other.probes
+
+    half = msgspec.json.decode(costs.read_bytes())
+    half["costs"] = dict(list(half["costs"].items())[::2])
+    costs.write_bytes(msgspec.json.encode(half))
+    resumed, _ = fitted(asked)
+    assert 0 < resumed.probes_known < resumed.probes
+    assert [(t.name, t.type) for t in resumed.tensors] == [(t.name, t.type) for t in first.tensors]
+
+    with pytest.raises(QuenchError) as caught:
+        fitted(msgspec.structs.replace(asked, windows=2))
+    assert caught.value.code == "bad_sensitivity" and "windows of text" in caught.value.detail
+
+
+ORIGIN = known_costs.Origin("model", "windows", "matrix", feedback=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: b"", "damaged"),
+        (lambda data: data[:-3], "damaged"),
+        (lambda data: b"[" * 100_000, "damaged"),
+        (lambda data: data.replace(b'"model":"model"', b'"model":"other"'), "another model"),
+        (lambda data: data.replace(b'"importance":"matrix"', b'"importance":"x"'), "another importance matrix"),
+        (lambda data: data.replace(b'"feedback":false', b'"feedback":true'), "another kind of rounding"),
+        (lambda data: data.replace(b'"quench_sensitivity":1', b'"quench_sensitivity":9'), "version 9"),
+        (lambda data: data.replace(b"0.25", b"-1"), "cannot be"),
+        (lambda data: data.replace(b"0.25", b'"x"'), "damaged"),
+    ],
+)
+def test_costs_of_something_else_are_refused(tmp_path: Path, change: Callable[[bytes], bytes], words: str) -> None:
+    path = tmp_path / "costs.json"
+    kept = known_costs.KnownCosts(str(path), ORIGIN, strict=True)
+    kept.put(("a", "b"), "Q4_K", {"prose": 0.25})
+    kept.save()
+    assert known_costs.KnownCosts(str(path), ORIGIN, strict=True).get(("a", "b"), "Q4_K", ["prose"]) == {"prose": 0.25}
+    assert known_costs.KnownCosts(str(path), ORIGIN, strict=True).get(("a",), "Q4_K", ["prose"]) is None
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(QuenchError) as caught:
+        known_costs.KnownCosts(str(path), ORIGIN, strict=True)
+    assert caught.value.code == "bad_sensitivity" and words in caught.value.detail
+    assert known_costs.KnownCosts(str(path), ORIGIN, strict=False).found == 0, "a work folder's own is made anew"
+
+
+# ---- other architectures ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mixtral", "phi-3", "deepseek-v2", "gpt-2"])
+def test_other_architectures_are_fitted_whole(name: str, tmp_path: Path) -> None:
+    """Experts, fused projections, latent attention, biases: types, error feedback, speed, and the file of it all."""
+    facts = json.loads(RECORDED.read_text(encoding="utf-8"))[name]
+    folder, reference, blocks = tmp_path / name, tmp_path / "reference.gguf", str(tmp_path / "blocks.gguf")
+    folder.mkdir()
+    write_recorded(folder, facts["vocabulary"], facts["config"], facts["shapes"])
+    converter.convert(ConversionSpec(str(folder), str(reference), ("F32",)))
+    text = tmp_path / "own.txt"
+    text.write_text((resource("texts/code.txt")).read_text("utf-8")[:1500], "utf-8")
+    with converter.open_model(reference) as source:
+        budget = _standard_bytes(source, "Q4_K_M")
+        stacks = {tensor.name for tensor in source.tensors if tensor.name.endswith("_exps.weight")}
+    found, _ = fitted(
+        FitTypes(str(reference), budget, "Q4_K_M", (str(text),), (str(text),), context=32, windows=1, feedback=True,
+                 blocks=blocks, speed=0.01)
+    )  # fmt: skip
+    types = {tensor.name: tensor.type for tensor in found.tensors}
+    assert stacks <= set(types), "all experts of a layer have one type"
+    assert found.bytes <= budget and found.speed > 0
+    fed = any(tensor.fed for tensor in found.tensors)
+    spec = ConversionSpec(str(folder), str(tmp_path / "x.gguf"), (found.standard,), blocks=blocks if fed else None,
+                          tensor_types=recipe_files.rules(found.tensors))  # fmt: skip
+    assert types.items() <= converter.convert(spec).outputs[0].tensors.items()
+
+
+# ---- speed ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_goal_of_speed_decides_where_there_is_room(small: Path, importance: Path, tmp_path: Path) -> None:
+    """What is measured first is remembered; asked for the pace of small types, the large ones are not taken."""
+    with pytest.raises(QuenchError) as caught:
+        fitted(command(small, importance, speed=1e9))
+    assert caught.value.code == "too_slow" and "1e+09 tokens/s" in caught.value.detail
+    nearest = float(re.findall(r"write (\S+) tokens/s", caught.value.detail)[0])
+    with converter.open_model(small) as source:
+        info, names = source.info, [tensor.name for tensor in source.tensors if len(tensor.shape) > 1]
+        pace, known = fit_speed.pace_of(info)
+        read = fit_speed.weights_read(info, [tensor for tensor in source.tensors if tensor.name in names])
+    assert known and set(pace.by_type) == set(TYPES)
+    fastest = min(pace.by_type.values()) * sum(read.values())
+    assert nearest > 1 and 1 / fastest == pytest.approx(nearest, rel=3.0), "measured again, on a busy machine"
+    arguments = ["fit", str(small), "-o", str(tmp_path / "x.gguf"), "--speed", "1e9", "--imatrix", str(importance)]
+    assert cli.main(arguments) == 4, "now it is refused before anything begins"
+    found, _ = fitted(command(small, importance, budget=10_000_000, standard="Q8_0", windows=1, speed=nearest / 3))
+    assert found.decided in {"size", "speed", "both"} and found.speed > 0 and found.speed_threads >= 1
+    assert found.speed_predicted >= nearest / 3 * 0.999
+
+
+def test_a_token_reads_a_part_of_some_tensors(tmp_path: Path) -> None:
+    class Tensor(NamedTuple):
+        name: str
+        shape: tuple[int, ...]
+
+    tensors = [Tensor("token_embd.weight", (1000, 64)), Tensor("output.weight", (1000, 64)),
+               Tensor("blk.0.ffn_up_exps.weight", (8, 32, 64)), Tensor("blk.0.attn_q.weight", (64, 64))]  # fmt: skip
+    with converter.open_model(resource("pocket")) as source:
+        info = source.info
+    mixture = msgspec.structs.replace(
+        info, architecture="qwen3moe", experts=8, tied_embeddings=False, metadata={"qwen3moe.expert_used_count": 2}
+    )
+    read = fit_speed.weights_read(mixture, tensors)
+    assert list(read.values()) == [64, 64_000, 8 * 32 * 64 / 4, 64 * 64]
+    assert fit_speed.weights_read(info, tensors)["token_embd.weight"] == 64_000, "tied: it is the output as well"
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"x": {"by_type": {"Q4_K": 1e-9}, "threads": 1}}', b"{" * 70_000])
+def test_a_damaged_memory_of_paces_counts_as_none(content: bytes) -> None:
+    with converter.open_model(resource("pocket")) as source:
+        info = source.info
+    (paths.cache() / "fit-paces.json").write_bytes(content)
+    pace, known = fit_speed.pace_of(info)
+    assert not known and set(pace.by_type) == set(TYPES) and pace.by_type["Q8_0"] > pace.by_type["Q2_K"] > 0
+    fit_speed.learn(info, pace)
+    assert fit_speed.pace_of(info) == (pace, True)

@@ -123,6 +123,13 @@ def test_what_a_fit_comes_to(qtbot: QtBot, fitting: ConvertPage, pocket_gguf: Ca
     page.fit.pane.feedback.setChecked(True)
     settle(qtbot, page)
     assert page.fit.pane.preview is not None and page.fit.pane.preview.seconds["probing"] > seconds[2]
+    # the speed
+    assert "tokens/s" not in page.fit.pane.words.text()
+    page.fit.pane.speed.setValue(20)
+    settle(qtbot, page)
+    wish = page.fit.wish()
+    assert wish is not None and wish.speed == 20.0 and not page.fit.pane.preview.refusals
+    assert "a guess until this model was measured" in page.fit.pane.words.text() and not nameless(page)
 
 
 def test_what_cannot_be_fitted_is_said_before(

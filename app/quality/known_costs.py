@@ -1,0 +1,141 @@
+"""What probes of a fit have found, in a file: for a run that goes on, and for other sizes of the same model.
+
+Divergences are kept as they were measured, by tensors, type and kind of text: they do not depend on the size that was
+asked for. They are of one model (by its content), on the same windows of text, with the same importance matrix and the
+same rounding; a file of anything else is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from app.files import write_atomically
+from converter.identity import content_id
+from converter.spec import QuenchError
+
+VERSION = 1
+MOST_BYTES = 64 << 20
+SECONDS = 5.0
+"""How much work a kill may cost."""
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What divergences depend on beside the tensor: hashes in hexadecimal digits."""
+
+    model: str
+    windows: str
+    importance: str
+    feedback: bool
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    quench_sensitivity: int
+    origin: Origin
+    costs: dict[str, dict[str, float]]
+
+
+_WORDS = {
+    "model": "another model",
+    "windows": "other windows of text",
+    "importance": "another importance matrix",
+    "feedback": "another kind of rounding",
+}
+
+
+class KnownCosts:
+    """``path`` empty: nothing is kept. ``strict``: a file that cannot be used is refused, else it is written anew.
+
+    Raises:
+        QuenchError: ``bad_sensitivity`` where ``strict`` and the file is damaged or of something else.
+    """
+
+    def __init__(self, path: str, origin: Origin, *, strict: bool) -> None:
+        self._path = Path(path) if path else None
+        self._origin = origin
+        self._strict = strict
+        self._costs: dict[str, dict[str, float]] = {}
+        self._lock = threading.Lock()
+        self._written = time.monotonic()
+        if self._path is not None and self._path.exists():
+            try:
+                self._costs = _read(self._path, origin)
+            except QuenchError:
+                if strict:
+                    raise
+        self.found = len(self._costs)
+
+    def get(self, names: Sequence[str], kind: str, texts: Sequence[str]) -> dict[str, float] | None:
+        """The divergence by text with these tensors in this type, if it is known for just these texts."""
+        by = self._costs.get(_key(names, kind))
+        return dict(by) if by is not None and set(by) == set(texts) else None
+
+    def put(self, names: Sequence[str], kind: str, by: Mapping[str, float]) -> None:
+        """Keep one; the file is written now and then. May be called by several threads."""
+        with self._lock:
+            self._costs[_key(names, kind)] = dict(by)
+            if time.monotonic() - self._written >= SECONDS:
+                self._write()
+
+    def save(self) -> None:
+        """Write what is not written yet. QuenchError ``not_saved`` where ``strict`` and it cannot be."""
+        with self._lock:
+            self._write(last=True)
+
+    def _write(self, *, last: bool = False) -> None:
+        if self._path is None:
+            return
+        self._written = time.monotonic()
+        try:
+            write_atomically(self._path, msgspec.json.encode(_Kept(VERSION, self._origin, self._costs)))
+        except OSError as error:  # the fit goes on: only a run after it has to measure again
+            if last and self._strict:
+                raise QuenchError(
+                    "not_saved", "The costs could not be kept.", f"{self._path}: {error.strerror or error}.",
+                    "Free some space, or choose another folder.", exit_status=4,
+                ) from error  # fmt: skip
+
+
+def origin(reference: str, windows: Mapping[str, Sequence[Sequence[int]]], imatrix: str, *, feedback: bool) -> Origin:
+    """Of a run: ``windows`` of tokens by text, ``imatrix`` the path of a matrix or empty."""
+    cut = hashlib.blake2b(msgspec.json.encode([[name, list(each)] for name, each in windows.items()]), digest_size=16)
+    matrix = hashlib.blake2b(Path(imatrix).read_bytes() if imatrix else b"", digest_size=16)
+    return Origin(content_id(reference), cut.hexdigest(), matrix.hexdigest(), feedback)
+
+
+def _read(path: Path, wanted: Origin) -> dict[str, dict[str, float]]:
+    def bad(detail: str) -> QuenchError:
+        return QuenchError(
+            "bad_sensitivity", "These costs cannot be used.", f"{path} {detail}",
+            "Give the file of a fit of the same model with the same texts, or a new name.",
+        )  # fmt: skip
+
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise bad(f"has more than {MOST_BYTES} bytes.")
+        kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+    except OSError as error:
+        raise bad(f"cannot be read: {error.strerror or error}.") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise bad("is no file of costs, or it is damaged.") from error
+    if kept.quench_sensitivity != VERSION:
+        raise bad(f"is of version {kept.quench_sensitivity}, not {VERSION}.")
+    for field, words in _WORDS.items():
+        if getattr(kept.origin, field) != getattr(wanted, field):
+            raise bad(f"is of {words}.")
+    if any(not (math.isfinite(value) and value >= 0) for by in kept.costs.values() for value in by.values()):
+        raise bad("has costs that cannot be.")
+    return kept.costs
+
+
+def _key(names: Sequence[str], kind: str) -> str:
+    return " ".join((kind, *names))
+
+
+__all__ = ["KnownCosts", "Origin", "origin"]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -234,12 +235,12 @@ class MethodLab:
             with open_model(path) as other:
                 parts = _parts_of(other, source, bench.grafts)
                 self._check_vocabulary(bench.model, path)
-                found = bench.measure(parts, {}, self._step(library.file_title(path)))
+                found = bench.measure(parts, {}, self._step(Path(path).name))
                 size = sum(tensor.n_bytes for tensor in other.tensors)
                 rounded = [tensor for tensor in other.tensors if tensor.type not in recipes.PLAIN_TYPES]
                 label = library.type_label(other.info)
             made = Made({}, {}, 8 * sum(each.n_bytes for each in rounded), sum(each.n_elements for each in rounded), 0)
-            method = Method(path, library.file_title(path), "A file of yours.", ("llama.cpp",), recipe=label)
+            method = Method(path, Path(path).name, "A file of yours.", ("llama.cpp",), recipe=label)
             row = _row(method, replace(made, rest=size - made.bytes), found, source.info.parameters, 0.0, path)
             yield self._tell(row)
 

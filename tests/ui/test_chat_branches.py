@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PySide6 import QtGui
 from PySide6.QtCore import QMimeData, QPointF, Qt, QUrl
 from PySide6.QtGui import QDropEvent, QTextDocument
 from pytestqt.qtbot import QtBot
@@ -333,7 +334,7 @@ def test_what_strangers_wrote_is_never_markup_in_a_tooltip(page: ChatPage, conte
     page.list.refresh()
     tooltip = page.list.model.index(0).data(Qt.ItemDataRole.ToolTipRole)
     read = QTextDocument()
-    if Qt.mightBeRichText(tooltip):
+    if QtGui.Qt.mightBeRichText(tooltip):
         read.setHtml(tooltip)
     else:
         read.setPlainText(tooltip)

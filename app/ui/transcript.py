@@ -60,7 +60,7 @@ from app.ui.transcript_blocks import (
 )
 from app.ui.transcript_style import KEY, KIND, PAD, QUOTE, ROLE, Formats
 
-FLUSH_MS, SLOWEST_MS = 40, 400
+FLUSH_MS, SLOWEST_MS = 40, 180
 LATE_MS = 160
 """What may be drawn again waits so long for the next text: then all that a message changes is painted at once."""
 SHARE = 150

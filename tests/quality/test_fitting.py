@@ -356,6 +356,7 @@ def test_other_architectures_are_fitted_whole(name: str, tmp_path: Path) -> None
 # ---- speed ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_goal_of_speed_decides_where_there_is_room(small: Path, importance: Path, tmp_path: Path) -> None:
     """What is measured first is remembered; asked for the pace of small types, the large ones are not taken."""
     with pytest.raises(QuenchError) as caught:

@@ -303,6 +303,7 @@ def test_a_terminal_chat_remembers_what_was_said(pocket_gguf: Pocket) -> None:
     assert "Paris" in result.stdout and "4" in result.stdout
 
 
+@pytest.mark.slow
 def test_quality_orders_the_files_as_their_bits_do(pocket_gguf: Pocket, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     files = [pocket_gguf(name) for name in ("BF16", "Q8_0", "Q2_K")]

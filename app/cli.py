@@ -114,7 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--leave-free", default="", metavar="SIZE", help="memory to leave when it runs with --context (8k)"
     )
     fit.add_argument(
-        "--speed", type=_number, default=0.0, metavar="N", help="at least N tokens/s here; with a size or without one"
+        "--speed", type=_goal, default=0.0, metavar="N", help="at least N tokens/s here; with a size or without one"
     )
     fit.add_argument(
         "--context", type=_natural, default=0, metavar="N", help="tokens in the cache, for --leave-free and --speed"
@@ -378,6 +378,13 @@ def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError("must be a finite number")
+    return value
+
+
+def _goal(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
     return value
 
 

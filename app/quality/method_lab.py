@@ -101,6 +101,7 @@ class MethodLab:
             model = stack.enter_context(self._load(inputs))
             bench = stack.enter_context(_Bench(model, inputs, command.context))
             weights = stack.enter_context(Weights(source, bench.grafts.shapes, self._threads, self._stopped))
+            self._check_files(bench, source)
             self._check_space(weights)
             groups = [texts_module.windows(text, model, command.context, command.chunks) for text in texts]
             calibration = self._calibration(model)
@@ -131,6 +132,13 @@ class MethodLab:
         )
         self._on_model(model)
         return model
+
+    def _check_files(self, bench: _Bench, source: SourceModel) -> None:
+        """Refuse a file of another model before time goes into anything."""
+        for path in self._command.files:
+            with open_model(path) as other:
+                _parts_of(other, source, bench.grafts)
+            self._check_vocabulary(bench.model, path)
 
     def _check_space(self, weights: Weights) -> None:
         beforehand = sum(method.needs == COVARIANCE for method in self._methods)
@@ -234,7 +242,6 @@ class MethodLab:
         for path in self._command.files:
             with open_model(path) as other:
                 parts = _parts_of(other, source, bench.grafts)
-                self._check_vocabulary(bench.model, path)
                 found = bench.measure(parts, {}, self._step(Path(path).name))
                 size = sum(tensor.n_bytes for tensor in other.tensors)
                 rounded = [tensor for tensor in other.tensors if tensor.type not in recipes.PLAIN_TYPES]

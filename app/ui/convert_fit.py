@@ -239,7 +239,7 @@ class FitPane(QWidget):
             ),
         )
         self.speed.lineEdit().setAccessibleName(self.tr("Speed at least"))
-        form.addRow(label(self.tr("Speed at least"), "muted"), self.speed)
+        form.addRow(label(self.tr("Speed"), "muted"), self.speed)
         self.calibration = QComboBox()
         self._name_it(
             self.calibration,

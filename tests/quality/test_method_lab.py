@@ -111,9 +111,11 @@ def test_a_quantized_reference_or_another_model_is_refused(short: Make, pocket_g
             "other_model",
         ),
     ):
+        events: list[Event] = []
         with pytest.raises(QuenchError) as caught:
-            measured(command)
+            run_job("measure", command, events.append)
         assert caught.value.code == code
+        assert not any(isinstance(event, MethodUpdate) for event in events), "refused before anything is measured"
 
 
 @pytest.mark.slow

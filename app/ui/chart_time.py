@@ -50,7 +50,7 @@ class TimeChart(ChartFrame):
     whose figures it shows wants the processor more.
     """
 
-    FRAME_MS, SLOWEST_MS = 100, 2000
+    FRAME_MS, SLOWEST_MS = 100, 1000
     SHARE = 5000
     """Preparing a picture, which is about a quarter of its cost, is followed by a pause of this many times what it
     took. An engine's threads wait for each other: what a picture takes from one of them, all lose."""

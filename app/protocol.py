@@ -275,7 +275,7 @@ class Count(msgspec.Struct, frozen=True, tag_field="message", tag="count"):
 
 
 class Score(msgspec.Struct, frozen=True, tag_field="message", tag="score"):
-    """Teacher-force ``answer`` after ``messages`` (worker ``chat``); answered by :class:`Scored`.
+    """Teacher-force ``answer`` after ``messages`` (workers ``chat`` and ``server``); answered by :class:`Scored`.
 
     ``write`` is a file for this model's log-probabilities (the reference does this), ``against`` such a file written
     by the reference: then the divergence from it is computed. With neither, only the probabilities are told. Without
@@ -493,7 +493,10 @@ class Alternative(msgspec.Struct, frozen=True):
 
 
 class ScoredToken(msgspec.Struct, frozen=True):
-    """One token of the answer. ``kld`` in nats (0 for the reference); ``agree``: both put the same token first."""
+    """One token of the answer. ``kld`` in nats (0 for the reference); ``agree``: both put the same token first.
+
+    ``probability`` of a token that a server does not tell is the most that it can be.
+    """
 
     text: str
     probability: float
@@ -504,13 +507,17 @@ class ScoredToken(msgspec.Struct, frozen=True):
 
 
 class Scored(msgspec.Struct, frozen=True, tag_field="message", tag="scored"):
-    """Answer to :class:`Score`. ``first_divergence`` is the first token where greedy choices differ, or -1."""
+    """Answer to :class:`Score`. ``first_divergence`` is the first token where greedy choices differ, or -1.
+
+    ``bounds``: the divergences are lower bounds, as one of the two is served and tells its likeliest tokens only.
+    """
 
     request: int
     tokens: tuple[ScoredToken, ...]
     mean_kld: float
     top1: float
     first_divergence: int
+    bounds: bool = False
 
 
 # Serving relays: what the worker ``serve`` is asked goes up, what the model's worker answers comes down.

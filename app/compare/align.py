@@ -37,6 +37,15 @@ def common_prefix(a: Sequence[str], b: Sequence[str]) -> int:
     return next((index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
+def alike(
+    a: str, a_tokens: Sequence[str] | None, b: str, b_tokens: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What two answers are compared by: their tokens where those of both are told, else words and marks of both."""
+    if a_tokens is None or b_tokens is None:
+        return pieces(a), pieces(b)
+    return tuple(a_tokens), tuple(b_tokens)
+
+
 def align(a: Sequence[str], b: Sequence[str]) -> list[Run]:
     """A diff of two answers, in order and without gaps: equal runs and replaced, added or left-out ones.
 

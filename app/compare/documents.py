@@ -18,6 +18,7 @@ from app.protocol import ScoredToken
 from app.quality import numbers
 from converter.spec import QuenchError
 
+AT_LEAST = "\N{GREATER-THAN OR EQUAL TO} "
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
@@ -37,9 +38,11 @@ def quoted(text: str) -> str:
     return f"‘{shown.strip() or '␣' * len(shown)}’"
 
 
-def in_words(index: int, token: ScoredToken, *, first: bool = False) -> str:
-    """Token ``index`` (from 0) in words; ``first``: the first one where greedy decoding parts."""
-    words = f"Token {index + 1} {quoted(token.text)}: {numbers.number(token.kld, 2)} nats"
+def in_words(index: int, token: ScoredToken, *, first: bool = False, bounds: bool = False) -> str:
+    """Token ``index`` (from 0) in words; ``first``: the first one where greedy decoding parts; ``bounds``: the
+    divergence is a lower bound."""
+    least = "at least " if bounds else ""
+    words = f"Token {index + 1} {quoted(token.text)}: {least}{numbers.number(token.kld, 2)} nats"
     if token.reference_top:
         theirs = token.reference_top[0]
         words += f", reference said {quoted(theirs.text)} with {theirs.probability:.0%}"
@@ -53,7 +56,7 @@ def figures(column: Column, *, reference: bool) -> dict[str, str]:
     dash, scored = numbers.NONE, column.scored and not reference
     memory = column.memory.anonymous
     return {
-        "Mean KLD": f"{numbers.number(column.kld)} nats" if scored else dash,
+        "Mean KLD": f"{AT_LEAST if column.bounds else ''}{numbers.number(column.kld)} nats" if scored else dash,
         "Same first choice": f"{column.top1:.1%}" if scored else dash,
         "Parts at token": (str(column.first_divergence + 1) if column.first_divergence >= 0 else "never")
         if scored
@@ -97,9 +100,12 @@ def markdown(comparison: Comparison) -> str:
             parts.append("")
         for place, column in columns:
             parts += [f"### {_cell(names[place])}", "", *fenced(column.error or column.text), ""]
+            if column.unscored:
+                parts += [_cell(f"No divergence: {column.unscored}"), ""]
             if place and column.first_divergence >= 0:
                 at = column.first_divergence
-                words = in_words(at, column.tokens[at], first=True) if at < len(column.tokens) else ""
+                known = at < len(column.tokens)
+                words = in_words(at, column.tokens[at], first=True, bounds=column.bounds) if known else ""
                 parts += [_cell(words), ""] if words else []
     return "\n".join(parts).rstrip() + "\n"
 
@@ -129,6 +135,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
 HEAD = (
     "prompt", "slice", "model", "path", "reference", "kld", "top1", "first_divergence", "common", "tokens",
     "tokens_per_second", "alone", "first_token", "memory", "bytes", "verdict", "error", "text",
+    "lower_bound", "unscored",
 )  # fmt: skip
 
 
@@ -148,6 +155,7 @@ def table(comparison: Comparison) -> str:
                 column.kld if scored else "", column.top1 if scored else "", column.first_divergence if scored else "",
                 column.common, len(column.own), column.tokens_per_second, int(column.speed_alone), column.first_token,
                 column.memory.anonymous, column.bytes, column.verdict, column.error, column.text,
+                int(column.bounds), column.unscored,
             )  # fmt: skip
             writer.writerow([_harmless(value) if isinstance(value, str) else value for value in row])
     return out.getvalue()
@@ -186,6 +194,6 @@ def save(comparison: Comparison, path: Path) -> None:
 
 
 __all__ = [
-    "FORMS", "document", "figures", "in_words", "markdown", "one_line", "plain", "quoted", "save", "survival_of",
-    "table",
+    "AT_LEAST", "FORMS", "document", "figures", "in_words", "markdown", "one_line", "plain", "quoted", "save",
+    "survival_of", "table",
 ]  # fmt: skip

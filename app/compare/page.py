@@ -65,10 +65,12 @@ def _card(name: str, column: Column, *, reference: bool) -> str:
     if column.error:
         return f'<div class="reply">{head}<p class="bad">{_safe(column.error)}</p></div>'
     body = f"<blockquote>{_safe(column.text)}</blockquote>"
+    if column.unscored:
+        body += f'<p class="muted">No divergence: {_safe(column.unscored)}</p>'
     if not reference and column.tokens:
         shaded = "".join(_word(place, column) for place in range(len(column.tokens)))
         told = [
-            f"<li>{escape(documents.in_words(place, token, first=place == column.first_divergence))}</li>"
+            f"<li>{escape(_in_words(place, column))}</li>"
             for place, token in enumerate(column.tokens)
             if token.kld >= SAID or place == column.first_divergence
         ]
@@ -81,11 +83,16 @@ def _card(name: str, column: Column, *, reference: bool) -> str:
     return f'<div class="reply">{head}{body}</div>'
 
 
+def _in_words(place: int, column: Column) -> str:
+    first = place == column.first_divergence
+    return documents.in_words(place, column.tokens[place], first=first, bounds=column.bounds)
+
+
 def _word(place: int, column: Column) -> str:
     token = column.tokens[place]
     first = place == column.first_divergence
     strength = round(100 * min(1.0, (token.kld / STRONGEST) ** 0.5))
-    about = escape(documents.in_words(place, token, first=first), quote=True)
+    about = escape(_in_words(place, column), quote=True)
     text = _safe(token.text)
     if first:
         return f'<mark class="kld" style="--kld:{strength}%;outline:2px solid var(--bad)" title="{about}">{text}</mark>'

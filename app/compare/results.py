@@ -18,8 +18,9 @@ class Column(msgspec.Struct, frozen=True):
     """One model's answer. ``kld`` (nats), ``top1`` and ``tokens`` are over the reference's answer, teacher-forced;
 
     ``first_divergence`` is the first of its tokens where this model would greedily have gone elsewhere, or -1.
-    ``scored`` is false where there is no such thing: a server tells no probabilities of a given text. ``own`` are the
-    tokens of its own answer, ``common`` how many of them it has in common with the reference's answer from the
+    ``scored`` is false where there is no such thing, and ``unscored`` says why: not every server tells how likely a
+    given text is. ``bounds``: divergences are lower bounds, of a server that tells its likeliest tokens only. ``own``
+    are the tokens of its own answer, ``common`` how many of them it has in common with the reference's answer from the
     beginning. ``speed_alone``: nothing else computed while its speed was measured. ``error``: why it has no answer.
     """
 
@@ -39,6 +40,8 @@ class Column(msgspec.Struct, frozen=True):
     bytes: int = 0
     verdict: str = ""
     error: str = ""
+    unscored: str = ""
+    bounds: bool = False
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -74,6 +77,7 @@ def make_column(
     speed_alone: bool = True,
     size: int = 0,
     verdict: str = "",
+    unscored: str = "",
 ) -> Column:
     """A column of what the engine said; ``reply`` is None for a text that nobody wrote here."""
     return Column(
@@ -92,7 +96,13 @@ def make_column(
         speed_alone,
         size,
         verdict,
+        unscored=unscored,
+        bounds=scored is not None and scored.bounds,
     )
+
+
+UNSCORABLE = frozenset({"no_probabilities", "bad_probabilities", "different_tokens", "empty_prompt"})
+"""Codes of what leaves a served model's answer without divergences, and is no reason to ask it again."""
 
 
 def names_of(models: Sequence[str]) -> list[str]:
@@ -117,4 +127,4 @@ def _name(path: str) -> str:
     return f"{Path(source).name} · {recipe}" if recipe else Path(path).stem
 
 
-__all__ = ["Column", "Comparison", "Entry", "make_column", "names_of", "short_names"]
+__all__ = ["UNSCORABLE", "Column", "Comparison", "Entry", "make_column", "names_of", "short_names"]

@@ -12,14 +12,17 @@ import msgspec
 from app import conversion, paths, settings
 from app.child import SERVER_KEY_VARIABLE
 from app.compare import batches, recipes
-from app.compare.align import common_prefix, pieces
-from app.compare.results import Column, Comparison, Entry, make_column
+from app.compare.align import alike, common_prefix, pieces
+from app.compare.results import UNSCORABLE, Column, Comparison, Entry, make_column
 from app.protocol import ChatMessage, Event, LoadOptions, Sampling, Scored
 from app.quality.prompts import NO_SLICE, Prompt
 from app.remote.address import find, is_remote, split_path
 from app.remote.messages import Connect
-from app.sessions import ChatSession, Reply
+from app.sessions import ChatSession
 from converter.spec import Progress, QuenchError
+
+_TOLD = 3 * 4096
+"""Words of 4 bytes that a server's likeliest tokens of a position take on the disk, at most."""
 
 OnStep = Callable[[str, float, float], None]
 
@@ -85,14 +88,7 @@ def compare(
 def score_text(
     models: Sequence[str], text: str, *, context: int = 0, threads: int = 0, on_step: OnStep = _silent
 ) -> Comparison:
-    """How probable every model finds a text that nobody of them wrote, and how far each is from the first on it.
-
-    Servers tell no such thing: QuenchError ``usage``.
-    """
-    if any(is_remote(path) for path in models):
-        raise QuenchError(
-            "usage", "A server tells no probabilities of a given text.", "", "Leave it out.", exit_status=2
-        )
+    """How probable every model finds a text that nobody of them wrote, and how far each is from the first on it."""
     options = LoadOptions(context=context, threads=threads)
     columns: list[Column | None] = []
     with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="compare-") as folder:
@@ -101,10 +97,10 @@ def score_text(
             opened = _ready(path, on_step)
             on_step(_name(path), place, len(models))
             with ChatSession(opened, options) as session:
-                scored = session.score((), text, **({"against": file} if place else {"write": file}))
-                own = tuple(token.text for token in scored.tokens)
+                scored, why = _score(session, path, (), text, columns[0] if place else None, file=file)
                 memory = session.loaded.memory
-            column = make_column(path, text, None, scored, reference=place == 0, own=own, common=len(own))
+            own = _texts(scored) or pieces(text)
+            column = make_column(path, text, None, scored, reference=place == 0, own=own, common=len(own), unscored=why)
             columns.append(msgspec.structs.replace(column, memory=memory, bytes=_bytes(opened)))
     return Comparison(tuple(models), (Entry("", NO_SLICE, tuple(columns)),))
 
@@ -123,37 +119,48 @@ def _answer(
     messages = (ChatMessage("user", prompt),)
     reply = session.generate(messages, sampling)
     path = models[place]
-    scored: Scored | None = None
-    if not is_remote(path) and not is_remote(models[0]):
-        if place == 0:
-            scored = session.score(messages, reply.text, write=str(file))
-        elif reference is not None:
-            scored = session.score(messages, reference.text, against=str(file))
-    own = _own(session, messages, reply, scored if place == 0 else None, path)
-    theirs = reference.own if reference is not None else own
-    if reference is not None and (is_remote(path) or is_remote(models[0])):
-        theirs, own = pieces(reference.text), pieces(reply.text)  # units that both sides have
-    return make_column(
-        path,
-        reply.text,
-        reply.end,
-        scored,
-        reference=place == 0,
-        own=own,
-        common=common_prefix(theirs, own),
-        size=_bytes(path),
+    scored, why = _score(
+        session, path, messages, reference.text if reference else reply.text, reference, file=str(file)
     )
+    tokens: tuple[str, ...] | None = None
+    if scored is not None and (reference is None or reference.text == reply.text):
+        tokens = _texts(scored)
+    elif not is_remote(path):
+        tokens = _texts(session.score(messages, reply.text))
+    own, common = tokens if tokens is not None else pieces(reply.text), 0
+    if reference is not None:
+        theirs, own = alike(reference.text, reference.own if reference.scored else None, reply.text, tokens)
+        common = common_prefix(theirs, own)
+    return make_column(
+        path, reply.text, reply.end, scored, reference=place == 0, own=own,
+        common=common if reference is not None else len(own), size=_bytes(path), unscored=why,
+    )  # fmt: skip
 
 
-def _own(
-    session: ChatSession, messages: tuple[ChatMessage, ...], reply: Reply, scored: Scored | None, path: str
-) -> tuple[str, ...]:
-    """The tokens of a model's own answer."""
-    if is_remote(path):
-        return pieces(reply.text)
-    if scored is None:
-        scored = session.score(messages, reply.text)
-    return tuple(token.text for token in scored.tokens)
+def _score(
+    session: ChatSession,
+    path: str,
+    messages: tuple[ChatMessage, ...],
+    text: str,
+    reference: Column | None,
+    *,
+    file: str,
+) -> tuple[Scored | None, str]:
+    """The reference's answer scored, by itself first (without ``reference``), or why that cannot be."""
+    if reference is not None and not reference.scored:
+        return None, reference.unscored
+    try:
+        if reference is None:
+            return session.score(messages, text, write=file), ""
+        return session.score(messages, text, against=file), ""
+    except QuenchError as error:
+        if is_remote(path) and error.code in UNSCORABLE:
+            return None, error.title
+        raise
+
+
+def _texts(scored: Scored | None) -> tuple[str, ...]:
+    return tuple(token.text for token in scored.tokens) if scored is not None else ()
 
 
 def _ready(path: str, on_step: OnStep) -> str | Connect:
@@ -190,9 +197,9 @@ def _connect(path: str) -> Connect:
 
 
 def _vocabulary(opened: Sequence[str | Connect]) -> int:
-    """Words of the reference's vocabulary; of a server's, which writes no file, 1."""
+    """Words of the reference's vocabulary; of a server's what takes as much room."""
     if isinstance(opened[0], Connect):
-        return 1
+        return _TOLD
     from converter.identity import glance
 
     return max(1, glance(opened[0]).info.vocabulary)

@@ -1,24 +1,7 @@
 """A divergence from part of a candidate's odds: a server tells the likeliest tokens of a position, not all.
 
-Of one position let p be the reference's odds and q the candidate's, S the tokens that the server told, and P and Q what
-p and q have outside S. The figure is
-
-    sum over S of p ln(p / q)  +  P ln(P / Q),
-
-which is what the divergence would be if the candidate shared Q out among the other tokens in proportion to p. It is a
-LOWER BOUND of KL(p, q), whatever the candidate really does there. Proof, by the log-sum inequality: for numbers
-a_i >= 0 and b_i > 0 with sums a and b, ``sum a_i ln(a_i / b_i) >= a ln(a / b)``. (With f(x) = x ln x, which is convex,
-the left side is ``b sum (b_i / b) f(a_i / b_i)``, and by Jensen's inequality that is at least
-``b f(sum (b_i / b) (a_i / b_i)) = b f(a / b) = a ln(a / b)``.) For a_i = p_i and b_i = q_i over the tokens outside S
-this says that their part of KL(p, q) is at least ``P ln(P / Q)``, with equality just where q is proportional to p; the
-part over S is exact. Fewer tokens in S make the bound smaller or leave it as it is, never larger, by the same
-inequality.
-
-Q is known no better than the server adds: it sums the exponentials of the softmax in float32, where each addition is
-off by up to 2**-24 of the sum, so that after V tokens its probabilities may all be too large by the factor
-``1 + V 2**-24``. Within that range the Q is taken that makes the figure smallest, so that it stays a lower bound.
-
-Where every token of the vocabulary was told there is nothing to bound: the log-probabilities are logits.
+The figure is the least divergence that they allow (:mod:`.lower_bound`). Where every token of the vocabulary was told
+there is nothing to bound: the log-probabilities are logits.
 """
 
 from __future__ import annotations
@@ -32,12 +15,12 @@ import numpy.typing as npt
 
 import kernels
 from app.quality.divergence import FIRST, Firsts, Floats, Logits, Rows, TokenValues, check_finite, firsts_of
+from app.quality.lower_bound import bound, rounding
 from app.quality.odds import Odds, firsts_of_records, likeliest
 
 if TYPE_CHECKING:
     from app.remote.scoring import Position  # with all that speaks HTTP, which few measurements need
 
-ROUNDING = 2.0**-24
 UNKNOWN = -1
 """In place of a candidate's likeliest token where the server did not say which it is."""
 
@@ -67,19 +50,19 @@ def compare(reference: Rows | Odds, told: Sequence[Position], vocabulary: int) -
     Raises QuenchError ``not_finite`` if the reference's output is not numbers.
     """
     known: _Known = _OfRows(reference) if isinstance(reference, Rows) else _OfOdds(reference)
-    rounding = vocabulary * ROUNDING
+    loose = rounding(vocabulary)
     count = len(told)
     kld, nll, missing = np.zeros(count), np.zeros(count), np.zeros(count)
     hidden = np.zeros(count, np.bool_)
     first = np.zeros(count, FIRST)
     for row, each in enumerate(told):
         missing[row] = max(0.0, 1.0 - float(np.exp(each.logs).sum()))
-        most = min(1.0, missing[row] + rounding)
+        most = min(1.0, missing[row] + loose)
         place = np.flatnonzero(each.ids == reference.right[row])
         hidden[row] = not len(place)
         nll[row] = -each.logs[place[0]] if len(place) else -min(float(each.logs.min()), math.log(most))
         kept, p_logs = known.at(row, each.ids)
-        kld[row] = bound(p_logs, each.logs[kept], rounding)
+        kld[row] = bound(p_logs, each.logs[kept], loose)
         best = int(np.argmax(each.logs))
         first[row] = (each.ids[best], math.exp(each.logs[best])) if each.top else (UNKNOWN, 0.0)
     check_finite(kld)
@@ -96,23 +79,6 @@ def compare(reference: Rows | Odds, told: Sequence[Position], vocabulary: int) -
         first=first,
         missing=missing,
     )
-
-
-def bound(p_logs: Floats, q_logs: Floats, rounding: float) -> float:
-    """The least KL(p, q) in nats that log-probabilities of the same tokens allow, ``p_logs`` of them all exact.
-
-    ``rounding`` is how far the sum of all exponentials may be off, relative, by which each of ``q_logs`` was divided.
-    """
-    p = np.exp(p_logs)
-    inside, told = min(1.0, float(p.sum())), float(np.exp(q_logs).sum())
-    most = min(1.0, 1.0 / told)
-    # The figure is convex in the factor; at its minimum the two have equally much inside.
-    factor = min(max(inside / told, min(most, 1.0 / (1.0 + rounding))), most)
-    outside, missing = 1.0 - inside, 1.0 - factor * told
-    rest = outside * math.log(outside / missing) if outside > 0 and missing > 0 else 0.0
-    there = p > 0
-    ratios = p[there] * (p_logs[there] - q_logs[there])
-    return max(0.0, float(ratios.sum()) - inside * math.log(factor) + rest)
 
 
 class _Known(Protocol):
@@ -153,4 +119,4 @@ class _OfOdds:
         return places, logs[found]
 
 
-__all__ = ["UNKNOWN", "bound", "compare", "is_whole", "logits_of"]
+__all__ = ["UNKNOWN", "compare", "is_whole", "logits_of"]

@@ -21,8 +21,9 @@ from app.quality.bounds import compare, is_whole, logits_of
 from app.quality.divergence import Rows, TokenValues, first_scored
 from app.quality.odds import Odds
 from app.quality.passages import Pieces
+from app.quality.probe import PROBE
 from app.quality.references import compare as compare_whole
-from app.quality.subject import PROBE, Subject, Vocabulary
+from app.quality.subject import Subject, Vocabulary
 from app.quality.tasks import Task
 from app.quality.texts import Text, Window
 from app.remote import address, keys

@@ -21,15 +21,12 @@ from app.quality import verdict
 from app.quality.divergence import Divergence
 from app.quality.drift import drift
 from app.quality.footprint import Footprint, solo_speed
+from app.quality.probe import PROBE
 from converter import open_model
 from converter.identity import content_id
 from converter.spec import ModelInfo, QuenchError
 
 SAMPLED_TOKENS = 4096
-PROBE = (
-    "The quick brown fox jumps over 13 lazy dogs; déjà vu, naïve — Straße, 北京, Москва!\n"
-    "\tfor (int i = 0; i < 10; i++) { x[i] += 3.14; }\n\n<|im_start|>user"
-)
 
 
 @dataclass(frozen=True)

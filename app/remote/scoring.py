@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from app.protocol import ChatMessage
 from app.remote.address import host
 from app.remote.client import LLAMA, VLLM, Client
 from app.remote.errors import RemoteError
@@ -57,11 +58,13 @@ class Position:
     """Natural log-probabilities ``logs`` (n,) of the tokens ``ids`` (n,) at one position.
 
     ``top``: these are the likeliest of all (there may be one less likely, the right one); if not, the right one alone.
+    ``names`` (n,): what the server calls them, empty where it does not say.
     """
 
     ids: Ids
     logs: Floats
     top: bool
+    names: tuple[str, ...] = ()
 
 
 class Way(Protocol):
@@ -144,13 +147,31 @@ class Scorer:
             raise RuntimeError("begin() comes first")
         return self._way.odds(tokens, first)
 
-    async def tokenize(self, text: str, *, special: bool) -> list[int] | None:
-        """How the server cuts ``text``; None if it does not say. ``special``: names of special tokens are such."""
-        content = {"content": text, "add_special": False, "parse_special": special}  # llama.cpp's
-        content |= {"prompt": text, "add_special_tokens": False}  # vLLM's
-        limit = _REST_BYTES + 32 * len(text)
+    async def tokenize(self, text: str, *, special: bool, ends: bool = False) -> list[int] | None:
+        """How the server cuts ``text``; None if it does not say. ``special``: names of special tokens are such;
+        ``ends``: with the tokens that the model puts before a text."""
+        content = {"content": text, "add_special": ends, "parse_special": special}  # llama.cpp's
+        content |= {"prompt": text, "add_special_tokens": ends}  # vLLM's
+        return await self._tokens(content, len(text))
+
+    async def prompt(self, messages: Sequence[ChatMessage]) -> list[int] | None:
+        """The tokens of a conversation in the model's own template, up to where it would answer; None if the server
+        does not say."""
+        told = [{"role": message.role, "content": message.content} for message in messages]
+        size = sum(len(message.content) for message in messages)
+        if self._software != VLLM:  # llama.cpp's server writes the prompt out, and then cuts it
+            try:
+                body = await self.ask(f"{self.root}/apply-template", {"messages": told}, _REST_BYTES + 8 * size)
+                return await self.tokenize(msgspec.json.decode(body, type=_Rendered).prompt, special=True, ends=True)
+            except (RemoteError, msgspec.DecodeError) as error:
+                if isinstance(error, RemoteError) and not _is_a_no(error):
+                    raise
+        return await self._tokens({"messages": told, "add_generation_prompt": True}, size)
+
+    async def _tokens(self, content: Mapping[str, Any], size: int) -> list[int] | None:
+        """What ``/tokenize`` answers; None for a no, or for what are no tokens."""
         try:
-            body = await self.ask(f"{self.root}/tokenize", content, limit)
+            body = await self.ask(f"{self.root}/tokenize", content, _REST_BYTES + 32 * size)
             return msgspec.json.decode(body, type=_Tokens).tokens
         except (RemoteError, msgspec.DecodeError) as error:
             if isinstance(error, RemoteError) and not _is_a_no(error):
@@ -208,7 +229,7 @@ class Scorer:
         except (msgspec.DecodeError, RecursionError) as error:
             raise self.lie(f"no log-probabilities ({error})") from error
 
-    def checked(self, ids: Sequence[int], logs: Sequence[float], *, top: bool) -> Position:
+    def checked(self, ids: Sequence[int], logs: Sequence[float], *, top: bool, names: Sequence[str] = ()) -> Position:
         """``ids`` and ``logs`` of one position, if they can be true."""
         found, values = np.asarray(ids, np.int64), np.asarray(logs, np.float64)
         if not len(found) or found.min() < 0 or found.max() >= self._vocabulary:
@@ -223,7 +244,7 @@ class Scorer:
             raise self.lie(f"probabilities that add up to {total:.4f}")
         if len(found) == self._vocabulary and total < 1.0 - 10 * TOO_MUCH:
             raise self.lie(f"probabilities of the whole vocabulary that add up to {total:.4f}")
-        return Position(found, values, top)
+        return Position(found, values, top, tuple(names))
 
 
 def _is_a_no(error: QuenchError) -> bool:
@@ -251,9 +272,14 @@ class _Base:
         raise NotImplementedError
 
 
+class _Rendered(msgspec.Struct):
+    prompt: str
+
+
 class _Likely(msgspec.Struct):
     id: int
     logprob: float
+    token: str = ""
 
 
 class _Written(msgspec.Struct):
@@ -294,11 +320,13 @@ class _Completion(_Base):
         likely = found.completion_probabilities[0].top_logprobs
         if len(likely) != self.asked:
             raise scorer.lie(f"{len(likely)} probabilities where {self.asked} were asked for")
-        return scorer.checked([each.id for each in likely], [each.logprob for each in likely], top=True)
+        ids, logs, names = ([getattr(each, key) for each in likely] for key in ("id", "logprob", "token"))
+        return scorer.checked(ids, logs, top=True, names=names)
 
 
 class _Logprob(msgspec.Struct):
     logprob: float
+    decoded_token: str | None = None
 
 
 class _WithPromptOdds(msgspec.Struct):
@@ -343,7 +371,8 @@ class _PromptOdds(_Base):
                 raise scorer.lie(f"other tokens than were sent, at position {position}")
             if not self.asked <= len(told) <= self.asked + 1:
                 raise scorer.lie(f"{len(told)} probabilities where {self.asked} were asked for")
-            yield scorer.checked([int(key) for key in told], [each.logprob for each in told.values()], top=True)
+            logs, names = zip(*((each.logprob, each.decoded_token or "") for each in told.values()), strict=True)
+            yield scorer.checked([int(key) for key in told], logs, top=True, names=names)
 
 
 class _Echoed(msgspec.Struct):

@@ -335,6 +335,8 @@ class ComparePage(QWidget):
             return
         part = self._run.parts[index]
         self.columns[index].refresh(part)
+        for column, each in zip(self.columns, self._run.parts, strict=True):
+            column.set_unscored(each.unscored or self._run.parts[0].unscored)
         if part.state in (READY, TIMING, DONE) or (index == 0 and part.scored is not None):
             self._align()
 
@@ -440,6 +442,7 @@ class ComparePage(QWidget):
             column.begin(part)
             column.feed(part.text)
             column.refresh(part)
+            column.set_unscored(part.unscored)
             if parts[0] is not None:
                 column.show_free_run(part, parts[0])
         self._show_prompt(self._queue.prompts[prompt].prompt)

@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
 
 from app import library
 from app.compare import align, recipes
-from app.protocol import Tokens
+from app.protocol import Scored, Tokens
 from app.remote.address import is_remote
 from app.ui import format as fmt
 from app.ui.compare_making import expected_bytes, made_file
@@ -44,6 +44,7 @@ from app.ui.servers import KIND
 from app.ui.theme import set_role
 from app.ui.transcript import Transcript
 from app.ui.widgets import ElidedLabel, ErrorCard, ModelPicker, ProgressLine, button, icon_button, label
+from converter.spec import QuenchError
 
 ANSWER = 1
 ANSWERS, DIVERGENCE, FREE_RUN = "answers", "divergence", "free"
@@ -66,6 +67,7 @@ class Column(QFrame):
         self._context = context
         self._reference = False
         self._part: Part | None = None
+        self._unscored: QuenchError | None = None
         self._view = ANSWERS
         self._wanted = ""
         self._setting = False
@@ -138,7 +140,7 @@ class Column(QFrame):
         self._grid.setHorizontalSpacing(12)
         self._grid.setVerticalSpacing(2)
         rows = (
-            ("kld", self.tr("Mean KLD"), self.tr("Mean divergence from the reference over its answer, in nats.")),
+            ("kld", self.tr("Mean KLD"), ""),
             ("top1", self.tr("Same first choice"), self.tr("How often both models put the same token first.")),
             ("speed", self.tr("Speed"), ""),
             ("first", self.tr("First token"), self.tr("Seconds from the question to the first token.")),
@@ -223,6 +225,7 @@ class Column(QFrame):
         self._refresh()
 
     def _clear(self) -> None:
+        self._unscored = None
         self.error.clear()
         self.transcript.clear_messages()
         self.divergence.clear_tokens()
@@ -262,18 +265,27 @@ class Column(QFrame):
                 self.transcript.finish(ANSWER, self.tr("Not finished"))
             self.error.show_error(part.error, [(self.tr("Retry"), self._retry)])
         if part.scored is not None and self.divergence.tokens() is not part.scored.tokens:
-            self.divergence.set_tokens(part.scored.tokens, part.scored.first_divergence, reference=part.index == 0)
+            found = part.scored
+            self.divergence.set_tokens(
+                found.tokens, found.first_divergence, reference=part.index == 0, bounds=found.bounds
+            )
         self._refresh()
 
     def verdict(self) -> str:
         """What the lab said of this model, empty where it was not measured."""
         return self._lab[0]
 
+    def set_unscored(self, why: QuenchError | None) -> None:
+        """Why nothing will be shaded here: this model or the reference does not tell how likely a text is."""
+        if why is not self._unscored:
+            self._unscored = why
+            self._refresh()
+
     def show_free_run(self, part: Part, reference: Part) -> None:
         """This model's own answer, aligned with the reference's."""
-        plain = is_remote(part.path) or is_remote(reference.path)
-        theirs, own = (align.pieces(each.text) if plain else each.tokens() for each in (reference, part))
-        scored = None if plain else part.own or (part.scored if part.index == 0 else None)
+        tokens = [each.tokens() for each in (reference, part)]
+        theirs, own = align.alike(reference.text, tokens[0], part.text, tokens[1])
+        scored = None if None in tokens else part.own or part.scored
         self.free.set_answer(own, theirs, scored.tokens if scored is not None else (), reference=part is reference)
         self._refresh()
 
@@ -292,6 +304,8 @@ class Column(QFrame):
             self._figures[key].setAccessibleName(text)
         for widget in self._captions[-1]:
             widget.setVisible(bool(self._lab[0]))
+        for widget in self._captions[0]:
+            widget.setToolTip(self._divergence_words())
         alone = part is not None and part.timed is not None
         self._captions[2][0].setText(self.tr("Speed alone") if alone else self.tr("Speed"))
         for widget in self._captions[2]:
@@ -342,7 +356,7 @@ class Column(QFrame):
         replied = part.speed if part is not None else None
         speed = fmt.tokens_per_second(replied.tokens_per_second) if replied is not None else fmt.DASH
         return [
-            ("kld", fmt.significant(scored.mean_kld, 3) if scored is not None else fmt.DASH),
+            ("kld", _divergence(scored) if scored is not None else fmt.DASH),
             ("top1", fmt.percent(scored.top1) if scored is not None else fmt.DASH),
             ("speed", speed),
             ("first", fmt.seconds(replied.first_token) if replied is not None else fmt.DASH),
@@ -350,6 +364,13 @@ class Column(QFrame):
             ("size", fmt.size((expected_bytes(self._context, path) or None) if path and not is_remote(path) else None)),
             ("lab", self._lab[0] or fmt.DASH),
         ]
+
+    def _divergence_words(self) -> str:
+        words = self.tr("Mean divergence from the reference over its answer, in nats.")
+        scored = self._part.scored if self._part is not None else None
+        if scored is not None and scored.bounds:
+            words += " " + self.tr("At least so much: a server tells the likeliest tokens only, not all.")
+        return words
 
     def _speed_words(self) -> str:
         part = self._part
@@ -399,10 +420,9 @@ class Column(QFrame):
         if self._view == FREE_RUN:
             return self.tr("Ask something: each model's own answer appears here, beside the reference's.")
         if self._view == DIVERGENCE:
-            if is_remote(self.path()):
-                return self.tr("A server tells no probabilities of a given text: compare its answer by reading it.")
-            if self._part is not None and self._part.state == DONE:
-                return self.tr("The reference is on a server, which tells no probabilities: there is nothing to shade.")
+            why = self._unscored
+            if why is not None:
+                return "\n\n".join(each for each in (why.title, why.detail, why.hint) if each)
             if self._part is not None and self._part.state not in {FAILED, STOPPED}:
                 return self.tr("The shading appears when the answer is scored.")
             return self.tr("Ask something: the reference's answer appears here, shaded where this model differs.")
@@ -441,3 +461,8 @@ class Column(QFrame):
 
     def _retry(self) -> None:
         self.retried.emit(self)
+
+
+def _divergence(scored: Scored) -> str:
+    """Mean divergence in nats; of a server that tells its likeliest tokens only, the least that it can be."""
+    return ("\N{GREATER-THAN OR EQUAL TO} " if scored.bounds else "") + fmt.significant(scored.mean_kld, 3)

@@ -13,9 +13,17 @@ from PySide6.QtCore import QObject, Signal
 
 from app import paths
 from app.compare import batches, recipes
-from app.compare.align import common_prefix, pieces
+from app.compare.align import alike, common_prefix, pieces
 from app.compare.batches import Step
-from app.compare.results import Column, Comparison, Entry, make_column, names_of, short_names
+from app.compare.results import (
+    UNSCORABLE,
+    Column,
+    Comparison,
+    Entry,
+    make_column,
+    names_of,
+    short_names,
+)
 from app.memory_messages import Memory
 from app.protocol import ChatMessage, Failed, Replied, Sampling, Scored, Tokens
 from app.quality.prompts import Prompt
@@ -70,6 +78,7 @@ class QueueRun(QObject):
         self._text = ""
         self._reply: Replied | None = None
         self._scored: Scored | None = None
+        self._unscored = ""
         self._then: Callable[[Scored], None] | None = None
         _clear_left_over()
 
@@ -149,7 +158,7 @@ class QueueRun(QObject):
             file_wanted = step.model == 0 and None in row and not self._file(step.prompt).exists()
             if missing and step.model in self._given_up:
                 self._put(self._failed_column(self._given_up[step.model]))
-            elif missing or (file_wanted and self._can_score(step.model)):
+            elif missing or (file_wanted and (column := row[0]) is not None and column.scored):
                 self._begin()
                 return
             self._tidy(step)
@@ -166,7 +175,7 @@ class QueueRun(QObject):
         if recipe and not Path(made_file(path)).is_file():
             self._make(path, recipe)
             return
-        self._text, self._reply, self._scored = "", None, None
+        self._text, self._reply, self._scored, self._unscored = "", None, None, ""
         engine = self._engine(step.model)
         name = short_names(names_of(self.models))[step.model]
         self._tell(self.tr("{0}, prompt {1} of {2}").format(name, step.prompt + 1, len(self.prompts)))
@@ -205,9 +214,6 @@ class QueueRun(QObject):
     def _file(self, prompt: int) -> Path:
         return self._folder / f"{prompt}.logp"
 
-    def _can_score(self, model: int) -> bool:
-        return not is_remote(self.models[model]) and not is_remote(self.models[0])
-
     def _score(self, text: str, then: Callable[[Scored], None], *, write: bool = False, against: bool = False) -> None:
         file = str(self._file(self._step.prompt))
         self._then = then
@@ -219,12 +225,19 @@ class QueueRun(QObject):
         """The model has answered: score the reference's answer, and its own where that is another one."""
         step = self._step
         reference = self.rows[step.prompt][0]
-        if not self._can_score(step.model) or not self._text.strip():
+        if not self._text.strip():
             self._own_done(None)
         elif step.model == 0:
             self._score(self._text, self._reference_scored, write=True)
         elif reference is not None and reference.scored and self._file(step.prompt).exists():
             self._score(reference.text, self._reference_scored, against=True)
+        else:
+            self._score_own()
+
+    def _score_own(self) -> None:
+        """Its own answer's tokens. A server is not asked for them: it takes a question each."""
+        if is_remote(self.models[self._step.model]):
+            self._own_done(None)
         else:
             self._score(self._text, self._own_done)
 
@@ -234,15 +247,16 @@ class QueueRun(QObject):
         if self._step.model == 0 or (reference is not None and reference.text == self._text):
             self._own_done(event)
         else:
-            self._score(self._text, self._own_done)
+            self._score_own()
 
     def _own_done(self, own: Scored | None) -> None:
         step, path = self._step, self.models[self._step.model]
-        reference = self.rows[step.prompt][0]
-        tokens = tuple(token.text for token in own.tokens) if own is not None else pieces(self._text)
-        theirs = reference.own if reference is not None and step.model else tokens
-        if reference is not None and not self._can_score(step.model):
-            theirs, tokens = pieces(reference.text), pieces(self._text)  # units that both sides have
+        reference = self.rows[step.prompt][0] if step.model else None
+        tokens = tuple(token.text for token in own.tokens) if own is not None else None
+        mine, common, why = tokens if tokens is not None else pieces(self._text), 0, self._unscored
+        if reference is not None:
+            theirs, mine = alike(reference.text, reference.own if reference.scored else None, self._text, tokens)
+            common, why = common_prefix(theirs, mine), why or reference.unscored
         self._put(
             make_column(
                 path,
@@ -250,9 +264,10 @@ class QueueRun(QObject):
                 self._reply,
                 self._scored,
                 reference=step.model == 0,
-                own=tokens,
-                common=common_prefix(theirs, tokens),
+                own=mine,
+                common=common if reference is not None else len(mine),
                 size=0 if is_remote(path) else expected_bytes(self._context, path),
+                unscored=why,
             )
         )
         self._go_on()
@@ -343,6 +358,10 @@ class QueueRun(QObject):
             if not self._mine(failure.request):
                 return
             error = failure.to_error()
+            if self._then == self._reference_scored and is_remote(engine.path) and error.code in UNSCORABLE:
+                self._unscored, self._request = error.title, 0
+                self._score_own()  # the column keeps its answer, without a divergence
+                return
         else:
             error = failure
             if engine.loaded is None:

@@ -11,8 +11,8 @@ from PySide6.QtCore import QObject, Signal
 
 from app import hardware, paths
 from app.compare import recipes
-from app.compare.align import common_prefix, pieces
-from app.compare.results import Column, make_column
+from app.compare.align import alike, common_prefix
+from app.compare.results import UNSCORABLE, Column, make_column
 from app.protocol import ChatMessage, Complete, Failed, Replied, Sampling, Scored, ScoredToken, Tokens
 from app.remote.address import is_remote
 from app.ui.compare_making import Making, expected_bytes, made_file
@@ -44,8 +44,8 @@ TIMED_TOKENS = 32
 class Part:
     """One column's share of a run. ``file`` is what its engine opens: ``path`` itself, or what was made for it.
 
-    ``scored`` is over the reference's answer, for the reference itself too; ``own`` over this model's own answer, where
-    that is another one. ``timed`` is a run in which nothing else computed.
+    ``scored`` is over the reference's answer, for the reference itself too, or ``unscored`` says why a served model is
+    not; ``own`` over this model's own answer. ``timed`` is a run in which nothing else computed.
     """
 
     index: int
@@ -56,6 +56,7 @@ class Part:
     replied: Replied | None = None
     scored: Scored | None = None
     own: Scored | None = None
+    unscored: QuenchError | None = None
     timed: Replied | None = None
     error: QuenchError | None = None
     engine: Engine | None = None
@@ -68,10 +69,10 @@ class Part:
         """Where its speed comes from: the run by itself where there was one."""
         return self.timed or self.replied
 
-    def tokens(self) -> tuple[str, ...]:
-        """The tokens of its own answer; words and marks where nobody tells them."""
+    def tokens(self) -> tuple[str, ...] | None:
+        """The tokens of its own answer; None where nobody tells them."""
         found = self.own or (self.scored if self.index == 0 else None)
-        return tuple(token.text for token in found.tokens) if found is not None else pieces(self.text)
+        return tuple(token.text for token in found.tokens) if found is not None else None
 
 
 def memory_plan(context: Context, models: list[str]) -> tuple[bool, int, int]:
@@ -148,8 +149,8 @@ class ComparisonRun(QObject):
         if not part.text or (part.replied is None and not self.given):
             return None
         reference = self.parts[0]
-        plain = any(is_remote(each.path) for each in (part, reference))
-        theirs, own = (pieces(each.text) if plain else each.tokens() for each in (reference, part))
+        theirs, own = alike(reference.text, reference.tokens(), part.text, part.tokens())
+        why = part.unscored or reference.unscored
         return make_column(
             part.path,
             part.text,
@@ -160,6 +161,7 @@ class ComparisonRun(QObject):
             common=common_prefix(theirs, own),
             speed_alone=part.timed is not None or not self.together or not self._shares(part),
             size=0 if is_remote(part.path) else expected_bytes(self._context, part.path),
+            unscored=why.title if why is not None else "",
         )
 
     def start(self) -> None:
@@ -229,9 +231,8 @@ class ComparisonRun(QObject):
         part.file = made_file(part.path)
         if recipe:
             recipes.used(Path(part.file))
-        if not (self.given and is_remote(part.path)):
-            part.engine = self._engine(part)
-        if part.engine is None or part.replied is not None or self.given:
+        part.engine = self._engine(part)
+        if part.replied is not None or self.given:
             self._set(part, ANSWERED)
             self._go_on(part)
             if part.state in _OVER:
@@ -288,7 +289,7 @@ class ComparisonRun(QObject):
     def _go_on(self, part: Part) -> None:
         """What an answered column does next: score the reference's answer, then its own, then wait to be timed."""
         reference = self.parts[0]
-        silent = is_remote(part.path) or is_remote(reference.path)  # a server tells no probabilities of a given text
+        silent = part.unscored is not None or reference.unscored is not None
         if part.scored is None and not silent and reference.text.strip():
             if part is reference:
                 self._score(part, reference.text, write=str(self._file))
@@ -301,6 +302,8 @@ class ComparisonRun(QObject):
                 return
         elif part.scored is None and not silent and reference.state not in _OVER | {ANSWERED, READY, TIMING}:
             return  # it has not said a word yet
+        if part.scored is not None and part.text == reference.text:
+            part.own = part.scored
         if part.own is None and not self.given and self._wants_own(part):
             self._score(part, part.text)
             part.own_request = part.request
@@ -308,10 +311,8 @@ class ComparisonRun(QObject):
         self._set(part, READY if self._shares(part) and part.timed is None else DONE)
 
     def _wants_own(self, part: Part) -> bool:
-        """Whether its own answer's tokens are told by nothing else."""
-        if is_remote(part.path) or not part.text.strip() or part.index == 0:
-            return False
-        return part.text != self.parts[0].text or part.scored is None
+        """Whether its own answer's tokens are told by nothing else. A server is not asked: it takes a question each."""
+        return bool(part.text.strip()) and part.index > 0 and not is_remote(part.path)
 
     def _shares(self, part: Part) -> bool:
         """Whether it answered while others did, so that its speed is not its own."""
@@ -433,10 +434,20 @@ class ComparisonRun(QObject):
         engine = self.sender()
         if isinstance(failure, Failed):
             part = self._part(failure.request)
+            if part is not None and part.state == SCORING and is_remote(part.path) and failure.code in UNSCORABLE:
+                self._leave_unscored(part, failure.to_error())
+                return
             hit = [part] if part is not None else []
         else:
             hit = [part for part in self.parts if part.engine is engine]
         self._fail(hit, failure.to_error() if isinstance(failure, Failed) else failure)
+
+    def _leave_unscored(self, part: Part, why: QuenchError) -> None:
+        """A server that does not tell how likely the answer is: the column keeps its own, without a divergence."""
+        part.unscored = why
+        self._go_on(part)
+        self._wake_others(part)
+        self._after()
 
     def _fail(self, hit: list[Part], error: QuenchError) -> None:
         """These columns end here; a reference that fails leaves the others with their answers."""
@@ -474,7 +485,9 @@ def part_of(column: Column, index: int) -> Part:
     part.replied = Replied(0, "end", count, rate, first, 0, 0, 0.0, 0, column.memory)
     part.timed = part.replied if column.speed_alone else None
     if column.scored:
-        part.scored = Scored(0, column.tokens, column.kld, column.top1, column.first_divergence)
+        part.scored = Scored(0, column.tokens, column.kld, column.top1, column.first_divergence, column.bounds)
+    elif column.unscored:
+        part.unscored = QuenchError("no_probabilities", column.unscored)
     if index and not is_remote(column.path):
         tokens = tuple(ScoredToken(text, 1.0, 0.0, True, (), ()) for text in column.own)
         part.own = Scored(0, tokens, 0.0, 1.0, -1)

@@ -112,6 +112,7 @@ class DivergenceView(QTextEdit):
         self._starts: list[int] = []
         self._first = -1
         self._reference = False
+        self._bounds = False
         self.index = -1
         self._hovered = -1
         set_role(self, "plain")
@@ -130,8 +131,19 @@ class DivergenceView(QTextEdit):
         self.verticalScrollBar().valueChanged.connect(self._show_popover)
         theme.changed.connect(self._write)
 
-    def set_tokens(self, tokens: tuple[ScoredToken, ...], first_divergence: int, *, reference: bool = False) -> None:
-        """Show a scored answer. ``first_divergence`` is a token's index, or -1. The reference is not shaded."""
+    def set_tokens(
+        self,
+        tokens: tuple[ScoredToken, ...],
+        first_divergence: int,
+        *,
+        reference: bool = False,
+        bounds: bool = False,
+    ) -> None:
+        """Show a scored answer. ``first_divergence`` is a token's index, or -1. The reference is not shaded.
+
+        ``bounds``: divergences are at least what they say.
+        """
+        self._bounds = bounds
         self._tokens = tokens
         self._first = first_divergence
         self._reference = reference
@@ -168,7 +180,12 @@ class DivergenceView(QTextEdit):
                 number, text, fmt.percent(token.probability, 0), quoted(mine.text), fmt.percent(mine.probability, 0)
             )
         theirs = token.reference_top[0]
-        sentence = self.tr("Token {0} {1}: {2} nats. The reference said {3} with {4}, this model {5} with {6}.").format(
+        sentence = self.tr("Token {0} {1}: {2} nats. The reference said {3} with {4}, this model {5} with {6}.")
+        if self._bounds:
+            sentence = self.tr(
+                "Token {0} {1}: at least {2} nats. The reference said {3} with {4}, this model {5} with {6}."
+            )
+        sentence = sentence.format(
             number,
             text,
             fmt.number(token.kld, 2) if token.kld >= 0.005 else fmt.number(token.kld, 4),

@@ -17,9 +17,10 @@ import msgspec
 from app import hardware
 from app.adapter_messages import AdaptersSet, SetAdapters
 from app.chat_messages import GuessedAhead, Likely, TokenChoice, TokenChoices
+from app.compare import scoring
 from app.constraints import grammar_of
 from app.context_messages import ContextFitted
-from app.engine import dry, scoring
+from app.engine import dry
 from app.engine.ahead import Costs, Guesser
 from app.engine.drafting import Drafting
 from app.engine.kept import Keeper
@@ -41,12 +42,12 @@ from app.protocol import (
     Loading,
     Replied,
     Score,
-    Scored,
     Stop,
     Tokens,
     failed,
 )
-from app.workers.runtime import Connection, Throttle, leave
+from app.quality.probe import PROBE
+from app.workers.runtime import Connection, Throttle, leave, stopped
 from converter.spec import Cancelled, QuenchError
 
 TOKENS_PER_SECOND = 20
@@ -157,7 +158,7 @@ class _Worker:
             self._connection.send(failed(error, command.request))
         except Cancelled:
             if not self._connection.cancelled.is_set():
-                self._connection.send(failed(_cancelled(), command.request))
+                self._connection.send(failed(stopped(), command.request))
         finally:
             with self._lock:
                 self._current = None
@@ -343,22 +344,17 @@ class _Worker:
         def text(token: int) -> str:
             return model.detokenize([token], special=True)
 
+        bounds = False
         if command.write is not None:
-            tokens = scoring.write_reference(command.write, answer, blocks, model.vocabulary, text)
+            probe = model.tokenize(PROBE, special=True, add_special=False)
+            tokens = scoring.write_reference(
+                command.write, answer, blocks, model.vocabulary, text, prompt=prompt, probe=probe
+            )
         elif command.against is None:
             tokens = scoring.probabilities(answer, blocks, text)
         else:
-            tokens = scoring.compare(command.against, answer, blocks, model.vocabulary, text)
-        count = max(1, len(tokens))
-        self._connection.send(
-            Scored(
-                command.request,
-                tokens,
-                sum(token.kld for token in tokens) / count,
-                sum(token.agree for token in tokens) / count if tokens else 1.0,
-                scoring.first_divergence(tokens),
-            )
-        )
+            tokens, bounds = scoring.compare(command.against, answer, blocks, model.vocabulary, text)
+        self._connection.send(scoring.summary(command.request, tokens, bounds=bounds))
 
 
 class _Reporter:
@@ -473,10 +469,6 @@ def _grammar_too_slow() -> QuenchError:
         "It allows so many ways to go on that the engine came to no end, and had to be ended.",
         "Simplify the grammar: two alternatives should not begin alike. Then answer again.",
     )
-
-
-def _cancelled() -> QuenchError:
-    return QuenchError("cancelled", "Stopped.", "", "", exit_status=130)
 
 
 __all__ = ["OUTPUTS", "TOKENS_PER_SECOND", "serve"]

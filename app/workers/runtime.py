@@ -187,6 +187,11 @@ class Connection:
         leave(_EXIT_ORPHANED)
 
 
+def stopped() -> QuenchError:
+    """What a request ends with that was stopped."""
+    return QuenchError("cancelled", "Stopped.", "", "", exit_status=130)
+
+
 class Throttle:
     """Lets an event through at most ``per_second`` times a second: ``if throttle.ready(): send(...)``."""
 
@@ -312,4 +317,4 @@ def _bad_message(detail: str) -> QuenchError:
     return QuenchError("bad_message", "The parent sent a message that is not understood.", detail, "", exit_status=1)
 
 
-__all__ = ["EXIT_INTERNAL", "ORPHAN_GRACE", "Connection", "Serve", "Throttle", "main", "run"]
+__all__ = ["EXIT_INTERNAL", "ORPHAN_GRACE", "Connection", "Serve", "Throttle", "main", "run", "stopped"]

@@ -9,16 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from app.memory_messages import Memory
-from app.protocol import Cancel, Command, Count, Event, Generate, Loaded, Replied, Sampling, Score, Stop, Tokens, failed
+from app.protocol import (
+    Cancel,
+    Command,
+    Count,
+    Event,
+    Generate,
+    Loaded,
+    Replied,
+    Sampling,
+    Score,
+    Scored,
+    Stop,
+    Tokens,
+    failed,
+)
 from app.remote import keys
 from app.remote.address import check_url, host
 from app.remote.client import Client, Piece, Usage, pick, unsent
@@ -29,12 +44,16 @@ from app.remote.messages import (
     KeepKey,
     KeyTold,
     MachineTold,
+    ServedModel,
     ServerState,
     ServerTold,
 )
 from app.remote.rpc import look
-from app.workers.runtime import Connection, Throttle
+from app.workers.runtime import Connection, Throttle, stopped
 from converter.spec import QuenchError
+
+if TYPE_CHECKING:
+    from app.compare.served import ServedScorer
 
 TOKENS_PER_SECOND = 30
 _HEARTBEAT = 1.0
@@ -53,10 +72,19 @@ def serve(connection: Connection) -> None:
 class _Served:
     """The model that is talked to."""
 
-    def __init__(self, client: Client, model: str, state: ServerState) -> None:
+    def __init__(self, client: Client, model: ServedModel, state: ServerState) -> None:
         self.client = client
-        self.model = model
+        self.model = model.id
         self.software = state.software
+        self._vocabulary = model.vocabulary
+        self._scorer: ServedScorer | None = None
+
+    async def score(self, command: Score) -> Scored:
+        if self._scorer is None:
+            from app.compare.served import ServedScorer  # with all its arithmetic, which few conversations need
+
+            self._scorer = ServedScorer(self.client, self.model, self.software, self._vocabulary)
+        return await self._scorer.score(command)
 
 
 class _Worker:
@@ -66,7 +94,7 @@ class _Worker:
         self._served: _Served | None = None
         self._connecting: concurrent.futures.Future[Loaded] | None = None
         self._turn = asyncio.Lock()
-        self._replies: dict[int, asyncio.Task[None]] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped: set[int] = set()
         threading.Thread(target=self._loop.run_forever, name="network", daemon=True).start()
@@ -89,14 +117,14 @@ class _Worker:
     def handle(self, command: Command) -> None:
         if isinstance(command, Connect):
             self._connect(command)
-        elif isinstance(command, Generate):
+        elif isinstance(command, Generate | Score):
             self._loop.call_soon_threadsafe(self._begin, command)
         elif isinstance(command, AskServer | KeepKey):
             self._loop.call_soon_threadsafe(self._keep, self._answer(command))
         elif isinstance(command, AskMachine):
             self._loop.call_soon_threadsafe(self._keep, self._tell_machine(command))
-        elif isinstance(command, Count | Score):
-            self._connection.send(failed(_cannot(command), command.request))
+        elif isinstance(command, Count):
+            self._connection.send(failed(_cannot_count(), command.request))
         else:
             raise QuenchError("usage", "The server worker cannot do this.", type(command).__name__, "", exit_status=2)
 
@@ -119,24 +147,28 @@ class _Worker:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _begin(self, command: Generate) -> None:
+    def _begin(self, command: Generate | Score) -> None:
         progress = _Progress(self._connection, command.request)
-        self._replies[command.request] = task = self._keep(self._reply(command, progress))
-        task.add_done_callback(lambda task: self._over(command.request, task, progress))
+        work = self._reply(command, progress) if isinstance(command, Generate) else self._score(command, progress)
+        self._running[command.request] = task = self._keep(work)
+        task.add_done_callback(lambda task: self._over(command, task, progress))
         if command.request in self._stopped:
             task.cancel()
 
-    def _over(self, request: int, task: asyncio.Task[None], progress: _Progress) -> None:
-        """A reply that was stopped ends here: its task may not even have begun."""
+    def _over(self, command: Generate | Score, task: asyncio.Task[None], progress: _Progress) -> None:
+        """What was stopped ends here: its task may not even have begun."""
         if task.cancelled():
-            progress.end("cancelled")
-        self._replies.pop(request, None)
-        self._stopped.discard(request)
+            if isinstance(command, Generate):
+                progress.end("cancelled")
+            elif not self._connection.cancelled.is_set():
+                self._connection.send(failed(stopped(), command.request))
+        self._running.pop(command.request, None)
+        self._stopped.discard(command.request)
 
     def _stop(self, request: int) -> None:
         self._stopped.add(request)  # it may still be on its way from the serving thread
-        if request in self._replies:
-            self._replies[request].cancel()
+        if request in self._running:
+            self._running[request].cancel()
 
     async def _open(self, command: Connect) -> Loaded:
         start = time.monotonic()
@@ -151,16 +183,15 @@ class _Worker:
         client = Client(check_url(command.url), secret, command.silence)
         state = await client.look()
         found = pick(state, command.model, command.url)
-        model = found.id
         if self._served is not None:
             await self._served.client.close()
-        self._served = _Served(client, model, state)
+        self._served = _Served(client, found, state)
         context = found.context
         name = f"{state.software or 'Server'} at {host(command.url)}"
         if names := unsent(state.software):
             name += f"; not sent to it: {', '.join(names)}"
         seconds = time.monotonic() - start
-        return Loaded(model, name, 0, context, context, 0, seconds, _NO_MEMORY, True, Sampling())
+        return Loaded(found.id, name, 0, context, context, 0, seconds, _NO_MEMORY, True, Sampling())
 
     async def _answer(self, command: AskServer | KeepKey) -> None:
         try:
@@ -197,25 +228,34 @@ class _Worker:
             progress.add(piece)
 
     async def _reply(self, command: Generate, progress: _Progress) -> None:
+        async with self._at_work(command, progress) as served:
+            await self._hear(served, command, progress)
+            progress.end()
+
+    async def _score(self, command: Score, progress: _Progress) -> None:
+        async with self._at_work(command, progress) as served:
+            self._connection.send(await served.score(command))
+
+    @contextlib.asynccontextmanager
+    async def _at_work(self, command: Generate | Score, progress: _Progress) -> AsyncIterator[_Served]:
+        """The model, when it is this one's turn. What goes wrong is told; what should not, also to the log."""
         try:
             async with self._turn:
-                served = self._served
-                if served is None:
+                if self._served is None:
                     raise QuenchError(
                         "not_loaded", "No server is connected.", "", "Connect to one first.", exit_status=2
                     )
                 progress.begin()
                 beat = self._keep(_beat(progress))
                 try:
-                    await self._hear(served, command, progress)
+                    yield self._served
                 finally:
                     beat.cancel()
-            progress.end()
         except Exception as error:
             progress.flush()
             self._connection.send(failed(_known(error), command.request))
             if not isinstance(error, QuenchError):
-                raise  # into the log
+                raise
 
 
 async def _beat(progress: _Progress) -> None:
@@ -303,15 +343,8 @@ def _known(error: Exception) -> QuenchError:
     return QuenchError("internal", "Something went wrong that should not.", type(error).__name__, exit_status=1)
 
 
-def _cannot(command: Count | Score) -> QuenchError:
-    if isinstance(command, Count):
-        return QuenchError("cannot_count", "A server does not count tokens.", "", "It says when a text is too long.")
-    return QuenchError(
-        "no_probabilities",
-        "A server does not score a given text.",
-        "OpenAI's form of the API gives no probabilities of words that it was sent.",
-        "Compare its answers by reading them.",
-    )
+def _cannot_count() -> QuenchError:
+    return QuenchError("cannot_count", "A server does not count tokens.", "", "It says when a text is too long.")
 
 
 __all__ = ["TOKENS_PER_SECOND", "serve"]

@@ -57,11 +57,16 @@ def test_a_server_stands_beside_a_file(
         assert cli.main([*given, "--json"]) == 0
         local, remote = json.loads(capsys.readouterr().out)["columns"]
         assert remote["text"] == "".join(WORDS) == "".join(remote["own"]) and not remote["scored"]
+        assert remote["unscored"] == "This server does not say how likely a given text is."
         assert local["scored"] and local["tokens"]
         rows = list(csv.DictReader(io.StringIO(out.read_text("utf-8"))))
         assert [row["kld"] for row in rows] == ["", ""] and rows[1]["path"] == served
-        with pytest.raises(QuenchError, match="probabilities"):
-            run.score_text([str(pocket_gguf("Q8_0")), served], "a text")
+        assert [row["unscored"] for row in rows] == ["", remote["unscored"]]
+        for models in ([str(pocket_gguf("Q8_0")), served], [served, str(pocket_gguf("Q8_0"))]):
+            first, second = run.score_text(models, "a text").entries[0].columns
+            assert isinstance(first, Column) and isinstance(second, Column)
+            assert first.scored == (models[0] != served) and not second.scored
+            assert second.unscored == remote["unscored"]
     with pytest.raises(QuenchError, match="not known"):
         run.compare([model_path("Nobody", "m")], ["x"])
 

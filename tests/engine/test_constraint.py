@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from app.chat_messages import ALWAYS, AUTOMATIC, NEVER, Constraint
+from app.compare.scoring import log_softmax
 from app.constraints import grammar, grammar_of
 from app.engine.choices import Recorder
 from app.engine.constraint import Restriction
 from app.engine.model import Extras, Model
-from app.engine.scoring import log_softmax
 from app.protocol import ChatMessage, LoadOptions, Sampling
 from converter.spec import QuenchError
 

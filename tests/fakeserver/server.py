@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 WORDS = ("Bears", " like", " lamps", " and", " honey", ".")
-PROMPT_TOKENS, CACHED = 11, 4
+PROMPT_TOKENS, CACHED, OPENING = 11, 4, 1
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,11 @@ class FakeServer:
     ``models`` in place of its list can be any JSON.
 
     ``scores`` are the log-probabilities that it has of every next token, given those before it; without them it knows
-    no text of others. It tells them in the ``form`` of ``llama``, ``vllm`` or ``echo``, and ``split`` cuts texts. After
-    ``honest`` good answers of that kind comes what ``lie`` says: ``few``, ``other`` ids, ``twice`` one id, ``much``,
-    ``null``, ``positive``, ``cut`` (the connection closes), ``stall``, ``shifted`` (positions are missing), ``dead``.
+    no text of others. It tells them in the ``form`` of ``llama``, ``vllm`` (``most`` of a position) or ``echo``, and
+    ``split`` cuts texts, before which :data:`OPENING` may stand, and conversations as :func:`rendered` writes them.
+    After ``honest`` good answers of that kind comes what ``lie`` says: ``few``, ``other`` ids, ``twice`` one id,
+    ``much``, ``null``, ``positive``, ``cut`` (the connection closes), ``stall``, ``shifted`` (positions are missing),
+    ``dead``.
     """
 
     key: str = ""
@@ -57,6 +59,7 @@ class FakeServer:
     scores: Callable[[list[int]], list[float]] | None = None
     form: str = "llama"
     split: Callable[[str], list[int]] | None = None
+    most: int = 1 << 30
     honest: int = 1 << 30
     lie: str = ""
     tls: ssl.SSLContext | None = None
@@ -127,8 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._let_in(body):
             return
         try:
-            if self.path == "/tokenize" and self.fake.split is not None:
-                self._json(200, {"tokens": self.fake.split(body["content"])})
+            if self.fake.split is not None and self._cut(body):
                 return
             addresses = {"llama": "/completion", "vllm": "/v1/completions", "echo": "/v1/completions"}
             if self.fake.scores is not None and self.path == addresses[self.fake.form]:
@@ -169,6 +171,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def _cut(self, body: dict[str, Any]) -> bool:
+        """Answer a question how a text or a conversation is cut; False if it is none that the ``form`` knows."""
+        fake, conversation = self.fake, rendered(body.get("messages", []))
+        assert fake.split is not None
+        if self.path == "/apply-template" and fake.form == "llama":
+            self._json(200, {"prompt": conversation})
+        elif self.path == "/tokenize" and "content" in body:
+            start = [OPENING] if body["add_special"] else []
+            self._json(200, {"tokens": start + fake.split(body["content"])})
+        elif self.path == "/tokenize" and fake.form == "vllm":
+            self._json(200, {"tokens": [OPENING, *fake.split(conversation)]})
+        else:
+            return False
+        return True
+
     def _score(self, body: dict[str, Any]) -> None:
         fake = self.fake
         assert fake.scores is not None
@@ -187,9 +204,12 @@ class _Handler(BaseHTTPRequestHandler):
             fake.released.wait()
             return
         prompt = body["prompt"]
+        if body.get("prompt_logprobs", 0) > fake.most:
+            self._json(400, {"error": {"message": f"more than {fake.most} are not told"}})
+            return
         if fake.form == "llama":
             told = _ranked(fake.scores(prompt), body["n_probs"], lie)
-            top = [{"id": token, "token": "?", "bytes": [63], "logprob": log} for token, log in told]
+            top = [{"id": token, "token": f"<{token}>", "logprob": log} for token, log in told]
             answer: Any = {
                 "completion_probabilities": [{"id": 1, "token": "?", "logprob": -1.0, "top_logprobs": top}],
                 "tokens_evaluated": len(prompt) - (lie == "shifted"),
@@ -202,7 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
             for row, right in zip(rows, prompt[1:], strict=True):
                 told = _ranked(row, body["prompt_logprobs"], lie)
                 told += [(right, row[right])] if right not in dict(told) and lie != "other" else []
-                positions.append({str(token): {"logprob": log, "rank": 1} for token, log in told})
+                entries = {str(token): {"logprob": log, "decoded_token": f"<{token}>"} for token, log in told}
+                positions.append(entries)
             self._json(200, {"choices": [{"text": "?", "prompt_logprobs": positions[lie == "shifted" :]}]})
             return
         logs = [None, *(row[right] for row, right in zip(rows, prompt[1:], strict=True)), -1.0]
@@ -296,6 +317,11 @@ def _usage(tokens: int) -> dict[str, Any]:
         "completion_tokens": tokens,
         "prompt_tokens_details": {"cached_tokens": CACHED},
     }
+
+
+def rendered(messages: list[dict[str, str]]) -> str:
+    """A conversation in the template of its model."""
+    return "".join(f"[{each['role']}]{each['content']}" for each in messages) + "[assistant]"
 
 
 def _ranked(row: list[float], count: int, lie: str) -> list[tuple[int, Any]]:

@@ -24,13 +24,14 @@ from app.quality.prompts import Prompt
 from app.remote.address import Server, model_path
 from app.remote.messages import ServedModel, ServerState
 from app.ui.compare import BLIND, PROMPTS, ComparePage
-from app.ui.compare_column import FREE_RUN
+from app.ui.compare_column import DIVERGENCE, FREE_RUN
 from app.ui.compare_queue import QueueRun
 from app.ui.compare_run import DONE, FAILED, MAKING, TIMED_TOKENS
 from app.ui.context import Context
 from app.ui.free_run_view import FreeRunView
 from tests.fakeserver import FakeServer
 from tests.fakeserver.server import WORDS
+from tests.remote.test_llama_server import start
 from tests.ui.conftest import nameless
 
 PROMPT = "Tell me a story about a fox."
@@ -185,10 +186,53 @@ def test_a_server_stands_in_the_queue(
         remote, local = row if first else row[::-1]
         assert remote.text == "".join(WORDS) and not remote.error and not remote.scored
         assert local.text and not local.error and local.scored == (not first)
+        assert row[1].unscored == "This server does not say how likely a given text is."
         assert row[1].common == align.common_prefix(align.pieces(row[0].text), align.pieces(row[1].text))
     page.show_entry(1)
+    assert "does not say how likely" in page.columns[1]._hint.text() and page.columns[1]._hint.isVisible()
     page.show_view(FREE_RUN)
     assert "".join(token.text for token in page.columns[1].free.tokens()) == queue.rows[1][1].text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)  # the first run builds the server
+def test_a_served_column_is_shaded_like_one_of_this_machine(
+    qtbot: QtBot, page: ComparePage, context: Context, models: list[str], tmp_path: Path
+) -> None:
+    """Against llama.cpp's own server, as the model and as the reference; figures are those of the same two files."""
+    page.receive({"reference": models[0], "models": models[1:]})
+    page.ask(PROMPT)
+    done(qtbot, page)
+    answers = [column.divergence.tokens() for column in page.columns]
+    expected = page.run().parts[1].scored
+    for served in (0, 1):
+        server = start(Path(models[served]), tmp_path, "-c", "1024", "--alias", "pocket")
+        known = ServerState("llama.cpp", (ServedModel("pocket", 1024, 2048),), 0.01)
+        context.servers.put(Server(f"Desk {served}", server.url), known)
+        paths = [*models[:served], model_path(f"Desk {served}", "pocket"), *models[served + 1 :]]
+        page.receive({"reference": paths[0], "models": paths[1:]})
+        page.ask(PROMPT)
+        done(qtbot, page)
+        found = page.run().parts[1].scored
+        assert [token.text for token in found.tokens] == [token.text for token in expected.tokens]
+        # A row alone is computed a little otherwise than one of a batch.
+        assert found.mean_kld == pytest.approx(expected.mean_kld, rel=0.02) and not found.bounds
+        klds = [[token.kld for token in each.tokens] for each in (found, expected)]
+        assert klds[0] == pytest.approx(klds[1], abs=0.02)
+        page.show_view(DIVERGENCE)
+        for column, tokens in zip(page.columns, answers, strict=True):
+            assert [token.text for token in column.divergence.tokens()] == [token.text for token in tokens]
+        worst = int(np.argmax(klds[0]))
+        assert page.columns[1].divergence.token_color(worst).alphaF() > 0
+        # A text of one's own too.
+        page.options.what.setCurrentIndex(1)
+        page.composer.set_text("Once upon a time there was a fox. Zyx!")
+        qtbot.keyClick(page.composer.field, Qt.Key.Key_Return)
+        done(qtbot, page)
+        assert page.run().parts[1].scored.mean_kld > 0
+        page.options.what.setCurrentIndex(0)
+        server.process.terminate()
+        server.process.wait(60)
 
 
 def test_a_set_that_is_no_set_leaves_the_old_one_and_words_stay_words(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from app.engine import scoring
+from app.compare import reference_file, scoring
+from app.compare.reference_file import Answer, Told
 from converter.spec import QuenchError
 
 
@@ -36,7 +37,8 @@ def test_divergence_is_that_of_the_definition(two_models, tmp_path):
     reference, candidate, answer = two_models
     path = str(tmp_path / "reference.bin")
     own = scoring.write_reference(path, answer, blocks(reference), 300, text)
-    tokens = scoring.compare(path, answer, blocks(candidate, 9), 300, text)
+    tokens, bounds = scoring.compare(path, answer, blocks(candidate, 9), 300, text)
+    assert not bounds
     assert len(own) == len(tokens) == 40
     for index, token in enumerate(tokens):
         p, q = plain_probabilities(reference[index]), plain_probabilities(candidate[index])
@@ -62,7 +64,7 @@ def test_the_reference_against_itself_is_zero(two_models, tmp_path):
     reference, _, answer = two_models
     path = str(tmp_path / "reference.bin")
     scoring.write_reference(path, answer, blocks(reference), 300, text)
-    for token in scoring.compare(path, answer, blocks(reference), 300, text):
+    for token in scoring.compare(path, answer, blocks(reference), 300, text)[0]:
         assert 0 <= token.kld < 1e-6
         assert token.agree
 
@@ -72,7 +74,7 @@ def test_a_far_tail_is_not_clipped(tmp_path):
     reference = np.array([[60.0, 0.0, 0.0]], np.float32)
     candidate = np.array([[0.0, 60.0, 0.0]], np.float32)
     scoring.write_reference(path, [0], blocks(reference), 3, text)
-    (token,) = scoring.compare(path, [0], blocks(candidate), 3, text)
+    ((token,), _) = scoring.compare(path, [0], blocks(candidate), 3, text)
     assert token.kld == pytest.approx(60, rel=1e-6)
 
 
@@ -82,9 +84,12 @@ def test_a_far_tail_is_not_clipped(tmp_path):
         (lambda data: data[:-1], "bad_reference"),
         (lambda data: b"NOPE" + data[4:], "bad_reference"),
         (lambda data: b"", "bad_reference"),
-        (lambda data: data[:16] + b"\x01\x00\x00\x00" + data[20:], "different_tokens"),
+        (lambda data: data[:-1].replace(b"<7>", b""), "bad_reference"),
+        (lambda data: data[:8] + b"\x29" + data[9:], "bad_reference"),
+        (lambda data: data[:16] + b"\x00" + data[17:], "bad_reference"),
+        (lambda data: data + bytes(4), "bad_reference"),
     ],
-    ids=["cut", "magic", "empty", "tokens"],
+    ids=["cut", "magic", "empty", "shorter", "rows", "kind", "longer"],
 )
 def test_a_reference_that_does_not_fit_is_refused(two_models, tmp_path, change, code):
     reference, candidate, answer = two_models
@@ -94,6 +99,43 @@ def test_a_reference_that_does_not_fit_is_refused(two_models, tmp_path, change, 
     with pytest.raises(QuenchError) as caught:
         scoring.compare(str(path), answer, blocks(candidate), 300, text)
     assert caught.value.code == code
+
+
+def test_another_answer_is_refused(two_models, tmp_path):
+    reference, candidate, answer = two_models
+    path = str(tmp_path / "reference.bin")
+    scoring.write_reference(path, answer, blocks(reference), 300, text)
+    with pytest.raises(QuenchError) as caught:
+        scoring.compare(path, [answer[0] ^ 1, *answer[1:]], blocks(candidate), 300, text)
+    assert caught.value.code == "different_tokens"
+
+
+@pytest.mark.parametrize("count", [1, 20, 300])
+def test_of_a_reference_that_told_a_part_the_divergence_is_a_lower_bound(two_models, tmp_path, count):
+    """Near the true one if what was told is nearly all; and no smaller for more that was told."""
+    reference, candidate, answer = two_models
+    logs = scoring.log_softmax(reference)
+    order = np.argsort(-logs, axis=1)
+    path = str(tmp_path / "reference.bin")
+    own = scoring.write_reference(path, answer, blocks(reference), 300, text)
+
+    def told(most):
+        parts = tuple(
+            Told(ids[:most].astype("<i4").tobytes(), row[ids[:most]].tobytes())
+            for ids, row in zip(order, logs, strict=True)
+        )
+        reference_file.write(path, 40, 300, (), lambda: Answer((), tuple(answer), (), own, parts))
+        return scoring.compare(path, answer, blocks(candidate), 300, text)
+
+    exact, _ = scoring.compare(path, answer, blocks(candidate), 300, text)
+    (tokens, bounds), (fewer, _) = told(count), told(max(1, count // 2))
+    assert bounds
+    for whole, part, less in zip(exact, tokens, fewer, strict=True):
+        assert less.kld <= part.kld + 1e-9
+        assert part.kld <= whole.kld + 1e-6
+        assert (part.agree, part.top, part.reference_top) == (whole.agree, whole.top, whole.reference_top)
+        if count == 300:
+            assert part.kld == pytest.approx(whole.kld, abs=1e-4)  # a server's sums are believed to 300 / 2**24
 
 
 def test_another_vocabulary_is_refused(two_models, tmp_path):

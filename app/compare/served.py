@@ -30,6 +30,8 @@ LARGEST = 1 << 18
 LONGEST_NAME = 200
 """Characters of a token's name that are kept."""
 
+_WHO_DOES = "llama.cpp's server and vLLM do. Compare its answers by reading."
+
 Ids = npt.NDArray[np.int64]
 Logs = npt.NDArray[np.float64]
 
@@ -132,7 +134,12 @@ class ServedScorer:
         found = self._scorers.get(size)
         if found is None:
             found = Scorer(self._client, self._model, self._software, size)
-            await found.begin()
+            try:
+                await found.begin()
+            except QuenchError as error:
+                if error.code == "no_probabilities":
+                    raise QuenchError(error.code, error.title, error.detail, _WHO_DOES) from error
+                raise
             if not found.asked:
                 raise self._no("It tells of each word alone, not what else the model would have said.")
             self._scorers[size] = found
@@ -143,7 +150,7 @@ class ServedScorer:
             "no_probabilities",
             "This server does not say how likely a given text is.",
             f"{host(self._client.url)}. {why}",
-            "llama.cpp's server and vLLM do. Compare its answers by reading.",
+            _WHO_DOES,
         )
 
     def _other(self, detail: str) -> QuenchError:

@@ -422,7 +422,9 @@ class Column(QFrame):
         if self._view == DIVERGENCE:
             why = self._unscored
             if why is not None:
-                return "\n\n".join(each for each in (why.title, why.detail, why.hint) if each)
+                own = self._part is not None and self._part.unscored is why
+                whose = "" if own else self.tr("There is nothing to hold this model against.")
+                return "\n\n".join(each for each in (whose, why.title, why.detail, why.hint) if each)
             if self._part is not None and self._part.state not in {FAILED, STOPPED}:
                 return self.tr("The shading appears when the answer is scored.")
             return self.tr("Ask something: the reference's answer appears here, shaded where this model differs.")

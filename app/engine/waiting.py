@@ -15,7 +15,6 @@ import ctypes
 import importlib.util
 import os
 import platform
-import re
 import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
@@ -36,7 +35,7 @@ HEEDED = frozenset(
 SERVED = frozenset({"GOMP_parallel", "GOMP_barrier", "GOMP_single_start", "omp_get_thread_num", "omp_get_num_threads"})
 """The functions of OpenMP that our library has. An engine whose graphs call others needs a whole runtime."""
 
-_ASKED_FOR = re.compile(rb"(?<=\0)(?:GOMP|omp)_[a-z0-9_]+(?=\0)")
+_PREFIXES = (b"GOMP_", b"omp_")
 
 _used = "the runtime's"
 
@@ -100,8 +99,14 @@ def _graphs_libraries(environment: Mapping[str, str]) -> list[Path]:
 
 
 def _functions(libraries: list[Path]) -> set[str]:
-    """Names of OpenMP functions among the strings of these files."""
-    return {name.decode() for library in libraries for name in _ASKED_FOR.findall(library.read_bytes())}
+    """Names of OpenMP functions among the strings of these files; versions, as GOMP_4.0, are none."""
+    found: set[str] = set()
+    for library in libraries:
+        content = library.read_bytes()
+        for prefix in _PREFIXES:
+            rests = content.split(b"\0" + prefix)[1:]
+            found.update((prefix + rest.split(b"\0", 1)[0]).decode("latin-1") for rest in rests)
+    return {name for name in found if name.isidentifier()}
 
 
 def _load(library: Path | None) -> bool:

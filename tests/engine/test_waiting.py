@@ -132,7 +132,7 @@ def test_the_thread_sanitizer_finds_nothing(tmp_path: Path) -> None:
 def test_an_engine_that_needs_more_of_openmp_gets_all_of_it(tmp_path: Path) -> None:
     program = "import json; from app.engine import waiting; print(json.dumps({'used': waiting.used()}))"
     graphs = tmp_path / "libggml-cpu-some.so"
-    graphs.write_bytes(b"\x7fELF\0GOMP_parallel\0omp_get_thread_num\0_comp_iter\0")
+    graphs.write_bytes(b"\x7fELF\0GOMP_parallel\0omp_get_thread_num\0_comp_iter\0GOMP_4.0\0")
     assert run(program, LLAMA_CPP_LIB_PATH=str(tmp_path))["used"] == "ours"
     graphs.write_bytes(graphs.read_bytes() + b"GOMP_loop_end\0")
     assert run(program, LLAMA_CPP_LIB_PATH=str(tmp_path))["used"] == "the runtime's, for the engine needs GOMP_loop_end"

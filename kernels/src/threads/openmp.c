@@ -11,7 +11,6 @@
  * Only regions of libggml-cpu are served; all other calls go to the runtime that their caller is linked with. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
@@ -141,7 +140,7 @@ static unsigned place_of(unsigned meeting, unsigned processor)
 }
 
 /* Whether a member that has not reached this meeting was last seen on my processor: it cannot come while I look. */
-static bool in_the_way(const struct team *team, const struct member *me)
+static bool holds_up_a_member(const struct team *team, const struct member *me)
 {
     unsigned mine = atomic_load_explicit(&me->place, memory_order_relaxed);
     for (unsigned i = 0; i < team->count; i++) {
@@ -153,7 +152,7 @@ static bool in_the_way(const struct team *team, const struct member *me)
 }
 
 /* Whether whoever begins the regions was last seen on my processor: it cannot begin one while I look. */
-static bool in_its_way(const struct team *team, const struct member *me)
+static bool holds_up_the_first(const struct team *team, const struct member *me)
 {
     unsigned first = atomic_load_explicit(&team->member[0]->place, memory_order_relaxed);
     unsigned mine = atomic_load_explicit(&me->place, memory_order_relaxed);
@@ -174,7 +173,7 @@ static void meet(struct team *team, struct member *me)
     }
     if (changed(&team->meeting, meeting, GLANCES))
         return;
-    if (!in_the_way(team, me) && look(&team->meeting, meeting, &me->meeting))
+    if (!holds_up_a_member(team, me) && look(&team->meeting, meeting, &me->meeting))
         return;
     atomic_fetch_add(&team->sleepers, 1);
     while (atomic_load(&team->meeting) == meeting)
@@ -196,7 +195,7 @@ static void *serve(void *argument)
     struct member *me = argument;
     struct team *team = me->team;
     for (unsigned turn = 0;; turn++) {
-        if (!changed(&me->turn, turn, GLANCES) && (in_its_way(team, me) || !look(&me->turn, turn, &me->idle))) {
+        if (!changed(&me->turn, turn, GLANCES) && (holds_up_the_first(team, me) || !look(&me->turn, turn, &me->idle))) {
             atomic_store(&me->asleep, 1);
             while (atomic_load(&me->turn) == turn)
                 sleep_on(&me->turn, turn);

@@ -62,8 +62,6 @@ def worker_command(kind: str) -> list[str]:
 def worker_environment() -> dict[str, str]:
     """The whole environment of a worker (a copy of ours with additions)."""
     environment = dict(os.environ)
-    # Threads that spin while they wait collapse generation as soon as anything else wants the cores.
-    environment.setdefault("OMP_WAIT_POLICY", "passive")
     # What numpy multiplies is small or in threads of our own; its own would spin for a tenth of a second at each start.
     environment.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Without it an abort of the engine starts a debugger to print a backtrace.

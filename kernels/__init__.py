@@ -55,6 +55,7 @@ __all__ = [
     "score_rows",
     "select",
     "selftest",
+    "threads_file",
 ]
 
 TYPES: dict[str, int] = {
@@ -175,6 +176,14 @@ def note() -> str | None:
 def library_file() -> Path:
     """The C library that is used. Raises :class:`KernelError` (``no_library``)."""
     return _library.file()
+
+
+def threads_file() -> Path | None:
+    """The library of threads that wait adaptively, to be loaded before the engine; None where there is none.
+
+    It stands before GNU's OpenMP runtime for the engine's graphs (``src/threads/openmp.c``). Linux only.
+    """
+    return _library.threads_file()
 
 
 def cpu() -> str:

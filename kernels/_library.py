@@ -47,7 +47,16 @@ def _candidates() -> list[Path]:
     forced = os.environ.get("QUENCH_KERNELS_LIBRARY")
     if forced:
         return [Path(forced)]
-    return [Path(__file__).parent / _FILE, Path(sysconfig.get_path("platlib")) / "kernels" / _FILE]
+    return _places(_FILE)
+
+
+def _places(name: str) -> list[Path]:
+    return [Path(__file__).parent / name, Path(sysconfig.get_path("platlib")) / "kernels" / name]
+
+
+def threads_file() -> Path | None:
+    """``libquench_threads``, which is built beside the kernels on Linux."""
+    return next((path for path in _places("libquench_threads.so") if path.is_file()), None)
 
 
 def _declare(library: ctypes.CDLL) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# Before Qt or OpenMP load: no screen, and no spinning threads beside the test's own.
+# Before Qt or numpy load: no screen, and no spinning threads beside the test's own.
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # pytest-qt would otherwise take a binding that happens to be installed; and Qt must not ask the desktop's theme.

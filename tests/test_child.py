@@ -93,9 +93,11 @@ def test_worker_command_runs_this_interpreter_or_the_second_executable(monkeypat
 
 def test_worker_environment_stops_spinning_threads_and_debuggers(monkeypatch):
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     monkeypatch.setenv("QUENCH_HOME", "/somewhere")
     environment = worker_environment()
-    assert environment["OMP_WAIT_POLICY"] == "passive"
+    assert environment["OPENBLAS_NUM_THREADS"] == "1"
+    assert "OMP_WAIT_POLICY" not in environment  # the engine's threads are the engine's own matter
     assert environment["GGML_NO_BACKTRACE"] == "1"
     assert environment["QUENCH_HOME"] == "/somewhere"
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")

@@ -2,4 +2,4 @@
 
 from app.engine import waiting
 
-waiting.settle()  # before any neighbour loads the library, whose threads ask once
+waiting.prepare()  # before any neighbour loads the library, whose threads ask once

@@ -17,6 +17,8 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from app.engine import waiting
+
 lib: Any = llama_cpp.llama_cpp
 """The raw functions, one to one with llama.h. They release the interpreter lock."""
 
@@ -28,7 +30,7 @@ FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 
 DECODE_OK, DECODE_NO_SLOT, DECODE_ABORTED = 0, 1, 2
 
-_DEBUG, _ERROR, _CONTINUED = 1, 4, 5  # enum ggml_log_level
+_DEBUG, _INFO, _ERROR, _CONTINUED = 1, 2, 4, 5  # enum ggml_log_level
 _BUFFER = re.compile(r"(KV|RS|compute|output) buffer size (?:=|of)\s+([0-9.]+) MiB")
 _ELSEWHERE = re.compile(r"\bRPC\d+\[\S+\s+(?:model|KV|RS|compute|output) buffer size =")
 _HERE = re.compile(r"\bCPU\S* model buffer size =\s+([0-9.]+) MiB")
@@ -75,6 +77,10 @@ class NativeLog:
                 sizes["here"] += round(float(weights[1]) * (1 << 20))
         return sizes
 
+    def say(self, line: str) -> None:
+        """A line of our own between the library's."""
+        self._receive(_INFO, f"{line}\n".encode(), None)
+
     def _receive(self, level: int, text: bytes, _data: int | None) -> None:
         # Called from C: nothing may be raised here.
         if level != _CONTINUED:
@@ -100,6 +106,7 @@ def start() -> None:
     global _started  # noqa: PLW0603 - the library's own state is global
     log.install()
     if not _started:
+        log.say(f"threads of the engine: {waiting.used()}")
         lib.llama_backend_init()
         _started = True
 

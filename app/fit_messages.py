@@ -133,6 +133,17 @@ class FittedTensor(msgspec.Struct, frozen=True):
     fed: bool = False
 
 
+class TypeCost(msgspec.Struct, frozen=True):
+    """What ``tensors``, which share a type, cost in this one, as it was measured: in parts of the standard recipe's
+    divergence, the mean over kinds of text. ``error``: its standard error over windows, None where there was one."""
+
+    tensors: tuple[str, ...]
+    type: str
+    value: float
+    error: float | None
+    windows: int
+
+
 class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_planned"):
     """The end of a fit. ``kept`` says whether the fitted types are better than ``standard``'s, or those would be too
     large; if not, ``tensors`` has the standard ones.
@@ -144,7 +155,7 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     measure. With a goal of speed, else 0 and empty: ``speed`` tokens a second as they were measured, with
     ``speed_threads`` threads, ``speed_predicted`` as the planner had them, and ``decided``: which budget bound
     (:data:`converter.fit.SIZE`, ``SPEED`` or ``BOTH``). ``probes`` were needed, of which ``probes_known`` had been
-    measured by an earlier run.
+    measured by an earlier run; ``costs`` are what they found.
     """
 
     tensors: tuple[FittedTensor, ...]
@@ -166,6 +177,7 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     decided: str = ""
     probes: int = 0
     probes_known: int = 0
+    costs: tuple[TypeCost, ...] = ()
 
 
 class FitProgress(msgspec.Struct, frozen=True, tag_field="message", tag="fit_progress"):
@@ -323,5 +335,6 @@ __all__ = [
     "RecipeRead",
     "Refusal",
     "Size",
+    "TypeCost",
     "Wish",
 ]

@@ -123,6 +123,15 @@ def fit_data(found: Fitted) -> dict[str, Any]:
         "decided": plan.decided or None,
         "probes": plan.probes,
         "probes_known": plan.probes_known,
+        "costs": [
+            {
+                "tensors": list(cost.tensors),
+                "type": cost.type,
+                "cost": {"value": cost.value, "error": cost.error},
+                "windows": cost.windows,
+            }
+            for cost in plan.costs
+        ],
         "domains": msgspec.to_builtins(plan.domains),
         "recipe": found.recipe,
     }

@@ -1,4 +1,8 @@
-"""What types cost: measured tensor by tensor, or layers together, and for other types continued by a power law."""
+"""What types cost: measured tensor by tensor, or layers together, and for other types continued by a power law.
+
+A cost is in parts of the standard recipe's divergence, the mean over kinds of text; every measured one has its standard
+error over windows (:mod:`app.quality.spreads`).
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,14 @@ import numpy as np
 from app import hardware
 from app.engine.grafts import Grafts, Part
 from app.engine.model import Model
-from app.fit_messages import TYPES, FittedTensor, FitTypes
+from app.fit_messages import TYPES, FittedTensor, FitTypes, TypeCost
 from app.fit_speed import Pace
-from app.quality import feedback
+from app.measure_messages import Estimate
+from app.quality import feedback, spreads
 from app.quality.encoding import Encoder, Spool
 from app.quality.fit_engines import By, Engines, Sample, Teller
 from app.quality.known_costs import KnownCosts
+from app.quality.spreads import Spread
 from converter.fit import Choice, Item, Solution, solve
 
 Mix = Mapping[str, str]
@@ -78,7 +84,7 @@ class Clock:
 
 
 class Work:
-    """What is known while types are chosen: costs by unit and type, in parts of the standard recipe's divergence."""
+    """What is known while types are chosen: costs by unit and type."""
 
     def __init__(  # noqa: PLR0917 - the parts of one run, put together in one place
         self, command: FitTypes, encoder: Encoder, spool: Spool, engines: Engines, sample: Sample, told: Teller,
@@ -96,10 +102,11 @@ class Work:
         self.clock = clock
         self.known = known
         self.taken = 0
-        self.before: By = {}
+        self.before: Spread = {}
         self._choices = choices
         self._errors: dict[tuple[str, str], float] = {}
-        self._measured: dict[tuple[str, str], float] = {}
+        self._found: dict[tuple[str, str], Spread] = {}
+        self._measured: dict[tuple[str, str], Estimate] = {}
         self._costs: dict[tuple[str, str], float] = {}
 
     def amount(self, judge: Sample) -> int:
@@ -127,17 +134,17 @@ class Work:
         return fed or self._encoder.encoded(name, kind, refined=choices.refined)
 
     def divergences(
-        self, sample: Sample, asked: Sequence[Choices], label: str, found: Callable[[int, By], None] | None = None
-    ) -> list[By]:
-        """The mean divergence by text of each; ``found`` hears of each as soon as it is known, in whatever thread."""
+        self, sample: Sample, asked: Sequence[Choices], label: str, found: Callable[[int, Spread], None] | None = None
+    ) -> list[Spread]:
+        """The divergence by window of each; ``found`` hears of each as soon as it is known, in whatever thread."""
         self._told.say(label)
 
-        def one(place: int, choices: Choices, model: Model, grafts: Grafts) -> By:
+        def one(place: int, choices: Choices, model: Model, grafts: Grafts) -> Spread:
             with grafts.replaced({name: self.part(name, choices) for name in choices.types}):
-                by = sample.divergence(model)
+                by_window = sample.divergence(model)
             if found is not None:
-                found(place, by)
-            return by
+                found(place, by_window)
+            return by_window
 
         jobs = [partial(one, place, each) for place, each in enumerate(asked)]
         return self._engines.run(jobs, lambda: self._told.tick(sample.count))
@@ -172,33 +179,40 @@ class Work:
     def _measure(self, pairs: Sequence[tuple[str, str]]) -> None:
         new = []
         for unit, kind in pairs:
-            by = self.known.get(self.units[unit], kind, list(self.before))
-            if by is None:
+            kept = self.known.get(self.units[unit], kind, list(self.before))
+            if kept is None:
                 new.append((unit, kind))
             else:
-                self._measured[unit, kind] = self._relative(by)
+                self._take(unit, kind, kept)
                 self._told.tick(self._sample.count)
         self.taken += len(pairs) - len(new)
         asked = [self._all_fed({name: self._kind(name, kind) for name in self.units[unit]}) for unit, kind in new]
 
-        def keep(place: int, by: By) -> None:
+        def keep(place: int, by_window: Spread) -> None:
             unit, kind = new[place]
-            self.known.put(self.units[unit], kind, by)
+            self.known.put(self.units[unit], kind, by_window)
 
         try:
             found = self.divergences(self._sample, asked, "Probing every tensor", keep)
         finally:
             self.known.save()
-        self._measured |= {pair: self._relative(by) for pair, by in zip(new, found, strict=True)}
+        for (unit, kind), by_window in zip(new, found, strict=True):
+            self._take(unit, kind, by_window)
         for unit in self.units:
             points = [
-                (self._error(unit, kind), self._measured[unit, kind])
+                (self._error(unit, kind), self._measured[unit, kind].value)
                 for kind in self._choices[unit]
                 if (unit, kind) in self._measured
             ]
             for kind in self._choices[unit]:
                 known = self._measured.get((unit, kind))
-                self._costs[unit, kind] = _interpolated(self._error(unit, kind), points) if known is None else known
+                self._costs[unit, kind] = (
+                    _interpolated(self._error(unit, kind), points) if known is None else known.value
+                )
+
+    def _take(self, unit: str, kind: str, by_window: Spread) -> None:
+        self._found[unit, kind] = by_window
+        self._measured[unit, kind] = spreads.relative(by_window, self.before)
 
     def _kind(self, name: str, kind: str) -> str:
         """A unit's type for one of its tensors, whose rows may not allow it."""
@@ -207,10 +221,6 @@ class Work:
     def _error(self, unit: str, kind: str) -> float:
         """The sum of its tensors' relative squared errors."""
         return sum(self._errors.get((name, self._kind(name, kind)), 0.0) for name in self.units[unit])
-
-    def _relative(self, by: By) -> float:
-        """The sum over texts of divergence / the standard recipe's."""
-        return sum(by[name] / self.before[name] for name in by)
 
     # ---- choices ---------------------------------------------------------------------------------------------
 
@@ -243,7 +253,7 @@ class Work:
             def one(model: Model, grafts: Grafts) -> By:
                 rest = {name: self.part(name, types) for name in types.types if name not in parts}
                 with grafts.replaced({**rest, **parts}):
-                    return self._sample.divergence(model)
+                    return spreads.means(self._sample.divergence(model))
 
             (found,) = self._engines.run([one], lambda: self._told.tick(self._sample.count))
             return dict(found)
@@ -266,16 +276,37 @@ class Work:
         unit = next(first for first, members in self.units.items() if name in members)
         here = found.chosen[unit].type
         cost = found.chosen[unit].cost / found.cost if found.cost else 0.0
-        shared = f" in {len(self.units[unit])} layers that share a type" if len(self.units[unit]) > 1 else ""
-        reason = f"{cost:.1%} of the damage{shared}"
+        whole = self._measured.get((unit, here), Estimate(self._costs[unit, here], math.nan))
+        reason = f"costs {_amount(whole, signed=False)} of the standard recipe's divergence"
+        if (unit, here) not in self._measured:
+            reason += " (not measured in this type)"
+        reason += f", {cost:.1%} of the damage"
+        if len(self.units[unit]) > 1:
+            reason += f" in {len(self.units[unit])} layers that share a type"
         for other in _neighbours(self._choices[unit], here):
             more = sum(
                 self._encoder.bytes(each, self._kind(each, other)) - self._encoder.bytes(each, self._kind(each, here))
                 for each in self.units[unit]
             )
-            change = (self._costs[unit, other] - self._costs[unit, here]) / found.cost if found.cost else 0.0
-            reason += f"; {other} would {'add' if change >= 0 else 'save'} {abs(change):.1%} for {more:+,} bytes"
+            reason += f"; {other} would {_change_words(self._change(unit, here, other))} for {more:+,} bytes"
         return FittedTensor(name, kind, size, cost / len(self.units[unit]), reason, name in choices.fed)
+
+    def _change(self, unit: str, here: str, other: str) -> Estimate:
+        """What another type adds to the cost; where both are measured, with the error of the difference."""
+        one, two = self._found.get((unit, other)), self._found.get((unit, here))
+        if one is None or two is None:
+            return Estimate(self._costs[unit, other] - self._costs[unit, here], math.nan)
+        return spreads.relative(spreads.less(one, two), self.before)
+
+    def told(self) -> tuple[TypeCost, ...]:
+        """Every cost that was measured."""
+        return tuple(
+            TypeCost(
+                self.units[unit], kind, cost.value, None if math.isnan(cost.error) else cost.error,
+                spreads.windows(self._found[unit, kind]),
+            )
+            for (unit, kind), cost in sorted(self._measured.items())
+        )  # fmt: skip
 
 
 def choices_of(encoder: Encoder, floors: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -330,6 +361,25 @@ def _interpolated(error: float, points: Sequence[tuple[float, float]]) -> float:
         slope = min(MOST_SLOPE, max(LEAST_SLOPE, slope))
     at, cost = low if error * error <= low[0] * high[0] else high
     return float(cost * (error / at) ** slope)
+
+
+def _amount(cost: Estimate, *, signed: bool) -> str:
+    """A cost in per cent with its standard error, as far as that is known."""
+    value = abs(cost.value) if signed else cost.value
+    error = "" if math.isnan(cost.error) else f" +- {_percent(cost.error)}"
+    return ("" if error else "about ") + _percent(value) + error
+
+
+def _change_words(change: Estimate) -> str:
+    words = f"{'add' if change.value >= 0 else 'save'} {_amount(change, signed=True)}"
+    return words + (", less than the error," if abs(change.value) < change.error else "")
+
+
+def _percent(part: float) -> str:
+    """With two digits that say something, to a thousandth of a per cent."""
+    percent = 100 * part
+    digits = 0 if percent >= 9.95 else 1 if percent >= 0.995 else 2 if percent >= 0.0995 else 3
+    return f"{percent:.{digits}f}%"
 
 
 def _neighbours(kinds: Sequence[str], kind: str) -> list[str]:

@@ -18,6 +18,7 @@ from app.engine.model import Model
 from app.protocol import Event, Status
 from app.quality import feedback
 from app.quality.divergence import Rows, compare, first_scored, score, scored_per_window
+from app.quality.spreads import Spread
 from converter.spec import Cancelled
 
 By = dict[str, float]
@@ -96,16 +97,17 @@ class Sample:
         strange = feedback.unknown(losses)
         self.windows = {name: windows for name, windows in self.windows.items() if name not in strange}
 
-    def divergence(self, model: Model) -> By:
-        """The mean KLD of the model as it is now, by text."""
-        found = {}
-        for name, windows in self.windows.items():
-            values = []
-            for number, window in enumerate(windows):
-                logits = model.window_logits(window, first_scored(len(window)))[:-1]
-                values.append(float(compare(self._rows[name, number], logits).kld.mean()))
-            found[name] = float(np.mean(values))
-        return found
+    def divergence(self, model: Model) -> Spread:
+        """The mean KLD of the model as it is now, by text and window."""
+        return {
+            name: [self._window(model, name, number) for number in range(len(windows))]
+            for name, windows in self.windows.items()
+        }
+
+    def _window(self, model: Model, name: str, number: int) -> float:
+        window = self.windows[name][number]
+        logits = model.window_logits(window, first_scored(len(window)))[:-1]
+        return float(compare(self._rows[name, number], logits).kld.mean())
 
 
 class Teller:

@@ -39,7 +39,7 @@ from app.engine.covariance import Covariances
 from app.engine.model import Model
 from app.fit_messages import JUDGING, STANDARDS, TYPES, FitDomain, FitPlanned, FitTypes
 from app.protocol import Event, LoadOptions
-from app.quality import feedback, known_costs, pace
+from app.quality import feedback, known_costs, pace, spreads
 from app.quality import texts as texts_module
 from app.quality.divergence import first_scored
 from app.quality.encoding import Encoder, Spool
@@ -212,7 +212,7 @@ class FitRun:
             candidates.append(replace(types, refined=True))
         if self._command.feedback:
             candidates.append(work.guarded(types))
-        *measured, usual = work.divergences(judge, [*candidates, standard], JUDGING)
+        *measured, usual = map(spreads.means, work.divergences(judge, [*candidates, standard], JUDGING))
         ratios = [_ratio(each, usual) for each in measured]
         best = min(range(len(candidates)), key=lambda number: (_worst(measured[number], usual) > 1.0, ratios[number]))
         # Below the smallest recipe, or above the fastest one, there is only what was fitted.
@@ -226,7 +226,7 @@ class FitRun:
             tensors=tuple(work.described(name, shown, found, kept=kept) for name in shown.types),
             bytes=work.bytes(shown.types),
             standard_bytes=work.bytes(standard.types),
-            predicted=found.cost / len(work.before),
+            predicted=found.cost,
             ratio=ratios[best],
             types_ratio=ratios[0],
             gap=found.gap,
@@ -240,6 +240,7 @@ class FitRun:
             decided=found.decided if work.clock is not None else "",
             probes=work.probes,
             probes_known=work.taken,
+            costs=work.told(),
         )
 
     def _units(self, choices: Mapping[str, Sequence[str]], seconds: float) -> Units:

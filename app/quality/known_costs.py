@@ -1,8 +1,9 @@
 """What probes of a fit have found, in a file: for a run that goes on, and for other sizes of the same model.
 
-Divergences are kept as they were measured, by tensors, type and kind of text: they do not depend on the size that was
-asked for. They are of one model (by its content), on the same windows of text, with the same importance matrix and the
-same rounding; a file of anything else is refused.
+Divergences are kept as they were measured, by tensors, type, kind of text and window, each text's with its mean and the
+standard error of that: they do not depend on the size that was asked for. They are of one model (by its content), on
+the same windows of text, with the same importance matrix and the same rounding; a file of anything else is refused. A
+file of the first version had means alone; it is read as if each were of one window.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from pathlib import Path
 import msgspec
 
 from app.files import write_atomically
+from app.quality import spreads
+from app.quality.spreads import Spread
 from converter.identity import content_id
 from converter.spec import QuenchError
 
-VERSION = 1
+VERSION = 2
 MOST_BYTES = 64 << 20
 SECONDS = 5.0
 """How much work a kill may cost."""
@@ -35,10 +38,18 @@ class Origin(msgspec.Struct, frozen=True):
     feedback: bool
 
 
+class _Text(msgspec.Struct, frozen=True):
+    """The mean divergence on one text with its standard error (none for a single window), and that of each window."""
+
+    value: float
+    error: float | None
+    windows: tuple[float, ...]
+
+
 class _Kept(msgspec.Struct, frozen=True):
     quench_sensitivity: int
     origin: Origin
-    costs: dict[str, dict[str, float]]
+    costs: dict[str, dict[str, _Text | float]]
 
 
 _WORDS = {
@@ -60,7 +71,7 @@ class KnownCosts:
         self._path = Path(path) if path else None
         self._origin = origin
         self._strict = strict
-        self._costs: dict[str, dict[str, float]] = {}
+        self._costs: dict[str, dict[str, tuple[float, ...]]] = {}
         self._lock = threading.Lock()
         self._written = time.monotonic()
         if self._path is not None and self._path.exists():
@@ -71,15 +82,15 @@ class KnownCosts:
                     raise
         self.found = len(self._costs)
 
-    def get(self, names: Sequence[str], kind: str, texts: Sequence[str]) -> dict[str, float] | None:
-        """The divergence by text with these tensors in this type, if it is known for just these texts."""
-        by = self._costs.get(_key(names, kind))
-        return dict(by) if by is not None and set(by) == set(texts) else None
+    def get(self, names: Sequence[str], kind: str, texts: Sequence[str]) -> Spread | None:
+        """The divergence by window with these tensors in this type, if it is known for just these texts."""
+        found = self._costs.get(_key(names, kind))
+        return dict(found) if found is not None and set(found) == set(texts) else None
 
-    def put(self, names: Sequence[str], kind: str, by: Mapping[str, float]) -> None:
+    def put(self, names: Sequence[str], kind: str, found: Spread) -> None:
         """Keep one; the file is written now and then. May be called by several threads."""
         with self._lock:
-            self._costs[_key(names, kind)] = dict(by)
+            self._costs[_key(names, kind)] = {name: tuple(values) for name, values in found.items()}
             if time.monotonic() - self._written >= SECONDS:
                 self._write()
 
@@ -93,7 +104,7 @@ class KnownCosts:
             return
         self._written = time.monotonic()
         try:
-            write_atomically(self._path, msgspec.json.encode(_Kept(VERSION, self._origin, self._costs)))
+            write_atomically(self._path, msgspec.json.encode(_Kept(VERSION, self._origin, _told(self._costs))))
         except OSError as error:  # the fit goes on: only a run after it has to measure again
             if last and self._strict:
                 raise QuenchError(
@@ -109,7 +120,17 @@ def origin(reference: str, windows: Mapping[str, Sequence[Sequence[int]]], imatr
     return Origin(content_id(reference), cut.hexdigest(), matrix.hexdigest(), feedback)
 
 
-def _read(path: Path, wanted: Origin) -> dict[str, dict[str, float]]:
+def _told(costs: Mapping[str, Spread]) -> dict[str, dict[str, _Text | float]]:
+    """For the file, and for whoever reads it."""
+
+    def text(values: Sequence[float]) -> _Text:
+        error = spreads.own_error(values)
+        return _Text(sum(values) / len(values), error if math.isfinite(error) else None, tuple(values))
+
+    return {key: {name: text(values) for name, values in found.items()} for key, found in costs.items()}
+
+
+def _read(path: Path, wanted: Origin) -> dict[str, dict[str, tuple[float, ...]]]:
     def bad(detail: str) -> QuenchError:
         return QuenchError(
             "bad_sensitivity", "These costs cannot be used.", f"{path} {detail}",
@@ -124,14 +145,19 @@ def _read(path: Path, wanted: Origin) -> dict[str, dict[str, float]]:
         raise bad(f"cannot be read: {error.strerror or error}.") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise bad("is no file of costs, or it is damaged.") from error
-    if kept.quench_sensitivity != VERSION:
-        raise bad(f"is of version {kept.quench_sensitivity}, not {VERSION}.")
+    if not 1 <= kept.quench_sensitivity <= VERSION:
+        raise bad(f"is of version {kept.quench_sensitivity}, not 1 to {VERSION}.")
     for field, words in _WORDS.items():
         if getattr(kept.origin, field) != getattr(wanted, field):
             raise bad(f"is of {words}.")
-    if any(not (math.isfinite(value) and value >= 0) for by in kept.costs.values() for value in by.values()):
+    costs = {
+        key: {name: text.windows if isinstance(text, _Text) else (text,) for name, text in found.items()}
+        for key, found in kept.costs.items()
+    }
+    every = [values for found in costs.values() for values in found.values()]
+    if not all(every) or any(not (math.isfinite(value) and value >= 0) for values in every for value in values):
         raise bad("has costs that cannot be.")
-    return kept.costs
+    return costs
 
 
 def _key(names: Sequence[str], kind: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +19,9 @@ from app import cli, fit_speed, paths, recipe_files
 from app.child import run_job
 from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
 from app.fitting import _standard_bytes
-from app.measure_messages import ImatrixResult, MeasureImatrix, MeasureQuality, QualityResult
+from app.measure_messages import Estimate, ImatrixResult, MeasureImatrix, MeasureQuality, QualityResult
 from app.protocol import Event, Status
-from app.quality import known_costs
+from app.quality import known_costs, spreads
 from converter import ConversionSpec, recipes
 from converter.spec import QuenchError
 from resources import path as resource
@@ -75,10 +76,18 @@ def test_every_tensor_gets_a_type_within_the_budget(small: Path, importance: Pat
     assert found.bytes == sum(tensor.bytes for tensor in found.tensors)
     assert [domain.name for domain in found.domains] == ["prose", "code"]
     assert found.gap == 0.0 and all(tensor.reason for tensor in found.tensors)
+    assert len(found.costs) == found.probes and all(
+        cost.windows == 4 and cost.error is not None for cost in found.costs
+    )
     if found.kept:
         assert found.bytes <= 1_250_000 and found.ratio < 1
         assert all(tensor.type in TYPES[4:] for tensor in found.tensors if "attn_v" in tensor.name)
         assert sum(tensor.cost for tensor in found.tensors) == pytest.approx(1.0)
+        costs = {(cost.tensors, cost.type): cost for cost in found.costs}
+        assert sum(costs[(each.name,), each.type].value for each in found.tensors) == pytest.approx(found.predicted)
+        assert all(
+            re.match(r"costs \S+% \+- \S+% of the standard recipe's diver", each.reason) for each in found.tensors
+        )
     states = [event for event in events if isinstance(event, Status)]
     assert states and all(0 <= state.done <= state.total for state in states)
 
@@ -304,23 +313,78 @@ ORIGIN = known_costs.Origin("model", "windows", "matrix", feedback=False)
         (lambda data: data.replace(b'"model":"model"', b'"model":"other"'), "another model"),
         (lambda data: data.replace(b'"importance":"matrix"', b'"importance":"x"'), "another importance matrix"),
         (lambda data: data.replace(b'"feedback":false', b'"feedback":true'), "another kind of rounding"),
-        (lambda data: data.replace(b'"quench_sensitivity":1', b'"quench_sensitivity":9'), "version 9"),
+        (lambda data: data.replace(b'"quench_sensitivity":2', b'"quench_sensitivity":9'), "version 9"),
         (lambda data: data.replace(b"0.25", b"-1"), "cannot be"),
+        (lambda data: data.replace(b"[0.25,0.75]", b"[]"), "cannot be"),
         (lambda data: data.replace(b"0.25", b'"x"'), "damaged"),
     ],
 )
 def test_costs_of_something_else_are_refused(tmp_path: Path, change: Callable[[bytes], bytes], words: str) -> None:
     path = tmp_path / "costs.json"
     kept = known_costs.KnownCosts(str(path), ORIGIN, strict=True)
-    kept.put(("a", "b"), "Q4_K", {"prose": 0.25})
+    kept.put(("a", "b"), "Q4_K", {"prose": [0.25, 0.75]})
     kept.save()
-    assert known_costs.KnownCosts(str(path), ORIGIN, strict=True).get(("a", "b"), "Q4_K", ["prose"]) == {"prose": 0.25}
+    again = known_costs.KnownCosts(str(path), ORIGIN, strict=True)
+    assert again.get(("a", "b"), "Q4_K", ["prose"]) == {"prose": (0.25, 0.75)}
     assert known_costs.KnownCosts(str(path), ORIGIN, strict=True).get(("a",), "Q4_K", ["prose"]) is None
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(QuenchError) as caught:
         known_costs.KnownCosts(str(path), ORIGIN, strict=True)
     assert caught.value.code == "bad_sensitivity" and words in caught.value.detail
     assert known_costs.KnownCosts(str(path), ORIGIN, strict=False).found == 0, "a work folder's own is made anew"
+
+
+def test_a_file_tells_the_errors_and_one_of_the_first_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    kept = known_costs.KnownCosts(str(path), ORIGIN, strict=True)
+    kept.put(("a",), "Q4_K", {"prose": [1.0, 2.0, 6.0], "code": [4.0]})
+    kept.save()
+    text = json.loads(path.read_text("utf-8"))["costs"]["Q4_K a"]
+    assert text["prose"]["value"] == 3.0 and text["prose"]["error"] == pytest.approx(
+        statistics.stdev((1, 2, 6)) / 3**0.5
+    )
+    assert text["code"] == {"value": 4.0, "error": None, "windows": [4.0]}
+    origin = json.dumps(msgspec.to_builtins(ORIGIN))
+    path.write_text(
+        f'{{"quench_sensitivity": 1, "origin": {origin}, "costs": {{"Q4_K a": {{"prose": 0.5}}}}}}', "utf-8"
+    )
+    old = known_costs.KnownCosts(str(path), ORIGIN, strict=True)
+    assert old.get(("a",), "Q4_K", ["prose"]) == {"prose": (0.5,)}
+    old.put(("b",), "Q4_K", {"prose": [1.0]})
+    old.save()
+    assert known_costs.KnownCosts(str(path), ORIGIN, strict=True).found == 2
+
+
+# ---- how sure costs are ----
+
+
+def test_the_error_of_a_cost_is_that_of_windows_drawn_again() -> None:
+    """Against a simulation: many draws of windows whose divergences vary together with the standard recipe's."""
+    rng = np.random.default_rng(3)
+
+    def draw() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        one, standard = {}, {}
+        for name, level, part in (("prose", 0.05, 0.02), ("code", 0.01, 0.06)):
+            hard = rng.lognormal(0.0, 0.5, 6)
+            standard[name] = (level * hard).tolist()
+            one[name] = (level * part * hard * rng.lognormal(0.0, 0.2, 6)).tolist()
+        return one, standard
+
+    found = [spreads.relative(*draw()) for _ in range(2000)]
+    true = np.std([each.value for each in found])
+    assert np.mean([each.value for each in found]) == pytest.approx(0.04 * np.exp(0.02), rel=0.02)
+    assert np.sqrt(np.mean([each.error**2 for each in found])) == pytest.approx(true, rel=0.1)
+
+
+def test_an_error_without_repeated_windows_is_that_of_the_kinds_of_text_or_none() -> None:
+    standard = {"prose": [0.1, 0.3], "code": [0.01], "chat": [0.02]}
+    one = {"prose": [0.02, 0.02], "code": [0.002], "chat": [0.001]}
+    found = spreads.relative(one, standard)
+    assert found.value == pytest.approx((0.1 + 0.2 + 0.05) / 3)
+    assert found.error == pytest.approx(statistics.stdev((0.1, 0.2, 0.05)) / 3**0.5)
+    assert np.isnan(spreads.relative({"code": [0.002]}, standard).error)
+    same = spreads.less(one, one)
+    assert spreads.relative(same, standard) == Estimate(0.0, 0.0), "a difference knows that windows are the same"
 
 
 # ---- other architectures ----

@@ -57,7 +57,7 @@ from app.quality.fit_costs import (
 )
 from app.quality.fit_engines import By, Engines, Sample, Teller
 from app.quality.grading import SMALL_MODEL
-from app.quality.lab import MAX_CONTEXT, MIN_CONTEXT
+from app.quality.limits import MAX_CONTEXT, MIN_CONTEXT
 from converter import imatrix, open_model, recipes
 from converter.fit import Solution, quickest, solve
 from converter.sources.base import SourceModel

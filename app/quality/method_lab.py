@@ -39,7 +39,7 @@ from app.quality import texts as texts_module
 from app.quality.divergence import Divergence, Rows, compare, first_scored, score, scored_per_window
 from app.quality.fit_engines import Teller
 from app.quality.fitting import spread
-from app.quality.lab import MAX_CONTEXT, MIN_CONTEXT
+from app.quality.method_check import check
 from app.quality.method_weights import Made, Unfit, Weights
 from app.quality.methods.table import COVARIANCE, METHODS, Method
 from app.quality.subject import Vocabulary, read_header
@@ -387,22 +387,4 @@ def _refuse_quantized(source: SourceModel) -> None:
         )
 
 
-def check(command: MeasureMethods) -> None:
-    """Refuse a command that makes no sense; QuenchError with exit status 2."""
-    problem, hint = "", ""
-    unknown = [key for key in command.methods if key not in METHODS]
-    seen = sorted({*command.texts} & {*(command.calibration or texts_module.CALIBRATION)})
-    if not MIN_CONTEXT <= command.context <= MAX_CONTEXT or command.chunks < 0 or command.minutes < 0:
-        problem = (
-            f"Windows of {command.context} tokens ({MIN_CONTEXT} to {MAX_CONTEXT}), {command.chunks} of each text, "
-            f"{command.minutes:g} minutes."
-        )
-    elif unknown:
-        problem, hint = f"There is no method called {unknown[0]}.", f"Known methods: {', '.join(METHODS)}."
-    elif seen:
-        problem, hint = f"{seen[0]} is for calibration: what has seen it would be judged on it.", "Take another text."
-    if problem:
-        raise QuenchError("bad_options", "This cannot be measured.", problem, hint, exit_status=2)
-
-
-__all__ = ["MethodLab", "check"]
+__all__ = ["MethodLab"]

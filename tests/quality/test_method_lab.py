@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable
@@ -11,13 +12,16 @@ import gguf
 import pytest
 
 import converter
+from app import measurements, paths
 from app.child import run_job
 from app.cli import main
 from app.measure_messages import MeasureMethods, MeasureQuality, MethodsResult, MethodUpdate, QualityResult
 from app.protocol import Event, Status
-from app.quality.method_lab import check
+from app.quality.method_check import check
 from app.quality.methods.table import METHODS
+from app.store import Store
 from converter import ConversionSpec
+from converter.identity import content_id
 from converter.spec import QuenchError
 
 Make = Callable[[str], Path]
@@ -100,6 +104,22 @@ def test_a_command_that_makes_no_sense(options: dict[str, object], words: str) -
     with pytest.raises(QuenchError, match=words) as caught:
         check(MeasureMethods("/model.gguf", **{**SHORT, **options}))  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.exit_status) == ("bad_options", 2)
+
+
+def test_the_command_refuses_before_it_reads_a_model_and_keeps_what_it_measured(
+    short: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    assert main(["methods", nowhere, "--methods", "nope", "--json"]) == 2
+    assert "no method called nope" in json.loads(capsys.readouterr().out)["error"]["detail"]
+    path = str(short("F32"))
+    arguments = ["methods", path, "--methods", "int8", "--text", "prose", "--context", "64", "--chunks", "2", "--json"]
+    assert main(arguments) == 0
+    told = json.loads(capsys.readouterr().out)["methods"][0]["kld"]["value"]
+    with contextlib.closing(Store(paths.database())) as store:
+        kept = measurements.methods_of(store, path)
+    assert kept is not None and [(row.key, row.kld.value) for row in kept.rows] == [("int8", told)]
+    assert kept.content == content_id(path)
 
 
 @pytest.mark.slow

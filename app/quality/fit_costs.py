@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,16 +27,25 @@ from app.quality.encoding import Encoder, Spool
 from app.quality.fit_engines import By, Engines, Sample, Teller
 from app.quality.known_costs import KnownCosts
 from app.quality.spreads import Spread
-from converter.fit import Choice, Item, Solution, solve
+from converter.fit import Choice, Item, Solution, price, solve
 
 Mix = Mapping[str, str]
 """Type by tensor name."""
 
+Places = Set[tuple[str, int]]
+"""Windows of a sample: text, number."""
+
 Units = dict[str, tuple[str, ...]]
 """Tensors that share a type, by the name of the first."""
 
-ROUNDS = 3
-"""Times that types which were chosen without having been measured are measured, at most."""
+ROUNDS = 5
+"""Times that more is measured after a choice, at most: types that it took unmeasured, or that were close."""
+
+PROBED_PART = 0.65
+"""The part of the windows that a probe takes, about: half, and the rest where a choice is close."""
+
+SURE = 1.0
+"""Standard errors by which a type must be the better one not to be looked at again."""
 
 PROBES_EACH = 4
 """Probes that a tensor takes in all, about: two at first, and what is chosen with its neighbours."""
@@ -111,7 +120,8 @@ class Work:
 
     def amount(self, judge: Sample) -> int:
         """Windows that all steps take, about."""
-        return self._sample.count * (1 + PROBES_EACH * len(self.units)) + MOST_CANDIDATES * judge.count
+        probes = round(PROBED_PART * PROBES_EACH * len(self.units))
+        return self._sample.count * (1 + probes) + MOST_CANDIDATES * judge.count
 
     def begin(self) -> None:
         """Errors of all types, and the standard recipe's divergence."""
@@ -134,20 +144,22 @@ class Work:
         return fed or self._encoder.encoded(name, kind, refined=choices.refined)
 
     def divergences(
-        self, sample: Sample, asked: Sequence[Choices], label: str, found: Callable[[int, Spread], None] | None = None
-    ) -> list[Spread]:
-        """The divergence by window of each; ``found`` hears of each as soon as it is known, in whatever thread."""
+        self, sample: Sample, asked: Sequence[Choices], label: str, found: Callable[[int, Spread], None] | None = None,
+        places: Sequence[Places | None] | None = None,
+    ) -> list[Spread]:  # fmt: skip
+        """The divergence by window of each; ``found`` hears of each as soon as it is known, in whatever thread.
+        ``places``: the windows for each, None for all."""
         self._told.say(label)
 
         def one(place: int, choices: Choices, model: Model, grafts: Grafts) -> Spread:
             with grafts.replaced({name: self.part(name, choices) for name in choices.types}):
-                by_window = sample.divergence(model)
+                by_window = sample.divergence(model, places[place] if places is not None else None)
+            self._told.tick(spreads.windows(by_window))
             if found is not None:
                 found(place, by_window)
             return by_window
 
-        jobs = [partial(one, place, each) for place, each in enumerate(asked)]
-        return self._engines.run(jobs, lambda: self._told.tick(sample.count))
+        return self._engines.run([partial(one, place, each) for place, each in enumerate(asked)], lambda: None)
 
     # ---- costs -----------------------------------------------------------------------------------------------
 
@@ -158,7 +170,7 @@ class Work:
         self._measure([(unit, kind) for unit in self.units for kind in _probed(self._choices[unit], bits)])
 
     def chosen(self) -> Solution:
-        """The solver's choice, once its types and those beside them were measured."""
+        """The solver's choice, once its types and those beside them were measured, and wholly where it is close."""
         found = self._solve()
         for _ in range(ROUNDS):
             near = [
@@ -167,37 +179,67 @@ class Work:
                 for kind in (choice.type, *_neighbours(self._choices[unit], choice.type))
                 if (unit, kind) not in self._measured
             ]
-            if not near or self._late():
+            close = self._close(found)
+            if not (near or close) or self._late():
                 break
             self._measure(near)
+            self._measure(close, whole=True)
             found = self._solve()
         return found
+
+    def _close(self, found: Solution) -> list[tuple[str, str]]:
+        """Types that were measured on a part of the windows, where their errors leave open which is the better one."""
+        items = self._items()
+        sizes = {item.name: {choice.type: choice.bytes for choice in item.choices} for item in items}
+        worth = price(items, self._command.budget)
+        close: dict[tuple[str, str], None] = {}
+        for unit, choice in found.chosen.items():
+            for other in _neighbours(self._choices[unit], choice.type):
+                pairs = [(unit, choice.type), (unit, other)]
+                if any(pair not in self._found for pair in pairs):
+                    continue
+                change = self._change(unit, choice.type, other)
+                # With two budgets a byte alone has no price: then all that are near are looked at.
+                margin = change.value + worth * (sizes[unit][other] - choice.bytes) if self.clock is None else 0.0
+                if not margin > SURE * change.error:
+                    close |= dict.fromkeys(pair for pair in pairs if spreads.missing(self._found[pair]))
+        return list(close)
 
     def _late(self) -> bool:
         return 0 < 60 * PROBING * self._command.minutes <= self._told.spent
 
-    def _measure(self, pairs: Sequence[tuple[str, str]]) -> None:
-        new = []
+    def _measure(self, pairs: Sequence[tuple[str, str]], *, whole: bool = False) -> None:
+        """On the windows that come first, or on the whole sample; what is known of them is not measured again."""
+        wanted = {place[:2] for place in self._sample.places()} if whole else self._sample.first()
+        before: dict[tuple[str, str], Spread] = {}
+        asked: dict[tuple[str, str], Places] = {}
         for unit, kind in pairs:
             kept = self.known.get(self.units[unit], kind, list(self.before))
-            if kept is None:
-                new.append((unit, kind))
-            else:
-                self._take(unit, kind, kept)
-                self._told.tick(self._sample.count)
-        self.taken += len(pairs) - len(new)
-        asked = [self._all_fed({name: self._kind(name, kind) for name in self.units[unit]}) for unit, kind in new]
+            lacking = wanted & spreads.missing(kept) if kept is not None else wanted
+            if kept is not None:
+                before[unit, kind] = kept
+            if lacking:
+                asked[unit, kind] = lacking
+            elif kept is not None:
+                self.taken += (unit, kind) not in self._found
+                # No more than a run that knew nothing would look at: so both choose the same.
+                self._take(unit, kind, spreads.only(kept, wanted))
+            self._told.tick(len(wanted) - len(lacking))
+        new = list(asked)
+        found: dict[tuple[str, str], Spread] = {}
 
         def keep(place: int, by_window: Spread) -> None:
-            unit, kind = new[place]
-            self.known.put(self.units[unit], kind, by_window)
+            unit, kind = pair = new[place]
+            found[pair] = spreads.joined(before[pair], by_window) if pair in before else by_window
+            self.known.put(self.units[unit], kind, found[pair])
 
+        mixes = [self._all_fed({name: self._kind(name, kind) for name in self.units[unit]}) for unit, kind in new]
         try:
-            found = self.divergences(self._sample, asked, "Probing every tensor", keep)
+            self.divergences(self._sample, mixes, "Probing every tensor", keep, list(asked.values()))
         finally:
             self.known.save()
-        for (unit, kind), by_window in zip(new, found, strict=True):
-            self._take(unit, kind, by_window)
+        for unit, kind in new:
+            self._take(unit, kind, found[unit, kind])
         for unit in self.units:
             points = [
                 (self._error(unit, kind), self._measured[unit, kind].value)
@@ -224,11 +266,11 @@ class Work:
 
     # ---- choices ---------------------------------------------------------------------------------------------
 
+    def _items(self) -> list[Item]:
+        return items(self._encoder, self._choices, self.units, self._costs, self.clock)
+
     def _solve(self) -> Solution:
-        limit = self.clock.limit if self.clock is not None else math.inf
-        return solve(
-            items(self._encoder, self._choices, self.units, self._costs, self.clock), self._command.budget, limit
-        )
+        return solve(self._items(), self._command.budget, self.clock.limit if self.clock is not None else math.inf)
 
     def types(self, solution: Solution) -> dict[str, str]:
         """The type of each tensor."""
@@ -389,6 +431,7 @@ def _neighbours(kinds: Sequence[str], kind: str) -> list[str]:
 
 __all__ = [
     "MOST_CANDIDATES",
+    "PROBED_PART",
     "PROBES_EACH",
     "PROBING",
     "Choices",

@@ -5,8 +5,9 @@ is computed as if it were quantized, at two types first, and the divergence is t
 what was measured it goes with a power of the tensor's quantization error, which is close to linear (Malinovskii et al.
 2024). What is minimised is the sum over kinds of text of divergence / the standard recipe's divergence on it: else the
 text with the largest divergence would decide alone. :func:`converter.fit.solve` then chooses; the types that it chose,
-and those beside them, are measured too where they were not, and it chooses again. A measurement where all others are
-as chosen was tried and gained nothing on unseen text: errors add up well enough.
+and those beside them, are measured too where they were not, and it chooses again. A probe takes half of the windows
+first, and the rest where, by its error over windows (:mod:`app.quality.spreads`), another type could be the better one.
+A measurement where all others are as chosen was tried and gained nothing on unseen text: errors add up well enough.
 
 In a large model a probe takes long. Tensors of one role in neighbouring layers then share a type and a probe, so many
 of them that all probes fit into the time that is given.
@@ -45,6 +46,7 @@ from app.quality.divergence import first_scored
 from app.quality.encoding import Encoder, Spool
 from app.quality.fit_costs import (
     MOST_CANDIDATES,
+    PROBED_PART,
     PROBES_EACH,
     PROBING,
     Choices,
@@ -250,7 +252,8 @@ class FitRun:
         together = 1
         while True:
             units = grouped(choices, together)
-            if not limit or PROBES_EACH * len(units) * seconds <= limit or together >= layers:
+            probes = PROBED_PART * PROBES_EACH * len(units)
+            if not limit or probes * seconds <= limit or together >= layers:
                 return units
             together *= 2
 

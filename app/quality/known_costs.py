@@ -39,11 +39,12 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class _Text(msgspec.Struct, frozen=True):
-    """The mean divergence on one text with its standard error (none for a single window), and that of each window."""
+    """The mean divergence on one text with its standard error (none for a single window), and that of each window, none
+    where it was not computed; no mean where none was."""
 
-    value: float
+    value: float | None
     error: float | None
-    windows: tuple[float, ...]
+    windows: tuple[float | None, ...]
 
 
 class _Kept(msgspec.Struct, frozen=True):
@@ -124,8 +125,10 @@ def _told(costs: Mapping[str, Spread]) -> dict[str, dict[str, _Text | float]]:
     """For the file, and for whoever reads it."""
 
     def text(values: Sequence[float]) -> _Text:
-        error = spreads.own_error(values)
-        return _Text(sum(values) / len(values), error if math.isfinite(error) else None, tuple(values))
+        known = [value for value in values if math.isfinite(value)]
+        mean, error = (sum(known) / len(known) if known else None), spreads.own_error(values)
+        windows = tuple(value if math.isfinite(value) else None for value in values)
+        return _Text(mean, error if math.isfinite(error) else None, windows)
 
     return {key: {name: text(values) for name, values in found.items()} for key, found in costs.items()}
 
@@ -150,14 +153,17 @@ def _read(path: Path, wanted: Origin) -> dict[str, dict[str, tuple[float, ...]]]
     for field, words in _WORDS.items():
         if getattr(kept.origin, field) != getattr(wanted, field):
             raise bad(f"is of {words}.")
-    costs = {
-        key: {name: text.windows if isinstance(text, _Text) else (text,) for name, text in found.items()}
-        for key, found in kept.costs.items()
-    }
+    costs = {key: {name: _windows(text) for name, text in found.items()} for key, found in kept.costs.items()}
     every = [values for found in costs.values() for values in found.values()]
-    if not all(every) or any(not (math.isfinite(value) and value >= 0) for values in every for value in values):
+    if not all(every) or any(not (math.isnan(value) or 0 <= value < math.inf) for values in every for value in values):
         raise bad("has costs that cannot be.")
     return costs
+
+
+def _windows(text: _Text | float) -> tuple[float, ...]:
+    if not isinstance(text, _Text):
+        return (text,)
+    return tuple(math.nan if value is None else value for value in text.windows)
 
 
 def _key(names: Sequence[str], kind: str) -> str:

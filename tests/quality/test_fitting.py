@@ -358,6 +358,18 @@ def test_a_file_tells_the_errors_and_one_of_the_first_version_is_read(tmp_path: 
 # ---- how sure costs are ----
 
 
+@pytest.mark.slow
+def test_windows_are_left_out_where_they_would_decide_nothing(small: Path, importance: Path, tmp_path: Path) -> None:
+    """Half at first, all where a choice is close; what is left out is taken up from the file when it is asked for."""
+    asked = command(small, importance, windows=3, costs=str(tmp_path / "costs.json"), named=True)
+    found, _ = fitted(asked)
+    counts = [cost.windows for cost in found.costs]
+    assert set(counts) == {3, 6} and sum(counts) < 0.85 * 6 * len(counts)
+    again, _ = fitted(asked)
+    assert again.costs == found.costs and again.probes_known == again.probes
+    assert [tensor.type for tensor in again.tensors] == [tensor.type for tensor in found.tensors]
+
+
 def test_the_error_of_a_cost_is_that_of_windows_drawn_again() -> None:
     """Against a simulation: many draws of windows whose divergences vary together with the standard recipe's."""
     rng = np.random.default_rng(3)
@@ -383,6 +395,11 @@ def test_an_error_without_repeated_windows_is_that_of_the_kinds_of_text_or_none(
     assert found.value == pytest.approx((0.1 + 0.2 + 0.05) / 3)
     assert found.error == pytest.approx(statistics.stdev((0.1, 0.2, 0.05)) / 3**0.5)
     assert np.isnan(spreads.relative({"code": [0.002]}, standard).error)
+    half = {"prose": [0.02, np.nan], "code": [0.002], "chat": [np.nan]}
+    assert spreads.relative(half, standard).value == pytest.approx((0.2 + 0.2) / 2), "the same windows of both"
+    assert spreads.missing(half) == {("prose", 1), ("chat", 0)} and spreads.windows(half) == 2
+    assert spreads.joined(half, one) == one
+    assert spreads.missing(spreads.only(one, {("prose", 0)})) == {("prose", 1)}
     same = spreads.less(one, one)
     assert spreads.relative(same, standard) == Estimate(0.0, 0.0), "a difference knows that windows are the same"
 

@@ -23,7 +23,7 @@ CONTEXT = 256
 
 MATRIX_CONTEXT = 512
 
-PROBES_EACH, PROBED_PART, JUDGE_WINDOWS = 4, 0.65, 6
+PROBES_EACH, PROBED_PART, JUDGE_WINDOWS = 4, 0.6, 6
 PROBING_PART, JUDGING_PART = 0.6, 0.1
 """As :mod:`app.quality.fitting` has them, which loads the engine."""
 

@@ -48,7 +48,7 @@ from app.fit_messages import (
 )
 from app.measure_messages import ImatrixResult, MeasureImatrix
 from app.protocol import Command, Event
-from app.quality import texts
+from app.quality import known_costs, texts
 from app.quality.texts import CALIBRATION, DEFAULT
 from converter import imatrix, open_model, recipes
 from converter.planning import free_bytes, prepare
@@ -386,12 +386,14 @@ def _refused_floors(wish: Wish) -> Iterator[QuenchError]:
 
 
 def _refused_files(wish: Wish) -> Iterator[QuenchError]:
-    """Own texts and an importance matrix that cannot be read."""
+    """Own texts, an importance matrix and costs that cannot be read."""
     try:
         if wish.texts or wish.calibration:
             texts.load(dict.fromkeys((*wish.texts, *wish.calibration)))
         if wish.imatrix:
             imatrix.read(wish.imatrix)
+        if wish.sensitivity:
+            known_costs.check(wish.sensitivity)
     except QuenchError as error:
         yield error
 

@@ -41,7 +41,7 @@ Units = dict[str, tuple[str, ...]]
 ROUNDS = 5
 """Times that more is measured after a choice, at most: types that it took unmeasured, or that were close."""
 
-PROBED_PART = 0.65
+PROBED_PART = 0.6
 """The part of the windows that a probe takes, about: half, and the rest where a choice is close."""
 
 SURE = 1.0

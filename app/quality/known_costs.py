@@ -114,6 +114,16 @@ class KnownCosts:
                 ) from error  # fmt: skip
 
 
+def check(path: str) -> None:
+    """Refuse a file that holds no costs, whatever model they are of, or a folder that is not there: QuenchError
+    ``bad_sensitivity``."""
+    place = Path(path)
+    if place.exists():
+        _kept(place)
+    elif not place.parent.is_dir():
+        raise _bad(place, "is in no folder.")
+
+
 def origin(reference: str, windows: Mapping[str, Sequence[Sequence[int]]], imatrix: str, *, feedback: bool) -> Origin:
     """Of a run: ``windows`` of tokens by text, ``imatrix`` the path of a matrix or empty."""
     cut = hashlib.blake2b(msgspec.json.encode([[name, list(each)] for name, each in windows.items()]), digest_size=16)
@@ -133,30 +143,36 @@ def _told(costs: Mapping[str, Spread]) -> dict[str, dict[str, _Text | float]]:
     return {key: {name: text(values) for name, values in found.items()} for key, found in costs.items()}
 
 
-def _read(path: Path, wanted: Origin) -> dict[str, dict[str, tuple[float, ...]]]:
-    def bad(detail: str) -> QuenchError:
-        return QuenchError(
-            "bad_sensitivity", "These costs cannot be used.", f"{path} {detail}",
-            "Give the file of a fit of the same model with the same texts, or a new name.",
-        )  # fmt: skip
+def _bad(path: Path, detail: str) -> QuenchError:
+    return QuenchError(
+        "bad_sensitivity", "These costs cannot be used.", f"{path} {detail}",
+        "Give the file of a fit of the same model with the same texts, or a new name.",
+    )  # fmt: skip
 
+
+def _kept(path: Path) -> _Kept:
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise bad(f"has more than {MOST_BYTES} bytes.")
+            raise _bad(path, f"has more than {MOST_BYTES} bytes.")
         kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
     except OSError as error:
-        raise bad(f"cannot be read: {error.strerror or error}.") from error
+        raise _bad(path, f"cannot be read: {error.strerror or error}.") from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise bad("is no file of costs, or it is damaged.") from error
+        raise _bad(path, "is no file of costs, or it is damaged.") from error
     if not 1 <= kept.quench_sensitivity <= VERSION:
-        raise bad(f"is of version {kept.quench_sensitivity}, not 1 to {VERSION}.")
+        raise _bad(path, f"is of version {kept.quench_sensitivity}, not 1 to {VERSION}.")
+    return kept
+
+
+def _read(path: Path, wanted: Origin) -> dict[str, dict[str, tuple[float, ...]]]:
+    kept = _kept(path)
     for field, words in _WORDS.items():
         if getattr(kept.origin, field) != getattr(wanted, field):
-            raise bad(f"is of {words}.")
+            raise _bad(path, f"is of {words}.")
     costs = {key: {name: _windows(text) for name, text in found.items()} for key, found in kept.costs.items()}
     every = [values for found in costs.values() for values in found.values()]
     if not all(every) or any(not (math.isnan(value) or 0 <= value < math.inf) for values in every for value in values):
-        raise bad("has costs that cannot be.")
+        raise _bad(path, "has costs that cannot be.")
     return costs
 
 
@@ -170,4 +186,4 @@ def _key(names: Sequence[str], kind: str) -> str:
     return " ".join((kind, *names))
 
 
-__all__ = ["KnownCosts", "Origin", "origin"]
+__all__ = ["KnownCosts", "Origin", "check", "origin"]

@@ -22,6 +22,8 @@ from PySide6.QtWidgets import (
 
 from app.fit_messages import TYPES, FitPreview, Size, Wish
 from app.ui import format as fmt
+from app.ui.convert_costs import CostsFile
+from app.ui.fold import Fold
 from app.ui.imatrix_setup import SUFFIXES
 from app.ui.size_slider import SizeSlider
 from app.ui.theme import set_role
@@ -79,6 +81,7 @@ class FitPane(QWidget):
         before, self._info = self._info, info
         if info is None or before is None or before.path != info.path:
             self._bytes = 0
+            self.costs.set_path("")  # they are of one model
             self._fill_calibration(matrices)
             self.show_preview(None)
 
@@ -113,6 +116,7 @@ class FitPane(QWidget):
             feedback=self.feedback.isChecked(),
             speed=float(self.speed.value()),
             threads=self._context.settings.threads,
+            sensitivity=self.costs.path(),
         )
 
     def problem(self) -> str:
@@ -193,6 +197,8 @@ class FitPane(QWidget):
         layout.setSpacing(8)
         layout.addWidget(card)
         layout.addLayout(self._build_how())
+        self.more = Fold(self.tr("Advanced"), self.tr("Advanced choices of the fit"), self._build_more())
+        layout.addWidget(self.more)
         layout.addStretch(1)
         self.kind.currentIndexChanged.connect(self._on_kind)
         self.slider.changed.connect(self.choose_size)
@@ -249,17 +255,6 @@ class FitPane(QWidget):
         for box in (self.effort, self.calibration):
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             box.setMinimumContentsLength(4)
-        self.floors = QPlainTextEdit()
-        self.floors.setPlaceholderText("attn_v=Q4_K\ntoken_embd=Q6_K")
-        self.floors.setFixedHeight(50)
-        self.floors.setTabChangesFocus(True)
-        self._name_it(
-            self.floors, self.tr("The smallest type of tensors, one a line: regular expression=TYPE; the first counts")
-        )
-        form.addRow(label(self.tr("At least"), "muted"), self.floors)
-        self.counts = label("", "muted", wrap=True)
-        self.counts.setAccessibleName(self.tr("What the smallest types match"))
-        form.addRow(self.counts)
         self.refined = QCheckBox(self.tr("Refined blocks"))
         self._name_it(
             self.refined, self.tr("Same types and sizes, numbers closer to the source's; kept where it measures better")
@@ -274,21 +269,40 @@ class FitPane(QWidget):
             ),
         )
         self.feedback.setAccessibleName(self.feedback.text())
-        ticks = QHBoxLayout()
-        ticks.setSpacing(12)
-        ticks.addWidget(self.refined)
-        ticks.addWidget(self.feedback)
-        ticks.addStretch(1)
-        form.addRow(ticks)
+        form.addRow(self.refined)  # side by side they are wider than the column of a small window
+        form.addRow(self.feedback)
         self.effort.currentIndexChanged.connect(self._on_kind)
         self.minutes.valueChanged.connect(self.changed)
         self.speed.valueChanged.connect(self.changed)
         self.calibration.activated.connect(self._on_calibration)
-        self.floors.textChanged.connect(self.changed)
         self.refined.toggled.connect(self.changed)
         self.feedback.toggled.connect(self.changed)
         self._fill_calibration([])
         return form
+
+    def _build_more(self) -> QWidget:
+        body = QWidget()
+        form = QFormLayout(body)
+        form.setContentsMargins(2, 0, 2, 0)
+        form.setHorizontalSpacing(12)
+        form.setVerticalSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.floors = QPlainTextEdit()
+        self.floors.setPlaceholderText("attn_v=Q4_K\ntoken_embd=Q6_K")
+        self.floors.setFixedHeight(50)
+        self.floors.setTabChangesFocus(True)
+        self._name_it(
+            self.floors, self.tr("The smallest type of tensors, one a line: regular expression=TYPE; the first counts")
+        )
+        form.addRow(label(self.tr("At least"), "muted"), self.floors)
+        self.counts = label("", "muted", wrap=True)
+        self.counts.setAccessibleName(self.tr("What the smallest types match"))
+        form.addRow(self.counts)
+        self.costs = CostsFile()
+        form.addRow(label(self.tr("Probes"), "muted"), self.costs)
+        self.costs.changed.connect(self.changed)
+        self.floors.textChanged.connect(self.changed)
+        return body
 
     @staticmethod
     def _name_it(widget: QWidget, words: str) -> None:

@@ -319,7 +319,7 @@ class FitResultPane(QWidget):
         """The output with the fit's reasons in place of the rules that they became."""
         fed = self.tr("; rounded with error feedback")
         known = self._plan.tensors if self._plan is not None else ()
-        reasons = {tensor.name: tensor.reason + (fed if tensor.fed else "") for tensor in known}
+        reasons = {tensor.name: tensor.reason.replace("+-", "±") + (fed if tensor.fed else "") for tensor in known}
         tensors = tuple(
             msgspec.structs.replace(tensor, reason=reasons.get(tensor.name, tensor.reason).replace("; ", "\n"))
             for tensor in output.tensors

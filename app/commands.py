@@ -239,6 +239,7 @@ def fit(options: argparse.Namespace) -> Result:
         dry_run=options.dry_run,
         speed=options.speed,
         sensitivity=absolute(options.sensitivity) if options.sensitivity else "",
+        unmeasured=options.unmeasured,
     )
     found = fitting.run(wish, show, lambda step, words: progress.say(words))
     progress.clear()

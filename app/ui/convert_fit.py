@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MIB, GIB = 1 << 20, 1 << 30
 SIZE, FREE, LIKE = "size", "free", "like"
-MINUTES = "minutes"
+MINUTES, NOTHING = "minutes", "nothing"
 WINDOWS = {"quick": 1, "normal": 2, "thorough": 4}
 """Windows of each text on which every tensor is probed."""
 
@@ -101,7 +101,8 @@ class FitPane(QWidget):
         if self._info is None or not folder or self.problem():
             return None
         texts, matrix = self._texts()
-        limited = self.effort.currentData() == MINUTES
+        effort = self.effort.currentData()
+        limited, measured = effort == MINUTES, effort != NOTHING
         return Wish(
             source=self._info.path,
             output=str(Path(folder) / f"{self._info.name}-Fit-{self._name()}.gguf"),
@@ -110,13 +111,14 @@ class FitPane(QWidget):
             texts=texts,
             calibration=texts,
             floors=parse_floors(self.floors.toPlainText())[0],
-            windows=0 if limited else WINDOWS[self.effort.currentData()],
+            windows=0 if limited else WINDOWS.get(effort, 1),
             minutes=float(self.minutes.value()) if limited else 0.0,
-            refined=self.refined.isChecked(),
-            feedback=self.feedback.isChecked(),
-            speed=float(self.speed.value()),
+            refined=measured and self.refined.isChecked(),
+            feedback=measured and self.feedback.isChecked(),
+            speed=float(self.speed.value()) if measured else 0.0,
             threads=self._context.settings.threads,
-            sensitivity=self.costs.path(),
+            sensitivity=self.costs.path() if measured else "",
+            unmeasured=not measured,
         )
 
     def problem(self) -> str:
@@ -217,6 +219,7 @@ class FitPane(QWidget):
         self.effort.addItem(self.tr("Normal"), "normal")
         self.effort.addItem(self.tr("Thorough"), "thorough")
         self.effort.addItem(self.tr("Minutes"), MINUTES)
+        self.effort.addItem(self.tr("None: by rule of thumb"), NOTHING)
         self.effort.setCurrentIndex(1)
         self._name_it(self.effort, self.tr("How thoroughly every tensor is probed: on 1, 2 or 4 windows of each text"))
         self.minutes = QSpinBox()
@@ -339,6 +342,13 @@ class FitPane(QWidget):
             box.setVisible(kind == own)
         self.slider.setVisible(kind == SIZE)
         self.minutes.setVisible(self.effort.currentData() == MINUTES)
+        measured = self.effort.currentData() != NOTHING
+        for part in (self.speed, self.refined, self.feedback, self.costs):  # they need measuring
+            part.setEnabled(measured)
+        self.calibration.setItemText(0, self._bundled_words())
+        if not measured and self.calibration.currentData()[0] == TEXTS:
+            self._chosen = 0
+            self.calibration.setCurrentIndex(0)
         self._show_words()
 
     def _show_size(self) -> None:
@@ -372,7 +382,7 @@ class FitPane(QWidget):
         if chosen and chosen[0] == MATRIX and chosen[1] not in matrices:
             matrices = [*matrices, chosen[1]]
         self.calibration.clear()
-        self.calibration.addItem(self.tr("Calibration text of Quench"), (BUNDLED, ""))
+        self.calibration.addItem(self._bundled_words(), (BUNDLED, ""))
         if chosen and chosen[0] == TEXTS:
             more = f" +{len(chosen[1]) - 1}" if len(chosen[1]) > 1 else ""
             self.calibration.addItem(Path(chosen[1][0]).name + more, chosen)
@@ -384,6 +394,9 @@ class FitPane(QWidget):
         entries = [self.calibration.itemData(i) for i in range(self.calibration.count())]
         self._chosen = entries.index(chosen) if chosen in entries else 0
         self.calibration.setCurrentIndex(self._chosen)
+
+    def _bundled_words(self) -> str:
+        return self.tr("None") if self.effort.currentData() == NOTHING else self.tr("Calibration text of Quench")
 
     def use_texts(self, paths: list[str]) -> None:
         """Calibrate on own texts."""
@@ -448,7 +461,10 @@ class FitPane(QWidget):
         sizes = preview.standards
         if budget.file < preview.smallest:
             return ""
-        words = self.tr("At most {0}, {1} bits per weight. To be judged against {2} ({3}).").format(
+        words = self.tr("At most {0}, {1} bits per weight. To be judged against {2} ({3}).")
+        if self.effort.currentData() == NOTHING:
+            words = self.tr("At most {0}, {1} bits per weight. Not measured: {2} ({3}) with some types exchanged.")
+        words = words.format(
             fmt.size(budget.file), fmt.number(budget.bpw, 2), budget.standard, fmt.size(sizes.get(budget.standard))
         )
         if sizes.get(budget.standard, 0) > budget.file:
@@ -478,4 +494,4 @@ class FitPane(QWidget):
         )
 
 
-__all__ = ["FREE", "LIKE", "MINUTES", "SIZE", "FitPane", "parse_floors"]
+__all__ = ["FREE", "LIKE", "MINUTES", "NOTHING", "SIZE", "FitPane", "parse_floors"]

@@ -266,6 +266,37 @@ def test_a_size_smaller_than_possible_is_exit_four(small: Path, importance: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_without_time_the_types_are_by_rule_of_thumb_and_nothing_is_claimed(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, usual, again = (tmp_path / f"{name}.gguf" for name in ("fit", "usual", "again"))
+    arguments = ["fit", str(small), "-o", str(target), "--like", "Q4_K_M", "--unmeasured"]
+    assert cli.main([*arguments, "--feedback", "--json"]) == 2 and not target.exists()
+    assert "Error feedback" in json.loads(capsys.readouterr().out)["error"]["detail"]
+    assert cli.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not found["measured"] and found["ratio"] is found["predicted_kld"] is found["gap"] is None
+    assert found["domains"] == found["costs"] == [] and all(
+        why.startswith("not measured") for why in found["why"].values()
+    )
+    converter.convert(ConversionSpec(str(small), str(usual), ("Q4_K_M",)))
+    assert target.stat().st_size <= usual.stat().st_size
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(target).tensors}
+    assert found["types"].items() <= types.items()
+    assert cli.main(["convert", str(small), "-o", str(again), "--recipe", found["recipe"]]) == 0
+    assert again.read_bytes() == target.read_bytes()
+    assert "not measured" in Path(found["recipe"]).read_text("utf-8") and "divergence" not in capsys.readouterr().out
+
+
+def test_without_time_a_plan_claims_nothing(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["fit", str(small), "-o", str(tmp_path / "x.gguf"), "--like", "Q4_K_M", "--unmeasured", "--dry-run"]
+    assert cli.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not found["measured"] and found["ratio"] is None and found["kept"] == "fitted"
+    assert all(why.startswith("not measured") for why in found["why"].values())
+
+
 def test_standards_are_recipes() -> None:
     from app.fitting import STANDARDS
 

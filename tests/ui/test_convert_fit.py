@@ -23,7 +23,7 @@ from app.jobs import CANCELLED, DONE, FAILED, PAUSED
 from app.ui.context import Context
 from app.ui.convert import FIT, RECIPE, TYPES, ConvertPage
 from app.ui.convert_costs import NEW, NONE, OPEN
-from app.ui.convert_fit import FREE, LIKE, MINUTES, parse_floors
+from app.ui.convert_fit import FREE, LIKE, MINUTES, NOTHING, parse_floors
 from app.ui.fit_figures import ratio_of, sentence
 from app.ui.job_center import Job, kept_fraction
 from app.ui.window import MainWindow
@@ -213,6 +213,26 @@ def test_probes_are_kept_in_a_file_of_ones_own(
     pane.costs.set_path(target)
     pane.set_source(None, [])
     assert pane.costs.path() == ""
+
+
+@pytest.mark.slow
+def test_without_time_nothing_is_measured_and_the_page_says_so(
+    qtbot: QtBot, fitting: ConvertPage, tmp_path: Path
+) -> None:
+    page, pane = fitting, fitting.fit.pane
+    pane.feedback.setChecked(True)
+    pane.speed.setValue(20)
+    pane.effort.setCurrentIndex(pane.effort.findData(NOTHING))
+    page.output.setText(str(tmp_path))
+    settle(qtbot, page)
+    wish = page.fit.wish()
+    assert wish is not None and wish.unmeasured and not (wish.feedback or wish.speed)
+    assert not pane.feedback.isEnabled() and "Not measured" in pane.words.text()
+    assert "nothing is measured" in page.fit.result.note.text() and not red_cards(page)
+    job = start(page)
+    qtbot.waitUntil(lambda: not job.is_active)
+    assert job.state == DONE and page.fit.result.summary.text().startswith("Not measured: Q4_K_M with types exchanged")
+    assert not page.fit.result.domains.isVisible() and "%" not in page.fit.result.figures.text()
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ import contextlib
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 import converter
@@ -18,6 +20,7 @@ from app.cli import main
 from app.measure_messages import MeasureMethods, MeasureQuality, MethodsResult, MethodUpdate, QualityResult
 from app.protocol import Event, Status
 from app.quality.method_check import check
+from app.quality.method_weights import Unfit, Weights
 from app.quality.methods.table import METHODS
 from app.store import Store
 from converter import ConversionSpec
@@ -140,10 +143,29 @@ def test_a_quantized_reference_or_another_model_is_refused(short: Make, pocket_g
 
 @pytest.mark.slow
 def test_when_the_time_is_up_the_rest_is_left_out_and_said(short: Make) -> None:
-    result, _ = measured(MeasureMethods(str(short("BF16")), methods=("int8", "q2_k"), minutes=1e-6, **SHORT))
-    assert not result.rows and [left.key for left in result.left_out] == ["int8", "q2_k"]
-    assert "time" in result.left_out[0].reason
+    keys = ("int8", "gptq", "q2_k")
+    result, events = measured(MeasureMethods(str(short("BF16")), methods=keys, minutes=1e-6, **SHORT))
+    assert not result.rows and tuple(left.key for left in result.left_out) == keys
+    assert all("time" in left.reason for left in result.left_out)
+    labels = {event.label for event in events if isinstance(event, Status)}
+    assert "Measuring the inputs" in labels and "Rounding with the calibration text" not in labels, "not even begun"
     assert result.floor is not None and 0 <= result.floor.value < 1e-3
+
+
+@pytest.mark.slow
+def test_weights_that_are_made_when_the_time_is_up_are_given_up(short: Make) -> None:
+    """GPTQ and AWQ go on from matrix to matrix: here time is up after three. Another method ends as soon."""
+    gptq, int8 = METHODS["gptq"], METHODS["int8"]
+    calls = iter([False, False, False, True])
+    with converter.open_model(short("F32")) as source, ExitStack() as stack:
+        names = [tensor.name for tensor in source.tensors if len(tensor.shape) == 2]
+        weights = stack.enter_context(Weights(source, names, 1, lambda: False))
+        columns = {tensor.name: tensor.n_cols for tensor in source.tensors}
+        given = (([name], np.eye(columns[name], dtype=np.float32)) for name in weights.targets)
+        weights.feed([gptq], given, lambda: next(calls))
+        with pytest.raises(Unfit, match="The time was up"):
+            weights.make(int8, stack, lambda: True)
+        assert len(list(given)) == len(weights.targets) - 4, "no further covariance was asked for"
 
 
 @pytest.mark.slow

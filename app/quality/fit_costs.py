@@ -330,7 +330,7 @@ class Work:
                 self._encoder.bytes(each, self._kind(each, other)) - self._encoder.bytes(each, self._kind(each, here))
                 for each in self.units[unit]
             )
-            reason += f"; {other} would {_change_words(self._change(unit, here, other))} for {more:+,} bytes"
+            reason += f"; {other} would {change_words(self._change(unit, here, other))} for {more:+,} bytes"
         return FittedTensor(name, kind, size, cost / len(self.units[unit]), reason, name in choices.fed)
 
     def _change(self, unit: str, here: str, other: str) -> Estimate:
@@ -412,7 +412,8 @@ def _amount(cost: Estimate, *, signed: bool) -> str:
     return ("" if error else "about ") + _percent(value) + error
 
 
-def _change_words(change: Estimate) -> str:
+def change_words(change: Estimate) -> str:
+    """What another type would add or save of the standard recipe's divergence; plainly where that is not certain."""
     words = f"{'add' if change.value >= 0 else 'save'} {_amount(change, signed=True)}"
     return words + (", less than the error," if abs(change.value) < change.error else "")
 
@@ -439,6 +440,7 @@ __all__ = [
     "Mix",
     "Units",
     "Work",
+    "change_words",
     "choices_of",
     "grouped",
     "items",

@@ -21,7 +21,7 @@ from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitType
 from app.fitting import _standard_bytes
 from app.measure_messages import Estimate, ImatrixResult, MeasureImatrix, MeasureQuality, QualityResult
 from app.protocol import Event, Status
-from app.quality import known_costs, spreads
+from app.quality import fit_costs, known_costs, spreads
 from converter import ConversionSpec, recipes
 from converter.spec import QuenchError
 from resources import path as resource
@@ -417,6 +417,18 @@ def test_the_error_of_a_cost_is_that_of_windows_drawn_again() -> None:
     true = np.std([each.value for each in found])
     assert np.mean([each.value for each in found]) == pytest.approx(0.04 * np.exp(0.02), rel=0.02)
     assert np.sqrt(np.mean([each.error**2 for each in found])) == pytest.approx(true, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (0.0123, 0.002, "add 1.2% +- 0.20%"),
+        (-0.0007, 0.0009, "save 0.070% +- 0.090%, less than the error,"),
+        (0.4, np.nan, "add about 40%"),
+    ],
+)
+def test_a_difference_that_is_less_than_its_error_is_called_so(value: float, error: float, words: str) -> None:
+    assert fit_costs.change_words(Estimate(value, error)) == words
 
 
 def test_an_error_without_repeated_windows_is_that_of_the_kinds_of_text_or_none() -> None:

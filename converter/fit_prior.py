@@ -42,7 +42,7 @@ WEIGHTS: Mapping[str, float] = {
 TIED, FIRST, LAST = 2.0, 3.0, 1.5
 """Factors: of an embedding that is the output too, of the first layer, of the last one."""
 
-DOUBT = 2.0
+DOUBT = 2.5
 
 _NAME = re.compile(r"(?:blk\.(\d+)\.)?(\w+)\.weight")
 

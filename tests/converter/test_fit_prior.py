@@ -30,18 +30,18 @@ def model(recipe: str) -> tuple[dict[str, str], dict[str, dict[str, int]], int]:
 
 @pytest.mark.parametrize("recipe", ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M"])
 def test_no_weights_within_the_doubt_make_it_worse_than_the_recipe(recipe: str) -> None:
-    """The least favourable ones: each exchange for the worse counts double, each for the better half."""
+    """The least favourable ones; where there is no gain with them, the recipe stays."""
     standard, sizes, budget = model(recipe)
     found = fit_prior.chosen(standard, sizes, budget, 6)
-    assert found.keys() == standard.keys() and found != standard
+    assert found.keys() == standard.keys() and (found == standard) == (recipe == "Q5_K_M")
     assert sum(sizes[name][kind] for name, kind in found.items()) <= budget
     change = 0.0
     for name, kind in found.items():
         weight = fit_prior.weight(name, 6, tied=True)
         assert weight is not None
         more = weight * (fit_prior.ERRORS[kind] - fit_prior.ERRORS[standard[name]])
-        change += more * 2 if more > 0 else more / 2
-    assert change < 0
+        change += more * 2.5 if more > 0 else more / 2.5
+    assert change <= 0 and (found == standard or change < 0)
 
 
 def test_more_room_is_used_and_too_little_is_said() -> None:

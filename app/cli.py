@@ -127,6 +127,11 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--at-least", action="append", default=[], metavar="RE=T", help="the smallest type for these")
     fit.add_argument("--windows", type=_natural, default=1, help="windows of each text; more is slower and surer")
     fit.add_argument("--minutes", type=_number, default=20.0, help="about this time; 0: no limit")
+    fit.add_argument(
+        "--unmeasured",
+        action="store_true",
+        help="no time: types by rule of thumb, close to the standard recipe; nothing is measured",
+    )
     fit.add_argument("--feedback", action="store_true", help="round with error feedback (GPTQ), where it helps")
     fit.add_argument(
         "--refined",

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from app import console, tables
 from converter.spec import Cancelled, ConversionSpec, Plan, Planned, QuenchError
 
 if TYPE_CHECKING:
-    from app.measure_messages import QualityResult
+    from app.store import Store
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -239,6 +239,7 @@ def fit(options: argparse.Namespace) -> Result:
         dry_run=options.dry_run,
         speed=options.speed,
         sensitivity=absolute(options.sensitivity) if options.sensitivity else "",
+        unmeasured=options.unmeasured,
     )
     found = fitting.run(wish, show, lambda step, words: progress.say(words))
     progress.clear()
@@ -246,7 +247,7 @@ def fit(options: argparse.Namespace) -> Result:
 
 
 def quality(options: argparse.Namespace) -> Result:
-    from app import journals
+    from app import journals, measurements
     from app.child import run_job
     from app.fingerprint_files import is_fingerprint
     from app.measure_messages import MeasureQuality, QualityResult, QualityUpdate
@@ -305,21 +306,21 @@ def quality(options: argparse.Namespace) -> Result:
             raise
         hint = f"The same command goes on at {part:.0%}."
         raise QuenchError("interrupted", "Interrupted.", "", hint, exit_status=130) from None
-    _keep_quality(result, command.report or "", progress)
+    keep(lambda store: measurements.keep_quality(store, result, command.report or ""), progress)
     progress.clear()
     return Result(tables.quality_data(result), tables.quality(result))
 
 
-def _keep_quality(result: QualityResult, report: str, progress: console.Progress) -> None:
-    """Put the figures where the window and the history look for them. That this fails must not lose the result."""
+def keep(kept: Callable[[Store], None], progress: console.Progress) -> None:
+    """Put a result where the window and the history look for it. That this fails must not lose the result."""
     import sqlite3
 
-    from app import measurements, paths
+    from app import paths
     from app.store import Store
 
     try:
         with contextlib.closing(Store(paths.database())) as store:
-            measurements.keep_quality(store, result, report)
+            kept(store)
     except (QuenchError, sqlite3.Error) as error:
         progress.say(f"The result is not kept for later comparisons: {getattr(error, 'title', error)}")
 

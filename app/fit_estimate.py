@@ -23,7 +23,7 @@ CONTEXT = 256
 
 MATRIX_CONTEXT = 512
 
-PROBES_EACH, JUDGE_WINDOWS = 4, 6
+PROBES_EACH, PROBED_PART, JUDGE_WINDOWS = 4, 0.6, 6
 PROBING_PART, JUDGING_PART = 0.6, 0.1
 """As :mod:`app.quality.fitting` has them, which loads the engine."""
 
@@ -53,7 +53,9 @@ def amounts(
     probed, judged = texts
     return {
         IMPORTANCE: chunks,
-        PROBING: windows * probed * (2 + PROBES_EACH * tensors) + JUDGE_WINDOWS * judged + feedback * _FEEDBACK,
+        PROBING: round(windows * probed * (2 + PROBED_PART * PROBES_EACH * tensors))
+        + JUDGE_WINDOWS * judged
+        + feedback * _FEEDBACK,
         JUDGED: JUDGE_WINDOWS * judged * (2 + feedback),
     }
 

@@ -44,7 +44,8 @@ class Wish(msgspec.Struct, frozen=True, tag_field="message", tag="fit"):
     steps make is kept until the end, and taken over by another run of the same wish; empty: one of its own.
     ``feedback``: round with error feedback. ``speed``: tokens a second that the file must write at least (0: no goal),
     with as many tokens in the cache as ``size.context`` says. ``sensitivity``: a file that probes are taken from, and
-    kept in, for other sizes of the same model.
+    kept in, for other sizes of the same model. ``unmeasured``: no time at all; the types are by rule of thumb
+    (:mod:`converter.fit_prior`), and nothing is known of what they cost.
     """
 
     source: str
@@ -64,6 +65,7 @@ class Wish(msgspec.Struct, frozen=True, tag_field="message", tag="fit"):
     feedback: bool = False
     speed: float = 0.0
     sensitivity: str = ""
+    unmeasured: bool = False
 
 
 class Budget(msgspec.Struct, frozen=True):
@@ -133,6 +135,17 @@ class FittedTensor(msgspec.Struct, frozen=True):
     fed: bool = False
 
 
+class TypeCost(msgspec.Struct, frozen=True):
+    """What ``tensors``, which share a type, cost in this one, as it was measured: in parts of the standard recipe's
+    divergence, the mean over kinds of text. ``error``: its standard error over windows, None where there was one."""
+
+    tensors: tuple[str, ...]
+    type: str
+    value: float
+    error: float | None
+    windows: int
+
+
 class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_planned"):
     """The end of a fit. ``kept`` says whether the fitted types are better than ``standard``'s, or those would be too
     large; if not, ``tensors`` has the standard ones.
@@ -144,7 +157,8 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     measure. With a goal of speed, else 0 and empty: ``speed`` tokens a second as they were measured, with
     ``speed_threads`` threads, ``speed_predicted`` as the planner had them, and ``decided``: which budget bound
     (:data:`converter.fit.SIZE`, ``SPEED`` or ``BOTH``). ``probes`` were needed, of which ``probes_known`` had been
-    measured by an earlier run.
+    measured by an earlier run; ``costs`` are what they found. ``measured`` False: the types are by rule of thumb; all
+    figures but the bytes then say nothing.
     """
 
     tensors: tuple[FittedTensor, ...]
@@ -166,6 +180,8 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     decided: str = ""
     probes: int = 0
     probes_known: int = 0
+    costs: tuple[TypeCost, ...] = ()
+    measured: bool = True
 
 
 class FitProgress(msgspec.Struct, frozen=True, tag_field="message", tag="fit_progress"):
@@ -323,5 +339,6 @@ __all__ = [
     "RecipeRead",
     "Refusal",
     "Size",
+    "TypeCost",
     "Wish",
 ]

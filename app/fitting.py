@@ -41,6 +41,7 @@ from app.fit_messages import (
     FitPreview,
     FitSum,
     Fitted,
+    FittedTensor,
     FitTypes,
     Refusal,
     Size,
@@ -48,9 +49,9 @@ from app.fit_messages import (
 )
 from app.measure_messages import ImatrixResult, MeasureImatrix
 from app.protocol import Command, Event
-from app.quality import texts
+from app.quality import known_costs, texts
 from app.quality.texts import CALIBRATION, DEFAULT
-from converter import imatrix, open_model, recipes
+from converter import fit_prior, imatrix, open_model, recipes
 from converter.planning import free_bytes, prepare
 from converter.sources.base import SourceModel
 from converter.spec import Cancelled, ConversionSpec, ModelInfo, QuenchError
@@ -95,11 +96,15 @@ def run(wish: Wish, show: Show, say: Say, job: Job = run_job) -> Fitted:
         if refused:
             raise refused[0]
         info = source.info
+        ruled = _ruled(source, budget, wish) if wish.unmeasured else None
     with _work_folder(wish) as work:
-        kind = _reference_type(info)
-        reference = _reference(wish, kind, work, show, say, job) if kind else wish.source
-        matrix = wish.imatrix or _imatrix(reference, info, wish, work, show, say, job)
-        chosen = _kept_choice(work) or _choice(reference, matrix, info, budget, wish, work, show, say, job)
+        if ruled is not None:
+            matrix, chosen = wish.imatrix, ruled
+        else:
+            kind = _reference_type(info)
+            reference = _reference(wish, kind, work, show, say, job) if kind else wish.source
+            matrix = wish.imatrix or _imatrix(reference, info, wish, work, show, say, job)
+            chosen = _kept_choice(work) or _choice(reference, matrix, info, budget, wish, work, show, say, job)
         budget, plan = chosen.budget, chosen.plan
         if wish.dry_run:
             return Fitted(budget, plan)
@@ -109,7 +114,7 @@ def run(wish: Wish, show: Show, say: Say, job: Job = run_job) -> Fitted:
             source=wish.source,
             output=wish.output,
             types=(budget.standard,),
-            imatrix=matrix,
+            imatrix=matrix or None,
             tensor_types=recipe_files.rules(plan.tensors),
             refined=plan.refined,
             threads=wish.threads,
@@ -120,14 +125,52 @@ def run(wish: Wish, show: Show, say: Say, job: Job = run_job) -> Fitted:
         made = conversion.run(spec, show, job)
         with suppress(OSError):
             (work / fit_files.MADE).touch()
-        return Fitted(budget, plan, made, _recipe(wish, chosen, Path(matrix)))
+        return Fitted(budget, plan, made, _recipe(wish, chosen, Path(matrix) if matrix else None))
 
 
-def _recipe(wish: Wish, chosen: FitChosen, matrix: Path) -> str:
+def _ruled(source: SourceModel, budget: Budget, wish: Wish) -> FitChosen:
+    """Types by rule of thumb, which needs nothing but names and sizes."""
+    standard = {
+        tensor.name: kind
+        for tensor, (kind, _) in zip(source.tensors, _recipe_types(source, budget.standard), strict=True)
+        if not recipes.unquantizable(source.info.architecture, tensor)
+    }
+    sizes = {
+        tensor.name: {
+            kind: tensor.n_rows * kernels.row_bytes(kind, tensor.n_cols)
+            for kind in (recipes.fitting(kind, tensor.n_cols) for kind in _kinds(wish, tensor.name))
+        }
+        for tensor in source.tensors
+        if tensor.name in standard
+    }
+    types = fit_prior.chosen(standard, sizes, budget.tensors, source.hparams.layers)
+    size = {name: sizes[name][kind] for name, kind in types.items()}
+    return FitChosen(
+        budget,
+        FitPlanned(
+            tensors=tuple(
+                FittedTensor(name, kind, size[name], 0.0, _rule_words(kind, standard[name]))
+                for name, kind in types.items()
+            ),
+            bytes=sum(size.values()),
+            standard_bytes=_standard_bytes(source, budget.standard),
+            predicted=0.0, ratio=0.0, types_ratio=0.0, gap=0.0, domains=(),
+            kept=types != standard, shared=False, refined=False, seconds=0.0, measured=False,
+        ),
+    )  # fmt: skip
+
+
+def _rule_words(kind: str, standard: str) -> str:
+    if kind == standard:
+        return "not measured; as the standard recipe has it"
+    return f"not measured; {standard} in the standard recipe, exchanged by rule of thumb"
+
+
+def _recipe(wish: Wish, chosen: FitChosen, matrix: Path | None) -> str:
     """Put the recipe beside the file, and the importance matrix if it was made for it."""
     output = Path(wish.output)
     try:
-        if not wish.imatrix:
+        if matrix is not None and not wish.imatrix:
             matrix = _beside(matrix, recipe_files.imatrix_beside(output))
         return str(recipe_files.write(output, chosen.budget.standard, chosen.plan, matrix))
     except OSError as error:
@@ -290,7 +333,7 @@ def preview(wish: Wish) -> FitPreview:
         reference, seconds = _reference_needs(source, wish)
         floors = tuple(sum(bool(_search(pattern, name)) for name in chosen) for pattern, _ in wish.floors)
         fit = hardware.fits(info, wish.size.context, wish.size.kv_type)
-        steps = seconds | _seconds(info, len(chosen), wish)
+        steps = seconds | ({} if wish.unmeasured else _seconds(info, len(chosen), wish))
         speed, known = _expected_speed(source, wish, budget.standard)
         return FitPreview(
             budget=budget,
@@ -301,9 +344,9 @@ def preview(wish: Wish) -> FitPreview:
             running=FitSum(_context(info, wish), budget.file, fit.kv, fit.compute, fit.available),
             disk=budget.file,
             disk_free=free_bytes(Path(wish.output).parent),
-            work_disk=_reference_bytes(info),
+            work_disk=0 if wish.unmeasured else _reference_bytes(info),
             work_free=free_bytes(_work_place(wish)),
-            memory=fit_estimate.memory(info, reference, wish.threads),
+            memory=0 if wish.unmeasured else fit_estimate.memory(info, reference, wish.threads),
             memory_free=fit.available,
             seconds={step: steps[step] for step in STEPS if steps.get(step)},
             speed=speed,
@@ -316,7 +359,7 @@ def preview(wish: Wish) -> FitPreview:
 
 def _settled(source: SourceModel, wish: Wish) -> Wish:
     """The same with a number of windows: the most that the time is expected to allow, one at least."""
-    if wish.windows:
+    if wish.windows or wish.unmeasured:
         return wish
     tensors = len(_chosen(source))
     tries = [msgspec.structs.replace(wish, windows=count) for count in range(MOST_WINDOWS, 0, -1)]
@@ -327,7 +370,7 @@ def _settled(source: SourceModel, wish: Wish) -> Wish:
 def _reference_needs(source: SourceModel, wish: Wish) -> tuple[int, dict[str, float]]:
     """Bytes of the model that is measured, and seconds for making that file and the result."""
     seconds = {WRITING: prepare(source, _spec(wish, STANDARDS[0]), timed=True).plan.seconds or 0.0}
-    made = _reference_bytes(source.info)
+    made = 0 if wish.unmeasured else _reference_bytes(source.info)
     if made:
         seconds[REFERENCE] = made / 0.5e9 + 0.3
     return made or source.info.bytes, seconds
@@ -355,7 +398,7 @@ def _amounts(info: ModelInfo, tensors: int, wish: Wish) -> dict[str, int]:
 
 def _refusals(source: SourceModel, wish: Wish, budget: Budget) -> list[QuenchError]:
     """What stands against a wish; the worst first."""
-    found = [*_refused_source(source), *_refused_floors(wish), *_refused_files(wish)]
+    found = [*_refused_source(source), *_refused_unmeasured(wish), *_refused_floors(wish), *_refused_files(wish)]
     if not found:
         found += [*_refused_size(source, wish, budget), *_refused_speed(source, wish)]
     return found + ([] if wish.dry_run else _refused_place(source, wish, budget))
@@ -372,6 +415,20 @@ def _refused_source(source: SourceModel) -> Iterator[QuenchError]:
         )
 
 
+def _refused_unmeasured(wish: Wish) -> Iterator[QuenchError]:
+    """What cannot be had without measuring."""
+    asked = (
+        ("A goal of speed", wish.speed > 0),
+        ("Error feedback", wish.feedback),
+        ("Refined blocks, kept where they are better,", wish.refined),
+        ("A file of costs", bool(wish.sensitivity)),
+    )
+    problem = next((words for words, wanted in asked if wanted), "") if wish.unmeasured else ""
+    if problem:
+        detail = f"{problem} needs measuring, and nothing is to be measured."
+        yield QuenchError("bad_options", "This cannot be fitted.", detail, "Leave one of both out.", exit_status=2)
+
+
 def _refused_floors(wish: Wish) -> Iterator[QuenchError]:
     for pattern, kind in wish.floors:
         problem = "" if kind in TYPES else f"{kind} is none of {', '.join(TYPES)}."
@@ -386,12 +443,14 @@ def _refused_floors(wish: Wish) -> Iterator[QuenchError]:
 
 
 def _refused_files(wish: Wish) -> Iterator[QuenchError]:
-    """Own texts and an importance matrix that cannot be read."""
+    """Own texts, an importance matrix and costs that cannot be read."""
     try:
         if wish.texts or wish.calibration:
             texts.load(dict.fromkeys((*wish.texts, *wish.calibration)))
         if wish.imatrix:
             imatrix.read(wish.imatrix)
+        if wish.sensitivity:
+            known_costs.check(wish.sensitivity)
     except QuenchError as error:
         yield error
 
@@ -468,7 +527,7 @@ def _refused_place(source: SourceModel, wish: Wish, budget: Budget) -> list[Quen
     elif Path(wish.output).exists() and not wish.overwrite:
         hint = "Choose another name, or allow it to be replaced."
         found.append(QuenchError("output_exists", "The output file is there already.", wish.output, hint))
-    reference = _reference_bytes(source.info)
+    reference = 0 if wish.unmeasured else _reference_bytes(source.info)
     work = _work_place(wish)
     together = place.is_dir() and work.stat().st_dev == place.stat().st_dev
     for where, needed in ((folder, budget.file + (reference if together else 0)), (work, reference)):
@@ -480,7 +539,7 @@ def _refused_place(source: SourceModel, wish: Wish, budget: Budget) -> list[Quen
             )
             break
     weights, free = reference or source.info.bytes, hardware.memory_available()
-    if weights > free:
+    if weights > free and not wish.unmeasured:
         detail = f"The model that is measured takes {size_words(weights)}, {size_words(free)} are free."
         hint = "Close other programs; a fit runs the whole model."
         found.append(QuenchError("no_memory", "There is not enough memory to measure.", detail, hint, exit_status=4))

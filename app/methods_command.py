@@ -12,11 +12,13 @@ from typing import Any
 import msgspec
 
 import converter
-from app import console, conversion, paths, tables
+from app import console, conversion, measurements, paths, tables
 from app.child import run_job
-from app.commands import Result, absolute, chosen_texts, finished, named_texts, tell_kernels
+from app.commands import Result, absolute, chosen_texts, finished, keep, named_texts, tell_kernels
 from app.measure_messages import MeasureMethods, MethodsResult, MethodUpdate
 from app.protocol import Status
+from app.quality.method_check import check
+from converter.identity import content_id
 from converter.spec import ConversionSpec, Progress
 
 SMALL = 2 << 30
@@ -35,21 +37,24 @@ def run(options: argparse.Namespace) -> Result:
             progress.say(f"{event.row.name}: {event.row.bpw:.2f} bits/weight, KLD {event.row.kld.value:.6f}")
 
     model = absolute(options.model)
+    command = MeasureMethods(
+        reference=model,
+        texts=chosen_texts(options.text),
+        methods=tuple(part.strip() for part in options.methods.split(",")) if options.methods else (),
+        files=tuple(absolute(path) for path in options.file),
+        calibration=named_texts([options.calibration]) if options.calibration else (),
+        context=options.context,
+        chunks=options.chunks,
+        minutes=options.minutes,
+        threads=options.threads,
+    )
+    check(command)
     with _reference(model, options.threads, show) as reference:
-        command = MeasureMethods(
-            reference=reference,
-            texts=chosen_texts(options.text),
-            methods=tuple(part.strip() for part in options.methods.split(",")) if options.methods else (),
-            files=tuple(absolute(path) for path in options.file),
-            calibration=named_texts([options.calibration]) if options.calibration else (),
-            context=options.context,
-            chunks=options.chunks,
-            minutes=options.minutes,
-            threads=options.threads,
-        )
+        command = msgspec.structs.replace(command, reference=reference)
         result: MethodsResult = finished(run_job("measure", command, show), MethodsResult)
+    result = msgspec.structs.replace(result, reference=model, content=content_id(model))
+    keep(lambda store: measurements.keep_methods(store, result), progress)
     progress.clear()
-    result = msgspec.structs.replace(result, reference=model)
     data: dict[str, Any] = msgspec.to_builtins(result)
     data.pop("message", None)
     data["methods"] = data.pop("rows")

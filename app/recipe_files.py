@@ -43,15 +43,17 @@ def imatrix_beside(output: Path) -> Path:
     return output.with_suffix(".imatrix.gguf")
 
 
-def write(output: Path, base: str, plan: FitPlanned, imatrix: Path) -> Path:
+def write(output: Path, base: str, plan: FitPlanned, imatrix: Path | None) -> Path:
     """Write the recipe of ``output`` beside it and return its path. OSError if it cannot be."""
-    digest = digest_of(imatrix)
-    lines = [_FIRST, f"# base={base}", f"# imatrix={imatrix.name} sha256={digest}"]
+    lines = [_FIRST, f"# base={base}"]
+    if imatrix is not None:
+        lines.append(f"# imatrix={imatrix.name} sha256={digest_of(imatrix)}")
     if plan.refined:
         lines.append(_REFINED)
     if any(tensor.fed for tensor in plan.tensors):
         lines.append(_FEEDBACK)
-    lines.append(f"# {plan.bytes} bytes of tensors; {plan.ratio:.3f} of {base}'s divergence on texts that no step saw")
+    what = f"{plan.ratio:.3f} of {base}'s divergence on texts that no step saw" if plan.measured else "not measured"
+    lines.append(f"# {plan.bytes} bytes of tensors; {what}")
     for tensor, (pattern, kind) in zip(plan.tensors, rules(plan.tensors), strict=True):
         lines += [f"# {tensor.reason}", f"{pattern}={kind}"]
     path = output.with_suffix(SUFFIX)

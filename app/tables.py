@@ -96,6 +96,10 @@ def plan(plan: Plan) -> str:
     return "\n".join([*lines, needs, *(f"warning: {text}" for text in plan.warnings)])
 
 
+DEAREST = 5
+"""Fitted tensors that are named with what they cost."""
+
+
 def fit_data(found: Fitted) -> dict[str, Any]:
     """The ``quench fit --json`` object."""
     data: dict[str, Any] = {}
@@ -109,20 +113,30 @@ def fit_data(found: Fitted) -> dict[str, Any]:
         "standard": found.budget.standard,
         "types": {tensor.name: tensor.type for tensor in plan.tensors},
         "why": {tensor.name: tensor.reason for tensor in plan.tensors},
-        "predicted": plan.predicted,
-        "predicted_kld": sum(domain.fitted for domain in plan.domains) / max(1, len(plan.domains)),
-        "ratio": plan.ratio,
-        "types_ratio": plan.types_ratio,
+        "measured": plan.measured,
+        "predicted": plan.predicted if plan.measured else None,
+        "predicted_kld": sum(domain.fitted for domain in plan.domains) / len(plan.domains) if plan.domains else None,
+        "ratio": plan.ratio if plan.measured else None,
+        "types_ratio": plan.types_ratio if plan.measured else None,
         "feedback": [tensor.name for tensor in plan.tensors if tensor.fed],
         "refined": plan.refined,
         "shared": plan.shared,
-        "gap": plan.gap,
+        "gap": plan.gap if plan.measured else None,
         "kept": "fitted" if plan.kept else "standard",
         "tokens_per_second": plan.speed or None,
         "predicted_tokens_per_second": plan.speed_predicted or None,
         "decided": plan.decided or None,
         "probes": plan.probes,
         "probes_known": plan.probes_known,
+        "costs": [
+            {
+                "tensors": list(cost.tensors),
+                "type": cost.type,
+                "cost": {"value": cost.value, "error": cost.error},
+                "windows": cost.windows,
+            }
+            for cost in plan.costs
+        ],
         "domains": msgspec.to_builtins(plan.domains),
         "recipe": found.recipe,
     }
@@ -137,13 +151,23 @@ def fit(found: Fitted) -> str:
         (domain.name, f"{domain.fitted:.5f}", f"{domain.standard:.5f}", f"{domain.fitted / domain.standard:.2f}")
         for domain in plan.domains
     ]
-    lines = [
-        console.table(("text that no step saw", "fitted", budget.standard, "ratio"), rows),
-        f"{plan.ratio:.2f} of {budget.standard}'s divergence at {console.size(plan.bytes)} of tensors "
-        f"({console.size(plan.standard_bytes)} there): "
-        + ("the fitted types are kept" if plan.kept else f"no gain, {budget.standard} is kept"),
-        ", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items())),
-    ]
+    at = f"{console.size(plan.bytes)} of tensors ({console.size(plan.standard_bytes)} in {budget.standard})"
+    if plan.measured:
+        kept = "the fitted types are kept" if plan.kept else f"no gain, {budget.standard} is kept"
+        lines = [
+            console.table(("text that no step saw", "fitted", budget.standard, "ratio"), rows),
+            f"{plan.ratio:.2f} of {budget.standard}'s divergence at {at}: {kept}",
+        ]
+    else:
+        how = (
+            f"{budget.standard} with types exchanged by rule of thumb"
+            if plan.kept
+            else f"the types of {budget.standard}"
+        )
+        lines = [f"not measured: {how}, {at}; quench quality says what it costs"]
+    lines.append(", ".join(f"{count} x {kind}" for kind, count in sorted(counts.items())))
+    dearest = sorted(plan.tensors, key=lambda tensor: -tensor.cost)[:DEAREST]
+    lines += [f"{each.name}  {each.type}  {each.reason.split('; ')[0]}" for each in dearest if each.cost > 0]
     fed = sum(tensor.fed for tensor in plan.tensors)
     if fed:
         alone = f"the types alone: {plan.types_ratio:.2f}"

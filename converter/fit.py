@@ -98,6 +98,18 @@ def solve(items: Sequence[Item], budget: int, limit: float = math.inf) -> Soluti
     return dataclasses.replace(_both(items, budget, limit), decided=BOTH)
 
 
+def price(items: Sequence[Item], budget: int) -> float:
+    """What a byte more would save where ``budget`` bytes are spent best: the gain of the step of the relaxation at
+    which they run out, 0 where they do not."""
+    kept = [_undominated(item) for item in items]
+    left = budget - sum(choices[0].bytes for choices in kept)
+    for _, small, large in _steps(kept):
+        left -= large.bytes - small.bytes
+        if left < 0:
+            return _gain(small, large)
+    return 0.0
+
+
 def quickest(items: Sequence[Item], budget: int) -> Solution:
     """Within ``budget`` bytes the choice that takes the fewest seconds a token, at whatever cost."""
     timed = [
@@ -284,4 +296,4 @@ def _spend(items: Sequence[list[Choice]], chosen: list[Choice], budget: int) -> 
         chosen[number] = choice
 
 
-__all__ = ["BOTH", "SIZE", "SPEED", "Choice", "Item", "Solution", "quickest", "solve"]
+__all__ = ["BOTH", "SIZE", "SPEED", "Choice", "Item", "Solution", "price", "quickest", "solve"]

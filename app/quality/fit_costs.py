@@ -1,10 +1,14 @@
-"""What types cost: measured tensor by tensor, or layers together, and for other types continued by a power law."""
+"""What types cost: measured tensor by tensor, or layers together, and for other types continued by a power law.
+
+A cost is in parts of the standard recipe's divergence, the mean over kinds of text; every measured one has its standard
+error over windows (:mod:`app.quality.spreads`).
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,22 +19,33 @@ import numpy as np
 from app import hardware
 from app.engine.grafts import Grafts, Part
 from app.engine.model import Model
-from app.fit_messages import TYPES, FittedTensor, FitTypes
+from app.fit_messages import TYPES, FittedTensor, FitTypes, TypeCost
 from app.fit_speed import Pace
-from app.quality import feedback
+from app.measure_messages import Estimate
+from app.quality import feedback, spreads
 from app.quality.encoding import Encoder, Spool
 from app.quality.fit_engines import By, Engines, Sample, Teller
 from app.quality.known_costs import KnownCosts
-from converter.fit import Choice, Item, Solution, solve
+from app.quality.spreads import Spread
+from converter.fit import Choice, Item, Solution, price, solve
 
 Mix = Mapping[str, str]
 """Type by tensor name."""
 
+Places = Set[tuple[str, int]]
+"""Windows of a sample: text, number."""
+
 Units = dict[str, tuple[str, ...]]
 """Tensors that share a type, by the name of the first."""
 
-ROUNDS = 3
-"""Times that types which were chosen without having been measured are measured, at most."""
+ROUNDS = 5
+"""Times that more is measured after a choice, at most: types that it took unmeasured, or that were close."""
+
+PROBED_PART = 0.6
+"""The part of the windows that a probe takes, about: half, and the rest where a choice is close."""
+
+SURE = 1.0
+"""Standard errors by which a type must be the better one not to be looked at again."""
 
 PROBES_EACH = 4
 """Probes that a tensor takes in all, about: two at first, and what is chosen with its neighbours."""
@@ -78,7 +93,7 @@ class Clock:
 
 
 class Work:
-    """What is known while types are chosen: costs by unit and type, in parts of the standard recipe's divergence."""
+    """What is known while types are chosen: costs by unit and type."""
 
     def __init__(  # noqa: PLR0917 - the parts of one run, put together in one place
         self, command: FitTypes, encoder: Encoder, spool: Spool, engines: Engines, sample: Sample, told: Teller,
@@ -96,15 +111,17 @@ class Work:
         self.clock = clock
         self.known = known
         self.taken = 0
-        self.before: By = {}
+        self.before: Spread = {}
         self._choices = choices
         self._errors: dict[tuple[str, str], float] = {}
-        self._measured: dict[tuple[str, str], float] = {}
+        self._found: dict[tuple[str, str], Spread] = {}
+        self._measured: dict[tuple[str, str], Estimate] = {}
         self._costs: dict[tuple[str, str], float] = {}
 
     def amount(self, judge: Sample) -> int:
         """Windows that all steps take, about."""
-        return self._sample.count * (1 + PROBES_EACH * len(self.units)) + MOST_CANDIDATES * judge.count
+        probes = round(PROBED_PART * PROBES_EACH * len(self.units))
+        return self._sample.count * (1 + probes) + MOST_CANDIDATES * judge.count
 
     def begin(self) -> None:
         """Errors of all types, and the standard recipe's divergence."""
@@ -127,20 +144,22 @@ class Work:
         return fed or self._encoder.encoded(name, kind, refined=choices.refined)
 
     def divergences(
-        self, sample: Sample, asked: Sequence[Choices], label: str, found: Callable[[int, By], None] | None = None
-    ) -> list[By]:
-        """The mean divergence by text of each; ``found`` hears of each as soon as it is known, in whatever thread."""
+        self, sample: Sample, asked: Sequence[Choices], label: str, found: Callable[[int, Spread], None] | None = None,
+        places: Sequence[Places | None] | None = None,
+    ) -> list[Spread]:  # fmt: skip
+        """The divergence by window of each; ``found`` hears of each as soon as it is known, in whatever thread.
+        ``places``: the windows for each, None for all."""
         self._told.say(label)
 
-        def one(place: int, choices: Choices, model: Model, grafts: Grafts) -> By:
+        def one(place: int, choices: Choices, model: Model, grafts: Grafts) -> Spread:
             with grafts.replaced({name: self.part(name, choices) for name in choices.types}):
-                by = sample.divergence(model)
+                by_window = sample.divergence(model, places[place] if places is not None else None)
+            self._told.tick(spreads.windows(by_window))
             if found is not None:
-                found(place, by)
-            return by
+                found(place, by_window)
+            return by_window
 
-        jobs = [partial(one, place, each) for place, each in enumerate(asked)]
-        return self._engines.run(jobs, lambda: self._told.tick(sample.count))
+        return self._engines.run([partial(one, place, each) for place, each in enumerate(asked)], lambda: None)
 
     # ---- costs -----------------------------------------------------------------------------------------------
 
@@ -151,7 +170,7 @@ class Work:
         self._measure([(unit, kind) for unit in self.units for kind in _probed(self._choices[unit], bits)])
 
     def chosen(self) -> Solution:
-        """The solver's choice, once its types and those beside them were measured."""
+        """The solver's choice, once its types and those beside them were measured, and wholly where it is close."""
         found = self._solve()
         for _ in range(ROUNDS):
             near = [
@@ -160,45 +179,82 @@ class Work:
                 for kind in (choice.type, *_neighbours(self._choices[unit], choice.type))
                 if (unit, kind) not in self._measured
             ]
-            if not near or self._late():
+            close = self._close(found)
+            if not (near or close) or self._late():
                 break
             self._measure(near)
+            self._measure(close, whole=True)
             found = self._solve()
         return found
+
+    def _close(self, found: Solution) -> list[tuple[str, str]]:
+        """Types that were measured on a part of the windows, where their errors leave open which is the better one."""
+        items = self._items()
+        sizes = {item.name: {choice.type: choice.bytes for choice in item.choices} for item in items}
+        worth = price(items, self._command.budget)
+        close: dict[tuple[str, str], None] = {}
+        for unit, choice in found.chosen.items():
+            for other in _neighbours(self._choices[unit], choice.type):
+                pairs = [(unit, choice.type), (unit, other)]
+                if any(pair not in self._found for pair in pairs):
+                    continue
+                change = self._change(unit, choice.type, other)
+                # With two budgets a byte alone has no price: then all that are near are looked at.
+                margin = change.value + worth * (sizes[unit][other] - choice.bytes) if self.clock is None else 0.0
+                if not margin > SURE * change.error:
+                    close |= dict.fromkeys(pair for pair in pairs if spreads.missing(self._found[pair]))
+        return list(close)
 
     def _late(self) -> bool:
         return 0 < 60 * PROBING * self._command.minutes <= self._told.spent
 
-    def _measure(self, pairs: Sequence[tuple[str, str]]) -> None:
-        new = []
+    def _measure(self, pairs: Sequence[tuple[str, str]], *, whole: bool = False) -> None:
+        """On the windows that come first, or on the whole sample; what is known of them is not measured again."""
+        wanted = {place[:2] for place in self._sample.places()} if whole else self._sample.first()
+        before: dict[tuple[str, str], Spread] = {}
+        asked: dict[tuple[str, str], Places] = {}
         for unit, kind in pairs:
-            by = self.known.get(self.units[unit], kind, list(self.before))
-            if by is None:
-                new.append((unit, kind))
-            else:
-                self._measured[unit, kind] = self._relative(by)
-                self._told.tick(self._sample.count)
-        self.taken += len(pairs) - len(new)
-        asked = [self._all_fed({name: self._kind(name, kind) for name in self.units[unit]}) for unit, kind in new]
+            kept = self.known.get(self.units[unit], kind, list(self.before))
+            lacking = wanted & spreads.missing(kept) if kept is not None else wanted
+            if kept is not None:
+                before[unit, kind] = kept
+            if lacking:
+                asked[unit, kind] = lacking
+            elif kept is not None:
+                self.taken += (unit, kind) not in self._found
+                # No more than a run that knew nothing would look at: so both choose the same.
+                self._take(unit, kind, spreads.only(kept, wanted))
+            self._told.tick(len(wanted) - len(lacking))
+        new = list(asked)
+        found: dict[tuple[str, str], Spread] = {}
 
-        def keep(place: int, by: By) -> None:
-            unit, kind = new[place]
-            self.known.put(self.units[unit], kind, by)
+        def keep(place: int, by_window: Spread) -> None:
+            unit, kind = pair = new[place]
+            found[pair] = spreads.joined(before[pair], by_window) if pair in before else by_window
+            self.known.put(self.units[unit], kind, found[pair])
 
+        mixes = [self._all_fed({name: self._kind(name, kind) for name in self.units[unit]}) for unit, kind in new]
         try:
-            found = self.divergences(self._sample, asked, "Probing every tensor", keep)
+            self.divergences(self._sample, mixes, "Probing every tensor", keep, list(asked.values()))
         finally:
             self.known.save()
-        self._measured |= {pair: self._relative(by) for pair, by in zip(new, found, strict=True)}
+        for unit, kind in new:
+            self._take(unit, kind, found[unit, kind])
         for unit in self.units:
             points = [
-                (self._error(unit, kind), self._measured[unit, kind])
+                (self._error(unit, kind), self._measured[unit, kind].value)
                 for kind in self._choices[unit]
                 if (unit, kind) in self._measured
             ]
             for kind in self._choices[unit]:
                 known = self._measured.get((unit, kind))
-                self._costs[unit, kind] = _interpolated(self._error(unit, kind), points) if known is None else known
+                self._costs[unit, kind] = (
+                    _interpolated(self._error(unit, kind), points) if known is None else known.value
+                )
+
+    def _take(self, unit: str, kind: str, by_window: Spread) -> None:
+        self._found[unit, kind] = by_window
+        self._measured[unit, kind] = spreads.relative(by_window, self.before)
 
     def _kind(self, name: str, kind: str) -> str:
         """A unit's type for one of its tensors, whose rows may not allow it."""
@@ -208,17 +264,13 @@ class Work:
         """The sum of its tensors' relative squared errors."""
         return sum(self._errors.get((name, self._kind(name, kind)), 0.0) for name in self.units[unit])
 
-    def _relative(self, by: By) -> float:
-        """The sum over texts of divergence / the standard recipe's."""
-        return sum(by[name] / self.before[name] for name in by)
-
     # ---- choices ---------------------------------------------------------------------------------------------
 
+    def _items(self) -> list[Item]:
+        return items(self._encoder, self._choices, self.units, self._costs, self.clock)
+
     def _solve(self) -> Solution:
-        limit = self.clock.limit if self.clock is not None else math.inf
-        return solve(
-            items(self._encoder, self._choices, self.units, self._costs, self.clock), self._command.budget, limit
-        )
+        return solve(self._items(), self._command.budget, self.clock.limit if self.clock is not None else math.inf)
 
     def types(self, solution: Solution) -> dict[str, str]:
         """The type of each tensor."""
@@ -243,7 +295,7 @@ class Work:
             def one(model: Model, grafts: Grafts) -> By:
                 rest = {name: self.part(name, types) for name in types.types if name not in parts}
                 with grafts.replaced({**rest, **parts}):
-                    return self._sample.divergence(model)
+                    return spreads.means(self._sample.divergence(model))
 
             (found,) = self._engines.run([one], lambda: self._told.tick(self._sample.count))
             return dict(found)
@@ -266,16 +318,37 @@ class Work:
         unit = next(first for first, members in self.units.items() if name in members)
         here = found.chosen[unit].type
         cost = found.chosen[unit].cost / found.cost if found.cost else 0.0
-        shared = f" in {len(self.units[unit])} layers that share a type" if len(self.units[unit]) > 1 else ""
-        reason = f"{cost:.1%} of the damage{shared}"
+        whole = self._measured.get((unit, here), Estimate(self._costs[unit, here], math.nan))
+        reason = f"costs {_amount(whole, signed=False)} of the standard recipe's divergence"
+        if (unit, here) not in self._measured:
+            reason += " (not measured in this type)"
+        reason += f", {cost:.1%} of the damage"
+        if len(self.units[unit]) > 1:
+            reason += f" in {len(self.units[unit])} layers that share a type"
         for other in _neighbours(self._choices[unit], here):
             more = sum(
                 self._encoder.bytes(each, self._kind(each, other)) - self._encoder.bytes(each, self._kind(each, here))
                 for each in self.units[unit]
             )
-            change = (self._costs[unit, other] - self._costs[unit, here]) / found.cost if found.cost else 0.0
-            reason += f"; {other} would {'add' if change >= 0 else 'save'} {abs(change):.1%} for {more:+,} bytes"
+            reason += f"; {other} would {change_words(self._change(unit, here, other))} for {more:+,} bytes"
         return FittedTensor(name, kind, size, cost / len(self.units[unit]), reason, name in choices.fed)
+
+    def _change(self, unit: str, here: str, other: str) -> Estimate:
+        """What another type adds to the cost; where both are measured, with the error of the difference."""
+        one, two = self._found.get((unit, other)), self._found.get((unit, here))
+        if one is None or two is None:
+            return Estimate(self._costs[unit, other] - self._costs[unit, here], math.nan)
+        return spreads.relative(spreads.less(one, two), self.before)
+
+    def told(self) -> tuple[TypeCost, ...]:
+        """Every cost that was measured."""
+        return tuple(
+            TypeCost(
+                self.units[unit], kind, cost.value, None if math.isnan(cost.error) else cost.error,
+                spreads.windows(self._found[unit, kind]),
+            )
+            for (unit, kind), cost in sorted(self._measured.items())
+        )  # fmt: skip
 
 
 def choices_of(encoder: Encoder, floors: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -332,6 +405,26 @@ def _interpolated(error: float, points: Sequence[tuple[float, float]]) -> float:
     return float(cost * (error / at) ** slope)
 
 
+def _amount(cost: Estimate, *, signed: bool) -> str:
+    """A cost in per cent with its standard error, as far as that is known."""
+    value = abs(cost.value) if signed else cost.value
+    error = "" if math.isnan(cost.error) else f" +- {_percent(cost.error)}"
+    return ("" if error else "about ") + _percent(value) + error
+
+
+def change_words(change: Estimate) -> str:
+    """What another type would add or save of the standard recipe's divergence; plainly where that is not certain."""
+    words = f"{'add' if change.value >= 0 else 'save'} {_amount(change, signed=True)}"
+    return words + (", less than the error," if abs(change.value) < change.error else "")
+
+
+def _percent(part: float) -> str:
+    """With two digits that say something, to a thousandth of a per cent."""
+    percent = 100 * part
+    digits = 0 if percent >= 9.95 else 1 if percent >= 0.995 else 2 if percent >= 0.0995 else 3
+    return f"{percent:.{digits}f}%"
+
+
 def _neighbours(kinds: Sequence[str], kind: str) -> list[str]:
     at = kinds.index(kind)
     return [kinds[place] for place in (at - 1, at + 1) if 0 <= place < len(kinds)]
@@ -339,6 +432,7 @@ def _neighbours(kinds: Sequence[str], kind: str) -> list[str]:
 
 __all__ = [
     "MOST_CANDIDATES",
+    "PROBED_PART",
     "PROBES_EACH",
     "PROBING",
     "Choices",
@@ -346,6 +440,7 @@ __all__ = [
     "Mix",
     "Units",
     "Work",
+    "change_words",
     "choices_of",
     "grouped",
     "items",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
@@ -18,12 +19,16 @@ from app.engine.model import Model
 from app.protocol import Event, Status
 from app.quality import feedback
 from app.quality.divergence import Rows, compare, first_scored, score, scored_per_window
+from app.quality.spreads import Spread
 from converter.spec import Cancelled
 
 By = dict[str, float]
 """Mean divergence by text."""
 
 STATUS_SECONDS = 0.2
+
+FEWEST = 6
+"""Windows of which half would say too little."""
 
 
 class Engines:
@@ -96,16 +101,26 @@ class Sample:
         strange = feedback.unknown(losses)
         self.windows = {name: windows for name, windows in self.windows.items() if name not in strange}
 
-    def divergence(self, model: Model) -> By:
-        """The mean KLD of the model as it is now, by text."""
-        found = {}
-        for name, windows in self.windows.items():
-            values = []
-            for number, window in enumerate(windows):
-                logits = model.window_logits(window, first_scored(len(window)))[:-1]
-                values.append(float(compare(self._rows[name, number], logits).kld.mean()))
-            found[name] = float(np.mean(values))
-        return found
+    def first(self) -> set[tuple[str, int]]:
+        """Half of the windows (text, number), of as many texts as can be: what is looked at first. All of a few."""
+        most = max(map(len, self.windows.values()), default=0)
+        turns = [(name, number) for number in range(most) for name in self.windows if number < len(self.windows[name])]
+        return set(turns[::2] if len(turns) >= FEWEST else turns)
+
+    def divergence(self, model: Model, places: Collection[tuple[str, int]] | None = None) -> Spread:
+        """The mean KLD of the model as it is now, by text and window; ``places``: of these windows alone."""
+        return {
+            name: [
+                self._window(model, name, number) if places is None or (name, number) in places else math.nan
+                for number in range(len(windows))
+            ]
+            for name, windows in self.windows.items()
+        }
+
+    def _window(self, model: Model, name: str, number: int) -> float:
+        window = self.windows[name][number]
+        logits = model.window_logits(window, first_scored(len(window)))[:-1]
+        return float(compare(self._rows[name, number], logits).kld.mean())
 
 
 class Teller:

@@ -5,8 +5,9 @@ is computed as if it were quantized, at two types first, and the divergence is t
 what was measured it goes with a power of the tensor's quantization error, which is close to linear (Malinovskii et al.
 2024). What is minimised is the sum over kinds of text of divergence / the standard recipe's divergence on it: else the
 text with the largest divergence would decide alone. :func:`converter.fit.solve` then chooses; the types that it chose,
-and those beside them, are measured too where they were not, and it chooses again. A measurement where all others are
-as chosen was tried and gained nothing on unseen text: errors add up well enough.
+and those beside them, are measured too where they were not, and it chooses again. A probe takes half of the windows
+first, and the rest where, by its error over windows (:mod:`app.quality.spreads`), another type could be the better one.
+A measurement where all others are as chosen was tried and gained nothing on unseen text: errors add up well enough.
 
 In a large model a probe takes long. Tensors of one role in neighbouring layers then share a type and a probe, so many
 of them that all probes fit into the time that is given.
@@ -39,12 +40,13 @@ from app.engine.covariance import Covariances
 from app.engine.model import Model
 from app.fit_messages import JUDGING, STANDARDS, TYPES, FitDomain, FitPlanned, FitTypes
 from app.protocol import Event, LoadOptions
-from app.quality import feedback, known_costs, pace
+from app.quality import feedback, known_costs, pace, spreads
 from app.quality import texts as texts_module
 from app.quality.divergence import first_scored
 from app.quality.encoding import Encoder, Spool
 from app.quality.fit_costs import (
     MOST_CANDIDATES,
+    PROBED_PART,
     PROBES_EACH,
     PROBING,
     Choices,
@@ -57,7 +59,7 @@ from app.quality.fit_costs import (
 )
 from app.quality.fit_engines import By, Engines, Sample, Teller
 from app.quality.grading import SMALL_MODEL
-from app.quality.lab import MAX_CONTEXT, MIN_CONTEXT
+from app.quality.limits import MAX_CONTEXT, MIN_CONTEXT
 from converter import imatrix, open_model, recipes
 from converter.fit import Solution, quickest, solve
 from converter.sources.base import SourceModel
@@ -212,7 +214,7 @@ class FitRun:
             candidates.append(replace(types, refined=True))
         if self._command.feedback:
             candidates.append(work.guarded(types))
-        *measured, usual = work.divergences(judge, [*candidates, standard], JUDGING)
+        *measured, usual = map(spreads.means, work.divergences(judge, [*candidates, standard], JUDGING))
         ratios = [_ratio(each, usual) for each in measured]
         best = min(range(len(candidates)), key=lambda number: (_worst(measured[number], usual) > 1.0, ratios[number]))
         # Below the smallest recipe, or above the fastest one, there is only what was fitted.
@@ -226,7 +228,7 @@ class FitRun:
             tensors=tuple(work.described(name, shown, found, kept=kept) for name in shown.types),
             bytes=work.bytes(shown.types),
             standard_bytes=work.bytes(standard.types),
-            predicted=found.cost / len(work.before),
+            predicted=found.cost,
             ratio=ratios[best],
             types_ratio=ratios[0],
             gap=found.gap,
@@ -240,6 +242,7 @@ class FitRun:
             decided=found.decided if work.clock is not None else "",
             probes=work.probes,
             probes_known=work.taken,
+            costs=work.told(),
         )
 
     def _units(self, choices: Mapping[str, Sequence[str]], seconds: float) -> Units:
@@ -249,7 +252,8 @@ class FitRun:
         together = 1
         while True:
             units = grouped(choices, together)
-            if not limit or PROBES_EACH * len(units) * seconds <= limit or together >= layers:
+            probes = PROBED_PART * PROBES_EACH * len(units)
+            if not limit or probes * seconds <= limit or together >= layers:
                 return units
             together *= 2
 

@@ -23,6 +23,7 @@ from app.measure_messages import Estimate, Experts, ImatrixResult, ImatrixUpdate
 from app.protocol import Event, LoadOptions, Status
 from app.quality import texts as texts_module
 from app.quality.divergence import first_scored, perplexity_estimate, score
+from app.quality.limits import MAX_CONTEXT, MIN_CONTEXT
 from converter.imatrix_sums import FORMATS, Collected, coverage, dataset_names, encode, read_sums, statistics
 from converter.spec import Cancelled, QuenchError
 
@@ -35,7 +36,6 @@ FIRST_CHECKPOINT, CHECKPOINT_SECONDS = 1.0, 20.0
 
 _HEAD_BYTES = 1 << 20
 _FEWEST_ROWS, _UBATCH = 16, 512
-MIN_CONTEXT, MAX_CONTEXT = 32, 1 << 17
 
 
 class ImatrixRun:

@@ -47,6 +47,7 @@ from app.quality.divergence import LEAST_CLUSTERS, Logits, Rows, TokenValues, fi
 from app.quality.drift import states_of
 from app.quality.grading import Graded
 from app.quality.journal import IN_TURN, TOGETHER, Progress, identity_of, identity_of_model
+from app.quality.limits import MAX_CONTEXT, MIN_CONTEXT
 from app.quality.odds import Odds
 from app.quality.passages import describe
 from app.quality.references import EMBED, Reference, Store, compare
@@ -75,7 +76,6 @@ TASK_WEIGHT = 0.1
 PILOT_WINDOWS = 2
 MEMORY_SHARE = 0.6
 STORE_BYTES = 8 << 30
-MIN_CONTEXT, MAX_CONTEXT = 32, 1 << 17
 TASK_GROUP = 16
 
 

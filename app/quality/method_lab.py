@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,8 @@ from app.quality import texts as texts_module
 from app.quality.divergence import Divergence, Rows, compare, first_scored, score, scored_per_window
 from app.quality.fit_engines import Teller
 from app.quality.fitting import spread
-from app.quality.lab import MAX_CONTEXT, MIN_CONTEXT
-from app.quality.method_weights import Made, Unfit, Weights
+from app.quality.method_check import check
+from app.quality.method_weights import UP, Made, Unfit, Weights
 from app.quality.methods.table import COVARIANCE, METHODS, Method
 from app.quality.subject import Vocabulary, read_header
 from app.quality.texts import Window
@@ -194,7 +195,9 @@ class MethodLab:
                     self._told.tick()
         weights.learn(bench.inputs)
         methods = [method for method in self._methods if method.needs == COVARIANCE]
-        if methods and not weights.odd:
+        if self._is_late(1 - JUDGING_PART):
+            weights.give_up(methods)
+        elif methods and not weights.odd:
             self._told.say("Rounding with the calibration text")
             with self._load(covariances := Covariances()) as model:
                 encoder = feedback.FeedbackEncoder(
@@ -206,7 +209,8 @@ class MethodLab:
                     stopped=self._stopped,
                     ticked=lambda label: self._told.tick(int(label.startswith("Reading"))),
                 )
-                weights.feed(methods, encoder.inputs(weights.targets))
+                late = partial(self._is_late, 1 - JUDGING_PART)
+                weights.feed(methods, encoder.inputs(weights.targets), late)
         return tuple(given.windows)
 
     # ---- measuring -------------------------------------------------------------------------------------------
@@ -222,15 +226,15 @@ class MethodLab:
 
     def _rows(self, bench: _Bench, weights: Weights, source: SourceModel) -> Iterator[MethodQuality]:
         for method in self._methods:
-            if self._told.spent >= self._limit:
-                self._leave(method.key, method.name, "The time was up.")
+            if self._is_late():
+                self._leave(method.key, method.name, UP)
                 continue
             step = self._step(method.name)
             step(0)
             begun = time.monotonic()
             with ExitStack() as stack:
                 try:
-                    made = weights.make(method, stack)
+                    made = weights.make(method, stack, self._is_late)
                 except Unfit as reason:
                     self._leave(method.key, method.name, str(reason))
                     continue
@@ -250,6 +254,10 @@ class MethodLab:
             method = Method(path, Path(path).name, "A file of yours.", ("llama.cpp",), recipe=label)
             row = _row(method, replace(made, rest=size - made.bytes), found, source.info.parameters, 0.0, path)
             yield self._tell(row)
+
+    def _is_late(self, part: float = 1.0) -> bool:
+        """Whether this part of the time is up."""
+        return self._told.spent >= part * self._limit
 
     def _tell(self, row: MethodQuality) -> MethodQuality:
         self._emit(MethodUpdate(row))
@@ -387,22 +395,4 @@ def _refuse_quantized(source: SourceModel) -> None:
         )
 
 
-def check(command: MeasureMethods) -> None:
-    """Refuse a command that makes no sense; QuenchError with exit status 2."""
-    problem, hint = "", ""
-    unknown = [key for key in command.methods if key not in METHODS]
-    seen = sorted({*command.texts} & {*(command.calibration or texts_module.CALIBRATION)})
-    if not MIN_CONTEXT <= command.context <= MAX_CONTEXT or command.chunks < 0 or command.minutes < 0:
-        problem = (
-            f"Windows of {command.context} tokens ({MIN_CONTEXT} to {MAX_CONTEXT}), {command.chunks} of each text, "
-            f"{command.minutes:g} minutes."
-        )
-    elif unknown:
-        problem, hint = f"There is no method called {unknown[0]}.", f"Known methods: {', '.join(METHODS)}."
-    elif seen:
-        problem, hint = f"{seen[0]} is for calibration: what has seen it would be judged on it.", "Take another text."
-    if problem:
-        raise QuenchError("bad_options", "This cannot be measured.", problem, hint, exit_status=2)
-
-
-__all__ = ["MethodLab", "check"]
+__all__ = ["MethodLab"]

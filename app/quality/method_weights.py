@@ -25,10 +25,18 @@ from converter.spec import Cancelled
 Covariance = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Rounded = tuple[list[Encoded], dict[str, Change]]
 
+Late = Callable[[], bool]
+
+UP = "The time was up."
+
 KEPT_BITS = 16
 """Of a weight that these methods leave alone."""
 
 _LAYER = re.compile(r"(blk\.\d+\.)(.*)\.weight")
+
+
+def _never() -> bool:
+    return False
 
 
 class Unfit(Exception):  # noqa: N818 - it is no failure: the others go on
@@ -87,14 +95,19 @@ class Weights:
         """Targets that the engine does not multiply with as plain matrices."""
         return [name for name in self.targets if name not in self._leaders]
 
-    def feed(self, methods: Sequence[Method], inputs: Iterable[tuple[list[str], Covariance]]) -> None:
-        """Make what needs covariances while these come, matrix by matrix."""
+    def feed(
+        self, methods: Sequence[Method], inputs: Iterable[tuple[list[str], Covariance]], late: Late = _never
+    ) -> None:
+        """Make what needs covariances while these come, matrix by matrix. Once it is ``late`` none of it is made."""
         for method in methods:
             self._made[method.key] = (self._stack.enter_context(Spool()), [], {})
         for names, covariance in inputs:
             for method in methods:
                 if self._stopped():
                     raise Cancelled
+                if late():
+                    self.give_up(methods)
+                    return
                 if method.key in self._unfit:
                     continue
                 try:
@@ -104,22 +117,26 @@ class Weights:
                 else:
                     _keep(found, *self._made[method.key])
 
+    def give_up(self, methods: Sequence[Method]) -> None:
+        """There is no time to make these."""
+        self._unfit |= {method.key: UP for method in methods if method.key not in self._unfit}
+
     def floor(self, stack: ExitStack) -> dict[str, Encoded]:
         """The source's own weights in 32 bits; ``stack`` takes the file that they are in."""
         same = Method("", "", "", make=lambda group: (list(group.matrices), None), bits=lambda rows, columns: 0.0)
         return self.make(same, stack).parts
 
-    def make(self, method: Method, stack: ExitStack) -> Made:
+    def make(self, method: Method, stack: ExitStack, late: Late = _never) -> Made:
         """One method's weights; ``stack`` takes the file that they are in.
 
         Raises:
-            Unfit: it cannot be applied.
+            Unfit: it cannot be applied, or it is ``late``.
             QuenchError: ``not_finite``, ``overflow`` of a weight.
         """
         if (method.calibrated or method.inputs) and self.odd:
             raise Unfit(f"{self.odd[0]} is no plain matrix to the engine: what goes into it cannot be looked at.")
         if method.recipe:
-            return self._by_recipe(method, stack)
+            return self._by_recipe(method, stack, late)
         if method.key in self._unfit:
             raise Unfit(self._unfit[method.key])
         if method.needs == COVARIANCE:
@@ -129,8 +146,7 @@ class Weights:
             groups = self._groups()
             with ThreadPoolExecutor(self._threads, "methods") as pool:
                 for start in range(0, len(groups), self._threads):
-                    if self._stopped():
-                        raise Cancelled
+                    self._go_on(late)
                     several = groups[start : start + self._threads]
                     for found in pool.map(lambda group: self._rounded(method, group), several):
                         _keep(found, spool, names, changes)
@@ -183,7 +199,13 @@ class Weights:
         values = self._encoder.tensors.get(f"{layer}attn_v.weight")
         return role == "attn_output" and values is not None and values.n_rows == self._encoder.tensors[name].n_cols
 
-    def _by_recipe(self, method: Method, stack: ExitStack) -> Made:
+    def _go_on(self, late: Late) -> None:
+        if self._stopped():
+            raise Cancelled
+        if late():
+            raise Unfit(UP)
+
+    def _by_recipe(self, method: Method, stack: ExitStack, late: Late) -> Made:
         encoder = Encoder(self._source, self._importance()) if method.importance else self._encoder
         source, overrides = self._source, recipes.Overrides(has_imatrix=method.importance)
         chosen = recipes.recipe(method.recipe)
@@ -192,8 +214,7 @@ class Weights:
         spool, parts = stack.enter_context(Spool()), {}
         bits, weights = 0, 0
         for name, tensor in encoder.tensors.items():
-            if self._stopped():
-                raise Cancelled
+            self._go_on(late)
             bits += 8 * encoder.bytes(name, kinds[name])
             weights += tensor.n_elements
             if name in self._names and kinds[name] != tensor.type:
@@ -225,4 +246,4 @@ def _of(spool: Spool, name: str, kind: str) -> Encoded:
     return found
 
 
-__all__ = ["Made", "Unfit", "Weights"]
+__all__ = ["UP", "Made", "Unfit", "Weights"]

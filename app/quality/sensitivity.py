@@ -23,7 +23,7 @@ from app.measure_messages import Estimate, MeasureSensitivity, SensitivityResult
 from app.protocol import Event, LoadOptions, Status
 from app.quality import texts as texts_module
 from app.quality.divergence import Rows, cluster_starts, compare, first_scored, mean_estimate, score, scored_per_window
-from app.quality.lab import MAX_CONTEXT, MIN_CONTEXT
+from app.quality.limits import MAX_CONTEXT, MIN_CONTEXT
 from app.quality.subject import Vocabulary, read_header
 from converter import open_model
 from converter.identity import content_id

@@ -145,6 +145,11 @@ class ChartFrame(QWidget):
         """Show all data."""
         raise NotImplementedError
 
+    def set_empty_text(self, text: str) -> None:
+        """What stands where nothing is drawn."""
+        self.empty_text = text
+        self._empty.setText(text)
+
     def is_empty(self) -> bool:
         raise NotImplementedError
 

@@ -520,7 +520,7 @@ class ConvertPage(QWidget):
     def _cost_words(self, memory: int, seconds: float) -> list[str]:
         short = self.tr("about a second")
         about = self.tr("about %1").replace("%1", fmt.seconds(seconds)) if seconds >= 2 else short
-        return [self.tr("%1 of memory").replace("%1", fmt.size(memory)), about]
+        return [self.tr("%1 of memory").replace("%1", fmt.size(memory)), about] if memory else [about]
 
     # ---- work
 

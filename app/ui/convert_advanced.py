@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PySide6.QtCore import Qt, Signal
+from PySide6.QtCore import Signal
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -17,11 +17,11 @@ from PySide6.QtWidgets import (
     QLineEdit,
     QPlainTextEdit,
     QSpinBox,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
+from app.ui.fold import Fold
 from app.ui.theme import set_role
 from app.ui.widgets import button, label
 from converter.options import parse_layers, parse_override, parse_size
@@ -76,15 +76,8 @@ class AdvancedPane(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self.toggle = QToolButton()
-        self.toggle.setText(self.tr("Advanced"))
-        self.toggle.setCheckable(True)
-        self.toggle.setArrowType(Qt.ArrowType.RightArrow)
-        self.toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.toggle.setAccessibleName(self.tr("Advanced choices"))
-        self.toggle.toggled.connect(self._unfold)
-        self._body = QWidget()
-        form = QFormLayout(self._body)
+        body = QWidget()
+        form = QFormLayout(body)
         form.setContentsMargins(8, 0, 8, 4)
         form.setHorizontalSpacing(12)
         form.setVerticalSpacing(6)
@@ -147,12 +140,11 @@ class AdvancedPane(QWidget):
         self.memory.setSuffix(self.tr(" MiB"))
         self.memory.setSingleStep(64)
         form.addRow(label(self.tr("Memory"), "muted"), self.memory)
+        fold = Fold(self.tr("Advanced"), self.tr("Advanced choices"), body)
+        self.toggle = fold.toggle
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.toggle)
-        layout.addWidget(self._body)
-        self._body.hide()
+        layout.addWidget(fold)
         self.rules.textChanged.connect(self.changed)
         self.lora.textChanged.connect(self.changed)
         self.metadata.textChanged.connect(self.changed)
@@ -230,10 +222,6 @@ class AdvancedPane(QWidget):
             self.refined.isChecked(),
             self.memory.value(),
         )
-
-    def _unfold(self, on: bool) -> None:
-        self.toggle.setArrowType(Qt.ArrowType.DownArrow if on else Qt.ArrowType.RightArrow)
-        self._body.setVisible(on)
 
     def _types(self, name: str) -> QComboBox:
         box = QComboBox()

@@ -22,6 +22,8 @@ from PySide6.QtWidgets import (
 
 from app.fit_messages import TYPES, FitPreview, Size, Wish
 from app.ui import format as fmt
+from app.ui.convert_costs import CostsFile
+from app.ui.fold import Fold
 from app.ui.imatrix_setup import SUFFIXES
 from app.ui.size_slider import SizeSlider
 from app.ui.theme import set_role
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 MIB, GIB = 1 << 20, 1 << 30
 SIZE, FREE, LIKE = "size", "free", "like"
-MINUTES = "minutes"
+MINUTES, NOTHING = "minutes", "nothing"
 WINDOWS = {"quick": 1, "normal": 2, "thorough": 4}
 """Windows of each text on which every tensor is probed."""
 
@@ -79,6 +81,7 @@ class FitPane(QWidget):
         before, self._info = self._info, info
         if info is None or before is None or before.path != info.path:
             self._bytes = 0
+            self.costs.set_path("")  # they are of one model
             self._fill_calibration(matrices)
             self.show_preview(None)
 
@@ -98,7 +101,8 @@ class FitPane(QWidget):
         if self._info is None or not folder or self.problem():
             return None
         texts, matrix = self._texts()
-        limited = self.effort.currentData() == MINUTES
+        effort = self.effort.currentData()
+        limited, measured = effort == MINUTES, effort != NOTHING
         return Wish(
             source=self._info.path,
             output=str(Path(folder) / f"{self._info.name}-Fit-{self._name()}.gguf"),
@@ -107,12 +111,14 @@ class FitPane(QWidget):
             texts=texts,
             calibration=texts,
             floors=parse_floors(self.floors.toPlainText())[0],
-            windows=0 if limited else WINDOWS[self.effort.currentData()],
+            windows=0 if limited else WINDOWS.get(effort, 1),
             minutes=float(self.minutes.value()) if limited else 0.0,
-            refined=self.refined.isChecked(),
-            feedback=self.feedback.isChecked(),
-            speed=float(self.speed.value()),
+            refined=measured and self.refined.isChecked(),
+            feedback=measured and self.feedback.isChecked(),
+            speed=float(self.speed.value()) if measured else 0.0,
             threads=self._context.settings.threads,
+            sensitivity=self.costs.path() if measured else "",
+            unmeasured=not measured,
         )
 
     def problem(self) -> str:
@@ -193,6 +199,8 @@ class FitPane(QWidget):
         layout.setSpacing(8)
         layout.addWidget(card)
         layout.addLayout(self._build_how())
+        self.more = Fold(self.tr("Advanced"), self.tr("Advanced choices of the fit"), self._build_more())
+        layout.addWidget(self.more)
         layout.addStretch(1)
         self.kind.currentIndexChanged.connect(self._on_kind)
         self.slider.changed.connect(self.choose_size)
@@ -211,6 +219,7 @@ class FitPane(QWidget):
         self.effort.addItem(self.tr("Normal"), "normal")
         self.effort.addItem(self.tr("Thorough"), "thorough")
         self.effort.addItem(self.tr("Minutes"), MINUTES)
+        self.effort.addItem(self.tr("None: by rule of thumb"), NOTHING)
         self.effort.setCurrentIndex(1)
         self._name_it(self.effort, self.tr("How thoroughly every tensor is probed: on 1, 2 or 4 windows of each text"))
         self.minutes = QSpinBox()
@@ -249,17 +258,6 @@ class FitPane(QWidget):
         for box in (self.effort, self.calibration):
             box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             box.setMinimumContentsLength(4)
-        self.floors = QPlainTextEdit()
-        self.floors.setPlaceholderText("attn_v=Q4_K\ntoken_embd=Q6_K")
-        self.floors.setFixedHeight(50)
-        self.floors.setTabChangesFocus(True)
-        self._name_it(
-            self.floors, self.tr("The smallest type of tensors, one a line: regular expression=TYPE; the first counts")
-        )
-        form.addRow(label(self.tr("At least"), "muted"), self.floors)
-        self.counts = label("", "muted", wrap=True)
-        self.counts.setAccessibleName(self.tr("What the smallest types match"))
-        form.addRow(self.counts)
         self.refined = QCheckBox(self.tr("Refined blocks"))
         self._name_it(
             self.refined, self.tr("Same types and sizes, numbers closer to the source's; kept where it measures better")
@@ -274,21 +272,40 @@ class FitPane(QWidget):
             ),
         )
         self.feedback.setAccessibleName(self.feedback.text())
-        ticks = QHBoxLayout()
-        ticks.setSpacing(12)
-        ticks.addWidget(self.refined)
-        ticks.addWidget(self.feedback)
-        ticks.addStretch(1)
-        form.addRow(ticks)
+        form.addRow(self.refined)  # side by side they are wider than the column of a small window
+        form.addRow(self.feedback)
         self.effort.currentIndexChanged.connect(self._on_kind)
         self.minutes.valueChanged.connect(self.changed)
         self.speed.valueChanged.connect(self.changed)
         self.calibration.activated.connect(self._on_calibration)
-        self.floors.textChanged.connect(self.changed)
         self.refined.toggled.connect(self.changed)
         self.feedback.toggled.connect(self.changed)
         self._fill_calibration([])
         return form
+
+    def _build_more(self) -> QWidget:
+        body = QWidget()
+        form = QFormLayout(body)
+        form.setContentsMargins(2, 0, 2, 0)
+        form.setHorizontalSpacing(12)
+        form.setVerticalSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.floors = QPlainTextEdit()
+        self.floors.setPlaceholderText("attn_v=Q4_K\ntoken_embd=Q6_K")
+        self.floors.setFixedHeight(50)
+        self.floors.setTabChangesFocus(True)
+        self._name_it(
+            self.floors, self.tr("The smallest type of tensors, one a line: regular expression=TYPE; the first counts")
+        )
+        form.addRow(label(self.tr("At least"), "muted"), self.floors)
+        self.counts = label("", "muted", wrap=True)
+        self.counts.setAccessibleName(self.tr("What the smallest types match"))
+        form.addRow(self.counts)
+        self.costs = CostsFile()
+        form.addRow(label(self.tr("Probes"), "muted"), self.costs)
+        self.costs.changed.connect(self.changed)
+        self.floors.textChanged.connect(self.changed)
+        return body
 
     @staticmethod
     def _name_it(widget: QWidget, words: str) -> None:
@@ -325,6 +342,13 @@ class FitPane(QWidget):
             box.setVisible(kind == own)
         self.slider.setVisible(kind == SIZE)
         self.minutes.setVisible(self.effort.currentData() == MINUTES)
+        measured = self.effort.currentData() != NOTHING
+        for part in (self.speed, self.refined, self.feedback, self.costs):  # they need measuring
+            part.setEnabled(measured)
+        self.calibration.setItemText(0, self._bundled_words())
+        if not measured and self.calibration.currentData()[0] == TEXTS:
+            self._chosen = 0
+            self.calibration.setCurrentIndex(0)
         self._show_words()
 
     def _show_size(self) -> None:
@@ -358,7 +382,7 @@ class FitPane(QWidget):
         if chosen and chosen[0] == MATRIX and chosen[1] not in matrices:
             matrices = [*matrices, chosen[1]]
         self.calibration.clear()
-        self.calibration.addItem(self.tr("Calibration text of Quench"), (BUNDLED, ""))
+        self.calibration.addItem(self._bundled_words(), (BUNDLED, ""))
         if chosen and chosen[0] == TEXTS:
             more = f" +{len(chosen[1]) - 1}" if len(chosen[1]) > 1 else ""
             self.calibration.addItem(Path(chosen[1][0]).name + more, chosen)
@@ -370,6 +394,9 @@ class FitPane(QWidget):
         entries = [self.calibration.itemData(i) for i in range(self.calibration.count())]
         self._chosen = entries.index(chosen) if chosen in entries else 0
         self.calibration.setCurrentIndex(self._chosen)
+
+    def _bundled_words(self) -> str:
+        return self.tr("None") if self.effort.currentData() == NOTHING else self.tr("Calibration text of Quench")
 
     def use_texts(self, paths: list[str]) -> None:
         """Calibrate on own texts."""
@@ -434,7 +461,10 @@ class FitPane(QWidget):
         sizes = preview.standards
         if budget.file < preview.smallest:
             return ""
-        words = self.tr("At most {0}, {1} bits per weight. To be judged against {2} ({3}).").format(
+        words = self.tr("At most {0}, {1} bits per weight. To be judged against {2} ({3}).")
+        if self.effort.currentData() == NOTHING:
+            words = self.tr("At most {0}, {1} bits per weight. Not measured: {2} ({3}) with some types exchanged.")
+        words = words.format(
             fmt.size(budget.file), fmt.number(budget.bpw, 2), budget.standard, fmt.size(sizes.get(budget.standard))
         )
         if sizes.get(budget.standard, 0) > budget.file:
@@ -464,4 +494,4 @@ class FitPane(QWidget):
         )
 
 
-__all__ = ["FREE", "LIKE", "MINUTES", "SIZE", "FitPane", "parse_floors"]
+__all__ = ["FREE", "LIKE", "MINUTES", "NOTHING", "SIZE", "FitPane", "parse_floors"]

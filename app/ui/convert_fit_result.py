@@ -11,7 +11,7 @@ from PySide6.QtGui import QGuiApplication
 from PySide6.QtWidgets import QFileDialog, QGridLayout, QHBoxLayout, QScrollArea, QSizePolicy, QVBoxLayout, QWidget
 
 from app.files import write_atomically
-from app.fit_messages import STEPS, FitChosen, FitPlanned, FitPreview, FitProgress, Fitted
+from app.fit_messages import PROBING, STEPS, FitChosen, FitPlanned, FitPreview, FitProgress, Fitted
 from app.ui import format as fmt
 from app.ui.convert_result import OutputRow, open_output
 from app.ui.fit_figures import DomainTable, how_words, sentence, step_names
@@ -138,6 +138,8 @@ class FitResultPane(QWidget):
         self.steps.set_expected(dict(preview.seconds), skipped)
         self.map.set_outputs([standard] if standard is not None else [])
         words = self.tr("These are the types of {0}, the standard recipe to beat. The fit chooses them anew.")
+        if PROBING in skipped:
+            words = self.tr("These are the types of {0}. Some are exchanged by rule of thumb; nothing is measured.")
         self.note.setText(words.format(preview.budget.standard))
         self._show("plan")
 
@@ -319,7 +321,7 @@ class FitResultPane(QWidget):
         """The output with the fit's reasons in place of the rules that they became."""
         fed = self.tr("; rounded with error feedback")
         known = self._plan.tensors if self._plan is not None else ()
-        reasons = {tensor.name: tensor.reason + (fed if tensor.fed else "") for tensor in known}
+        reasons = {tensor.name: tensor.reason.replace("+-", "±") + (fed if tensor.fed else "") for tensor in known}
         tensors = tuple(
             msgspec.structs.replace(tensor, reason=reasons.get(tensor.name, tensor.reason).replace("; ", "\n"))
             for tensor in output.tensors
@@ -386,7 +388,7 @@ class FitResultPane(QWidget):
         plan, budget = result.plan, result.budget
         self._recipe = result.recipe
         self.summary.setText(sentence(plan, budget.standard, self.tr))
-        set_role(self.summary, "good" if plan.kept and plan.ratio < 1 else "muted")
+        set_role(self.summary, "good" if plan.measured and plan.kept and plan.ratio < 1 else "muted")
         took = self.job.seconds if self.job is not None else plan.seconds
         words = self.tr("{0} of tensors, {1} in {2} · took {3}")
         sizes = fmt.size(plan.bytes), fmt.size(plan.standard_bytes), budget.standard
@@ -394,7 +396,9 @@ class FitResultPane(QWidget):
         tip = self.tr(
             "The planner expected {0} of the divergence; no choice could be better than its own by more than {1}."
         )
-        self.figures.setToolTip(tip.format(fmt.percent(plan.predicted, 0), fmt.percent(plan.gap, 1)))
+        told = tip.format(fmt.percent(plan.predicted, 0), fmt.percent(plan.gap, 1)) if plan.measured else ""
+        self.figures.setToolTip(told)
+        self.domains.setVisible(plan.measured)
         self.domains.show_domains(plan.domains, budget.standard)
         self._clear_rows()
         if result.conversion is not None:

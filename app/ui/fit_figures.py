@@ -121,7 +121,14 @@ def ratio_of(domain: FitDomain) -> float:
 
 
 def sentence(plan: FitPlanned, standard: str, tr: Any) -> str:
-    """How much was gained, in a sentence."""
+    """How much was gained, in a sentence; no claim where nothing was measured."""
+    if not plan.measured:
+        words = (
+            tr("Not measured: {0} with types exchanged by rule of thumb, {1}")
+            if plan.kept
+            else tr("Not measured: the types of {0}, {1}")
+        )
+        return str(words.format(standard, _size_words(plan, tr)))
     if not plan.kept:
         words = tr("{0} was as good on texts that no step saw, and was kept.").format(standard)
         return str(words)

@@ -121,6 +121,7 @@ class QualityPage(MeasuredPage):
     def refresh(self) -> None:
         chosen = self.setup.chosen() if self.job is None or not self.job.is_active else None
         self.kept = journals.kept_fraction(chosen) if chosen is not None else None
+        self.charts.set_running(self.job is not None and self.job.is_active)
         self.afresh_button.setVisible(self.kept is not None)
         super().refresh()
         self.table.setVisible(bool(self.table.rows.rows))

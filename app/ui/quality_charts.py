@@ -41,7 +41,7 @@ class QualityCharts(QWidget):
     def __init__(self, context: Context, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         theme = context.theme
-        nothing = self.tr("Fills while the measurement runs")
+        nothing = self.tr("No quality was measured yet")
         self.pareto = ParetoChart(theme, title=self.tr("Size against divergence"), empty=nothing)
         self.histogram = HistogramChart(
             theme, self.tr("Divergence of single tokens"), self.tr("KLD (nats, log)"), HISTOGRAM_EDGES, empty=nothing
@@ -130,6 +130,12 @@ class QualityCharts(QWidget):
             ]
         )
         self._draw_tab()
+
+    def set_running(self, running: bool) -> None:
+        """Whether a measurement runs that will fill what is empty."""
+        words = self.tr("Fills while the measurement runs") if running else self.tr("No quality was measured yet")
+        for chart in (self.pareto, self.histogram, self.position, self.by_text, self.layers):
+            chart.set_empty_text(words)
 
     def _draw_tab(self, *_: object) -> None:
         named = labels(self._candidates)

@@ -58,6 +58,16 @@ def test_more_room_never_costs_more() -> None:
     assert len(costs) == 25 and costs == sorted(costs, reverse=True)
 
 
+def test_a_byte_is_worth_what_a_little_more_room_saves() -> None:
+    """Against solutions for other budgets: between the gains just below and just above."""
+    items = tensors(40, 5)
+    budget = sum(sum(choice.bytes for choice in item.choices) for item in items) // 6
+    step = budget // 20
+    below, here, above = (solve(items, budget + more).cost for more in (-step, 0, step))
+    assert (here - above) / step < fit.price(items, budget) < (below - here) / step
+    assert fit.price(items, 10 * budget) == 0.0
+
+
 def test_too_fine_sizes_come_with_a_proven_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """With coarse units the result is within its gap of the exact one, and within the budget."""
     items = tensors(60, 3, odd=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +19,9 @@ from app import cli, fit_speed, paths, recipe_files
 from app.child import run_job
 from app.fit_messages import TYPES, FitDomain, FitPlanned, FittedTensor, FitTypes
 from app.fitting import _standard_bytes
-from app.measure_messages import ImatrixResult, MeasureImatrix, MeasureQuality, QualityResult
+from app.measure_messages import Estimate, ImatrixResult, MeasureImatrix, MeasureQuality, QualityResult
 from app.protocol import Event, Status
-from app.quality import known_costs
+from app.quality import fit_costs, known_costs, spreads
 from converter import ConversionSpec, recipes
 from converter.spec import QuenchError
 from resources import path as resource
@@ -75,10 +76,18 @@ def test_every_tensor_gets_a_type_within_the_budget(small: Path, importance: Pat
     assert found.bytes == sum(tensor.bytes for tensor in found.tensors)
     assert [domain.name for domain in found.domains] == ["prose", "code"]
     assert found.gap == 0.0 and all(tensor.reason for tensor in found.tensors)
+    assert len(found.costs) == found.probes and all(
+        cost.windows == 4 and cost.error is not None for cost in found.costs
+    )
     if found.kept:
         assert found.bytes <= 1_250_000 and found.ratio < 1
         assert all(tensor.type in TYPES[4:] for tensor in found.tensors if "attn_v" in tensor.name)
         assert sum(tensor.cost for tensor in found.tensors) == pytest.approx(1.0)
+        costs = {(cost.tensors, cost.type): cost for cost in found.costs}
+        assert sum(costs[(each.name,), each.type].value for each in found.tensors) == pytest.approx(found.predicted)
+        assert all(
+            re.match(r"costs \S+% \+- \S+% of the standard recipe's diver", each.reason) for each in found.tensors
+        )
     states = [event for event in events if isinstance(event, Status)]
     assert states and all(0 <= state.done <= state.total for state in states)
 
@@ -257,6 +266,37 @@ def test_a_size_smaller_than_possible_is_exit_four(small: Path, importance: Path
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+def test_without_time_the_types_are_by_rule_of_thumb_and_nothing_is_claimed(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target, usual, again = (tmp_path / f"{name}.gguf" for name in ("fit", "usual", "again"))
+    arguments = ["fit", str(small), "-o", str(target), "--like", "Q4_K_M", "--unmeasured"]
+    assert cli.main([*arguments, "--feedback", "--json"]) == 2 and not target.exists()
+    assert "Error feedback" in json.loads(capsys.readouterr().out)["error"]["detail"]
+    assert cli.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not found["measured"] and found["ratio"] is found["predicted_kld"] is found["gap"] is None
+    assert found["domains"] == found["costs"] == [] and all(
+        why.startswith("not measured") for why in found["why"].values()
+    )
+    converter.convert(ConversionSpec(str(small), str(usual), ("Q4_K_M",)))
+    assert target.stat().st_size <= usual.stat().st_size
+    types = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(target).tensors}
+    assert found["types"].items() <= types.items()
+    assert cli.main(["convert", str(small), "-o", str(again), "--recipe", found["recipe"]]) == 0
+    assert again.read_bytes() == target.read_bytes()
+    assert "not measured" in Path(found["recipe"]).read_text("utf-8") and "divergence" not in capsys.readouterr().out
+
+
+def test_without_time_a_plan_claims_nothing(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["fit", str(small), "-o", str(tmp_path / "x.gguf"), "--like", "Q4_K_M", "--unmeasured", "--dry-run"]
+    assert cli.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert not found["measured"] and found["ratio"] is None and found["kept"] == "fitted"
+    assert all(why.startswith("not measured") for why in found["why"].values())
+
+
 def test_standards_are_recipes() -> None:
     from app.fitting import STANDARDS
 
@@ -304,23 +344,107 @@ ORIGIN = known_costs.Origin("model", "windows", "matrix", feedback=False)
         (lambda data: data.replace(b'"model":"model"', b'"model":"other"'), "another model"),
         (lambda data: data.replace(b'"importance":"matrix"', b'"importance":"x"'), "another importance matrix"),
         (lambda data: data.replace(b'"feedback":false', b'"feedback":true'), "another kind of rounding"),
-        (lambda data: data.replace(b'"quench_sensitivity":1', b'"quench_sensitivity":9'), "version 9"),
+        (lambda data: data.replace(b'"quench_sensitivity":2', b'"quench_sensitivity":9'), "version 9"),
         (lambda data: data.replace(b"0.25", b"-1"), "cannot be"),
+        (lambda data: data.replace(b"[0.25,0.75]", b"[]"), "cannot be"),
         (lambda data: data.replace(b"0.25", b'"x"'), "damaged"),
     ],
 )
 def test_costs_of_something_else_are_refused(tmp_path: Path, change: Callable[[bytes], bytes], words: str) -> None:
     path = tmp_path / "costs.json"
     kept = known_costs.KnownCosts(str(path), ORIGIN, strict=True)
-    kept.put(("a", "b"), "Q4_K", {"prose": 0.25})
+    kept.put(("a", "b"), "Q4_K", {"prose": [0.25, 0.75]})
     kept.save()
-    assert known_costs.KnownCosts(str(path), ORIGIN, strict=True).get(("a", "b"), "Q4_K", ["prose"]) == {"prose": 0.25}
+    again = known_costs.KnownCosts(str(path), ORIGIN, strict=True)
+    assert again.get(("a", "b"), "Q4_K", ["prose"]) == {"prose": (0.25, 0.75)}
     assert known_costs.KnownCosts(str(path), ORIGIN, strict=True).get(("a",), "Q4_K", ["prose"]) is None
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(QuenchError) as caught:
         known_costs.KnownCosts(str(path), ORIGIN, strict=True)
     assert caught.value.code == "bad_sensitivity" and words in caught.value.detail
     assert known_costs.KnownCosts(str(path), ORIGIN, strict=False).found == 0, "a work folder's own is made anew"
+
+
+def test_a_file_tells_the_errors_and_one_of_the_first_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "costs.json"
+    kept = known_costs.KnownCosts(str(path), ORIGIN, strict=True)
+    kept.put(("a",), "Q4_K", {"prose": [1.0, 2.0, 6.0], "code": [4.0]})
+    kept.save()
+    text = json.loads(path.read_text("utf-8"))["costs"]["Q4_K a"]
+    assert text["prose"]["value"] == 3.0 and text["prose"]["error"] == pytest.approx(
+        statistics.stdev((1, 2, 6)) / 3**0.5
+    )
+    assert text["code"] == {"value": 4.0, "error": None, "windows": [4.0]}
+    origin = json.dumps(msgspec.to_builtins(ORIGIN))
+    path.write_text(
+        f'{{"quench_sensitivity": 1, "origin": {origin}, "costs": {{"Q4_K a": {{"prose": 0.5}}}}}}', "utf-8"
+    )
+    old = known_costs.KnownCosts(str(path), ORIGIN, strict=True)
+    assert old.get(("a",), "Q4_K", ["prose"]) == {"prose": (0.5,)}
+    old.put(("b",), "Q4_K", {"prose": [1.0]})
+    old.save()
+    assert known_costs.KnownCosts(str(path), ORIGIN, strict=True).found == 2
+
+
+# ---- how sure costs are ----
+
+
+@pytest.mark.slow
+def test_windows_are_left_out_where_they_would_decide_nothing(small: Path, importance: Path, tmp_path: Path) -> None:
+    """Half at first, all where a choice is close; what is left out is taken up from the file when it is asked for."""
+    asked = command(small, importance, windows=3, costs=str(tmp_path / "costs.json"), named=True)
+    found, _ = fitted(asked)
+    counts = [cost.windows for cost in found.costs]
+    assert set(counts) == {3, 6} and sum(counts) < 0.85 * 6 * len(counts)
+    again, _ = fitted(asked)
+    assert again.costs == found.costs and again.probes_known == again.probes
+    assert [tensor.type for tensor in again.tensors] == [tensor.type for tensor in found.tensors]
+
+
+def test_the_error_of_a_cost_is_that_of_windows_drawn_again() -> None:
+    """Against a simulation: many draws of windows whose divergences vary together with the standard recipe's."""
+    rng = np.random.default_rng(3)
+
+    def draw() -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+        one, standard = {}, {}
+        for name, level, part in (("prose", 0.05, 0.02), ("code", 0.01, 0.06)):
+            hard = rng.lognormal(0.0, 0.5, 6)
+            standard[name] = (level * hard).tolist()
+            one[name] = (level * part * hard * rng.lognormal(0.0, 0.2, 6)).tolist()
+        return one, standard
+
+    found = [spreads.relative(*draw()) for _ in range(2000)]
+    true = np.std([each.value for each in found])
+    assert np.mean([each.value for each in found]) == pytest.approx(0.04 * np.exp(0.02), rel=0.02)
+    assert np.sqrt(np.mean([each.error**2 for each in found])) == pytest.approx(true, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "words"),
+    [
+        (0.0123, 0.002, "add 1.2% +- 0.20%"),
+        (-0.0007, 0.0009, "save 0.070% +- 0.090%, less than the error,"),
+        (0.4, np.nan, "add about 40%"),
+    ],
+)
+def test_a_difference_that_is_less_than_its_error_is_called_so(value: float, error: float, words: str) -> None:
+    assert fit_costs.change_words(Estimate(value, error)) == words
+
+
+def test_an_error_without_repeated_windows_is_that_of_the_kinds_of_text_or_none() -> None:
+    standard = {"prose": [0.1, 0.3], "code": [0.01], "chat": [0.02]}
+    one = {"prose": [0.02, 0.02], "code": [0.002], "chat": [0.001]}
+    found = spreads.relative(one, standard)
+    assert found.value == pytest.approx((0.1 + 0.2 + 0.05) / 3)
+    assert found.error == pytest.approx(statistics.stdev((0.1, 0.2, 0.05)) / 3**0.5)
+    assert np.isnan(spreads.relative({"code": [0.002]}, standard).error)
+    half = {"prose": [0.02, np.nan], "code": [0.002], "chat": [np.nan]}
+    assert spreads.relative(half, standard).value == pytest.approx((0.2 + 0.2) / 2), "the same windows of both"
+    assert spreads.missing(half) == {("prose", 1), ("chat", 0)} and spreads.windows(half) == 2
+    assert spreads.joined(half, one) == one
+    assert spreads.missing(spreads.only(one, {("prose", 0)})) == {("prose", 1)}
+    same = spreads.less(one, one)
+    assert spreads.relative(same, standard) == Estimate(0.0, 0.0), "a difference knows that windows are the same"
 
 
 # ---- other architectures ----

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import gguf
+import numpy as np
 import pytest
 
 import converter
+from app import measurements, paths
 from app.child import run_job
 from app.cli import main
 from app.measure_messages import MeasureMethods, MeasureQuality, MethodsResult, MethodUpdate, QualityResult
 from app.protocol import Event, Status
-from app.quality.method_lab import check
+from app.quality.method_check import check
+from app.quality.method_weights import Unfit, Weights
 from app.quality.methods.table import METHODS
+from app.store import Store
 from converter import ConversionSpec
+from converter.identity import content_id
 from converter.spec import QuenchError
 
 Make = Callable[[str], Path]
@@ -102,6 +109,22 @@ def test_a_command_that_makes_no_sense(options: dict[str, object], words: str) -
     assert (caught.value.code, caught.value.exit_status) == ("bad_options", 2)
 
 
+def test_the_command_refuses_before_it_reads_a_model_and_keeps_what_it_measured(
+    short: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    assert main(["methods", nowhere, "--methods", "nope", "--json"]) == 2
+    assert "no method called nope" in json.loads(capsys.readouterr().out)["error"]["detail"]
+    path = str(short("F32"))
+    arguments = ["methods", path, "--methods", "int8", "--text", "prose", "--context", "64", "--chunks", "2", "--json"]
+    assert main(arguments) == 0
+    told = json.loads(capsys.readouterr().out)["methods"][0]["kld"]["value"]
+    with contextlib.closing(Store(paths.database())) as store:
+        kept = measurements.methods_of(store, path)
+    assert kept is not None and [(row.key, row.kld.value) for row in kept.rows] == [("int8", told)]
+    assert kept.content == content_id(path)
+
+
 @pytest.mark.slow
 def test_a_quantized_reference_or_another_model_is_refused(short: Make, pocket_gguf: Make) -> None:
     for command, code in (
@@ -120,10 +143,29 @@ def test_a_quantized_reference_or_another_model_is_refused(short: Make, pocket_g
 
 @pytest.mark.slow
 def test_when_the_time_is_up_the_rest_is_left_out_and_said(short: Make) -> None:
-    result, _ = measured(MeasureMethods(str(short("BF16")), methods=("int8", "q2_k"), minutes=1e-6, **SHORT))
-    assert not result.rows and [left.key for left in result.left_out] == ["int8", "q2_k"]
-    assert "time" in result.left_out[0].reason
+    keys = ("int8", "gptq", "q2_k")
+    result, events = measured(MeasureMethods(str(short("BF16")), methods=keys, minutes=1e-6, **SHORT))
+    assert not result.rows and tuple(left.key for left in result.left_out) == keys
+    assert all("time" in left.reason for left in result.left_out)
+    labels = {event.label for event in events if isinstance(event, Status)}
+    assert "Measuring the inputs" in labels and "Rounding with the calibration text" not in labels, "not even begun"
     assert result.floor is not None and 0 <= result.floor.value < 1e-3
+
+
+@pytest.mark.slow
+def test_weights_that_are_made_when_the_time_is_up_are_given_up(short: Make) -> None:
+    """GPTQ and AWQ go on from matrix to matrix: here time is up after three. Another method ends as soon."""
+    gptq, int8 = METHODS["gptq"], METHODS["int8"]
+    calls = iter([False, False, False, True])
+    with converter.open_model(short("F32")) as source, ExitStack() as stack:
+        names = [tensor.name for tensor in source.tensors if len(tensor.shape) == 2]
+        weights = stack.enter_context(Weights(source, names, 1, lambda: False))
+        columns = {tensor.name: tensor.n_cols for tensor in source.tensors}
+        given = (([name], np.eye(columns[name], dtype=np.float32)) for name in weights.targets)
+        weights.feed([gptq], given, lambda: next(calls))
+        with pytest.raises(Unfit, match="The time was up"):
+            weights.make(int8, stack, lambda: True)
+        assert len(list(given)) == len(weights.targets) - 4, "no further covariance was asked for"
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtGui import QGuiApplication
 from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QFileDialog, QScrollArea
 from pytestqt.qtbot import QtBot
 
 import converter
@@ -21,9 +22,11 @@ from app.fit_messages import STEPS, FitDomain, FitPlanned, Fitted, FittedTensor,
 from app.jobs import CANCELLED, DONE, FAILED, PAUSED
 from app.ui.context import Context
 from app.ui.convert import FIT, RECIPE, TYPES, ConvertPage
-from app.ui.convert_fit import FREE, LIKE, MINUTES, parse_floors
+from app.ui.convert_costs import NEW, NONE, OPEN
+from app.ui.convert_fit import FREE, LIKE, MINUTES, NOTHING, parse_floors
 from app.ui.fit_figures import ratio_of, sentence
 from app.ui.job_center import Job, kept_fraction
+from app.ui.window import MainWindow
 from converter.spec import ConversionSpec, QuenchError
 from tests.ui.conftest import nameless, red_cards
 from tests.ui.test_convert_page import press
@@ -163,10 +166,73 @@ def test_what_cannot_be_fitted_is_said_before(
     page.output.setText(str(tmp_path))
     page.fit.pane.use_texts([str(tmp_path / "nowhere.txt")])
     assert refused().code == "text_unreadable"
+    page.fit.pane.calibration.setCurrentIndex(0)
+    page.fit.pane.calibration.activated.emit(0)
+    damaged = tmp_path / "damaged.json"
+    damaged.write_text("{")
+    page.fit.pane.costs.set_path(str(damaged))
+    assert refused().code == "bad_sensitivity"
     page.receive({"source": str(pocket_gguf("Q8_0"))})
     assert refused().code == "quantized_source"
     page.set_mode(TYPES)
     assert not red_cards(page), "the other modes have nothing against it"
+
+
+def test_probes_are_kept_in_a_file_of_ones_own(
+    qtbot: QtBot, window: MainWindow, pocket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under Advanced; the keyboard alone opens it, and in a small window the scroll bar covers nothing of it. Another
+    model starts without the file."""
+    window.resize(960, 600)
+    page = window.show_page("convert")
+    assert isinstance(page, ConvertPage)
+    page.set_mode(FIT)
+    page.receive({"source": str(pocket)})
+    settle(qtbot, page)
+    pane = page.fit.pane
+    assert not pane.costs.isVisible()
+    pane.more.toggle.setFocus()
+    QTest.keyClick(pane.more.toggle, Qt.Key.Key_Space)
+    assert pane.costs.isVisible() and not nameless(page)
+    area = next(each for each in page.findChildren(QScrollArea) if each.isAncestorOf(pane))
+    qtbot.waitUntil(area.verticalScrollBar().isVisible)
+    assert area.widget().width() <= area.viewport().width()
+    wish = page.fit.wish()
+    assert wish is not None and wish.sensitivity == ""
+    target = str(tmp_path / "pocket.json")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (target, ""))
+    pane.costs.activated.emit(pane.costs.findData(NEW))
+    settle(qtbot, page)
+    wish = page.fit.wish()
+    assert wish is not None and wish.sensitivity == target and pane.costs.currentText() == "pocket.json"
+    monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: ("", ""))
+    pane.costs.activated.emit(pane.costs.findData(OPEN))
+    assert pane.costs.path() == target, "nothing was chosen: it stays"
+    pane.costs.activated.emit(pane.costs.findData(NONE))
+    assert pane.costs.path() == "" and pane.costs.currentIndex() == 0
+    pane.costs.set_path(target)
+    pane.set_source(None, [])
+    assert pane.costs.path() == ""
+
+
+@pytest.mark.slow
+def test_without_time_nothing_is_measured_and_the_page_says_so(
+    qtbot: QtBot, fitting: ConvertPage, tmp_path: Path
+) -> None:
+    page, pane = fitting, fitting.fit.pane
+    pane.feedback.setChecked(True)
+    pane.speed.setValue(20)
+    pane.effort.setCurrentIndex(pane.effort.findData(NOTHING))
+    page.output.setText(str(tmp_path))
+    settle(qtbot, page)
+    wish = page.fit.wish()
+    assert wish is not None and wish.unmeasured and not (wish.feedback or wish.speed)
+    assert not pane.feedback.isEnabled() and "Not measured" in pane.words.text()
+    assert "nothing is measured" in page.fit.result.note.text() and not red_cards(page)
+    job = start(page)
+    qtbot.waitUntil(lambda: not job.is_active)
+    assert job.state == DONE and page.fit.result.summary.text().startswith("Not measured: Q4_K_M with types exchanged")
+    assert not page.fit.result.domains.isVisible() and "%" not in page.fit.result.figures.text()
 
 
 @pytest.mark.parametrize(

@@ -182,4 +182,6 @@ def test_methods_are_there_before_anything_was_measured(shown: Callable[..., Qua
     QTest.mouseClick(page.methods_button, Qt.MouseButton.LeftButton)
     assert page.charts.methods.isVisible() and page.charts.methods.nothing.isVisible()
     assert not page.table.isVisible() and not page.empty.isVisible()
+    charts = page.charts
+    assert charts.pareto.empty_text == charts.by_text.empty_text == "No quality was measured yet", "nothing runs"
     assert nameless(page) == []

@@ -55,9 +55,9 @@ def test_an_estimate_learns_from_what_a_step_took(pocket: Path) -> None:
     with converter.open_model(pocket) as model:
         info = model.info
     windows = fit_estimate.amounts(43, (8, 6), 1, 160)
-    assert windows == {"importance": 160, "probing": 8 * 174 + 36, "judging": 72}
+    assert windows == {"importance": 160, "probing": round(8 * (2 + 0.6 * 172)) + 36, "judging": 72}
     fit_estimate.learn(info, "importance", 160, 42.0)
-    fit_estimate.learn(info, "probing", 1500, 102.0)
+    fit_estimate.learn(info, "probing", 950, 102.0)
     found = fit_estimate.seconds(info, windows)
     assert round(found["importance"], 6) == 42.0 and 101 < found["probing"] + found["judging"] < 105
     (paths.cache() / "fit-rates.json").write_bytes(b'{"importance": -1, "probing": "x"}')
@@ -68,5 +68,6 @@ def test_an_estimate_knows_how_a_fit_works() -> None:
     assert fit_estimate._KEPT == KEPT_BYTES and fit_estimate._SMALL == SMALL_MODEL
     fields = {field.name: field.default for field in msgspec.structs.fields(FitTypes)}
     assert fields["context"] == fit_estimate.CONTEXT
+    assert fit_estimate.PROBED_PART == fit_costs.PROBED_PART
     assert fit_estimate.PROBES_EACH == fit_costs.PROBES_EACH and fit_estimate.PROBING_PART == fit_costs.PROBING
     assert (fit_estimate.JUDGE_WINDOWS, fit_estimate.JUDGING_PART) == (fitting.JUDGE_WINDOWS, fitting.JUDGING_PART)

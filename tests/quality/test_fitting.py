@@ -496,9 +496,10 @@ def test_a_goal_of_speed_decides_where_there_is_room(small: Path, importance: Pa
     assert nearest > 1 and 1 / fastest == pytest.approx(nearest, rel=3.0), "measured again, on a busy machine"
     arguments = ["fit", str(small), "-o", str(tmp_path / "x.gguf"), "--speed", "1e9", "--imatrix", str(importance)]
     assert cli.main(arguments) == 4, "now it is refused before anything begins"
-    found, _ = fitted(command(small, importance, budget=10_000_000, standard="Q8_0", windows=1, speed=nearest / 3))
+    # The pace is measured once more, maybe while other programs hold the cores: a goal that is met even then.
+    found, _ = fitted(command(small, importance, budget=10_000_000, standard="Q8_0", windows=1, speed=nearest / 30))
     assert found.decided in {"size", "speed", "both"} and found.speed > 0 and found.speed_threads >= 1
-    assert found.speed_predicted >= nearest / 3 * 0.999
+    assert found.speed_predicted >= nearest / 30 * 0.999
 
 
 def test_a_token_reads_a_part_of_some_tensors(tmp_path: Path) -> None:

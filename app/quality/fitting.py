@@ -139,7 +139,8 @@ class FitRun:
             origin = known_costs.origin(command.reference, sample.windows, command.imatrix, feedback=command.feedback)
             costs = known_costs.KnownCosts(command.costs, origin, strict=command.named)
             work = Work(command, encoder, spool, engines, sample, self._told, standard, choices, units, costs, clock)
-            self._told.plan(work.amount(judge))
+            repairing = command.feedback * sum(map(len, known.values())) * (1 + len(stages(choices)))
+            self._told.plan(work.amount(judge) + repairing)
             work.begin()
             work.probe()
             planned = self._judged(work, judge, work.chosen(), partial(self._repaired, work, source, known, repaired))
@@ -252,6 +253,7 @@ class FitRun:
             probes=work.probes,
             probes_known=work.taken,
             costs=work.told(),
+            repaired=len(shown.repaired),
         )
 
     def _units(self, choices: Mapping[str, Sequence[str]], seconds: float) -> Units:
@@ -292,14 +294,13 @@ class FitRun:
         late = 0 < 60 * REPAIRING_UNTIL * self._command.minutes <= self._told.spent
         if late or not stages(fed.fed):
             return []
-        self._told.say("Putting back what has moved")
         watched: list[Residual] = []
         models: list[Model] = []
         parts = {name: work.part(name, fed) for name in fed.types}
         with ExitStack() as stack:
             self._load(models, stack, watched)
-            engines = list(zip(models, watched, strict=True))
-            repair = Repair(engines, source, windows, self._stopped, self._told.note)
+            self._told.say("Putting back what has moved")
+            repair = Repair(list(zip(models, watched, strict=True)), source, windows, self._stopped, self._told.tick)
             for part in repair.run(parts, fed.fed):
                 spool.put(part)
         found = {name: put for name, kind in fed.types.items() if (put := spool.get(name, kind)) is not None}

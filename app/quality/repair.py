@@ -79,7 +79,7 @@ class Repair:
 
     def __init__(
         self, models: Sequence[tuple[Model, Residual]], source: SourceModel, windows: Windows,
-        stopped: Callable[[], bool] = lambda: False, ticked: Callable[[str], None] = lambda label: None,
+        stopped: Callable[[], bool] = lambda: False, ticked: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._engines: queue.SimpleQueue[tuple[Model, Residual, Grafts]] = queue.SimpleQueue()
         for model, residual in models:
@@ -182,7 +182,7 @@ class Repair:
             for start in range(0, len(self._windows), AHEAD * self._count):
                 for seen in pool.map(one, (window for _, window in self._windows[start : start + AHEAD * self._count])):
                     yield seen
-                    self._ticked("Putting back what has moved")
+                    self._ticked()
 
     def _rounded(self, name: str, part: Any, sums: Sums) -> list[Encoded]:
         """The matrix anew; nothing where its numbers do not allow it."""

@@ -27,8 +27,9 @@ PROBES_EACH, PROBED_PART, JUDGE_WINDOWS = 4, 0.6, 6
 PROBING_PART, JUDGING_PART = 0.6, 0.1
 """As :mod:`app.quality.fitting` has them, which loads the engine."""
 
-_FEEDBACK = 500
-"""Windows that error feedback is worth: it reads 160, and multiplies what goes in with itself."""
+_FEEDBACK = 1500
+"""Windows that error feedback is worth: it reads 160, and multiplies what goes in with itself; the repair reads them
+about seven times more."""
 
 _GUESS = {IMPORTANCE: 8.0e9, PROBING: 12.0e9}
 """Parameters times tokens a second on one core: somewhat less than Pocket reached on a first-generation EPYC."""
@@ -56,7 +57,7 @@ def amounts(
         PROBING: round(windows * probed * (2 + PROBED_PART * PROBES_EACH * tensors))
         + JUDGE_WINDOWS * judged
         + feedback * _FEEDBACK,
-        JUDGED: JUDGE_WINDOWS * judged * (2 + feedback),
+        JUDGED: JUDGE_WINDOWS * judged * (2 + 2 * feedback),
     }
 
 

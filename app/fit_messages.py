@@ -158,7 +158,8 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     ``speed_threads`` threads, ``speed_predicted`` as the planner had them, and ``decided``: which budget bound
     (:data:`converter.fit.SIZE`, ``SPEED`` or ``BOTH``). ``probes`` were needed, of which ``probes_known`` had been
     measured by an earlier run; ``costs`` are what they found. ``measured`` False: the types are by rule of thumb; all
-    figures but the bytes then say nothing.
+    figures but the bytes then say nothing. ``repaired``:
+    tensors that were rounded once more to put back what those before them have moved.
     """
 
     tensors: tuple[FittedTensor, ...]
@@ -182,6 +183,7 @@ class FitPlanned(msgspec.Struct, frozen=True, tag_field="message", tag="fit_plan
     probes_known: int = 0
     costs: tuple[TypeCost, ...] = ()
     measured: bool = True
+    repaired: int = 0
 
 
 class FitProgress(msgspec.Struct, frozen=True, tag_field="message", tag="fit_progress"):

@@ -119,6 +119,7 @@ def fit_data(found: Fitted) -> dict[str, Any]:
         "ratio": plan.ratio if plan.measured else None,
         "types_ratio": plan.types_ratio if plan.measured else None,
         "feedback": [tensor.name for tensor in plan.tensors if tensor.fed],
+        "repaired": plan.repaired,
         "refined": plan.refined,
         "shared": plan.shared,
         "gap": plan.gap if plan.measured else None,
@@ -171,7 +172,8 @@ def fit(found: Fitted) -> str:
     fed = sum(tensor.fed for tensor in plan.tensors)
     if fed:
         alone = f"the types alone: {plan.types_ratio:.2f}"
-        lines.append(f"{fed} of {len(plan.tensors)} tensors with error feedback; {alone}")
+        repaired = f", {plan.repaired} of them put back what others have moved" if plan.repaired else ""
+        lines.append(f"{fed} of {len(plan.tensors)} tensors with error feedback{repaired}; {alone}")
     if plan.refined:
         lines.append(f"refined blocks; the types alone: {plan.types_ratio:.2f}")
     if plan.speed:

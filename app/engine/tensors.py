@@ -67,6 +67,7 @@ def functions() -> Any:
         "ggml_mul_mat": (tensor, [pointer, tensor, tensor]),
         "ggml_mul_mat_id": (tensor, [pointer, tensor, tensor, tensor]),
         "ggml_get_rows": (tensor, [pointer, tensor, tensor]),
+        "ggml_add": (tensor, [pointer, tensor, tensor]),
         "ggml_view_2d": (tensor, [pointer, tensor, i64, i64, size, size]),
         "ggml_set_name": (tensor, [tensor, ctypes.c_char_p]),
         "ggml_get_name": (ctypes.c_char_p, [tensor]),
@@ -147,6 +148,23 @@ def lookup() -> int:
         library.ggml_free(context)
 
 
+@functools.cache
+def addition() -> int:
+    """The number of the operation ADD."""
+    check()
+    library = functions()
+    context = library.ggml_init(_InitParams(1 << 14, None, False))
+    try:
+        one, other = (library.ggml_new_tensor_2d(context, F32, 32, 8) for _ in range(2))
+        found = library.ggml_add(context, one, other)
+        sources = [_address(found[0].src[number]) for number in range(2)]
+        if library.ggml_op_name(found[0].op) != b"ADD" or sources != [_address(one), _address(other)]:
+            raise _unknown("Adding is done in another way.")
+        return int(found[0].op)
+    finally:
+        library.ggml_free(context)
+
+
 def in_memory(pointer: Pointer) -> bool:
     """Whether a tensor's numbers lie in the process's own memory."""
     return bool(functions().ggml_backend_buffer_is_host(pointer[0].buffer))
@@ -196,4 +214,16 @@ def array(pointer: Pointer, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return np.ndarray(shape, dtype, memory, 0, strides)
 
 
-__all__ = ["F32", "I32", "Pointer", "Tensor", "array", "check", "functions", "in_memory", "lookup", "no_memory"]
+__all__ = [
+    "F32",
+    "I32",
+    "Pointer",
+    "Tensor",
+    "addition",
+    "array",
+    "check",
+    "functions",
+    "in_memory",
+    "lookup",
+    "no_memory",
+]

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -53,8 +53,8 @@ PROBES_EACH = 4
 PROBING = 0.6
 """The part of the time that probes may take."""
 
-MOST_CANDIDATES = 4
-"""That are judged: types alone, refined, with error feedback, and the standard recipe."""
+MOST_CANDIDATES = 5
+"""That are judged: types alone, refined, with error feedback, with drift put back too, and the standard recipe."""
 
 LEAST_SLOPE, MOST_SLOPE = 0.8, 1.3
 """Between which the power lies by which a cost goes with a squared error."""
@@ -73,11 +73,13 @@ def grouped(names: Collection[str], together: int) -> Units:
 
 @dataclass(frozen=True)
 class Choices:
-    """Types of all tensors, the names of those that are rounded with error feedback, and how the others are."""
+    """Types of all tensors, the names of those that are rounded with error feedback, and how the others are;
+    ``repaired``: those of ``fed`` that are rounded anew (:mod:`app.quality.repair`)."""
 
     types: Mix
     fed: frozenset[str] = frozenset()
     refined: bool = False
+    repaired: Mapping[str, Part] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ class Work:
 
     def part(self, name: str, choices: Choices) -> Any:
         """A tensor as it is rounded in these choices."""
+        if name in choices.repaired:
+            return choices.repaired[name]
         kind = choices.types[name]
         fed = self._spool.get(name, kind) if name in choices.fed else None
         return fed or self._encoder.encoded(name, kind, refined=choices.refined)

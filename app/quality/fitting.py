@@ -13,7 +13,8 @@ In a large model a probe takes long. Tensors of one role in neighbouring layers 
 of them that all probes fit into the time that is given.
 
 With error feedback (:mod:`app.quality.feedback`) the tensors that are probed are those that it has rounded; the probes
-are made on windows that it has not seen, and the guard takes it back where it does not help.
+are made on windows that it has not seen, and the guard takes it back where it does not help. When the types are chosen,
+some tensors are rounded once more so that they put back what those before them have moved (:mod:`app.quality.repair`).
 
 At last the fitted types and the standard recipe are measured on texts that no step saw, again by grafts; the better one
 is kept.
@@ -38,6 +39,7 @@ import numpy as np
 from app import fit_speed, hardware
 from app.engine.covariance import Covariances
 from app.engine.model import Model
+from app.engine.residual import Residual
 from app.fit_messages import JUDGING, STANDARDS, TYPES, FitDomain, FitPlanned, FitTypes
 from app.protocol import Event, LoadOptions
 from app.quality import feedback, known_costs, pace, spreads
@@ -60,6 +62,7 @@ from app.quality.fit_costs import (
 from app.quality.fit_engines import By, Engines, Sample, Teller
 from app.quality.grading import SMALL_MODEL
 from app.quality.limits import MAX_CONTEXT, MIN_CONTEXT
+from app.quality.repair import Repair, stages
 from converter import imatrix, open_model, recipes
 from converter.fit import Solution, quickest, solve
 from converter.sources.base import SourceModel
@@ -74,6 +77,9 @@ JUDGING_PART = 0.1
 FEEDBACK_WINDOWS = 160
 """Of calibration text that error feedback takes its covariances from, over all texts. On Pocket 66 of 512 tokens were
 as good as 130."""
+
+REPAIRING_UNTIL = 0.8
+"""The part of the time after which no repair begins."""
 
 _LAYER_NUMBER = re.compile(r"blk\.(\d+)\.")
 
@@ -125,18 +131,19 @@ class FitRun:
             self._told.plan(judge.count)
             self._read(engines, judge)
             sample.forget_unknown()
-            spool = stack.enter_context(Spool())
+            spool, repaired = (stack.enter_context(Spool()) for _ in range(2))
+            known = _fewer({name: given.windows[name] for name in sample.windows}, FEEDBACK_WINDOWS)
             if command.feedback:
-                known = {name: given.windows[name] for name in sample.windows}
-                self._feed(source, _fewer(known, FEEDBACK_WINDOWS), choices, spool)
+                self._feed(source, known, choices, spool)
             units = self._units(choices, window * sample.count)
             origin = known_costs.origin(command.reference, sample.windows, command.imatrix, feedback=command.feedback)
             costs = known_costs.KnownCosts(command.costs, origin, strict=command.named)
             work = Work(command, encoder, spool, engines, sample, self._told, standard, choices, units, costs, clock)
-            self._told.plan(work.amount(judge))
+            repairing = command.feedback * sum(map(len, known.values())) * (1 + len(stages(choices)))
+            self._told.plan(work.amount(judge) + repairing)
             work.begin()
             work.probe()
-            planned = self._judged(work, judge, work.chosen())
+            planned = self._judged(work, judge, work.chosen(), partial(self._repaired, work, source, known, repaired))
             return msgspec.structs.replace(planned, standard=recipe, **self._timed(work, engines, planned))
 
     def _clock(
@@ -206,14 +213,17 @@ class FitRun:
         engines.run([partial(sample.keep, where) for where in sample.places()], self._told.tick)
         return (time.monotonic() - begun) / sample.count
 
-    def _judged(self, work: Work, judge: Sample, found: Solution) -> FitPlanned:
+    def _judged(
+        self, work: Work, judge: Sample, found: Solution, repaired: Callable[[Choices], list[Choices]]
+    ) -> FitPlanned:
         """All on texts that nothing has seen; the best one is kept."""
         types, standard = Choices(work.types(found)), Choices(work.standard)
         candidates = [types]
         if self._command.refined:
             candidates.append(replace(types, refined=True))
         if self._command.feedback:
-            candidates.append(work.guarded(types))
+            fed = work.guarded(types)
+            candidates += [fed, *repaired(fed)]
         *measured, usual = map(spreads.means, work.divergences(judge, [*candidates, standard], JUDGING))
         ratios = [_ratio(each, usual) for each in measured]
         best = min(range(len(candidates)), key=lambda number: (_worst(measured[number], usual) > 1.0, ratios[number]))
@@ -243,6 +253,7 @@ class FitRun:
             probes=work.probes,
             probes_known=work.taken,
             costs=work.told(),
+            repaired=len(shown.repaired),
         )
 
     def _units(self, choices: Mapping[str, Sequence[str]], seconds: float) -> Units:
@@ -276,15 +287,40 @@ class FitRun:
             for part, _ in encoder.encode(choices):
                 spool.put(part)
 
-    def _load(self, models: list[Model], stack: ExitStack) -> None:
-        """Into ``models``; ``stack`` closes them."""
+    def _repaired(
+        self, work: Work, source: SourceModel, windows: feedback.Windows, spool: Spool, fed: Choices
+    ) -> list[Choices]:
+        """The same with drift put back, by tensors in the ``spool``; none where nothing can, or there is no time."""
+        late = 0 < 60 * REPAIRING_UNTIL * self._command.minutes <= self._told.spent
+        if late or not stages(fed.fed):
+            return []
+        watched: list[Residual] = []
+        models: list[Model] = []
+        parts = {name: work.part(name, fed) for name in fed.types}
+        with ExitStack() as stack:
+            self._load(models, stack, watched)
+            self._told.say("Putting back what has moved")
+            repair = Repair(list(zip(models, watched, strict=True)), source, windows, self._stopped, self._told.tick)
+            for part in repair.run(parts, fed.fed):
+                spool.put(part)
+        found = {name: put for name, kind in fed.types.items() if (put := spool.get(name, kind)) is not None}
+        return [replace(fed, repaired=found)] if found else []
+
+    def _load(self, models: list[Model], stack: ExitStack, watched: list[Residual] | None = None) -> None:
+        """Into ``models``; ``stack`` closes them. Each with what it is ``watched`` by, where that is asked for."""
         command = self._command
         cores = command.threads or hardware.physical_cores()
-        outputs = command.context - first_scored(command.context)
+        outputs = 0 if watched is not None else command.context - first_scored(command.context)
         options = LoadOptions(context=command.context, threads=cores)
         self._told.say("Loading the reference")
         while True:
-            model = Model.load(command.reference, options, lambda _: not self._stopped(), outputs=outputs, repack=False)
+            residual = None if watched is None else Residual()
+            if watched is not None and residual is not None:
+                watched.append(residual)
+            model = Model.load(
+                command.reference, options, lambda _: not self._stopped(),
+                outputs=outputs, repack=False, capture=residual,
+            )  # fmt: skip
             models.append(stack.enter_context(model))
             self._on_model(model)
             if model.memory().weights >= SMALL_MODEL or len(models) == cores:

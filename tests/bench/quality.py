@@ -6,7 +6,7 @@ Usage: python -m tests.bench.quality [--models pocket,0.2B-128k] [--windows 2,8]
 Prints one JSON object. Both read the same two files and the same windows of 512 tokens of one text, on as many threads:
 we have the reference's answers in a ``.qref`` file, the tool has them in its base file (``--kl-divergence``). Every run
 is a whole process. A window costs the difference of a long and a short run over the difference of their windows, so
-that loading and starting do not count; ``processor`` is the processor's time of all threads, which other programs on
+that loading and starting do not count; threads wait as either program has it by itself; ``processor`` is the processor's time of all threads, which other programs on
 the machine disturb less than ``seconds``. ``both`` (``--both``) is the same for a reference that has to compute as
 well: our run of two models, and the tool's two passes. Ratios are the tool's time over ours within a repeat, their
 median.
@@ -56,8 +56,7 @@ class Cost:
 
     def run(self, windows: int, command: Sequence[str]) -> None:
         usage, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-        done = subprocess.run(list(command), capture_output=True, text=True, check=False, env=environment)
+        done = subprocess.run(list(command), capture_output=True, text=True, check=False)
         wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
@@ -220,7 +219,7 @@ def main() -> None:
     options.windows = tuple(int(count) for count in options.windows.split(","))
     if "OPENBLAS_NUM_THREADS" not in os.environ:  # as in a worker; numpy reads it when it is loaded
         command = [sys.executable, "-m", "tests.bench.quality", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"})
+        os.execve(sys.executable, command, {**os.environ, "OPENBLAS_NUM_THREADS": "1"})
     options.tool = reference_tool.build()
     report: dict[str, Any] = {
         "cpu": kernels.cpu() or hardware.cpu_name(),

@@ -5,11 +5,11 @@ Usage: python -m tests.bench.quality [--models pocket,0.2B-128k] [--windows 2,8]
 
 Prints one JSON object. Both read the same two files and the same windows of 512 tokens of one text, on as many threads:
 we have the reference's answers in a ``.qref`` file, the tool has them in its base file (``--kl-divergence``). Every run
-is a whole process. A window costs the difference of a long and a short run over the difference of their windows, so
-that loading and starting do not count; threads wait as either program has it by itself; ``processor`` is the processor's time of all threads, which other programs on
-the machine disturb less than ``seconds``. ``both`` (``--both``) is the same for a reference that has to compute as
-well: our run of two models, and the tool's two passes. Ratios are the tool's time over ours within a repeat, their
-median.
+is a whole process, whose threads wait as the program has it by itself. A window costs the difference of a long and a
+short run over the difference of their windows, so that loading and starting do not count; ``processor`` is the
+processor's time of all threads, which other programs on the machine disturb less than ``seconds``. ``both``
+(``--both``) is the same for a reference that has to compute as well: our run of two models, and the tool's two passes.
+Ratios are the tool's time over ours within a repeat, their median.
 
 ``inside`` is our run looked at from within, once: which part of the time from its first window to its last is the
 engine's decode, the product of the kept states with the output matrix, the kernels' walk over the logits, and all else.

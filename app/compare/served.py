@@ -60,7 +60,7 @@ class ServedScorer:
 
     async def _as_reference(self, command: Score) -> Scored:
         scorer = await self._scorer(self._vocabulary)
-        prompt = await (scorer.prompt(command.messages) if command.messages else _opening(scorer))
+        prompt = await (scorer.prompt(command.messages) if command.messages else scorer.opening())
         answer = await _cut(scorer, command.answer)
         probe = await scorer.tokenize(PROBE, special=True)
         if prompt is None or answer is None or probe is None:
@@ -160,10 +160,6 @@ class ServedScorer:
             f"{host(self._client.url)}. {detail}",
             "Compare models of the same vocabulary.",
         )
-
-
-async def _opening(scorer: Scorer) -> list[int] | None:
-    return await scorer.tokenize("", special=True, ends=True)
 
 
 async def _cut(scorer: Scorer, text: str) -> list[int] | None:

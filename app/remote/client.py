@@ -185,6 +185,10 @@ class Client:
         request.extensions["timeout"] = httpx2.Timeout(CONNECT_TIMEOUT, read=self._silence).as_dict()
         return await self._whole(request, limit)
 
+    async def read(self, address: str, limit: int) -> bytes:
+        """What is to be read at ``address``, at most ``limit`` bytes."""
+        return await self._whole(self._http.build_request("GET", address), limit)
+
     async def chat(
         self,
         model: str,

@@ -168,6 +168,21 @@ class Scorer:
                     raise
         return await self._tokens({"messages": told, "add_generation_prompt": True}, size)
 
+    async def opening(self) -> list[int] | None:
+        """What stands before a text that stands by itself: what the model puts there, else the token that begins or
+        ends a text; empty without one, None if the server does not say how it cuts text."""
+        found = await self.tokenize("", special=True, ends=True)
+        if found != []:
+            return found
+        try:  # llama.cpp's server names them
+            props = msgspec.json.decode(await self._client.read(f"{self.root}/props", _REST_BYTES), type=_Props)
+        except (RemoteError, msgspec.DecodeError) as error:
+            if isinstance(error, RemoteError) and not _is_a_no(error):
+                raise
+            return []
+        named = [await self.tokenize(name, special=True) for name in (props.bos_token, props.eos_token) if name]
+        return next((tokens for tokens in named if tokens is not None and len(tokens) == 1), [])
+
     async def _tokens(self, content: Mapping[str, Any], size: int) -> list[int] | None:
         """What ``/tokenize`` answers; None for a no, or for what are no tokens."""
         try:
@@ -270,6 +285,11 @@ class _Base:
 
     def odds(self, tokens: Sequence[int], first: int) -> AsyncIterator[Position]:
         raise NotImplementedError
+
+
+class _Props(msgspec.Struct):
+    bos_token: str = ""
+    eos_token: str = ""
 
 
 class _Rendered(msgspec.Struct):

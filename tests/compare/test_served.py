@@ -133,6 +133,13 @@ def test_a_text_of_ones_own_stands_by_itself(talk: Talk, tmp_path: Path) -> None
         own = ask(talk, fake, messages=())
     right = [row[token] for row, token in zip(rows(0, [OPENING]), TOKENS, strict=True)]
     assert [math.log(token.probability) for token in own.tokens] == pytest.approx(right)
+    # A vocabulary without a token that begins texts: the one that ends them.
+    with server(0, ends="end") as fake:
+        own = ask(talk, fake, messages=())
+    right = [row[token] for row, token in zip(rows(0, split("end")), TOKENS, strict=True)]
+    assert [math.log(token.probability) for token in own.tokens] == pytest.approx(right)
+    with server(0, ends="") as fake:
+        assert ask(talk, fake, messages=()).code == "empty_prompt"
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,10 @@ class FakeServer:
 
     ``scores`` are the log-probabilities that it has of every next token, given those before it; without them it knows
     no text of others. It tells them in the ``form`` of ``llama``, ``vllm`` (``most`` of a position) or ``echo``, and
-    ``split`` cuts texts, before which :data:`OPENING` may stand, and conversations as :func:`rendered` writes them.
-    After ``honest`` good answers of that kind comes what ``lie`` says: ``few``, ``other`` ids, ``twice`` one id,
-    ``much``, ``null``, ``positive``, ``cut`` (the connection closes), ``stall``, ``shifted`` (positions are missing),
-    ``dead``.
+    ``split`` cuts texts, before which :data:`OPENING` may stand (not if a token that ``ends`` texts is named), and
+    conversations as :func:`rendered` writes them. After ``honest`` good answers of that kind comes what ``lie`` says:
+    ``few``, ``other`` ids, ``twice`` one id, ``much``, ``null``, ``positive``, ``cut`` (the connection closes),
+    ``stall``, ``shifted`` (positions are missing), ``dead``.
     """
 
     key: str = ""
@@ -60,6 +60,7 @@ class FakeServer:
     form: str = "llama"
     split: Callable[[str], list[int]] | None = None
     most: int = 1 << 30
+    ends: str | None = None
     honest: int = 1 << 30
     lie: str = ""
     tls: ssl.SSLContext | None = None
@@ -122,6 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self._let_in(None) and self.path == "/v1/models":
             self._json(200, self.fake.listing())
+        elif self.path == "/props" and self.fake.ends is not None:
+            self._json(200, {"bos_token": "", "eos_token": self.fake.ends, "model_path": "/m/x.gguf"})
         elif self.fake.status == 200 and self._known():
             self._json(404, {"error": {"message": "no such page"}})
 
@@ -178,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/apply-template" and fake.form == "llama":
             self._json(200, {"prompt": conversation})
         elif self.path == "/tokenize" and "content" in body:
-            start = [OPENING] if body["add_special"] else []
+            start = [OPENING] if body["add_special"] and fake.ends is None else []
             self._json(200, {"tokens": start + fake.split(body["content"])})
         elif self.path == "/tokenize" and fake.form == "vllm":
             self._json(200, {"tokens": [OPENING, *fake.split(conversation)]})

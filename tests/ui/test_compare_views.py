@@ -207,32 +207,34 @@ def test_a_served_column_is_shaded_like_one_of_this_machine(
     expected = page.run().parts[1].scored
     for served in (0, 1):
         server = start(Path(models[served]), tmp_path, "-c", "1024", "--alias", "pocket")
-        known = ServerState("llama.cpp", (ServedModel("pocket", 1024, 2048),), 0.01)
-        context.servers.put(Server(f"Desk {served}", server.url), known)
-        paths = [*models[:served], model_path(f"Desk {served}", "pocket"), *models[served + 1 :]]
-        page.receive({"reference": paths[0], "models": paths[1:]})
-        page.ask(PROMPT)
-        done(qtbot, page)
-        found = page.run().parts[1].scored
-        assert [token.text for token in found.tokens] == [token.text for token in expected.tokens]
-        # A row alone is computed a little otherwise than one of a batch.
-        assert found.mean_kld == pytest.approx(expected.mean_kld, rel=0.02) and not found.bounds
-        klds = [[token.kld for token in each.tokens] for each in (found, expected)]
-        assert klds[0] == pytest.approx(klds[1], abs=0.02)
-        page.show_view(DIVERGENCE)
-        for column, tokens in zip(page.columns, answers, strict=True):
-            assert [token.text for token in column.divergence.tokens()] == [token.text for token in tokens]
-        worst = int(np.argmax(klds[0]))
-        assert page.columns[1].divergence.token_color(worst).alphaF() > 0
-        # A text of one's own too.
-        page.options.what.setCurrentIndex(1)
-        page.composer.set_text("Once upon a time there was a fox. Zyx!")
-        qtbot.keyClick(page.composer.field, Qt.Key.Key_Return)
-        done(qtbot, page)
-        assert page.run().parts[1].scored.mean_kld > 0
-        page.options.what.setCurrentIndex(0)
-        server.process.terminate()
-        server.process.wait(60)
+        try:
+            known = ServerState("llama.cpp", (ServedModel("pocket", 1024, 2048),), 0.01)
+            context.servers.put(Server(f"Desk {served}", server.url), known)
+            paths = [*models[:served], model_path(f"Desk {served}", "pocket"), *models[served + 1 :]]
+            page.receive({"reference": paths[0], "models": paths[1:]})
+            page.ask(PROMPT)
+            done(qtbot, page)
+            found = page.run().parts[1].scored
+            assert [token.text for token in found.tokens] == [token.text for token in expected.tokens]
+            # A row alone is computed a little otherwise than one of a batch.
+            assert found.mean_kld == pytest.approx(expected.mean_kld, rel=0.02) and not found.bounds
+            klds = [[token.kld for token in each.tokens] for each in (found, expected)]
+            assert klds[0] == pytest.approx(klds[1], abs=0.02)
+            page.show_view(DIVERGENCE)
+            for column, tokens in zip(page.columns, answers, strict=True):
+                assert [token.text for token in column.divergence.tokens()] == [token.text for token in tokens]
+            worst = int(np.argmax(klds[0]))
+            assert page.columns[1].divergence.token_color(worst).alphaF() > 0
+            # A text of one's own too.
+            page.options.what.setCurrentIndex(1)
+            page.composer.set_text("Once upon a time there was a fox. Zyx!")
+            qtbot.keyClick(page.composer.field, Qt.Key.Key_Return)
+            done(qtbot, page)
+            assert page.run().parts[1].scored.mean_kld > 0
+            page.options.what.setCurrentIndex(0)
+        finally:
+            server.process.terminate()
+            server.process.wait(60)
 
 
 def test_a_set_that_is_no_set_leaves_the_old_one_and_words_stay_words(

@@ -21,6 +21,7 @@ from converter.sources import dequantize
 from converter.sources.files import ByteFile
 from converter.sources.gathered import file_tensor
 from converter.sources.safetensors import read_header
+from tests.converter.reference.environment import cache
 from tests.converter.test_dequantize import bf16
 
 MAKE = Path(__file__).parent.parent / "golden" / "make_quantized.py"
@@ -36,8 +37,7 @@ def libraries() -> Path:
     if given:
         return Path(given)
     stamp = sha256(repr((PACKAGES, BARE, sys.version_info[:2])).encode()).hexdigest()[:16]
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    target = Path(root) / "quench-tests" / f"quantization-{stamp}"
+    target = cache() / f"quantization-{stamp}"
     python = target / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not (target / "complete").is_file():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(target)], check=True)

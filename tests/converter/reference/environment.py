@@ -23,10 +23,12 @@ PACKAGES = ("torch==2.13.0", "transformers==5.24.0", "peft==0.21.2", "mlx==0.32.
             "safetensors", "sentencepiece", "protobuf", "numpy<3", "pyyaml", "requests", "tqdm")  # fmt: skip
 
 
+_ROOT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")  # before a test gets a home of its own
+
+
 def cache() -> Path:
     """Where environments of tests are kept."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "quench-tests"
+    return _ROOT / "quench-tests"
 
 
 def sources() -> Path:

@@ -13,6 +13,7 @@ from app import console
 from app.commands import Result, absolute, check_prompt
 from app.compare import align, documents
 from app.compare.results import Comparison, names_of
+from app.quality import numbers
 from app.quality.prompts import BUNDLED, load
 from app.remote.address import is_remote
 from converter.spec import QuenchError
@@ -63,7 +64,7 @@ def _one(found: Comparison) -> str:
         if column.first_divergence >= 0:
             head += f"  parts at token {column.first_divergence}"
         if column.scored:
-            head += f"  KLD {documents.AT_LEAST if column.bounds else ''}{column.kld:.4f}  top-1 {column.top1:.1%}"
+            head += f"  KLD {numbers.AT_LEAST if column.bounds else ''}{column.kld:.4f}  top-1 {column.top1:.1%}"
         elif column.unscored:
             head += f"  no divergence: {column.unscored}"
         if column.tokens_per_second:
@@ -85,7 +86,7 @@ def _many(found: Comparison) -> str:
         words += f"  half have parted after {half} tokens" if half is not None else "  fewer than half ever part"
         if scored:
             kld, top1 = (sum(getattr(each, key) for each in scored) / len(scored) for key in ("kld", "top1"))
-            least = documents.AT_LEAST if any(each.bounds for each in scored) else ""
+            least = numbers.AT_LEAST if any(each.bounds for each in scored) else ""
             words += f"  KLD {least}{kld:.4f}  top-1 {top1:.1%}"
         lines.append(words)
     return "\n".join(lines)

@@ -18,7 +18,6 @@ from app.protocol import ScoredToken
 from app.quality import numbers
 from converter.spec import QuenchError
 
-AT_LEAST = "\N{GREATER-THAN OR EQUAL TO} "
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 
@@ -56,7 +55,7 @@ def figures(column: Column, *, reference: bool) -> dict[str, str]:
     dash, scored = numbers.NONE, column.scored and not reference
     memory = column.memory.anonymous
     return {
-        "Mean KLD": f"{AT_LEAST if column.bounds else ''}{numbers.number(column.kld)} nats" if scored else dash,
+        "Mean KLD": f"{numbers.AT_LEAST if column.bounds else ''}{numbers.number(column.kld)} nats" if scored else dash,
         "Same first choice": f"{column.top1:.1%}" if scored else dash,
         "Parts at token": (str(column.first_divergence + 1) if column.first_divergence >= 0 else "never")
         if scored
@@ -194,6 +193,6 @@ def save(comparison: Comparison, path: Path) -> None:
 
 
 __all__ = [
-    "AT_LEAST", "FORMS", "document", "figures", "in_words", "markdown", "one_line", "plain", "quoted", "save",
+    "FORMS", "document", "figures", "in_words", "markdown", "one_line", "plain", "quoted", "save",
     "survival_of", "table",
 ]  # fmt: skip

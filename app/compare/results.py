@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from app.compare.align import alike, common_prefix, pieces
 from app.compare.recipes import split
 from app.memory_messages import Memory
 from app.protocol import Replied, Scored, ScoredToken
@@ -101,6 +102,16 @@ def make_column(
     )
 
 
+def aligned(reference: Column | None, text: str, tokens: tuple[str, ...] | None) -> tuple[tuple[str, ...], int]:
+    """``own`` and ``common`` of an answer; without a ``reference`` it is the reference's. ``tokens`` None: nobody tells
+    them."""
+    if reference is None:
+        own = tokens if tokens is not None else pieces(text)
+        return own, len(own)
+    theirs, own = alike(reference.text, reference.own if reference.scored else None, text, tokens)
+    return own, common_prefix(theirs, own)
+
+
 UNSCORABLE = frozenset({"no_probabilities", "bad_probabilities", "different_tokens", "empty_prompt"})
 """Codes of what leaves a served model's answer without divergences, and is no reason to ask it again."""
 
@@ -127,4 +138,4 @@ def _name(path: str) -> str:
     return f"{Path(source).name} · {recipe}" if recipe else Path(path).stem
 
 
-__all__ = ["UNSCORABLE", "Column", "Comparison", "Entry", "make_column", "names_of", "short_names"]
+__all__ = ["UNSCORABLE", "Column", "Comparison", "Entry", "aligned", "make_column", "names_of", "short_names"]

@@ -12,8 +12,8 @@ import msgspec
 from app import conversion, paths, settings
 from app.child import SERVER_KEY_VARIABLE
 from app.compare import batches, recipes
-from app.compare.align import alike, common_prefix, pieces
-from app.compare.results import UNSCORABLE, Column, Comparison, Entry, make_column
+from app.compare.align import pieces
+from app.compare.results import UNSCORABLE, Column, Comparison, Entry, aligned, make_column
 from app.protocol import ChatMessage, Event, LoadOptions, Sampling, Scored
 from app.quality.prompts import NO_SLICE, Prompt
 from app.remote.address import find, is_remote, split_path
@@ -127,13 +127,10 @@ def _answer(
         tokens = _texts(scored)
     elif not is_remote(path):
         tokens = _texts(session.score(messages, reply.text))
-    own, common = tokens if tokens is not None else pieces(reply.text), 0
-    if reference is not None:
-        theirs, own = alike(reference.text, reference.own if reference.scored else None, reply.text, tokens)
-        common = common_prefix(theirs, own)
+    own, common = aligned(reference, reply.text, tokens)
     return make_column(
         path, reply.text, reply.end, scored, reference=place == 0, own=own,
-        common=common if reference is not None else len(own), size=_bytes(path), unscored=why,
+        common=common, size=_bytes(path), unscored=why,
     )  # fmt: skip
 
 

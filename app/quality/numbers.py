@@ -8,6 +8,8 @@ from app.measure_messages import Estimate
 from app.proportions import Z95, wilson
 
 NONE = "–"
+AT_LEAST = "≥ "
+"""In front of a figure that is a lower bound."""
 
 
 def size(count: float) -> str:
@@ -71,6 +73,7 @@ def probability(value: float) -> str:
 
 
 __all__ = [
+    "AT_LEAST",
     "NONE",
     "Z95",
     "decimals",

@@ -208,7 +208,7 @@ def _verdicts(result: QualityResult) -> str:
 
 def _least(each: CandidateQuality) -> str:
     """In front of a divergence: nothing, or a sign that it is a lower bound."""
-    return "≥ " if each.at_least else ""
+    return numbers.AT_LEAST if each.at_least else ""
 
 
 def _told(each: CandidateQuality) -> str:
@@ -277,7 +277,7 @@ def _alone_row(each: CandidateQuality, reference: bool, asked: bool) -> list[str
     n = sum(score.n for score in each.tasks.values())
     solved = sum(score.correct for score in each.tasks.values())
     memory = each.memory.anonymous + each.memory.weights
-    hidden = "≥ " if each.told is not None and each.told.hidden else ""
+    hidden = numbers.AT_LEAST if each.told is not None and each.told.hidden else ""
     return [
         named_badge(each),
         hidden + _stacked(numbers.interval(each.perplexity)),

@@ -19,6 +19,7 @@ from PySide6.QtWidgets import (
 from app import library
 from app.compare import align, recipes
 from app.protocol import Scored, Tokens
+from app.quality.numbers import AT_LEAST
 from app.remote.address import is_remote
 from app.ui import format as fmt
 from app.ui.compare_making import expected_bytes, made_file
@@ -467,4 +468,4 @@ class Column(QFrame):
 
 def _divergence(scored: Scored) -> str:
     """Mean divergence in nats; of a server that tells its likeliest tokens only, the least that it can be."""
-    return ("\N{GREATER-THAN OR EQUAL TO} " if scored.bounds else "") + fmt.significant(scored.mean_kld, 3)
+    return (AT_LEAST if scored.bounds else "") + fmt.significant(scored.mean_kld, 3)

@@ -13,13 +13,13 @@ from PySide6.QtCore import QObject, Signal
 
 from app import paths
 from app.compare import batches, recipes
-from app.compare.align import alike, common_prefix, pieces
 from app.compare.batches import Step
 from app.compare.results import (
     UNSCORABLE,
     Column,
     Comparison,
     Entry,
+    aligned,
     make_column,
     names_of,
     short_names,
@@ -253,10 +253,7 @@ class QueueRun(QObject):
         step, path = self._step, self.models[self._step.model]
         reference = self.rows[step.prompt][0] if step.model else None
         tokens = tuple(token.text for token in own.tokens) if own is not None else None
-        mine, common, why = tokens if tokens is not None else pieces(self._text), 0, self._unscored
-        if reference is not None:
-            theirs, mine = alike(reference.text, reference.own if reference.scored else None, self._text, tokens)
-            common, why = common_prefix(theirs, mine), why or reference.unscored
+        mine, common = aligned(reference, self._text, tokens)
         self._put(
             make_column(
                 path,
@@ -265,9 +262,9 @@ class QueueRun(QObject):
                 self._scored,
                 reference=step.model == 0,
                 own=mine,
-                common=common if reference is not None else len(mine),
+                common=common,
                 size=0 if is_remote(path) else expected_bytes(self._context, path),
-                unscored=why,
+                unscored=self._unscored or (reference.unscored if reference is not None else ""),
             )
         )
         self._go_on()

@@ -13,6 +13,7 @@ from PySide6.QtWidgets import QStyleOptionViewItem
 
 from app.measure_messages import CandidateQuality
 from app.quality.figures import told
+from app.quality.numbers import AT_LEAST
 from app.remote.address import is_remote, split_path
 from app.ui import format as fmt
 from app.ui.glossary import explain
@@ -108,12 +109,12 @@ def _shift(figures: CandidateQuality) -> str:
 
 def _least(figures: CandidateQuality) -> str:
     """In front of a divergence: nothing, or a sign that it is a lower bound."""
-    return "≥ " if figures.at_least else ""
+    return AT_LEAST if figures.at_least else ""
 
 
 def _hidden(figures: CandidateQuality) -> str:
     """The same for a perplexity."""
-    return "≥ " if figures.told is not None and figures.told.hidden else ""
+    return AT_LEAST if figures.told is not None and figures.told.hidden else ""
 
 
 COLUMNS = (

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> Result:
     command = MeasureMethods(
         reference=model,
         texts=chosen_texts(options.text),
-        methods=tuple(part.strip() for part in options.methods.split(",")) if options.methods else (),
+        methods=tuple(part.strip().lower() for part in options.methods.split(",")) if options.methods else (),
         files=tuple(absolute(path) for path in options.file),
         calibration=named_texts([options.calibration]) if options.calibration else (),
         context=options.context,

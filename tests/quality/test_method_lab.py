@@ -113,10 +113,10 @@ def test_the_command_refuses_before_it_reads_a_model_and_keeps_what_it_measured(
     short: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = str(tmp_path / "nowhere")
-    assert main(["methods", nowhere, "--methods", "nope", "--json"]) == 2
+    assert main(["methods", nowhere, "--methods", "Q4_K_M, nope", "--json"]) == 2
     assert "no method called nope" in json.loads(capsys.readouterr().out)["error"]["detail"]
     path = str(short("F32"))
-    arguments = ["methods", path, "--methods", "int8", "--text", "prose", "--context", "64", "--chunks", "2", "--json"]
+    arguments = ["methods", path, "--methods", "INT8", "--text", "prose", "--context", "64", "--chunks", "2", "--json"]
     assert main(arguments) == 0
     told = json.loads(capsys.readouterr().out)["methods"][0]["kld"]["value"]
     with contextlib.closing(Store(paths.database())) as store:

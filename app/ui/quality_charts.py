@@ -21,7 +21,8 @@ from app.ui.widgets import icon_button
 if TYPE_CHECKING:
     from app.ui.context import Context
 
-WIDE = 720
+WIDE, LEAST = 720, 320
+"""Pixels from which on two charts stand side by side, and those that the first of them has at least."""
 
 
 def labels(figures: list[CandidateQuality]) -> dict[str, str]:
@@ -225,8 +226,9 @@ class QualityCharts(QWidget):
             action.triggered.connect(lambda _=False, place=place: self.tabs.setCurrentIndex(place))
 
     def _arrange(self) -> None:
-        """Side by side where there is room, else size against divergence becomes the first tab."""
-        wide = self.width() >= WIDE
+        """Side by side where there is room, else size against divergence becomes the first tab: it is shown unless
+        another than the usual one was chosen."""
+        wide = self.width() >= max(WIDE, LEAST + self.splitter.handleWidth() + self.tabs.minimumSizeHint().width())
         inside = self.tabs.indexOf(self.pareto) >= 0
         if wide and inside:
             self.tabs.removeTab(self.tabs.indexOf(self.pareto))
@@ -234,5 +236,7 @@ class QualityCharts(QWidget):
             self.pareto.show()
             self.splitter.setSizes([self.width() // 2, self.width() // 2])
         elif not wide and not inside:
+            usual = self.tabs.currentWidget() is self.histogram
             self.tabs.insertTab(0, self.pareto, self.tr("Size"))
-            self.tabs.setCurrentIndex(0)
+            if usual:
+                self.tabs.setCurrentIndex(0)

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtTest import QTest
+from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
 from app import measurements
@@ -176,10 +177,14 @@ def test_methods_are_measured_and_kept(qtbot: QtBot, context: Context, library: 
     assert panel.table.rows.rows == list(kept.rows), "the last whole result is shown again"
 
 
-def test_methods_are_there_before_anything_was_measured(shown: Callable[..., QualityPage]) -> None:
+@pytest.mark.parametrize("width", [1192, 872], ids=["usual", "small"])
+def test_methods_are_there_before_anything_was_measured(shown: Callable[..., QualityPage], width: int) -> None:
     page = shown(QualityPage)
+    page.resize(width, 572)
     assert not page.charts.isVisible()
     QTest.mouseClick(page.methods_button, Qt.MouseButton.LeftButton)
+    QApplication.processEvents()  # now the charts have their room, and are arranged for it
+    assert (page.charts.tabs.indexOf(page.charts.pareto) >= 0) == (width < 1000)
     assert page.charts.methods.isVisible() and page.charts.methods.nothing.isVisible()
     assert not page.table.isVisible() and not page.empty.isVisible()
     charts = page.charts

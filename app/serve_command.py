@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from app import console
+from app import console, edges
 from app.child import SERVING_TOKEN_VARIABLE, Child
 from app.commands import Result, absolute, machines_of
 from app.protocol import Command, Complete, Failed, Generate, Load, Loaded, Loading, LoadOptions, Stop
@@ -46,12 +46,9 @@ def serve(options: argparse.Namespace) -> Result:
         )  # fmt: skip
         with Child("serve") as web:
             relay = _Relay(model, web)
-            try:
+            with edges.endings(lambda *_: relay.end()):
                 relay.run(start)
-            except KeyboardInterrupt:
-                web.cancel()
-                relay.drain()
-                model.cancel()
+            model.cancel()
     counts = relay.counts
     data = {
         "url": relay.url,
@@ -93,11 +90,12 @@ class _Relay:
         self._model = model
         self._web = web
         self._death: QuenchError | None = None
+        self._ended = False
         self.url = ""
         self.counts = Served(0, 0, 0)
 
     def run(self, start: StartServing) -> None:
-        """Until one of the processes ends, which is an error."""
+        """Until :meth:`end`, with the web's last word on how much it has done; an end before that is an error."""
         self._web.send(start)
         threading.Thread(target=self._answers, name="answers", daemon=True).start()
         for event in self._web.events():
@@ -110,14 +108,16 @@ class _Relay:
                 self._model.send(event)
             elif isinstance(event, Failed):
                 raise event.to_error()
-        died = QuenchError("engine_died", "The serving process ended.", exit_status=5)
-        raise self._death or self._web.wait().error or died
+        if self._death is not None or not self._ended:
+            died = QuenchError("engine_died", "The serving process ended.", exit_status=5)
+            raise self._death or self._web.wait().error or died
 
-    def drain(self) -> None:
-        """The last words of the web's process: how much it has done."""
-        for event in self._web.events():
-            if isinstance(event, Served):
-                self.counts = event
+    def end(self) -> None:
+        """Close up. For a signal's handler: an exception out of one would take what is just being read with it, and
+        the line may be just being written to."""
+        if not self._ended:
+            self._ended = True
+            threading.Thread(target=self._web.cancel, name="end", daemon=True).start()
 
     def _answers(self) -> None:
         for event in self._model.events():

@@ -67,7 +67,8 @@ class _Desk:
         self._loop = asyncio.new_event_loop()
         self._open: dict[int, _Exchange] = {}
         self._last = 0
-        self._counts: Counts | None = None
+        self._counts = Counts(0, 0, 0)
+        self._untold = False
         config = uvicorn.Config(
             Service(start, self._ask, self._count),
             log_config=None,
@@ -122,14 +123,14 @@ class _Desk:
             exchange.events.put_nowait(event)
 
     def _count(self, counts: Counts) -> None:
-        if self._counts is None:
-            self._loop.call_later(_COUNT_SECONDS, self._tell)
         self._counts = counts
+        if not self._untold:
+            self._untold = True
+            self._loop.call_later(_COUNT_SECONDS, self._tell)
 
     def _tell(self) -> None:
-        if self._counts is not None:
-            self._connection.send(Served(*self._counts))
-        self._counts = None
+        self._untold = False
+        self._connection.send(Served(*self._counts))
 
 
 def _listen(start: StartServing) -> socket.socket:

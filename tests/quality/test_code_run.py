@@ -44,12 +44,12 @@ HOSTILE = {
     "exit": ("raise SystemExit(0)", "SystemExit"),
     "hard exit": ("import os; os._exit(0)", "left before"),
     "forged answer": (
-        'import os\nfor fd in range(3, 30):\n    try: os.write(fd, b\'{"passed": true, "secret": ""}\\n\')\n'
+        'import os\nfor fd in range(3, 4096):\n    try: os.write(fd, b\'{"passed": true, "secret": ""}\\n\')\n'
         "    except OSError: pass\nos._exit(0)",
         "left before",
     ),
     "flooded answer": (
-        "import os\nwhile True:\n  for fd in range(3, 30):\n    try: os.write(fd, b'x' * 65536)\n"
+        "import os\nwhile True:\n  for fd in range(3, 4096):\n    try: os.write(fd, b'x' * 65536)\n"
         "    except OSError: pass",
         "left before",
     ),

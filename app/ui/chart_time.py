@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyqtgraph as pg
-from PySide6.QtCore import QTimer
-from PySide6.QtWidgets import QGraphicsItem, QWidget
+from PySide6.QtCore import QPointF, QRectF, Qt, QTimer
+from PySide6.QtGui import QPainter, QPen
+from PySide6.QtWidgets import QGraphicsItem, QStyleOptionGraphicsItem, QWidget
 
 from app.ui.chart_frame import Cell, ChartFrame
 from app.ui.chart_parts import SeriesStyle, byte_unit, decimal, quantity, step_digits
@@ -41,6 +42,71 @@ class Ring:
         if self._count <= size:
             return self._data[:, : self._count]
         return np.roll(self._data, -(self._count % size), axis=1)
+
+
+class LiveCurve(pg.GraphicsObject):
+    """A line through values that come one by one. pyqtgraph's own curve looks through all its data several times for
+    each picture, which was most of what a live chart cost."""
+
+    DOT = 3.0
+    """Radius in pixels of a lone point: a line through one is not seen."""
+    PEN = DOT + 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._times = self._values = np.zeros(0)
+        self._bounds = self._room = QRectF()
+        self._pen = pg.mkPen()
+
+    def set_pen(self, pen: QPen) -> None:
+        self._pen = pen
+        self.update()
+
+    def set_data(self, times: np.ndarray, values: np.ndarray) -> None:
+        """Times (n,) ascending and values (n,), both finite."""
+        self._times, self._values = times, values
+        if len(times):
+            low, high = float(values.min()), float(values.max())
+            self._bounds = QRectF(times[0], low, times[-1] - times[0], high - low)
+        else:
+            self._bounds = QRectF()
+        self.viewTransformChanged()
+        self.update()
+
+    def viewTransformChanged(self) -> None:
+        """Where it paints: its values, and some pixels around them, whatever those are now."""
+        across, up = self.pixelVectors()
+        x, y = (0.0, 0.0) if across is None or up is None else (self.PEN * across.x(), self.PEN * abs(up.y()))
+        self.prepareGeometryChange()
+        self._room = self._bounds.adjusted(-x, -y, x, y)
+
+    def boundingRect(self) -> QRectF:
+        return self._room
+
+    def paint(self, painter: QPainter, option: QStyleOptionGraphicsItem, widget: QWidget | None = None) -> None:
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        if len(self._times) == 1:
+            at = painter.transform().map(QPointF(self._times[0], self._values[0]))
+            painter.resetTransform()
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(self._pen.color())
+            painter.drawEllipse(at, self.DOT, self.DOT)
+            return
+        painter.setPen(self._pen)
+        painter.drawPath(pg.arrayToQPath(*self._thinned(painter.transform().m11())))
+
+    def _thinned(self, scale: float) -> tuple[np.ndarray, np.ndarray]:
+        """What can be told apart at ``scale`` pixels a second: of each pixel's values the least and the largest."""
+        columns = max(1, round((self._times[-1] - self._times[0]) * scale))
+        count = len(self._times) // (2 * columns) if columns else 0
+        if count < 2:
+            return self._times, self._values
+        whole = len(self._times) // count * count
+        bins = self._values[:whole].reshape(-1, count)
+        places = np.sort(np.stack([bins.argmin(axis=1), bins.argmax(axis=1)], axis=1), axis=1)
+        kept = (places + count * np.arange(len(bins))[:, None]).ravel()
+        kept = np.concatenate([kept, np.arange(whole, len(self._times))])
+        return self._times[kept], self._values[kept]
 
 
 class TimeChart(ChartFrame):
@@ -78,7 +144,7 @@ class TimeChart(ChartFrame):
         self._timer.timeout.connect(self._draw)
         self._dirty = False
         self._due = 0.0
-        self._curves: dict[str, Any] = {}
+        self._curves: dict[str, LiveCurve] = {}
         self.plot.axes["bottom"].text = seconds_tick
         for axis in self.plot.axes.values():  # a picture of an axis is dear, and the same for many values
             axis.setCacheMode(QGraphicsItem.CacheMode.DeviceCoordinateCache)
@@ -126,22 +192,16 @@ class TimeChart(ChartFrame):
         for style in self.styles():
             curve = self._curves.get(style.name)
             if curve is None or curve.scene() is None:
-                curve = pg.PlotDataItem(antialias=True, skipFiniteCheck=True, autoDownsample=True, clipToView=True)
-                self._curves[style.name] = curve
+                curve = self._curves[style.name] = LiveCurve()
                 self.plot.addItem(curve)
-            curve.setPen(pg.mkPen(style.color, width=1, style=style.dash))
-            curve.setSymbol("o" if len(self._rings[style.name]) == 1 else None)  # a line through one point is not seen
-            curve.setSymbolSize(6)
-            curve.setSymbolBrush(style.color)
-            curve.setSymbolPen(None)
+            curve.set_pen(pg.mkPen(style.color, width=1, style=style.dash))
         self._show_values()
 
     def _follow(self) -> None:
         """Show the new values, and nothing else anew where nothing else has changed: this is done while they come."""
         largest = max(float(ring.ordered()[1].max()) for ring in self._rings.values() if len(ring))
         plain = len(self._curves) == len(self.series) and all(
-            curve.scene() is not None and (curve.opts["symbol"] is None) == (len(self._rings[name]) != 1)
-            for name, curve in self._curves.items()
+            curve.scene() is not None for curve in self._curves.values()
         )
         if not plain or self._data_action.isChecked() or self._unit_for(largest)[1] != self._scale:
             self.refresh()
@@ -153,7 +213,7 @@ class TimeChart(ChartFrame):
     def _show_values(self) -> None:
         for name, curve in self._curves.items():
             times, values = self._rings[name].ordered()
-            curve.setData(times, values / self._scale)
+            curve.set_data(times, values / self._scale)
         self._show_latest()
 
     def fit(self) -> None:

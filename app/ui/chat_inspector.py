@@ -10,7 +10,6 @@ from PySide6.QtWidgets import (
     QGridLayout,
     QHBoxLayout,
     QPlainTextEdit,
-    QProgressBar,
     QScrollArea,
     QSizePolicy,
     QTabWidget,
@@ -31,7 +30,7 @@ from app.ui.sampling_panel import SamplingPanel
 from app.ui.servers import KIND
 from app.ui.status_bar import memory_parts
 from app.ui.theme import set_role
-from app.ui.widgets import LiveLabel, ModelPicker, label
+from app.ui.widgets import LiveBar, LiveLabel, ModelPicker, label
 
 LIVE = 1.0
 """Seconds between two looks at figures that change with every token: each is a repaint."""
@@ -81,7 +80,7 @@ class Inspector(QWidget):
         for chart in (self.speed, self.memory):
             chart.setMinimumHeight(120)
             chart.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
-        self.fill = QProgressBar()
+        self.fill = LiveBar()
         self.fill.setTextVisible(False)
         self.fill.setRange(0, 1000)
         self.fill.setAccessibleName(self.tr("Context in use"))

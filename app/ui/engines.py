@@ -343,6 +343,8 @@ class EnginePool(QObject):
     """The loaded models. An engine stays as long as somebody holds it; ``changed`` comes when any engine changed."""
 
     changed = Signal()
+    wrote = Signal()
+    """An engine has told of new text: what shows how fast it is may be painted with that."""
 
     def __init__(self, parent: QObject | None = None, opening: Opening = load_file) -> None:
         super().__init__(parent)
@@ -364,6 +366,7 @@ class EnginePool(QObject):
         if engine is None:
             engine = Engine(path, options or LoadOptions(), self, self._opening)
             engine.state_changed.connect(self.changed)
+            engine.tokens.connect(self.wrote)
             self.engines.append(engine)
             engine.owners.add(owner)
             self._prepare(engine, anyway)

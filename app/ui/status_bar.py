@@ -47,7 +47,7 @@ class StatusBar(QFrame):
         super().__init__(parent)
         set_role(self, "status")
         self._context = context
-        self._ticks = 0
+        self._ticks, self._due = 0, False
         self.model = self._part("memory", self.model_clicked)
         self.serve = self._part("share", self.serve_clicked)
         self.memory = LiveLabel(context.theme.mono(12), "small")
@@ -66,6 +66,7 @@ class StatusBar(QFrame):
         self._timer = QTimer(self, interval=TICK_MS)
         self._timer.timeout.connect(self._tick)
         context.engines.changed.connect(self.refresh)
+        context.engines.wrote.connect(self._look)
         context.library.changed.connect(self.refresh)
         context.jobs.changed.connect(self._show_jobs)
         context.serving.changed.connect(self._show_serving)
@@ -129,7 +130,16 @@ class StatusBar(QFrame):
         return made
 
     def _tick(self) -> None:
+        """A second has passed. While an engine writes, its next words are waited for: one paint shows both."""
         self._ticks += 1
+        self._due = True
+        if not any(engine.rate > 0 for engine in self._context.engines.engines):
+            self._look()
+
+    def _look(self) -> None:
+        if not self._due:
+            return
+        self._due = False
         self._show_speed()
         if self._ticks % MEMORY_EVERY == 0:
             self._show_memory()

@@ -6,7 +6,9 @@ a longer pause, so that writing and painting take less than a hundredth of a cor
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from PySide6.QtCore import QEvent, QMimeData, QPoint, QRect, QRectF, Qt, QTimer, QUrl, Signal
@@ -96,6 +98,7 @@ class Transcript(QTextBrowser):
         self._current: int | None = None
         self._cost = self._paint_cost = 0.0
         self._drawn = 0.0
+        self._touched: int | None = None
         self._ground = "background"
         set_role(self, "plain")
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -307,8 +310,38 @@ class Transcript(QTextBrowser):
             return
         begun = time.thread_time()
         follow = self.at_bottom()
-        self._edit(lambda: self._stream(waiting[-1]), follow)
+        with self._painting_what_changes():
+            self._edit(lambda: self._stream(waiting[-1]), follow)
         self._cost, self._drawn = time.thread_time() - begun, time.monotonic()
+
+    @contextlib.contextmanager
+    def _painting_what_changes(self) -> Iterator[None]:
+        """Paint from the first line that changes on. A paragraph that grows is laid out whole, and the layout would
+        have all of it painted."""
+        self._touched = None
+        layout, bar = self.document().documentLayout(), self.verticalScrollBar()
+        size, follow = layout.documentSize(), self.at_bottom()
+        layout.blockSignals(True)
+        try:
+            yield
+        finally:
+            layout.blockSignals(False)
+        now = layout.documentSize()
+        if now != size:
+            layout.documentSizeChanged.emit(now)
+            if follow:
+                bar.setValue(bar.maximum())
+        self._paint_from(self._touched, max(size.height(), now.height()))
+
+    def _paint_from(self, position: int | None, end: float) -> None:
+        """Have the page painted from the line above ``position``, a word of which may have moved, to ``end``."""
+        if position is None:
+            return
+        block = self.document().findBlock(position)
+        line = block.layout().lineForTextPosition(position - block.position())
+        top = self._area(block).top() + (line.y() - line.height() if line.isValid() else 0) - MARGIN
+        bottom = end - self.verticalScrollBar().value()
+        self.viewport().update(QRectF(0, top, self.viewport().width(), bottom - top).toAlignedRect())
 
     # ---- writing the document ----------------------------------------------------------------------------------
 
@@ -404,6 +437,8 @@ class Transcript(QTextBrowser):
         while same < len(have) and same < len(wanted) and have[same][0] == wanted[same]:
             same += 1
         positions = [position for _, position in have[:same]]
+        if wanted != [block for block, _ in have]:
+            self._touched = have[same][1] if same < len(have) else self._end().position()
         if same < len(have):
             if same == len(have) - 1 and same < len(wanted) and self._grow(have[same], wanted[same], message):
                 positions.append(have[same][1])
@@ -426,6 +461,7 @@ class Transcript(QTextBrowser):
             return False
         cursor = self._end()
         cursor.movePosition(QTextCursor.MoveOperation.PreviousCharacter)
+        self._touched = cursor.position()
         for run in (now._replace(text=now.text[len(last.text) :]), *wanted.runs[count:]):
             if run.text:
                 cursor.insertText(run.text, self._formats.char(run, wanted))

@@ -133,6 +133,16 @@ class ElidedLabel(QLabel):
         )
 
 
+class LiveBar(QProgressBar):
+    """A bar that is painted with all else that changed; a progress bar paints its window at once with every value."""
+
+    def setValue(self, value: int) -> None:
+        if value != self.value():
+            self.setUpdatesEnabled(False)
+            super().setValue(value)
+            self.setUpdatesEnabled(True)
+
+
 class LiveLabel(QLabel):
     """A one-line plain-text label for figures that change many times a second.
 

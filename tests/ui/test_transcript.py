@@ -18,6 +18,9 @@ from app.ui.transcript import Transcript
 from app.ui.transcript_blocks import Entry
 from app.ui.widgets import Card
 
+# Also where only documents are read: a font asked for before there is an application has no size ever after.
+pytestmark = pytest.mark.usefixtures("qapp")
+
 ANSWER = """<think>
 First think about *scales*.
 </think>
@@ -286,6 +289,28 @@ def test_two_thousand_tokens_stream_cheaply(transcript: Transcript) -> None:
     # Only the block that is still open is written again; all of it every time would be 143 times its length.
     assert sum(written) < 3 * len(text)
     assert transcript.document().characterCount() > len(text) / 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(700, 500), (420, 260)])
+def test_what_is_painted_piece_by_piece_is_what_is_painted_at_once(
+    qtbot: QtBot, theme: Theme, width: int, height: int
+) -> None:
+    """Only the lines that a stream changes are painted: nothing old may stay in the window."""
+    view = Transcript(theme)
+    qtbot.addWidget(view)
+    view.resize(width, height)
+    view.show()
+    view.add(1, "user", "Tell me about it.")
+    view.add(2, "assistant", "", streaming=True)
+    long = ANSWER + "word " * 120 + "\n\n```\n" + "code\n" * 12 + "```\n\n| a | b |\n|---|---|\n" + "| 1 | 2 |\n" * 6
+    for start in range(0, len(long), 29):
+        view.feed(2, long[start : start + 29])
+        view.flush()
+        QApplication.processEvents()
+        page = view.viewport().geometry()
+        there = view.screen().grabWindow(view.winId()).toImage().copy(page)
+        assert there == view.grab(page).toImage().convertToFormat(there.format()), long[: start + 29]
+    assert view.verticalScrollBar().value() == view.verticalScrollBar().maximum() > 0
 
 
 def test_feeding_is_throttled(qtbot: QtBot, transcript: Transcript) -> None:

@@ -11,10 +11,10 @@ import ctypes
 import functools
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from app.engine.bindings import lib
 from converter.spec import QuenchError
 
 _DIMS, _SOURCES, _NAME = 4, 10, 64
@@ -56,7 +56,7 @@ class _InitParams(ctypes.Structure):
 @functools.cache
 def functions() -> Any:
     """The functions of ggml, found through the engine's own library: another load could be a second copy of it."""
-    engine = llama_cpp.llama_cpp._lib
+    engine = lib._lib
     pointer, tensor = ctypes.c_void_p, ctypes.POINTER(Tensor)
     i64, size = ctypes.c_int64, ctypes.c_size_t
     signatures: dict[str, tuple[Any, list[Any]]] = {

@@ -83,19 +83,31 @@ def quench_home(
 
     The kernels were tested for it already, as at every start but the first; not so with the mark ``fresh_home``.
     """
-    home = tmp_path_factory.mktemp("home") / "quench-home"
-    if request.node.get_closest_marker("fresh_home") is None:
+    fresh = request.node.get_closest_marker("fresh_home") is not None
+    yield _move_in(tmp_path_factory, monkeypatch, None if fresh else tested_kernels)
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory, tested_kernels: bytes) -> Iterator[Path]:
+    """As :func:`quench_home`, for a worker that the tests of a file ask one after another."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield _move_in(tmp_path_factory, patch, tested_kernels)
+
+
+def _move_in(factory: pytest.TempPathFactory, patch: pytest.MonkeyPatch, kernels: bytes | None) -> Path:
+    home = factory.mktemp("home") / "quench-home"
+    if kernels is not None:
         home.mkdir()
-        (home / "kernels.json").write_bytes(tested_kernels)
-    monkeypatch.setenv("QUENCH_HOME", str(home))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(home.parent / "hf-home"))
+        (home / "kernels.json").write_bytes(kernels)
+    patch.setenv("QUENCH_HOME", str(home))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    patch.setenv("HF_HOME", str(home.parent / "hf-home"))
     # No test meets the models that other programs have on this machine.
-    monkeypatch.setenv("HOME", str(home.parent / "user"))
-    monkeypatch.setenv("OLLAMA_MODELS", str(home.parent / "user" / "ollama"))
+    patch.setenv("HOME", str(home.parent / "user"))
+    patch.setenv("OLLAMA_MODELS", str(home.parent / "user" / "ollama"))
     for name in ("XDG_DATA_HOME", "LOCALAPPDATA", "APPDATA", "USERPROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    yield home
+        patch.delenv(name, raising=False)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import functools
 import importlib
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,7 +44,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         return
     modules = sorted(ROOT.rglob("test_*.py"), key=lambda path: path.stat().st_size)
     for path in modules[int(mine["workerid"].removeprefix("gw")) :: mine["workercount"]]:
-        with contextlib.suppress(Exception, pytest.skip.Exception):  # the collection meets it again, and tells it
+        # What goes wrong, warnings as well, the collection meets again, and tells it.
+        with contextlib.suppress(Exception, pytest.skip.Exception), warnings.catch_warnings():
+            warnings.simplefilter("error")
             importlib.import_module(".".join(path.relative_to(ROOT.parent).with_suffix("").parts))
 
 

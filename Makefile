@@ -7,12 +7,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 FUZZ_SECONDS ?= 60
-# Whole files to a process, so that what a file builds for its tests is built once. One process more than there are
-# cores: tests wait for others a third of their time.
+# Whole files to a process, so that what a file builds for its tests is built once, the longest first (tests/conftest.py
+# knows them). One process more than there are cores: tests wait for others a third of their time.
 TEST_PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # Hundreds of processes are started: their sources are compiled once, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE =
-PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all fuzz lint run setup clean clean-env
 

@@ -90,7 +90,15 @@ LIES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", LIES)
+COVERED = ("a huge width", "no heads", "odd heads", "an unknown tokenizer", "a huge text", "a huge number",
+           "a template of three megabytes", "a recursion", "a way out of the sandbox")  # fmt: skip
+"""Met before a command's contract matters, and there by quick tests: :mod:`tests.engine.test_loading` and
+:mod:`tests.engine.test_template`. The others are one of each kind of end."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in COVERED else []) for name in LIES]
+)
 def test_a_gguf_that_lies_is_an_error_in_words(name: str, pocket_gguf: Pocket, tmp_path: Path) -> None:
     changes, codes = LIES[name]
     file = patched(pocket_gguf("Q4_K_M"), tmp_path / "lie.gguf", changes)
@@ -102,7 +110,7 @@ def test_flipped_bytes_in_the_header_never_break_the_contract(pocket_gguf: Pocke
     good = pocket_gguf("Q4_K_M").read_bytes()
     chance = random.Random(11)
     codes = []
-    for _ in range(8):
+    for _ in range(3):
         data = bytearray(good)
         for _ in range(chance.choice((1, 3))):
             data[chance.randrange(8, 1500)] = chance.randrange(256)
@@ -226,7 +234,9 @@ def in_shell(line: str, *arguments: str | Path) -> subprocess.CompletedProcess[s
 
 
 @posix
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    "closed", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("<&-", ">&-", "2>&-")), "<&- >&- 2>&-"]
+)
 def test_closed_streams_change_nothing_but_what_is_seen(
     closed: str, pocket: Path, pocket_gguf: Pocket, tmp_path: Path
 ) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import llama_cpp
 import msgspec
 
 from app import prompt_files
@@ -77,7 +77,7 @@ class Keeper:
                 self._made_by = model.path
         adapters = [(each.path, each.scale, Path(each.path).stat().st_mtime_ns) for each in model.adapters]
         options = msgspec.structs.astuple(msgspec.structs.replace(model.options, threads=0))
-        facts = (self._made_by, llama_cpp.__version__, model.context, options, adapters)
+        facts = (self._made_by, version("llama-cpp-python"), model.context, options, adapters)
         return hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()
 
     def _take_back(self, path: Path, tokens: list[int]) -> bool:

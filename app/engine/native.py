@@ -1,6 +1,6 @@
 """The engine's library at arm's length: its log, its pointers and its parameters. No policy here.
 
-``llama_cpp`` is imported by this module and its neighbours only. Results that are NULL are falsy objects, not None.
+Results that are NULL are falsy objects, not None.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
 from app.engine import waiting
-
-lib: Any = llama_cpp.llama_cpp
-"""The raw functions, one to one with llama.h. They release the interpreter lock."""
+from app.engine.bindings import lib
 
 KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2, "iq4_nl": 20}
 """Cache types by name: numbers of ``enum ggml_type``."""

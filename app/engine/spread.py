@@ -17,12 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import llama_cpp._ctypes_extensions as loader
-import llama_cpp._ggml as ggml
-
-from app.engine.native import lib
+from app.engine.bindings import ggml, lib, loader
 from app.protocol import LoadOptions
-from app.remote import machines, rpc
+from app.remote import machines
 from app.remote.machines import Machine
 from converter.spec import QuenchError
 
@@ -79,6 +76,8 @@ def consult(options: LoadOptions) -> list[Machine]:
             "Build it again (make clean-env setup; CMAKE_ARGS of your own need -DGGML_RPC=ON), or load the model on "
             "this machine alone.",
         )
+    from app.remote import rpc  # with asyncio; few models are spread
+
     found = rpc.look_at(endpoints, patience=HANDING_OVER)
     error = machines.problem(found)
     if error is not None:
@@ -173,6 +172,8 @@ class Guard:
             return  # the log is gone; the abort says enough
 
     def _lost(self, reason: str) -> None:
+        from app.remote import rpc
+
         self._once.acquire()  # never given back: the process ends
         time.sleep(_AFTERWARDS)
         self._on_lost(machines.lost(rpc.which_are_there(self._endpoints), reason))
@@ -188,9 +189,11 @@ class Guard:
 
 def _standing(endpoint: str) -> socket.socket | None:
     """A connection whose other end the system looks after; None where there is no room for one."""
+    from app.remote.rpc import CONNECT_SECONDS
+
     host, _, port = endpoint.rpartition(":")
     try:
-        connection = socket.create_connection((host, int(port)), rpc.CONNECT_SECONDS)
+        connection = socket.create_connection((host, int(port)), CONNECT_SECONDS)
     except OSError as error:
         print(f"{endpoint} is not watched: {error}", file=sys.stderr)
         return None

@@ -11,10 +11,10 @@ import ctypes
 import functools
 from typing import Any
 
-import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from app.engine.bindings import lib
 from converter.spec import QuenchError
 
 _DIMS, _SOURCES, _NAME = 4, 10, 64
@@ -56,7 +56,7 @@ class _InitParams(ctypes.Structure):
 @functools.cache
 def functions() -> Any:
     """The functions of ggml, found through the engine's own library: another load could be a second copy of it."""
-    engine = llama_cpp.llama_cpp._lib
+    engine = lib._lib
     pointer, tensor = ctypes.c_void_p, ctypes.POINTER(Tensor)
     i64, size = ctypes.c_int64, ctypes.c_size_t
     signatures: dict[str, tuple[Any, list[Any]]] = {
@@ -135,32 +135,31 @@ def no_memory(size: int) -> Any:
 @functools.cache
 def lookup() -> int:
     """The number of the operation GET_ROWS, which takes rows of a matrix by their numbers."""
-    check()
-    library = functions()
-    context = library.ggml_init(_InitParams(1 << 14, None, False))
-    try:
-        matrix, rows = library.ggml_new_tensor_2d(context, F32, 32, 8), library.ggml_new_tensor_2d(context, I32, 4, 1)
-        found = library.ggml_get_rows(context, matrix, rows)
-        if library.ggml_op_name(found[0].op) != b"GET_ROWS" or _address(found[0].src[0]) != _address(matrix):
-            raise _unknown("Looking up rows is done in another way.")
-        return int(found[0].op)
-    finally:
-        library.ggml_free(context)
+    return _operation("GET_ROWS", [(F32, 32, 8), (I32, 4, 1)])
 
 
 @functools.cache
 def addition() -> int:
     """The number of the operation ADD."""
+    return _operation("ADD", [(F32, 32, 8), (F32, 32, 8)])
+
+
+def _operation(name: str, shapes: list[tuple[int, int, int]]) -> int:
+    """Its number in the library, as seen when it is applied to tensors of these types and shapes.
+
+    QuenchError if that is another operation, or if it has its sources elsewhere.
+    """
     check()
     library = functions()
     context = library.ggml_init(_InitParams(1 << 14, None, False))
     try:
-        one, other = (library.ggml_new_tensor_2d(context, F32, 32, 8) for _ in range(2))
-        found = library.ggml_add(context, one, other)
-        sources = [_address(found[0].src[number]) for number in range(2)]
-        if library.ggml_op_name(found[0].op) != b"ADD" or sources != [_address(one), _address(other)]:
-            raise _unknown("Adding is done in another way.")
-        return int(found[0].op)
+        sources = [library.ggml_new_tensor_2d(context, *shape) for shape in shapes]
+        found = getattr(library, f"ggml_{name.lower()}")(context, *sources)[0]
+        if library.ggml_op_name(found.op) != name.encode() or any(
+            _address(found.src[number]) != _address(source) for number, source in enumerate(sources)
+        ):
+            raise _unknown(f"{name} is done in another way.")
+        return int(found.op)
     finally:
         library.ggml_free(context)
 

@@ -75,7 +75,7 @@ def _unsuitable(environment: Mapping[str, str]) -> str:
         return "there is none of ours on this system"
     if said := sorted(HEEDED & environment.keys()):
         return f"{said[0]} is set"
-    if "llama_cpp" in sys.modules:
+    if "llama_cpp.llama_cpp" in sys.modules:
         return "the engine was loaded before"
     if kernels.threads_file() is None:
         return "libquench_threads.so is not there"

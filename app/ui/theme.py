@@ -139,6 +139,8 @@ class Theme(QObject):
         self._icons: dict[tuple[str, str, str], QIcon] = {}
         self._svg: dict[str, str] = {}
         self.tokens = LIGHT
+        self.faded = ""
+        """Text and icons of things that cannot be used now: weaker than ``muted``, still 4.5 : 1 everywhere."""
         app = QApplication.instance()
         if isinstance(app, QApplication):
             app.setStyle(QStyleFactory.create("Fusion"))
@@ -231,6 +233,7 @@ class Theme(QObject):
         self._mode = mode
         system_dark = QGuiApplication.styleHints().colorScheme() == Qt.ColorScheme.Dark
         self.tokens = DARK if mode == "dark" or (mode == "system" and system_dark) else LIGHT
+        self.faded = stylesheet.faded(self.tokens.as_dict())
         app = QApplication.instance()
         if isinstance(app, QApplication):
             app.setPalette(self._palette())
@@ -271,11 +274,6 @@ class Theme(QObject):
         for key in (role.WindowText, role.Text, role.ButtonText):
             palette.setColor(group.Disabled, key, QColor(self.faded))
         return palette
-
-    @property
-    def faded(self) -> str:
-        """Text and icons of things that cannot be used now: weaker than ``muted``, still 4.5 : 1 everywhere."""
-        return stylesheet.faded(self.tokens.as_dict())
 
     def _pixmap(self, name: str, tint: str, size: int, ratio: int) -> QPixmap:
         if name not in self._svg:

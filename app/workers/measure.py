@@ -31,18 +31,12 @@ from app.measure_messages import (
 )
 from app.protocol import Cancel, Command, failed
 from app.quality import figures, report
-from app.quality.bench import BenchRun
-from app.quality.fitting import FitRun
-from app.quality.imatrix import ImatrixRun
-from app.quality.lab import QualityRun
-from app.quality.method_lab import MethodLab
-from app.quality.sensitivity import SensitivityRun
 from app.workers.runtime import Connection, leave
 from converter.spec import QuenchError
 
 
 def serve(connection: Connection) -> None:
-    """Take one command, send its result."""
+    """Take one command, send its result. What a command needs is imported for it: much of it serves one of them."""
     models: list[Model] = []
 
     def interrupt(command: Command) -> bool:
@@ -64,6 +58,8 @@ def serve(connection: Connection) -> None:
             # Nothing waits here while a model is loaded; a connection that watches would hinder the next model.
             Guard(command.machines, machine_lost, watching=False)
         if isinstance(command, MeasureQuality):
+            from app.quality.lab import QualityRun
+
             kernel_check.report(connection.send)
             result = QualityRun(command, connection.send, stopped, models.append).run()
             if command.report:
@@ -71,17 +67,27 @@ def serve(connection: Connection) -> None:
                 result = msgspec.structs.replace(result, notes=(*result.notes, *notes))
             connection.send(result)
         elif isinstance(command, MeasureBench):
+            from app.quality.bench import BenchRun
+
             connection.send(BenchRun(command, connection.send, stopped, models.append).run())
         elif isinstance(command, MeasureSensitivity):
+            from app.quality.sensitivity import SensitivityRun
+
             kernel_check.report(connection.send)
             connection.send(SensitivityRun(command, connection.send, stopped, models.append).run())
         elif isinstance(command, MeasureMethods):
+            from app.quality.method_lab import MethodLab
+
             kernel_check.report(connection.send)
             connection.send(MethodLab(command, connection.send, stopped, models.append).run())
         elif isinstance(command, FitTypes):
+            from app.quality.fitting import FitRun
+
             kernel_check.report(connection.send)
             connection.send(FitRun(command, connection.send, stopped, models.append).run())
         elif isinstance(command, MeasureImatrix):
+            from app.quality.imatrix import ImatrixRun
+
             connection.send(ImatrixRun(command, connection.send, stopped, models.append).run())
         else:
             raise QuenchError(

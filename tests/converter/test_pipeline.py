@@ -66,8 +66,14 @@ def assert_same_tensors(ours: Path, theirs: Path) -> None:
 # ---- against llama.cpp ----
 
 
+COVERED = ("IQ4_NL", "IQ4_XS", "Q3_K_S", "Q3_K_L", "Q4_K_S", "Q5_K_S")
+"""Recipes whose types the others have too, in another mix, or which llama.cpp takes longest for. The quick tests have
+their mixes as snapshots (:mod:`.test_recipe_snapshots`) and their bytes with an importance matrix
+(:mod:`.test_whole_files`)."""
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("IQ4") else []) for name in QUANTIZED]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in COVERED else []) for name in QUANTIZED]
 )
 def test_a_whole_file_equals_llama_cpp(family: ConversionResult, name: str, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs.gguf"
@@ -118,22 +124,20 @@ def write_legacy(path: Path, entries: dict[str, np.ndarray]) -> Path:
     return path
 
 
-LONG_SEARCHED = ("IQ4_NL", "IQ4_XS")
-"""What llama.cpp takes longest for. The whole files of every recipe have them among the quick tests."""
-
 IMPORTANCE_TYPES = ("Q4_K_M", "Q2_K_S", "Q3_K_S", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS")
 
 
 @pytest.mark.parametrize(
     ("name", "write"),
     [
+        *((IMPORTANCE_TYPES[0], write) for write in (write_imatrix, write_legacy)),
+        # The numbers are read by then: the other types show nothing new of the file, and the whole files of every
+        # recipe have their bytes among the quick tests.
         *(
-            pytest.param(name, write_imatrix, marks=[pytest.mark.slow] if name in LONG_SEARCHED else [])
-            for name in IMPORTANCE_TYPES
+            pytest.param(name, write, marks=pytest.mark.slow)
+            for name in IMPORTANCE_TYPES[1:]
+            for write in (write_imatrix, write_legacy)
         ),
-        (IMPORTANCE_TYPES[0], write_legacy),
-        # The numbers are read by then: the other types show nothing new of the older file form.
-        *(pytest.param(name, write_legacy, marks=pytest.mark.slow) for name in IMPORTANCE_TYPES[1:]),
     ],
 )
 def test_an_importance_matrix_gives_llama_cpps_bytes(

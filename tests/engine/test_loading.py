@@ -1,4 +1,5 @@
-"""Files that are not what they should be: words, never a hang. Each in a worker of its own, as in real life."""
+"""Files that are not what they should be: words, never a hang. What our own look at the header lets through is met in a
+worker, as in real life."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def replaced(data, key, old, new):
 
 
 U32 = struct.pack("<I", 4)
-DAMAGES = {
+HEADERS = {
     "empty": lambda data: b"",
     "four bytes": lambda data: data[:4],
     "header cut": lambda data: data[:40],
@@ -49,30 +50,48 @@ DAMAGES = {
     "last byte": lambda data: data[:-1],
     "another magic": lambda data: b"GGML" + data[4:],
     "version 99": lambda data: data[:4] + struct.pack("<I", 99) + data[8:],
-    "no tensors": lambda data: data[:8] + struct.pack("<Q", 0) + data[16:],
     "absurd number of tensors": lambda data: data[:8] + struct.pack("<Q", 1 << 60) + data[16:],
     "no layers": lambda data: replaced(data, "llama.block_count", U32, U32 + struct.pack("<I", 0)),
     "too many layers": lambda data: replaced(data, "llama.block_count", U32, U32 + struct.pack("<I", 1 << 30)),
-    "no heads": lambda data: replaced(data, "llama.attention.head_count", U32, U32 + struct.pack("<I", 0)),
     "negative epsilon": lambda data: replaced(
         data, "llama.attention.layer_norm_rms_epsilon", struct.pack("<I", 6), struct.pack("<If", 6, -1.0)
     ),
+}
+"""What the header shows before the engine has read a byte."""
+DAMAGES = {
+    "no tensors": lambda data: data[:8] + struct.pack("<Q", 0) + data[16:],
+    "no heads": lambda data: replaced(data, "llama.attention.head_count", U32, U32 + struct.pack("<I", 0)),
     "a tensor under another name": lambda data: data.replace(b"output_norm.weight", b"output_nrom.weight"),
+    "half": HEADERS["half"],
+    "no layers": HEADERS["no layers"],
 }
 
 
+@pytest.fixture
+def damaged(tmp_path):
+    return tmp_path / "damaged ü.gguf"
+
+
+def said_in_words(error):
+    return bool(error.title and error.hint and error.detail) and error.exit_status == 3
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_damaged_header_is_refused_in_words(name, data, damaged):
+    damaged.write_bytes(HEADERS[name](data))
+    with pytest.raises(QuenchError) as caught:
+        check_file(str(damaged))
+    assert said_in_words(caught.value)
+
+
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_file_is_an_error_in_words(name, data, tmp_path):
-    path = tmp_path / "damaged ü.gguf"
-    path.write_bytes(DAMAGES[name](data))
-    error = load_in_worker(path)
+def test_a_damaged_file_is_an_error_in_words(name, data, damaged):
+    damaged.write_bytes(DAMAGES[name](data))
+    error = load_in_worker(damaged)
     assert error is not None
-    assert error.title
-    assert error.hint
-    assert error.detail
+    assert said_in_words(error)
     # Known damage costs not even the worker; unknown damage may, and is a verdict then.
     assert error.code != "engine_died"
-    assert error.exit_status == 3
 
 
 def test_damage_that_kills_the_engine_is_a_verdict(data, tmp_path):

@@ -79,20 +79,18 @@ def folder_with(pocket: Path, target: Path, template: str) -> Path:
 # ---- the window ----
 
 
-@pytest.mark.parametrize("size", [(1280, 800), (960, 600)])
 @pytest.mark.parametrize("kind", ["Q4_K_M", "folder"])
-def test_everything_has_a_name_and_its_room(
-    qtbot: QtBot, inspected: Inspected, pocket_gguf: Gguf, kind: str, size: tuple[int, int]
-) -> None:
+def test_everything_has_a_name_and_its_room(qtbot: QtBot, inspected: Inspected, pocket_gguf: Gguf, kind: str) -> None:
     folder = resources.path("pocket")
     dialog = inspected(folder if kind == "folder" else pocket_gguf(kind))
     dialog.tokens.other.set_path(str(folder))
-    dialog.resize(*size)
-    for number in range(dialog.tabs.count()):
-        dialog.tabs.setCurrentIndex(number)
-        QApplication.processEvents()
-        assert nameless(dialog) == []
-        assert (dialog.width(), dialog.height()) == size
+    for size in ((1280, 800), (960, 600)):
+        dialog.resize(*size)
+        for number in range(dialog.tabs.count()):
+            dialog.tabs.setCurrentIndex(number)
+            QApplication.processEvents()
+            assert nameless(dialog) == []
+            assert (dialog.width(), dialog.height()) == size
     qtbot.waitUntil(lambda: dialog.template.answer is not None and dialog.tokens.sides[1].answer is not None)
 
 

@@ -96,6 +96,15 @@ def start(pocket_gguf):
         chat.process.close()
 
 
+@pytest.fixture(scope="module")
+def chat(shared_home, pocket_gguf):
+    """One that the tests ask in any order, each with whole conversations."""
+    made = Chat(pocket_gguf("Q8_0"), LoadOptions(threads=1))
+    yield made
+    made.process.kill()
+    made.process.close()
+
+
 def test_loads_answers_and_leaves(start):
     chat = start()
     assert all(isinstance(event, Loading) for event in chat.loading)
@@ -118,8 +127,7 @@ def test_loads_answers_and_leaves(start):
     assert chat.process.wait(120).cancelled
 
 
-def test_tokens_are_coalesced_and_carry_live_figures(start):
-    chat = start()
+def test_tokens_are_coalesced_and_carry_live_figures(chat):
     begin = time.monotonic()
     text, tokens, end = chat.reply(1, STORY)
     seconds = time.monotonic() - begin
@@ -140,8 +148,7 @@ def test_the_second_turn_reuses_the_first(start):
     assert second.prompt_reused + 30 > second.prompt_tokens
 
 
-def test_continuing_the_last_answer_goes_on_where_it_stopped(start):
-    chat = start()
+def test_continuing_the_last_answer_goes_on_where_it_stopped(chat):
     full, _, _ = chat.reply(1, STORY)
     begun = full[: full.index(",")]
     rest, _, _ = chat.reply(2, (*STORY, ChatMessage("assistant", begun)), continue_last=True)
@@ -209,8 +216,7 @@ def test_cancel_in_the_middle_of_a_reply_ends_the_worker(start, endless_gguf, me
     assert chat.process.wait(120).cancelled
 
 
-def test_a_failed_request_is_answered_and_the_next_one_works(start):
-    chat = start()
+def test_a_failed_request_is_answered_and_the_next_one_works(chat):
     _, _, end = chat.reply(1, LONG)
     assert isinstance(end, Failed)
     assert (end.request, end.code) == (1, "context_full")
@@ -220,8 +226,7 @@ def test_a_failed_request_is_answered_and_the_next_one_works(start):
     assert chat.reply(3, FRANCE)[0] == "The capital of France is Paris."
 
 
-def test_seeds_repeat(start):
-    chat = start()
+def test_seeds_repeat(chat):
     hot = Sampling(temperature=1.5, seed=5, max_tokens=40, top_k=0, top_p=1, min_p=0)
     assert chat.reply(1, STORY, hot)[0] == chat.reply(2, STORY, hot)[0]
 
@@ -347,8 +352,7 @@ def test_tokens_are_counted_as_a_reply_counts_them(start):
 # ---- constraints and probabilities
 
 
-def test_a_constraint_that_cannot_be_used_is_a_message_and_the_next_one_works(start):
-    chat = start()
+def test_a_constraint_that_cannot_be_used_is_a_message_and_the_next_one_works(chat):
     for number, (constraint, code) in enumerate(
         [
             (Constraint("schema", '{"type": "colour"}'), "bad_schema"),
@@ -365,8 +369,7 @@ def test_a_constraint_that_cannot_be_used_is_a_message_and_the_next_one_works(st
     assert chat.reply(9, FRANCE)[0] == "The capital of France is Paris."
 
 
-def test_an_answer_goes_on_under_its_constraint(start):
-    chat = start()
+def test_an_answer_goes_on_under_its_constraint(chat):
     held = Constraint("grammar", 'root ::= "Paris" | "Rome"')
     asked = (*FRANCE, ChatMessage("assistant", "<think>Hm.</think>\n\nPar"))
     assert chat.reply(1, asked, continue_last=True, constraint=held)[0] == "is"
@@ -374,8 +377,7 @@ def test_an_answer_goes_on_under_its_constraint(start):
     assert chat.reply(2, asked, continue_last=True, constraint=held)[2].code == "not_in_grammar"
 
 
-def test_probabilities_come_before_the_end_and_spell_the_answer(start):
-    chat = start()
+def test_probabilities_come_before_the_end_and_spell_the_answer(chat):
     hot = Sampling(temperature=1.2, max_tokens=60)
     text, events, end = chat.reply(1, STORY, hot, probabilities="always")
     *tokens, told = events
@@ -392,16 +394,14 @@ def test_probabilities_come_before_the_end_and_spell_the_answer(start):
     assert again[2].seed == end.seed
 
 
-def test_the_tokens_of_a_stop_string_are_not_told(start):
-    chat = start()
+def test_the_tokens_of_a_stop_string_are_not_told(chat):
     sampling = msgspec.structs.replace(GREEDY, stop=(" time",))
     text, events, end = chat.reply(1, STORY, sampling, probabilities="always")
     assert end.stop == "stop_string"
     assert "".join(choice.text for choice in events[-1].tokens) == text == "Once upon a"
 
 
-def test_an_answer_is_scored_by_itself(start):
-    chat = start()
+def test_an_answer_is_scored_by_itself(chat):
     chat.send(Score(1, FRANCE, "The capital of France is Paris."))
     scored = chat.until(Scored, Failed)[-1]
     assert "".join(token.text for token in scored.tokens) == "The capital of France is Paris."

@@ -50,8 +50,9 @@ class Asked:
         return answer
 
 
-@pytest.fixture
-def worker() -> Iterator[Asked]:
+@pytest.fixture(scope="module")
+def worker(shared_home: Path) -> Iterator[Asked]:
+    """One for all: that it goes on after whatever it is asked is part of every test."""
     with Child("inspect") as child:
         yield Asked(child)
 

@@ -150,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="F[,F...]",
-        help="files or bundled texts, also several times; default: the calibration text",
+        help="files or bundled texts, also several times, - for the input; default: the calibration text",
     )
     imatrix.add_argument("--show", metavar="F", help="run nothing: the statistics of a file that is there")
     imatrix.add_argument("--merge", metavar="F,F[,F...]", help="run nothing: add files of one model up into OUT")
@@ -185,9 +185,9 @@ def build_parser() -> argparse.ArgumentParser:
     quality.add_argument(
         "--text",
         metavar="F[,F...]",
-        help="files or bundled slices: prose, technical, code, mathematics, dialogue, data (by default these, or the "
-        "text of the .qref), languages for all eight, or german, french, spanish, italian, portuguese, russian, "
-        "chinese, japanese",
+        help="files, - for the input, or bundled slices: prose, technical, code, mathematics, dialogue, data (by "
+        "default these, or the text of the .qref), languages for all eight, or german, french, spanish, italian, "
+        "portuguese, russian, chinese, japanese",
     )
     quality.add_argument(
         "--context", type=_natural, help="tokens of a window; its second half counts; default: 512, or the .qref's"
@@ -242,7 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
     sensitivity.add_argument(
         "candidate", metavar="CAND", help="a file made from REF; each tensor alone is taken from it"
     )
-    sensitivity.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: as for quality")
+    sensitivity.add_argument("--text", metavar="F[,F...]", help="files, bundled slices, or -; default: as for quality")
     sensitivity.add_argument("--context", type=_natural, default=512)
     sensitivity.add_argument("--chunks", type=_natural, default=2, help="windows a text; 0: all")
     sensitivity.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
@@ -250,7 +250,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     methods = add("methods", "methods of quantization compared on one model", _late("run", "app.methods_command"))
     methods.add_argument("model", metavar="MODEL", help="a folder, or a GGUF file in 16 or 32 bits")
-    methods.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: as for quality")
+    methods.add_argument("--text", metavar="F[,F...]", help="files, bundled slices, or -; default: as for quality")
     methods.add_argument("--methods", metavar="M[,M...]", help="only these; without it all are measured")
     methods.add_argument(
         "--file", action="append", default=[], metavar="F", help="a GGUF file of the same model beside them; repeatable"
@@ -365,8 +365,15 @@ def _rate(text: str) -> int:
     return parse_size(text)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
 def _natural(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return value
@@ -380,7 +387,10 @@ def _port(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError("must be a finite number")
     return value
@@ -409,7 +419,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=_number)
     parser.add_argument("--min-p", type=_number)
     parser.add_argument("--repeat-penalty", type=_number)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=_whole)
     _add_loading(parser)
 
 

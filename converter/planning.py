@@ -175,6 +175,9 @@ def preflight(prepared: Prepared) -> None:
     for path, layout in files:
         if path.is_dir():
             raise QuenchError("exists", "A folder has the output's name.", f"{path}.", "Choose another name.")
+        if path.exists() and not path.is_file():  # /dev/null: renaming onto it would take it from everybody
+            detail = f"{path} is a device, a pipe or a socket."
+            raise QuenchError("bad_output", "A model can only be written to a file.", detail, "Choose another name.")
         if path.exists() and not spec.overwrite and not (spec.resume and writer.begins_as(path, layout)):
             raise QuenchError(
                 "exists",

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import msgspec
@@ -31,6 +32,7 @@ import msgspec
 from app import hardware, paths
 from app.engine.model import Model
 from app.engine.native import KV_TYPES
+from app.files import refuse_output
 from app.fingerprint_files import is_fingerprint
 from app.measure_messages import (
     CandidateFailure,
@@ -635,7 +637,7 @@ def subject_of(command: MeasureQuality, index: int, kv: str) -> Subject:
 
 
 def check(command: MeasureQuality) -> None:
-    """Refuse a command that makes no sense; QuenchError with exit status 2."""
+    """Refuse a command that makes no sense, QuenchError with exit status 2, and outputs as ``refuse_output``."""
     problem = ""
     saved = is_fingerprint(command.reference)
     if not (MIN_CONTEXT <= command.context <= MAX_CONTEXT or (saved and command.context == 0)):
@@ -658,6 +660,10 @@ def check(command: MeasureQuality) -> None:
         problem = f"The output matrix is saved {', '.join(EMBED)}."
     if problem:
         raise QuenchError("bad_options", "This cannot be measured.", problem, "", exit_status=2)
+    inputs = (command.reference, *command.candidates, *command.texts, command.tasks or "")
+    for output in (command.report, command.fingerprint):
+        if output:
+            refuse_output(Path(output), (each for each in inputs if each))
 
 
 __all__ = ["QualityRun", "check"]

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from app import hardware, paths
+from app.engine.loading import check_file
 from app.engine.model import Model
 from app.engine.native import KV_TYPES
 from app.files import refuse_output
@@ -139,6 +140,9 @@ class QualityRun:
         self._tasks = graded.stretched(self._tasks, self._needle_length())
         self._progress = kept = Progress(self._command)
         try:
+            for subject in self._local():  # before minutes go into the reference
+                self._try(subject, lambda each: check_file(each.path))
+            self._refuse_nothing()
             in_turn = kept.way == IN_TURN  # its values were compared with answers that had waited: go on so
             if not saved and (in_turn or not self._fit_by_size()):
                 side.expect_turns()
@@ -263,6 +267,7 @@ class QualityRun:
     def _together(self) -> None:
         for subject in self.candidates:
             self._try(subject, self._open)
+        self._refuse_nothing()
         self._share_cores()
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
         with ThreadPoolExecutor(self._abreast(), "models") as pool:
@@ -602,6 +607,11 @@ class QualityRun:
             flips=subject.flips(self.reference, self._tasks),
             kld_by_window=tuple(float(window.kld.mean()) for window in values),
         )
+
+    def _refuse_nothing(self) -> None:
+        """The error of a candidate when none is left, and no answers of the reference are wanted for themselves."""
+        if self.candidates and not self._live() and not self.side.writes:
+            raise next(subject.error for subject in self.candidates if subject.error is not None)
 
     def _result(self, used: FingerprintUse | None) -> QualityResult:
         measured = [subject for subject in self._live() if subject.divergence.windows]

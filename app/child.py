@@ -384,6 +384,9 @@ def run_job(
         except KeyboardInterrupt:
             child.cancel(keep=keep)
             _drain(child, on_event)
+            child.wait()
+            if child.terminal is None:  # it did not stop in time and was killed, as was wanted
+                return Cancelled()
         end = child.wait()
         if end.error is not None:
             raise end.error

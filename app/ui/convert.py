@@ -494,9 +494,14 @@ class ConvertPage(QWidget):
         self.note.setText("\n".join(filter(None, notes)))
         self.note.setVisible(any(notes))
 
+    def _no_source_words(self) -> str:
+        if self.source.reading:
+            return ""
+        return self.tr("Choose another source.") if self.source.path() else self.tr("Choose a source first.")
+
     def _sum_words(self, ticked: list[PlannedOutput], total: int) -> str:
         if self.source.info is None:
-            return self.tr("Choose a source first.") if not self.source.reading else ""
+            return self._no_source_words()
         if not self._types():
             return self.tr("Choose a recipe file.") if self.mode() == RECIPE else self.tr("Tick at least one type.")
         if not ticked:
@@ -511,7 +516,7 @@ class ConvertPage(QWidget):
 
     def _fit_sum_words(self) -> str:
         if self.source.info is None:
-            return self.tr("Choose a source first.") if not self.source.reading else ""
+            return self._no_source_words()
         preview = self.fit.pane.preview
         if preview is None or preview.refusals:
             return ""

@@ -271,6 +271,7 @@ class MeasuredPage(QWidget):
         layout.addWidget(self.progress)
         layout.addWidget(self.empty, 1)
         layout.addWidget(self.results, 1)
+        layout.addStretch()  # what an error leaves, when it stands alone
         return right
 
     def _on_dragged(self, *_: object) -> None:

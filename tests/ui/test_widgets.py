@@ -115,6 +115,21 @@ def test_an_error_card_shows_only_the_actions_of_the_last_error(qtbot: QtBot) ->
     qtbot.waitUntil(lambda: [b.text() for b in card.findChildren(QPushButton)] == ["Second", "Copy details"])
 
 
+def test_an_error_card_keeps_its_buttons_together_and_cuts_no_long_name(qtbot: QtBot) -> None:
+    card = ErrorCard()
+    qtbot.addWidget(card)
+    name = "model.layers.2.mlp.up_proj.weight"
+    card.show_error(QuenchError("x", "Title", f"{name} is cut."), [("Retry", lambda: None)])
+    detail = next(label for label in card.findChildren(QLabel) if label.text().startswith("model"))
+    card.resize(700, 200)
+    retry, copy = card.findChildren(QPushButton)
+    assert retry.width() == retry.sizeHint().width() and copy.x() < 300
+    assert detail.text() == f"{name} is cut." and detail.textInteractionFlags()
+    card.resize(200, 200)
+    assert detail.text().replace("\u200b", "") == f"{name} is cut." != detail.text()
+    assert not detail.textInteractionFlags(), "what cannot be seen cannot be copied"
+
+
 def test_a_tile_speaks(qtbot: QtBot) -> None:
     tile = StatTile("Speed")
     qtbot.addWidget(tile)

@@ -221,6 +221,40 @@ def test_ctrl_c_cancels_a_job_and_returns_cancelled(tmp_path, body):
     process.stdout.close()
 
 
+def test_ctrl_c_that_comes_too_late_for_a_job_stops_the_next(tmp_path):
+    worker = small_worker(
+        tmp_path,
+        """
+        connection.send(Status("busy", 0, 1))
+        connection.cancelled.wait()
+        connection.send(BenchResult((), "cpu", 1.0))
+        """,
+    )
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        textwrap.dedent(f"""
+        import app.child as child
+        from app.protocol import Inspect
+        child.worker_command = lambda kind: {worker!r}
+        for _ in range(2):
+            end = child.run_job("small", Inspect(1, "x"), lambda event: print("event", flush=True))
+            print(type(end).__name__, flush=True)
+        """)
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(parent)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=worker_environment(),
+        text=True,
+    )
+    assert process.stdout.readline() == "event\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert out == "BenchResult\n"
+    assert err.rstrip().endswith("KeyboardInterrupt")
+
+
 @pytest.mark.parametrize(
     "body", ["connection.cancelled.wait(60)", "while True: time.sleep(0.05)"], ids=["polite", "deaf"]
 )

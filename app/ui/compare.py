@@ -228,7 +228,7 @@ class ComparePage(QWidget):
         for index, column in enumerate(self.columns):
             column.set_place(index, len(self.columns))
             for part in column.findChildren(QWidget):  # Tab comes to them where they stand, though they were made later
-                if part.focusPolicy() and part.focusProxy() is None:
+                if part.focusPolicy() and part.focusProxy() is None and part.window() is self.window():
                     self.setTabOrder(last, part)
                     last = part
         self._refresh_buttons()

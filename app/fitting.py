@@ -25,7 +25,7 @@ import kernels
 from app import conversion, fit_estimate, fit_files, fit_speed, hardware, paths, recipe_files
 from app.child import run_job
 from app.console import size as size_words
-from app.files import refuse_output, write_atomically
+from app.files import is_special, refuse_output, write_atomically
 from app.fit_messages import (
     IMPORTANCE,
     JUDGED,
@@ -529,6 +529,11 @@ def _refused_place(source: SourceModel, wish: Wish, budget: Budget) -> list[Quen
         found.append(QuenchError("output_exists", "The output file is there already.", wish.output, hint))
     else:
         try:
+            if is_special(Path(wish.output)):
+                detail = f"{wish.output} is a device, a pipe or a socket."
+                raise QuenchError(
+                    "bad_output", "A model can only be written to a file.", detail, "Choose another name."
+                )
             refuse_output(Path(wish.output), (wish.source, wish.imatrix, wish.sensitivity, *wish.texts))
         except QuenchError as error:
             found.append(error)

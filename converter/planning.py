@@ -157,7 +157,7 @@ def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) ->
 
 def preflight(prepared: Prepared) -> None:
     """What the disk must say before the first byte. Raises ``QuenchError``; ``no_space`` names the numbers."""
-    spec, folder = prepared.spec, prepared.folder
+    folder = prepared.folder
     parent = folder if folder.exists() else folder.parent
     if not parent.is_dir():
         raise QuenchError(
@@ -171,8 +171,23 @@ def preflight(prepared: Prepared) -> None:
             "read_only", "The output folder cannot be written to.", f"{parent}.", "Choose another folder."
         )
     _refuse_overwriting_source(prepared.model, prepared.targets)
-    files = [file for target in prepared.targets for file in splitting.files_of(target.path, target.layout)]
-    for path, layout in files:
+    refuse_taken(prepared)
+    needed = prepared.plan.disk_needed
+    free = free_bytes(folder) + sum(_left_behind(path) for path, _ in _files(prepared))
+    if needed > free:
+        raise QuenchError(
+            "no_space",
+            "There is not enough free space on the disk.",
+            f"The outputs need {needed:,} bytes, {free:,} are free in {parent}.",
+            f"Free {needed - free:,} bytes, make fewer types at once, or choose another disk.",
+            exit_status=4,
+        )
+
+
+def refuse_taken(prepared: Prepared) -> None:
+    """Refuse names that something has which must not be replaced: ``QuenchError`` ``exists`` or ``bad_output``."""
+    spec = prepared.spec
+    for path, layout in _files(prepared):
         if path.is_dir():
             raise QuenchError("exists", "A folder has the output's name.", f"{path}.", "Choose another name.")
         if path.exists() and not path.is_file():  # /dev/null: renaming onto it would take it from everybody
@@ -185,16 +200,10 @@ def preflight(prepared: Prepared) -> None:
                 f"{path}.",
                 "Allow overwriting, or choose another name.",
             )
-    needed = prepared.plan.disk_needed
-    free = free_bytes(folder) + sum(_left_behind(path) for path, _ in files)
-    if needed > free:
-        raise QuenchError(
-            "no_space",
-            "There is not enough free space on the disk.",
-            f"The outputs need {needed:,} bytes, {free:,} are free in {parent}.",
-            f"Free {needed - free:,} bytes, make fewer types at once, or choose another disk.",
-            exit_status=4,
-        )
+
+
+def _files(prepared: Prepared) -> list[tuple[Path, writer.Layout]]:
+    return [file for target in prepared.targets for file in splitting.files_of(target.path, target.layout)]
 
 
 def free_bytes(folder: Path) -> int:

@@ -73,16 +73,14 @@ def panel(qtbot: QtBot, context: Context, tmp_path: Path) -> MethodLabPanel:
 
 
 def test_what_was_measured_of_a_folder_is_shown_and_cannot_be_measured_here(
-    panel: MethodLabPanel, context: Context, pocket: Path, library: Fill
+    panel: MethodLabPanel, context: Context, tmp_path: Path
 ) -> None:
-    library(pocket)
-    at = panel.model.findData(str(pocket))
-    panel.model.setCurrentIndex(at)
-    panel.model.activated.emit(at)
+    folder = str(tmp_path / "folder")
+    panel.model.set_path(folder)
     assert panel.is_empty() and panel.nothing.isVisible() and "convert this folder" in panel.nothing.text()
-    measurements.keep_methods(context.store, result(str(pocket)))
+    measurements.keep_methods(context.store, result(folder))
     panel.model.set_path(None)
-    panel.model.set_path(str(pocket))
+    panel.model.set_path(folder)
     assert not panel.is_empty() and not panel.run_button.isEnabled()
 
 

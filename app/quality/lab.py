@@ -540,7 +540,7 @@ class QualityRun:
         subject.answer(group, self._stopped)
         self.kept.keep_answers(subject.identity, place, subject.answers[place:])
 
-    def _try(self, subject: Subject, act: Callable[[Subject], None]) -> None:
+    def _try(self, subject: Subject, act: Callable[[Subject], object]) -> None:
         """Do ``act``; an error of a candidate takes this candidate out, one of the reference ends the run."""
         if subject.error is not None:
             return

@@ -305,7 +305,7 @@ class ComparePage(QWidget):
         if self._view not in COLUMN_VIEWS:
             self.show_view(ANSWERS)
         missing.picker.setFocus()
-        self.mode.setText(self.tr("Every column needs a model first."))
+        self.mode.setText(self.tr("Choose a model first."))
         return False
 
     def stop(self) -> None:
@@ -572,7 +572,7 @@ class ComparePage(QWidget):
             self.mode.setText("")
             return
         if len(models) < len(self.columns):
-            self.mode.setText(self.tr("Every column needs a model."))
+            self.mode.setText(self.tr("Choose the models."))
             return
         if self._view == PROMPTS:
             self.mode.setText(self.tr("One model at a time, so that every speed is its own."))

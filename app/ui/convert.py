@@ -280,6 +280,8 @@ class ConvertPage(QWidget):
         self.requantize.setChecked(False)
         self.importance.set_source(self.source.info, self.folder())
         info = self.source.info
+        if info is None:  # no plan will come that replaces the last model's sizes
+            self.recipes.model.set_plan({}, {})
         self.fit.set_source(info, self.importance.known())
         if self.recipe_file.recipe is not None and self.recipe_file.recipe.imatrix:
             self.importance.choose(self.recipe_file.recipe.imatrix)

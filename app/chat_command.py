@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from app.child import SERVER_KEY_VARIABLE
 from app.commands import Result, absolute, check_prompt, finished, machines_of
 from converter.spec import Cancelled, QuenchError
 
+ENGINE_DIED = 5
+"""Exit status of an error after which there is no engine to go on with."""
+
 
 def chat(options: argparse.Namespace) -> Result:
     from app.protocol import ChatMessage, LoadOptions
@@ -23,6 +27,8 @@ def chat(options: argparse.Namespace) -> Result:
 
     if options.prompt is not None:
         check_prompt(options.prompt)
+    elif options.json and not options.dry_run:
+        raise QuenchError("usage", "A chat in the terminal has no JSON form.", "", "Give -p TEXT.", exit_status=2)
     constraint, draft = _constraint(options), _draft(options)
     progress = console.Progress()
     load = LoadOptions(
@@ -54,10 +60,6 @@ def chat(options: argparse.Namespace) -> Result:
         sampling = _sampling(options, session.loaded.defaults)
         history = [ChatMessage("system", options.system)] if options.system else []
         if options.prompt is None:
-            if not sys.stdin.isatty() and options.json:
-                raise QuenchError(
-                    "usage", "A chat in the terminal has no JSON form.", "", "Give -p TEXT.", exit_status=2
-                )
             return _terminal_chat(session, history, sampling, constraint, draft)
         messages = (*history, ChatMessage("user", options.prompt))
         stream = None if options.json else _print_piece
@@ -123,9 +125,12 @@ def _adapter(text: str) -> Any:
     if not equals or Path(text).exists():
         return Adapter(absolute(text))
     try:
-        return Adapter(absolute(path), float(scale))
+        number = float(scale)
     except ValueError:
-        raise QuenchError("usage", "The scale of an adapter is a number.", text, "FILE=0.5", exit_status=2) from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise QuenchError("usage", "The scale of an adapter is a number.", text, "FILE=0.5", exit_status=2)
+    return Adapter(absolute(path), number)
 
 
 def _tell_fit(event: Any) -> None:
@@ -227,6 +232,12 @@ def _terminal_chat(session: Any, history: list[Any], sampling: Any, constraint: 
             reply = session.generate(tuple(history), sampling, _print_piece, constraint=constraint, draft=draft)
         except Cancelled:
             print()
+            history.pop()
+            continue
+        except QuenchError as error:
+            if error.exit_status == ENGINE_DIED or not sys.stdin.isatty():
+                raise
+            print(f"quench: {error.title} {error.detail}".rstrip(), file=sys.stderr)  # the chat goes on without it
             history.pop()
             continue
         print()

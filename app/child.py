@@ -251,10 +251,11 @@ class Child:
     def send(self, command: Command) -> None:
         """Send a command. A child that is gone is no error here: its end shows in :meth:`events`."""
         assert self._process.stdin is not None
+        data = encode(command)
         try:
-            self._process.stdin.write(encode(command))
+            self._process.stdin.write(data)
             self._process.stdin.flush()
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ValueError):  # ValueError: another thread has closed the line
             return
 
     def events(self) -> Iterator[Event]:
@@ -359,6 +360,10 @@ class Child:
         return event
 
 
+_too_late = threading.Event()
+"""Ctrl-C came when the job was done already: what would begin next is what it is meant for."""
+
+
 def run_job(
     kind: str,
     command: Command,
@@ -371,11 +376,15 @@ def run_job(
 
     ``on_event`` gets every event but Hello and the terminal one, which is returned: a result, or
     :class:`app.protocol.Cancelled` after Ctrl-C (a second Ctrl-C kills the child and is raised). With ``keep`` Ctrl-C
-    pauses the job, and :class:`app.protocol.Paused` is returned.
+    pauses the job, and :class:`app.protocol.Paused` is returned. A result that was on its way already is returned all
+    the same; the next job of this process then raises KeyboardInterrupt instead of beginning.
 
     Raises:
         QuenchError: the job's own error; ``engine_died`` with ``exit_status`` 5 when the process ended without a word.
     """
+    if _too_late.is_set():
+        _too_late.clear()
+        raise KeyboardInterrupt
     with Child(kind) as child:
         started(child)
         try:
@@ -384,6 +393,11 @@ def run_job(
         except KeyboardInterrupt:
             child.cancel(keep=keep)
             _drain(child, on_event)
+            child.wait()
+            if child.terminal is None:  # it did not stop in time and was killed, as was wanted
+                return Cancelled()
+            if not isinstance(child.terminal, Cancelled | Paused | Failed):
+                _too_late.set()
         end = child.wait()
         if end.error is not None:
             raise end.error

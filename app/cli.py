@@ -108,13 +108,13 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("-o", "--output", required=True, metavar="OUT")
     size = fit.add_mutually_exclusive_group()
     size.add_argument("--size", default="", metavar="SIZE", help="of the file, as 3.5GiB or 500M")
-    size.add_argument("--bpw", type=_number, default=0.0, metavar="BITS", help="bits a weight, over the whole file")
+    size.add_argument("--bpw", type=_amount, default=0.0, metavar="BITS", help="bits a weight, over the whole file")
     size.add_argument("--like", default="", metavar="T", help="the bytes of this recipe, as Q4_K_M")
     size.add_argument(
         "--leave-free", default="", metavar="SIZE", help="memory to leave when it runs with --context (8k)"
     )
     fit.add_argument(
-        "--speed", type=_goal, default=0.0, metavar="N", help="at least N tokens/s here; with a size or without one"
+        "--speed", type=_amount, default=0.0, metavar="N", help="at least N tokens/s here; with a size or without one"
     )
     fit.add_argument(
         "--context", type=_natural, default=0, metavar="N", help="tokens in the cache, for --leave-free and --speed"
@@ -126,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     fit.add_argument("--text", default="", metavar="F[,F...]", help="texts to probe on; default: the calibration texts")
     fit.add_argument("--at-least", action="append", default=[], metavar="RE=T", help="the smallest type for these")
     fit.add_argument("--windows", type=_natural, default=1, help="windows of each text; more is slower and surer")
-    fit.add_argument("--minutes", type=_number, default=20.0, help="about this time; 0: no limit")
+    fit.add_argument("--minutes", type=_amount, default=20.0, help="about this time; 0: no limit")
     fit.add_argument(
         "--unmeasured",
         action="store_true",
@@ -150,14 +150,14 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="F[,F...]",
-        help="files or bundled texts, also several times; default: the calibration text",
+        help="files or bundled texts, also several times, - for the input; default: the calibration text",
     )
     imatrix.add_argument("--show", metavar="F", help="run nothing: the statistics of a file that is there")
     imatrix.add_argument("--merge", metavar="F,F[,F...]", help="run nothing: add files of one model up into OUT")
     imatrix.add_argument("--format", default="", choices=("gguf", "dat"), help="default: by the name of OUT")
     imatrix.add_argument("--context", type=_natural, default=512)
     imatrix.add_argument("--chunks", type=_natural, default=0, help="windows; 0: all")
-    imatrix.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
+    imatrix.add_argument("--minutes", type=_amount, default=0.0, help="stop after this time; 0: no limit")
     imatrix.add_argument("--process-output", action="store_true", help="the output matrix as well")
     imatrix.add_argument("--resume", action="store_true", help="go on from an interrupted run")
     imatrix.add_argument("--threads", type=_natural, default=0)
@@ -185,9 +185,9 @@ def build_parser() -> argparse.ArgumentParser:
     quality.add_argument(
         "--text",
         metavar="F[,F...]",
-        help="files or bundled slices: prose, technical, code, mathematics, dialogue, data (by default these, or the "
-        "text of the .qref), languages for all eight, or german, french, spanish, italian, portuguese, russian, "
-        "chinese, japanese",
+        help="files, - for the input, or bundled slices: prose, technical, code, mathematics, dialogue, data (by "
+        "default these, or the text of the .qref), languages for all eight, or german, french, spanish, italian, "
+        "portuguese, russian, chinese, japanese",
     )
     quality.add_argument(
         "--context", type=_natural, help="tokens of a window; its second half counts; default: 512, or the .qref's"
@@ -196,10 +196,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--kv", metavar="TYPE[,TYPE...]", default="f16", help="cache types that each CAND is measured with"
     )
     quality.add_argument("--chunks", type=_natural, default=0, help="windows a text; 0: all")
-    quality.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
+    quality.add_argument("--minutes", type=_amount, default=0.0, help="stop after this time; 0: no limit")
     quality.add_argument(
         "--precision",
-        type=_number,
+        type=_percent,
         default=0.0,
         metavar="PERCENT",
         help="stop when half of the 95 %% interval of every mean KLD is within this part of it; 0: off",
@@ -242,15 +242,15 @@ def build_parser() -> argparse.ArgumentParser:
     sensitivity.add_argument(
         "candidate", metavar="CAND", help="a file made from REF; each tensor alone is taken from it"
     )
-    sensitivity.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: as for quality")
+    sensitivity.add_argument("--text", metavar="F[,F...]", help="files, bundled slices, or -; default: as for quality")
     sensitivity.add_argument("--context", type=_natural, default=512)
     sensitivity.add_argument("--chunks", type=_natural, default=2, help="windows a text; 0: all")
-    sensitivity.add_argument("--minutes", type=_number, default=0.0, help="stop after this time; 0: no limit")
+    sensitivity.add_argument("--minutes", type=_amount, default=0.0, help="stop after this time; 0: no limit")
     sensitivity.add_argument("--threads", type=_natural, default=0)
 
     methods = add("methods", "methods of quantization compared on one model", _late("run", "app.methods_command"))
     methods.add_argument("model", metavar="MODEL", help="a folder, or a GGUF file in 16 or 32 bits")
-    methods.add_argument("--text", metavar="F[,F...]", help="files or bundled slices; default: as for quality")
+    methods.add_argument("--text", metavar="F[,F...]", help="files, bundled slices, or -; default: as for quality")
     methods.add_argument("--methods", metavar="M[,M...]", help="only these; without it all are measured")
     methods.add_argument(
         "--file", action="append", default=[], metavar="F", help="a GGUF file of the same model beside them; repeatable"
@@ -260,7 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     methods.add_argument("--context", type=_natural, default=512)
     methods.add_argument("--chunks", type=_natural, default=2, help="windows a text; 0: all")
-    methods.add_argument("--minutes", type=_number, default=0.0, help="as much as there is time for; 0: no limit")
+    methods.add_argument("--minutes", type=_amount, default=0.0, help="as much as there is time for; 0: no limit")
     methods.add_argument("--threads", type=_natural, default=0)
 
     bench = add("bench", "speed and memory", commands.bench)
@@ -365,8 +365,15 @@ def _rate(text: str) -> int:
     return parse_size(text)
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
+
+
 def _natural(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return value
@@ -380,16 +387,26 @@ def _port(text: str) -> int:
 
 
 def _number(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError("must be a finite number")
     return value
 
 
-def _goal(text: str) -> float:
+def _amount(text: str) -> float:
     value = _number(text)
     if value < 0:
         raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _percent(text: str) -> float:
+    value = _amount(text)
+    if value >= 100:
+        raise argparse.ArgumentTypeError("must be less than 100 %")
     return value
 
 
@@ -409,7 +426,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=_number)
     parser.add_argument("--min-p", type=_number)
     parser.add_argument("--repeat-penalty", type=_number)
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--seed", type=_whole)
     _add_loading(parser)
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
+import functools
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,11 +83,12 @@ def convert(options: argparse.Namespace) -> Result:
     from converter.spec import Planned, Progress
 
     kinds, by_recipe = _types_of(options)
+    home = os.path.expanduser  # keeps a slash at the end of an output, which says something
     spec = converter.ConversionSpec(
-        source=options.source,
-        output=options.output,
+        source=home(options.source),
+        output=home(options.output),
         types=kinds,
-        imatrix=options.imatrix,
+        imatrix=home(options.imatrix) if options.imatrix else None,
         tensor_types=tuple(_rule(text) for text in (*options.tensor_type, *by_recipe)),
         output_type=options.output_type,
         embedding_type=options.embedding_type,
@@ -387,11 +392,28 @@ def chosen_texts(given: str | None) -> tuple[str, ...]:
 
 
 def named_texts(given: Sequence[str]) -> tuple[str, ...]:
-    """Bundled texts and groups of them by their names, and files; each of ``given`` may be several, with commas."""
+    """Bundled texts and groups of them by their names, files, and - for the input; each of ``given`` may be several,
+    with commas."""
     from app.quality.texts import expand, is_bundled
 
     names = [part.strip() for several in given for part in several.split(",")]
-    return expand(name if is_bundled(name) else absolute(name) for name in names)
+    return expand(name if is_bundled(name) else text_file(name) for name in names)
+
+
+def text_file(name: str) -> str:
+    """The file that ``name`` is; for - one with what comes in, which is there as long as this process."""
+    return _input_file() if name == "-" else absolute(name)
+
+
+@functools.cache
+def _input_file() -> str:
+    from app.quality.texts import MAX_BYTES
+
+    folder = tempfile.mkdtemp(prefix="quench-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    file = Path(folder) / "input.txt"
+    file.write_bytes(sys.stdin.buffer.read(MAX_BYTES + 1))  # one byte more than is taken: it is refused, not cut
+    return str(file)
 
 
 def imatrix(options: argparse.Namespace) -> Result:

@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from app import console
-from app.commands import Result, absolute, check_prompt
+from app.commands import Result, absolute, check_prompt, text_file
 from app.compare import align, documents
 from app.compare.results import Comparison, names_of
+from app.files import refuse_output
 from app.quality import numbers
 from app.quality.prompts import BUNDLED, load
 from app.remote.address import is_remote
@@ -31,6 +32,9 @@ def compare(options: argparse.Namespace) -> Result:
             known = ", ".join(documents.FORMS)
             raise QuenchError("usage", "A comparison is not written in this form.", path, known, exit_status=2)
     models = [path if is_remote(path) else absolute(path) for path in (options.reference, *options.models)]
+    read = [*models, *(absolute(path) for path in (options.text, options.prompts) if path and path != BUNDLED)]
+    for path in options.export:
+        refuse_output(Path(absolute(path)), read)
     progress = console.Progress()
     common: dict[str, Any] = {"context": options.context, "threads": options.threads, "on_step": progress.update}
     if options.text is not None:
@@ -53,7 +57,7 @@ def compare(options: argparse.Namespace) -> Result:
 def _text(path: str) -> str:
     from app.quality.texts import read_text
 
-    return read_text(Path(absolute(path)), "Check the path.")
+    return read_text(Path(text_file(path)), "Check the path.")
 
 
 def _one(found: Comparison) -> str:

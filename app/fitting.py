@@ -25,7 +25,7 @@ import kernels
 from app import conversion, fit_estimate, fit_files, fit_speed, hardware, paths, recipe_files
 from app.child import run_job
 from app.console import size as size_words
-from app.files import write_atomically
+from app.files import is_special, refuse_output, write_atomically
 from app.fit_messages import (
     IMPORTANCE,
     JUDGED,
@@ -513,7 +513,7 @@ def _expected_speed(source: SourceModel, wish: Wish, standard: str) -> tuple[flo
 
 
 def _refused_place(source: SourceModel, wish: Wish, budget: Budget) -> list[QuenchError]:
-    """Folders that cannot be written or are too full, and memory that the model does not fit into."""
+    """An output that cannot be written or would cost an input, a full disk, and memory that the model does not fit."""
     found = []
     folder = Path(wish.output).parent
     place = next((each for each in (folder, *folder.parents) if each.exists()), folder)
@@ -527,6 +527,16 @@ def _refused_place(source: SourceModel, wish: Wish, budget: Budget) -> list[Quen
     elif Path(wish.output).exists() and not wish.overwrite:
         hint = "Choose another name, or allow it to be replaced."
         found.append(QuenchError("output_exists", "The output file is there already.", wish.output, hint))
+    else:
+        try:
+            if is_special(Path(wish.output)):
+                detail = f"{wish.output} is a device, a pipe or a socket."
+                raise QuenchError(
+                    "bad_output", "A model can only be written to a file.", detail, "Choose another name."
+                )
+            refuse_output(Path(wish.output), (wish.source, wish.imatrix, wish.sensitivity, *wish.texts))
+        except QuenchError as error:
+            found.append(error)
     reference = 0 if wish.unmeasured else _reference_bytes(source.info)
     work = _work_place(wish)
     together = place.is_dir() and work.stat().st_dev == place.stat().st_dev

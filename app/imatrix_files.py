@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from app.files import write_atomically
+from app.files import refuse_output, write_atomically
 from app.measure_messages import Experts, ImatrixCheckpoint, ImatrixDescription, ImatrixStatistics, MeasureImatrix
 from converter.imatrix_sums import Collected, Statistics, coverage, dataset_names, encode, merged, read_sums, statistics
 from converter.sources.base import MetaEntry
@@ -89,6 +89,7 @@ def merge(inputs: Sequence[Path], output: Path, form: str, chunk_size: int) -> I
     """
     if not output.parent.is_dir():
         raise QuenchError("no_folder", "The output folder does not exist.", str(output.parent), "Create it first.")
+    refuse_output(output)  # one of the inputs is fine: they are read first, and what is added up stays
     sums, datasets = merged(inputs, chunk_size)
     try:
         write_atomically(output, encode(Collected(sums, dataset_names(datasets), chunk_size), form))

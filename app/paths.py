@@ -28,7 +28,7 @@ def _made(folder: Path) -> Path:
         raise QuenchError(
             "no_home",
             "The data folder cannot be made.",
-            str(error),
+            f"{folder}: {error.strerror or error}.",
             "Choose another one with QUENCH_HOME, or make the folder and allow writing in it.",
             exit_status=4 if error.errno == errno.ENOSPC else 3,
         ) from error

@@ -73,8 +73,10 @@ def read(path: Path) -> Recipe:
         if path.stat().st_size > MOST_BYTES:
             raise bad(f"{path} has more than {MOST_BYTES} bytes.")
         lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise bad(f"{path}: {error}") from error
+    except OSError as error:
+        raise bad(f"{path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise bad(f"{path} is no text.") from error
     base = next((match[1] for match in map(_BASE.fullmatch, lines) if match), "")
     found = tuple(line for line in lines if line and not line.startswith("#"))
     if lines[:1] != [_FIRST] or not base or not found:

@@ -129,6 +129,7 @@ class ChatSession:
             except KeyboardInterrupt:
                 if interrupted:
                     self._child.kill()
+                    raise Cancelled from None
                 interrupted = True
                 self._child.send(Stop(request))
 

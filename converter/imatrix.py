@@ -71,12 +71,16 @@ def bad(file: str, detail: str) -> QuenchError:
 
 
 def read(path: str | Path) -> Imatrix:
-    """Reads an importance matrix in either format. ``QuenchError`` ``bad_imatrix`` if it is none."""
+    """Reads an importance matrix in either format. ``QuenchError`` ``bad_imatrix`` if it is none, ``not_found``."""
     path = Path(path)
     try:
         with path.open("rb") as file:
             magic = file.read(4)
         found = _read_gguf(path) if magic == b"GGUF" else _read_legacy(path)
+    except FileNotFoundError as error:
+        raise QuenchError(
+            "not_found", "The importance matrix is not there.", f"{path}", "Check the path, or go on without it."
+        ) from error
     except OSError as error:
         raise bad(path.name, f"{error.strerror or error}.") from error
     if not found.entries:

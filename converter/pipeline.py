@@ -27,7 +27,7 @@ from converter import ready
 from converter.check import compare_rows
 from converter.crew import Crew
 from converter.encode import encode, energy, load, measure
-from converter.planning import Prepared, plan, preflight, prepare
+from converter.planning import Prepared, plan, preflight, prepare, refuse_taken
 from converter.sources import lora, open_model
 from converter.sources.files import ByteFile
 from converter.sources.gguf_header import read_header
@@ -114,6 +114,9 @@ def convert(
         with ExitStack() as stack:
             _make_folder(prepared.folder, stack)
             parts = [open_output(stack, t.path, t.layout, resume=resumed is not None) for t in prepared.targets]
+            refuse_taken(
+                prepared
+            )  # again, now that no other run can: one that has just ended may have put its file there
             journal = stack.enter_context(journals.Journal(prepared, parts, journal_every))
             run = _Run(prepared, parts, emit, halt, peak, journal, blocks)
             if resumed is not None:

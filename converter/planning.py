@@ -157,7 +157,7 @@ def prepare(model: SourceModel, spec: ConversionSpec, *, timed: bool = False) ->
 
 def preflight(prepared: Prepared) -> None:
     """What the disk must say before the first byte. Raises ``QuenchError``; ``no_space`` names the numbers."""
-    spec, folder = prepared.spec, prepared.folder
+    folder = prepared.folder
     parent = folder if folder.exists() else folder.parent
     if not parent.is_dir():
         raise QuenchError(
@@ -171,19 +171,9 @@ def preflight(prepared: Prepared) -> None:
             "read_only", "The output folder cannot be written to.", f"{parent}.", "Choose another folder."
         )
     _refuse_overwriting_source(prepared.model, prepared.targets)
-    files = [file for target in prepared.targets for file in splitting.files_of(target.path, target.layout)]
-    for path, layout in files:
-        if path.is_dir():
-            raise QuenchError("exists", "A folder has the output's name.", f"{path}.", "Choose another name.")
-        if path.exists() and not spec.overwrite and not (spec.resume and writer.begins_as(path, layout)):
-            raise QuenchError(
-                "exists",
-                "The output is there already.",
-                f"{path}.",
-                "Allow overwriting, or choose another name.",
-            )
+    refuse_taken(prepared)
     needed = prepared.plan.disk_needed
-    free = free_bytes(folder) + sum(_left_behind(path) for path, _ in files)
+    free = free_bytes(folder) + sum(_left_behind(path) for path, _ in _files(prepared))
     if needed > free:
         raise QuenchError(
             "no_space",
@@ -192,6 +182,28 @@ def preflight(prepared: Prepared) -> None:
             f"Free {needed - free:,} bytes, make fewer types at once, or choose another disk.",
             exit_status=4,
         )
+
+
+def refuse_taken(prepared: Prepared) -> None:
+    """Refuse names that something has which must not be replaced: ``QuenchError`` ``exists`` or ``bad_output``."""
+    spec = prepared.spec
+    for path, layout in _files(prepared):
+        if path.is_dir():
+            raise QuenchError("exists", "A folder has the output's name.", f"{path}.", "Choose another name.")
+        if path.exists() and not path.is_file():  # /dev/null: renaming onto it would take it from everybody
+            detail = f"{path} is a device, a pipe or a socket."
+            raise QuenchError("bad_output", "A model can only be written to a file.", detail, "Choose another name.")
+        if path.exists() and not spec.overwrite and not (spec.resume and writer.begins_as(path, layout)):
+            raise QuenchError(
+                "exists",
+                "The output is there already.",
+                f"{path}.",
+                "Allow overwriting, or choose another name.",
+            )
+
+
+def _files(prepared: Prepared) -> list[tuple[Path, writer.Layout]]:
+    return [file for target in prepared.targets for file in splitting.files_of(target.path, target.layout)]
 
 
 def free_bytes(folder: Path) -> int:

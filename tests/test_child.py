@@ -186,13 +186,17 @@ def test_a_child_that_does_not_stop_is_killed(tmp_path):
         assert process.wait(120).error.code == "engine_died"
 
 
-def test_ctrl_c_cancels_a_job_and_returns_cancelled(tmp_path):
+@pytest.mark.parametrize(
+    "body",
+    ["connection.cancelled.wait()\n        raise Stopped", "time.sleep(600)"],
+    ids=["it listens", "it is killed"],
+)
+def test_ctrl_c_cancels_a_job_and_returns_cancelled(tmp_path, body):
     worker = small_worker(
         tmp_path,
-        """
+        f"""
         connection.send(Status("busy", 0, 1))
-        connection.cancelled.wait()
-        raise Stopped
+        {body}
         """,
     )
     parent = tmp_path / "parent.py"
@@ -201,6 +205,8 @@ def test_ctrl_c_cancels_a_job_and_returns_cancelled(tmp_path):
         import app.child as child
         from app.protocol import Inspect
         child.worker_command = lambda kind: {worker!r}
+        usual = child.Child.cancel
+        child.Child.cancel = lambda self, *, keep: usual(self, 0.5, keep=keep)  # the test need not wait longer
         end = child.run_job("small", Inspect(1, "x"), lambda event: print("event", flush=True))
         print(type(end).__name__, flush=True)
         """)
@@ -213,6 +219,40 @@ def test_ctrl_c_cancels_a_job_and_returns_cancelled(tmp_path):
     assert process.stdout.read() == "Cancelled\n"
     assert process.wait(120) == 0
     process.stdout.close()
+
+
+def test_ctrl_c_that_comes_too_late_for_a_job_stops_the_next(tmp_path):
+    worker = small_worker(
+        tmp_path,
+        """
+        connection.send(Status("busy", 0, 1))
+        connection.cancelled.wait()
+        connection.send(BenchResult((), "cpu", 1.0))
+        """,
+    )
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        textwrap.dedent(f"""
+        import app.child as child
+        from app.protocol import Inspect
+        child.worker_command = lambda kind: {worker!r}
+        for _ in range(2):
+            end = child.run_job("small", Inspect(1, "x"), lambda event: print("event", flush=True))
+            print(type(end).__name__, flush=True)
+        """)
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(parent)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=worker_environment(),
+        text=True,
+    )
+    assert process.stdout.readline() == "event\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert out == "BenchResult\n"
+    assert err.rstrip().endswith("KeyboardInterrupt")
 
 
 @pytest.mark.parametrize(

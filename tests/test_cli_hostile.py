@@ -123,19 +123,23 @@ def test_bad_outputs_are_refused_before_any_work(pocket: Path, tmp_path: Path) -
     loop, taken = tmp_path / "loop.gguf", tmp_path / "taken.gguf"
     loop.symlink_to(loop)
     taken.write_bytes(b"mine")
+    pipe = tmp_path / "pipe"
+    getattr(os, "mkfifo", Path.touch)(pipe)
     cases: list[tuple[int, str | Path, tuple[str, ...]]] = [
         (3, tmp_path / ("y" * 250 + ".gguf"), ("bad_output",)),  # fits, but not with the ending of a part
         (3, tmp_path / ("y" * 300 + ".gguf"), ("bad_output",)),
         (3, loop, ("bad_output",)),
         (3, taken, ("exists",)),
         (3, taken / "x.gguf", ("no_folder", "bad_output")),
+        (3, pipe, ("bad_output", "exists")),  # a file where there are no pipes
         (2, "", ("usage",)),
     ]
     for status, output, codes in cases:
-        assert quench_error(status, "convert", pocket, "-o", output, "--type", "Q2_K")["code"] in codes
+        over = ("--overwrite",) if output == pipe and pipe.is_fifo() else ()
+        assert quench_error(status, "convert", pocket, "-o", output, "--type", "Q2_K", *over)["code"] in codes
     assert taken.read_bytes() == b"mine"
     assert loop.is_symlink()
-    assert sorted(tmp_path.iterdir()) == [loop, taken]
+    assert sorted(tmp_path.iterdir()) == [loop, pipe, taken]
 
 
 def test_strange_names_work(pocket: Path, tmp_path: Path) -> None:
@@ -165,6 +169,11 @@ def test_names_that_are_not_utf8_are_told_and_never_break_the_output(pocket_gguf
         (2, "empty_prompt", ("chat", "Q", "-p", " \n")),
         (2, "empty_prompt", ("compare", "Q", "Q", "-p", "")),
         (2, "usage", ("chat", "Q", "-p", "x", "--temperature", "nan")),
+        (2, "usage", ("chat", "Q", "-p", "x", "--lora", "adapter.gguf=nan")),
+        (2, "usage", ("chat", "Q")),
+        (3, "load_failed", ("bench", "FOLDER")),
+        (2, "output_is_source", ("imatrix", "Q", "-o", "Q")),
+        (2, "output_is_source", ("quality", "Q", "Q", "--report", "Q")),
         (2, "usage", ("quality", "Q", "Q", "--minutes", "inf")),
         (2, "bad_options", ("chat", "Q", "-p", "x", "--threads", "5000")),
         (2, "bad_sampling", ("chat", "Q", "-p", "x", "--max-tokens", "0")),

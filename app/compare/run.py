@@ -48,6 +48,7 @@ def compare(
     asked = [each if isinstance(each, Prompt) else Prompt(NO_SLICE, each) for each in prompts]
     sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
     options = LoadOptions(context=context, threads=threads)
+    _refuse_missing(models)
     opened = [_ready(path, on_step) for path in models]
     columns: list[list[Column | None]] = [[None] * len(models) for _ in asked]
     with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="compare-") as folder:
@@ -90,6 +91,7 @@ def score_text(
 ) -> Comparison:
     """How probable every model finds a text that nobody of them wrote, and how far each is from the first on it."""
     options = LoadOptions(context=context, threads=threads)
+    _refuse_missing(models)
     columns: list[Column | None] = []
     with tempfile.TemporaryDirectory(dir=paths.cache(), prefix="compare-") as folder:
         file = str(Path(folder) / "reference.logp")
@@ -158,6 +160,19 @@ def _score(
 
 def _texts(scored: Scored | None) -> tuple[str, ...]:
     return tuple(token.text for token in scored.tokens) if scored is not None else ()
+
+
+def _refuse_missing(models: Sequence[str]) -> None:
+    """Say what is no file before another model has taken its time."""
+    for path in models:
+        source, recipe = recipes.split(path)
+        if is_remote(path) or recipe or Path(source).is_file():
+            continue
+        if Path(source).is_dir():
+            hint = f"{source}=Q4_K_M makes that first."
+            raise QuenchError("load_failed", "This is a folder, not a GGUF file.", source, hint)
+        hint = "Check the path" + (", and the type after =." if "=" in source else ".")
+        raise QuenchError("not_found", "The file is not there.", source, hint)
 
 
 def _ready(path: str, on_step: OnStep) -> str | Connect:

@@ -117,7 +117,7 @@ def check_file(path: str) -> Header | None:
             "load_failed",
             "This is a folder, not a GGUF file.",
             path,
-            "Convert the folder first, then chat with the GGUF file.",
+            "Convert the folder first, and use the GGUF file.",
         )
     file = ByteFile(Path(path))
     try:

@@ -69,7 +69,8 @@ class Model:
         self._vocab = lib.llama_model_get_vocab(self._model)
         self.threads: int = opened.threads
         self.prompt_threads: int = opened.threads
-        self.description = text_of(lambda buffer, size: lib.llama_model_desc(self._model, buffer, size)).decode()
+        described = text_of(lambda buffer, size: lib.llama_model_desc(self._model, buffer, size)).decode()
+        self.description = described.replace(" ?B", "")  # what it says of a size that it has no name for
         self.parameters = int(lib.llama_model_n_params(self._model))
         room = int(lib.llama_n_ctx_seq(self._context))
         self.context = min(room, opened.positions or room)

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from app import hardware
+from app.engine.loading import check_file
 from app.engine.model import Model
 from app.fit_speed import share
 from app.measure_messages import (
@@ -72,6 +73,8 @@ class BenchRun:
 
     def run(self) -> BenchResult:
         """Measure all models. QuenchError of the first that cannot be; converter.spec.Cancelled when stopped."""
+        for path in self._command.models:
+            check_file(path)
         self._status("Measuring the memory of this machine", 0)
         self._bandwidth = hardware.measure_bandwidth()
         models = tuple(self._model(index, path) for index, path in enumerate(self._command.models))

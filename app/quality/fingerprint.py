@@ -19,6 +19,7 @@ and against the file's length.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 import os
@@ -35,6 +36,7 @@ import numpy.typing as npt
 
 import kernels
 from app.engine.head import MATRICES, MAX_STEPS, Shape, Step
+from app.files import is_special
 from app.fingerprint_files import MAGIC
 from app.memory_messages import Memory
 from app.quality.codings import CODINGS
@@ -168,6 +170,8 @@ class Writer:
         self._at = 0
         self._file: BinaryIO | None = None
         try:
+            if is_special(path):
+                raise OSError(errno.EINVAL, "a device or a pipe is no place for it")
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._part.open("xb")
         except OSError as error:

@@ -17,7 +17,7 @@ import numpy as np
 
 from app.engine.capture import Capture, Sums
 from app.engine.model import Model
-from app.files import write_atomically
+from app.files import refuse_output, write_atomically
 from app.imatrix_files import as_messages, checkpoint_entries, checkpoint_path, resumable
 from app.measure_messages import Estimate, Experts, ImatrixResult, ImatrixUpdate, MeasureImatrix
 from app.protocol import Event, LoadOptions, Status
@@ -212,7 +212,7 @@ class ImatrixRun:
 
 
 def check(command: MeasureImatrix) -> None:
-    """Refuse what cannot be measured; ``QuenchError`` ``bad_options`` or ``no_folder``."""
+    """Refuse what cannot be measured; ``QuenchError`` ``bad_options``, ``no_folder`` or as ``refuse_output``."""
     problem = ""
     if command.format not in FORMATS:
         problem = f"There is no format {command.format!r}. Known: {', '.join(FORMATS)}."
@@ -229,6 +229,7 @@ def check(command: MeasureImatrix) -> None:
         raise QuenchError(
             "no_folder", "The output folder does not exist.", str(Path(command.output).parent), "Create it first."
         )
+    refuse_output(Path(command.output), (command.model, *command.texts))
 
 
 __all__ = ["ImatrixRun", "check"]

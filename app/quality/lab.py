@@ -24,13 +24,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from app import hardware, paths
+from app.engine.loading import check_file
 from app.engine.model import Model
 from app.engine.native import KV_TYPES
+from app.files import refuse_output
 from app.fingerprint_files import is_fingerprint
 from app.measure_messages import (
     CandidateFailure,
@@ -137,6 +140,9 @@ class QualityRun:
         self._tasks = graded.stretched(self._tasks, self._needle_length())
         self._progress = kept = Progress(self._command)
         try:
+            for subject in self._local():  # before minutes go into the reference
+                self._try(subject, lambda each: check_file(each.path))
+            self._refuse_nothing()
             in_turn = kept.way == IN_TURN  # its values were compared with answers that had waited: go on so
             if not saved and (in_turn or not self._fit_by_size()):
                 side.expect_turns()
@@ -261,6 +267,7 @@ class QualityRun:
     def _together(self) -> None:
         for subject in self.candidates:
             self._try(subject, self._open)
+        self._refuse_nothing()
         self._share_cores()
         until = self._deadline(1.0 - TASK_SHARE if self._tasks else 0.97)
         with ThreadPoolExecutor(self._abreast(), "models") as pool:
@@ -533,7 +540,7 @@ class QualityRun:
         subject.answer(group, self._stopped)
         self.kept.keep_answers(subject.identity, place, subject.answers[place:])
 
-    def _try(self, subject: Subject, act: Callable[[Subject], None]) -> None:
+    def _try(self, subject: Subject, act: Callable[[Subject], object]) -> None:
         """Do ``act``; an error of a candidate takes this candidate out, one of the reference ends the run."""
         if subject.error is not None:
             return
@@ -601,6 +608,11 @@ class QualityRun:
             kld_by_window=tuple(float(window.kld.mean()) for window in values),
         )
 
+    def _refuse_nothing(self) -> None:
+        """The error of a candidate when none is left, and no answers of the reference are wanted for themselves."""
+        if self.candidates and not self._live() and not self.side.writes:
+            raise next(subject.error for subject in self.candidates if subject.error is not None)
+
     def _result(self, used: FingerprintUse | None) -> QualityResult:
         measured = [subject for subject in self._live() if subject.divergence.windows]
         if self.candidates and not measured:
@@ -635,7 +647,7 @@ def subject_of(command: MeasureQuality, index: int, kv: str) -> Subject:
 
 
 def check(command: MeasureQuality) -> None:
-    """Refuse a command that makes no sense; QuenchError with exit status 2."""
+    """Refuse a command that makes no sense, QuenchError with exit status 2, and outputs as ``refuse_output``."""
     problem = ""
     saved = is_fingerprint(command.reference)
     if not (MIN_CONTEXT <= command.context <= MAX_CONTEXT or (saved and command.context == 0)):
@@ -658,6 +670,10 @@ def check(command: MeasureQuality) -> None:
         problem = f"The output matrix is saved {', '.join(EMBED)}."
     if problem:
         raise QuenchError("bad_options", "This cannot be measured.", problem, "", exit_status=2)
+    inputs = (command.reference, *command.candidates, *command.texts, command.tasks or "")
+    for output in (command.report, command.fingerprint):
+        if output:
+            refuse_output(Path(output), (each for each in inputs if each))
 
 
 __all__ = ["QualityRun", "check"]

@@ -58,6 +58,7 @@ class Inspector(QWidget):
         self._state = label("", "small", wrap=True)
         self.tabs = QTabWidget()
         self.tabs.setAccessibleName(self.tr("Inspector"))
+        self.tabs.tabBar().setAccessibleName(self.tr("Inspector"))
         self.tabs.addTab(self._make_live(), self.tr("Live"))
         self._settings = _scroll(self._make_settings())
         self.tabs.addTab(self._settings, self.tr("Settings"))

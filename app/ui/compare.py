@@ -224,8 +224,13 @@ class ComparePage(QWidget):
         self._models_changed()
 
     def _placed(self) -> None:
+        last: QWidget = self.add_button
         for index, column in enumerate(self.columns):
             column.set_place(index, len(self.columns))
+            for part in column.findChildren(QWidget):  # Tab comes to them where they stand, though they were made later
+                if part.focusPolicy() and part.focusProxy() is None and part.window() is self.window():
+                    self.setTabOrder(last, part)
+                    last = part
         self._refresh_buttons()
 
     def _guess_models(self) -> None:
@@ -300,7 +305,7 @@ class ComparePage(QWidget):
         if self._view not in COLUMN_VIEWS:
             self.show_view(ANSWERS)
         missing.picker.setFocus()
-        self.mode.setText(self.tr("Choose a model for every column first."))
+        self.mode.setText(self.tr("Choose a model first."))
         return False
 
     def stop(self) -> None:
@@ -567,7 +572,7 @@ class ComparePage(QWidget):
             self.mode.setText("")
             return
         if len(models) < len(self.columns):
-            self.mode.setText(self.tr("Choose a model for every column."))
+            self.mode.setText(self.tr("Choose the models."))
             return
         if self._view == PROMPTS:
             self.mode.setText(self.tr("One model at a time, so that every speed is its own."))

@@ -280,6 +280,8 @@ class ConvertPage(QWidget):
         self.requantize.setChecked(False)
         self.importance.set_source(self.source.info, self.folder())
         info = self.source.info
+        if info is None:  # no plan will come that replaces the last model's sizes
+            self.recipes.model.set_plan({}, {})
         self.fit.set_source(info, self.importance.known())
         if self.recipe_file.recipe is not None and self.recipe_file.recipe.imatrix:
             self.importance.choose(self.recipe_file.recipe.imatrix)
@@ -494,9 +496,14 @@ class ConvertPage(QWidget):
         self.note.setText("\n".join(filter(None, notes)))
         self.note.setVisible(any(notes))
 
+    def _no_source_words(self) -> str:
+        if self.source.reading:
+            return ""
+        return self.tr("Choose another source.") if self.source.path() else self.tr("Choose a source first.")
+
     def _sum_words(self, ticked: list[PlannedOutput], total: int) -> str:
         if self.source.info is None:
-            return self.tr("Choose a source first.") if not self.source.reading else ""
+            return self._no_source_words()
         if not self._types():
             return self.tr("Choose a recipe file.") if self.mode() == RECIPE else self.tr("Tick at least one type.")
         if not ticked:
@@ -511,7 +518,7 @@ class ConvertPage(QWidget):
 
     def _fit_sum_words(self) -> str:
         if self.source.info is None:
-            return self.tr("Choose a source first.") if not self.source.reading else ""
+            return self._no_source_words()
         preview = self.fit.pane.preview
         if preview is None or preview.refusals:
             return ""

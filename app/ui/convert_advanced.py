@@ -247,6 +247,7 @@ class AdvancedPane(QWidget):
         box.setRange(0, most)
         box.setSpecialValueText(nothing)
         box.setKeyboardTracking(False)
+        box.setMinimumWidth(110)  # its own would push the column under the scroll bar in the smallest window
         self._name(box, words)
         box.valueChanged.connect(self.changed)
         return box

@@ -12,7 +12,7 @@ from app.ui.context import Context
 from app.ui.filtered_table import Cells, FilteredTable, Table
 from app.ui.inspect_reader import Attendant
 from app.ui.theme import set_role
-from app.ui.widgets import ElidedLabel, ErrorCard, ModelPicker, ProgressLine, button, label
+from app.ui.widgets import ElidedLabel, EmptyState, ErrorCard, ModelPicker, ProgressLine, button, label
 from converter.difference import (
     DIFFERENT,
     ONLY_FIRST,
@@ -80,9 +80,15 @@ class CompareTab(QWidget):
         layout.addWidget(self.error)
         layout.addWidget(self.words)
         layout.addWidget(self.tabs, 1)
-        self.words.setText(
-            self.tr("Every weight of both is read: how far apart are they, and are their bytes the same?")
+        self.nothing = EmptyState(
+            "compare",
+            self.tr("Nothing compared yet"),
+            self.tr("Every weight of both is read: how far apart are they, and are their bytes the same?"),
+            theme=context.theme,
         )
+        layout.addWidget(self.nothing, 1)
+        self.words.hide()
+        self.tabs.hide()
         self._enable()
 
     def start(self) -> None:
@@ -91,6 +97,9 @@ class CompareTab(QWidget):
         if not path or self._worker is not None:
             return
         self.error.clear()
+        self.nothing.hide()
+        self.words.show()
+        self.tabs.show()
         self.done, self.metadata, self.tensors = None, [], []
         self._refill()
         self.words.setText("")

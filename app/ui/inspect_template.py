@@ -121,7 +121,7 @@ class TemplateTab(QWidget):
         self._timer = QTimer(self, singleShot=True, interval=TYPING_MS)
         self._timer.timeout.connect(self._ask)
         self.open.toggled.connect(self._ask)
-        context.settings_changed.connect(self._draw)
+        context.theme.changed.connect(self._draw)
         self.reset()
 
     def _column(self, title: str, words: str, part: QWidget) -> QWidget:

@@ -110,7 +110,7 @@ class TokensTab(QWidget):
         self.special.toggled.connect(self._ask)
         self.ends.toggled.connect(self._ask)
         self.other.changed.connect(self._chosen)
-        context.settings_changed.connect(self._draw)
+        context.theme.changed.connect(self._draw)
         self._chosen()
 
     def _chosen(self) -> None:

@@ -147,6 +147,8 @@ class MeasuredPage(QWidget):
         self.subtitle = label(words.question, "muted")
         left = self._build_left()
         self.setup_button.toggled.connect(left.setVisible)
+        # Room for the line between them; without the setup the results begin where the heading does.
+        self.setup_button.toggled.connect(lambda shown: self._beside.setContentsMargins(12 if shown else 0, 0, 0, 0))
         self.splitter = QSplitter(Qt.Orientation.Horizontal)
         self.splitter.setObjectName("setup")
         self.splitter.setChildrenCollapsible(False)
@@ -262,13 +264,14 @@ class MeasuredPage(QWidget):
         self.results.addWidget(self.table)
         self.results.addWidget(self.charts)
         right = QWidget()
-        layout = QVBoxLayout(right)
+        self._beside = layout = QVBoxLayout(right)
         layout.setContentsMargins(12, 0, 0, 0)
         layout.setSpacing(8)
         layout.addWidget(self.error)
         layout.addWidget(self.progress)
         layout.addWidget(self.empty, 1)
         layout.addWidget(self.results, 1)
+        layout.addStretch()  # what an error leaves, when it stands alone
         return right
 
     def _on_dragged(self, *_: object) -> None:

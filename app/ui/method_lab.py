@@ -89,7 +89,7 @@ class MethodLabPanel(QWidget):
         self._result: MethodsResult | None = None
         self._files: list[str] = []
         self.job: Job | None = None
-        self.model = ModelPicker(context, {"gguf"})
+        self.model = ModelPicker(context, {"gguf", "hf"})  # of a folder what the command line has measured is shown
         self.model.setAccessibleName(self.tr("Model that methods are compared on"))
         self.chosen = button("", None)
         self.menu = QMenu(self)
@@ -144,7 +144,7 @@ class MethodLabPanel(QWidget):
         """What is chosen; None while something is missing."""
         path = self.model.path()
         keys = [key for key, action in self.methods.items() if action.isChecked()]
-        if not path or not keys or self._quantized(path):
+        if not path or not keys or self._quantized(path) or self._is_folder(path):
             return None
         everything = len(keys) == len(self.methods)
         return MeasureMethods(
@@ -225,6 +225,11 @@ class MethodLabPanel(QWidget):
         info = self._context.library.entry(path)
         return info is not None and is_quantized(info)
 
+    def _is_folder(self, path: str) -> bool:
+        """Whether it would have to be converted first."""
+        info = self._context.library.entry(path)
+        return info.kind != "gguf" if info is not None else not path.lower().endswith(".gguf")
+
     def _on_job(self, job: Job) -> None:
         if not isinstance(job.command, MeasureMethods) or (self.job is not None and self.job.is_active):
             return
@@ -300,6 +305,11 @@ class MethodLabPanel(QWidget):
         path = self.model.path()
         if path and self._quantized(path):
             return self.tr("This file is quantized itself: choose the full model, in 16 or 32 bits.")
+        if path and self._is_folder(path):
+            return self.tr(
+                "Here a GGUF file in 16 or 32 bits is measured: convert this folder to BF16 first. "
+                "What “quench methods” has measured of the folder is shown here too."
+            )
         return self.tr(
             "GPTQ, AWQ, NF4, FP8 and others beside the K-quants, on your own model and on texts that none has seen."
         )

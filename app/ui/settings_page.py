@@ -241,7 +241,7 @@ class SettingsPage(QWidget):
             ),
             (
                 "pass_top1",
-                self.tr("Pass needs a top-1 agreement of"),
+                self.tr("Same first choice for a Pass"),
                 decimal(0, 1, 0.01),
                 GLOSSARY["Top-1 agreement"],
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -194,6 +195,10 @@ class Card(QFrame):
         self.heading.setVisible(bool(title))
 
 
+_BREAKS = re.compile(r"[./\\_-]")
+"""Where a name may be broken that is too long for a line."""
+
+
 class ErrorCard(QFrame):
     """What happened, why, what to do, and the buttons to do it. Hidden until :meth:`show_error`."""
 
@@ -201,6 +206,7 @@ class ErrorCard(QFrame):
         super().__init__(parent)
         set_role(self, "error")
         self.error: QuenchError | None = None
+        self._told = ""
         self._title = label("", "heading", wrap=True)
         self._hint = label("", "", wrap=True)
         self._detail = label("", "small", wrap=True)
@@ -231,7 +237,7 @@ class ErrorCard(QFrame):
         self._hint.setText(known.hint)
         self._hint.setVisible(bool(known.hint))
         first = known.detail.strip().splitlines()[:3]
-        self._detail.setText("\n".join(text[:300] for text in first))
+        self._told = "\n".join(text[:300] for text in first)
         self._detail.setVisible(bool(first))
         self.choice.clear()
         self.choice.addItems(list(known.choices) if choose else [])
@@ -262,9 +268,22 @@ class ErrorCard(QFrame):
         for at, each in enumerate(self._pressed):
             self._buttons.addWidget(each, at // columns, at % columns)
         for column in range(max(len(widths) + 1, self._buttons.columnCount())):
-            self._buttons.setColumnStretch(column, 1 if column == columns and columns > 2 else 0)
+            self._buttons.setColumnStretch(column, 1 if column == columns == len(widths) else 0)
+        self._wrap_detail(room)
         # A layout that is short of room would draw wrapped lines and buttons over each other.
         self.setMinimumHeight(max(0, self.layout().heightForWidth(self.width())))
+
+    def _wrap_detail(self, room: int) -> None:
+        """Names that are wider than the card may be broken after their dots and dashes. Such a text cannot be selected:
+        it would be copied with signs in it that nobody sees."""
+        wide = self._detail.fontMetrics().horizontalAdvance
+        shown = " ".join(
+            _BREAKS.sub("\\g<0>\u200b", word) if wide(word) > room else word for word in self._told.split(" ")
+        )
+        if shown != self._detail.text():
+            self._detail.setText(shown)
+            usual, none = Qt.TextInteractionFlag.TextSelectableByMouse, Qt.TextInteractionFlag.NoTextInteraction
+            self._detail.setTextInteractionFlags(usual if shown == self._told else none)
 
     def minimumSizeHint(self) -> QSize:
         return QSize(120, super().minimumSizeHint().height())

@@ -149,10 +149,20 @@ class MainWindow(QMainWindow):
         """Bring a page to the front, making it at the first visit; returns it. ``KeyError`` for an unknown key."""
         page = self.page(key)
         self.stack.setCurrentWidget(page)
+        self._status_last()
         self.toasts.keep_clear_of(getattr(page, "composer", None))
         self._rail[ENTRIES[key].under or key].setChecked(True)
         self.page_shown.emit(key)
         return page
+
+    def _status_last(self) -> None:
+        """The Tab key comes to the status bar after the page, although what is made later stands behind it at first."""
+        last = self.previousInFocusChain()
+        while last is not self and (not last.focusPolicy() or self.status.isAncestorOf(last)):
+            last = last.previousInFocusChain()
+        for part in (self.status.model, self.status.serve, self.status.jobs):
+            QWidget.setTabOrder(last, part)
+            last = part
 
     def page(self, key: str) -> QWidget:
         """The page, made if need be, without showing it."""
@@ -163,6 +173,7 @@ class MainWindow(QMainWindow):
             for field in self._pages[key].findChildren(QAbstractSpinBox):
                 # A stylesheet's padding does not reach the text inside a spin box.
                 field.lineEdit().setTextMargins(6, 0, 0, 0)
+                field.lineEdit().setAccessibleName(field.accessibleName())
         return self._pages[key]
 
     def current_key(self) -> str:

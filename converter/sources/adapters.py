@@ -53,9 +53,11 @@ class Adapter:
 
 def read_adapter(folder: Path, files: list[ByteFile]) -> Adapter:
     """Reads an adapter's settings and the header of its weights; opened files are added to ``files``. Raises
-    ``QuenchError`` ``not_an_adapter``, ``unsupported_adapter``, ``bad_adapter``."""
+    ``QuenchError`` ``not_found``, ``not_an_adapter``, ``unsupported_adapter``, ``bad_adapter``."""
     path = folder / "adapter_config.json"
     try:
+        if not folder.exists():
+            raise QuenchError("not_found", "The LoRA adapter is not there.", f"{folder}", "Check the path.")
         found = next((folder / name for name in _WEIGHT_FILES if (folder / name).is_file()), None)
         if not path.is_file() or found is None:
             wanted = path.name if not path.is_file() else " or ".join(_WEIGHT_FILES)

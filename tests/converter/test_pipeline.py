@@ -555,6 +555,20 @@ def test_a_weight_that_is_no_number_is_named(pocket: Path, tmp_path: Path, value
     assert [path for path in tmp_path.iterdir() if path.name.startswith("out")] == []
 
 
+def test_a_file_that_another_run_finished_meanwhile_is_not_replaced(pocket: Path, tmp_path: Path) -> None:
+    target = tmp_path / "model.gguf"
+
+    def other_run(event: object) -> None:
+        if isinstance(event, Planned):
+            target.write_bytes(b"mine")
+
+    with pytest.raises(QuenchError) as caught:
+        convert(ConversionSpec(str(pocket), str(target), ("Q4_0",)), other_run)
+    assert caught.value.code == "exists"
+    assert target.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_existing_files_need_leave(pocket: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.gguf"
     target.write_bytes(b"mine")

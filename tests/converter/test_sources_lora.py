@@ -352,7 +352,7 @@ def test_folders_that_are_no_adapters(tmp_path: Path) -> None:
     base(tmp_path / "m")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "m", tmp_path / "empty", "not_an_adapter")
-    refused(tmp_path / "m", tmp_path / "nowhere", "not_an_adapter")
+    refused(tmp_path / "m", tmp_path / "nowhere", "not_found")
     refused(tmp_path / "m", tmp_path / "m", "not_an_adapter")
     write_json(tmp_path / "empty" / "adapter_config.json", MATRIX)
     (tmp_path / "empty" / "adapter_model.safetensors").write_bytes(b"123")

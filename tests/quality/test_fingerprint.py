@@ -303,7 +303,7 @@ def test_an_unwritable_place_or_a_stop_leaves_nothing(pocket_gguf: Make, tmp_pat
     (tmp_path / "file").write_text("x")
     with pytest.raises(QuenchError) as caught:
         save(pocket_gguf("BF16"), tmp_path / "file" / "f.qref")
-    assert caught.value.code == "fingerprint_not_saved" and caught.value.exit_status == 4
+    assert caught.value.code == "bad_output" and caught.value.exit_status == 3
     folder = tmp_path / "out"
     command = MeasureQuality(str(pocket_gguf("BF16")), (), fingerprint=str(folder / "f.qref"), **TEXTS)  # type: ignore[arg-type]
     run = QualityRun(command, lambda event: None, lambda: run.reference.divergence.windows >= 1)

@@ -22,7 +22,7 @@ from app.ui import format as fmt
 from app.ui.context import Context
 from app.ui.convert import ConvertPage
 from app.ui.convert_advanced import parse_rules
-from app.ui.convert_recipes import NAME, SHOWN, TITLE
+from app.ui.convert_recipes import NAME, SHOWN, SIZE, TITLE
 from app.ui.tensor_errors import error_step, error_words
 from app.ui.tensor_map import place
 from app.ui.widgets import ErrorCard
@@ -371,6 +371,17 @@ def test_a_disk_that_is_too_small_is_one_card_and_nothing_on_it(
     planned.output.setText(str(quench_home / "models"))  # the page goes on
     run_to_end(qtbot, planned)
     assert planned.job is not None and planned.job.state == "done"
+
+
+def test_a_source_that_cannot_be_read_leaves_no_sizes_of_the_last_one(
+    qtbot: QtBot, planned: ConvertPage, tmp_path: Path
+) -> None:
+    model = planned.recipes.model
+    assert model.index(0, SIZE).data()
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF")
+    planned.receive({"source": str(tmp_path / "cut.gguf")})
+    qtbot.waitUntil(lambda: bool(red_cards(planned)))
+    assert not model.index(0, SIZE).data() and "another source" in planned.sum.text()
 
 
 def test_an_unusable_output_folder_is_said(qtbot: QtBot, planned: ConvertPage, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtGui import QColor, QTextCursor
 from PySide6.QtWidgets import QApplication, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 from tokenizers import Tokenizer
@@ -382,7 +383,9 @@ def test_a_worker_that_hangs_is_ended(qtbot: QtBot, inspected: Inspected, pocket
 # ---- chat template ----
 
 
-def test_the_sample_is_rendered_and_edits_are_followed(qtbot: QtBot, inspected: Inspected, pocket_gguf: Gguf) -> None:
+def test_the_sample_is_rendered_and_edits_are_followed(
+    qtbot: QtBot, context: Context, inspected: Inspected, pocket_gguf: Gguf
+) -> None:
     dialog = inspected(pocket_gguf("Q4_K_M"))
     tab = dialog.template
     dialog.tabs.setCurrentWidget(tab)
@@ -390,6 +393,14 @@ def test_the_sample_is_rendered_and_edits_are_followed(qtbot: QtBot, inspected: 
     assert tab.prompt.toPlainText().startswith("<|im_start|>system\nYou are brief.<|im_end|>\n")
     assert tab.prompt.toPlainText().endswith("<|im_start|>assistant\n")
     assert tab.words.text().endswith("tokens")
+    qtbot.waitUntil(lambda: dialog.tokens.sides[0].answer is not None)
+    for mode in ("dark", "light"):
+        context.theme.set_mode(mode)
+        for written in (tab.prompt, dialog.tokens.sides[0].pieces):
+            cursor = QTextCursor(written.document())
+            cursor.setPosition(22)
+            ink = cursor.charFormat().foreground().color()
+            assert ink == QColor(context.theme.color("text")), "what is written follows the theme"
     tab.open.setChecked(False)
     qtbot.waitUntil(lambda: tab.prompt.toPlainText().endswith("Is it still good?<|im_end|>\n"))
     qtbot.mouseClick(tab.add_button, LEFT)

@@ -72,6 +72,18 @@ def panel(qtbot: QtBot, context: Context, tmp_path: Path) -> MethodLabPanel:
     return made
 
 
+def test_what_was_measured_of_a_folder_is_shown_and_cannot_be_measured_here(
+    panel: MethodLabPanel, context: Context, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "folder")
+    panel.model.set_path(folder)
+    assert panel.is_empty() and panel.nothing.isVisible() and "convert this folder" in panel.nothing.text()
+    measurements.keep_methods(context.store, result(folder))
+    panel.model.set_path(None)
+    panel.model.set_path(folder)
+    assert not panel.is_empty() and not panel.run_button.isEnabled()
+
+
 def test_a_table_and_a_chart_say_what_runs_where(panel: MethodLabPanel) -> None:
     model = panel.table.model()
     texts = [[str(model.index(r, c).data()) for c in range(model.columnCount())] for r in range(model.rowCount())]

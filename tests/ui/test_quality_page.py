@@ -229,6 +229,7 @@ def test_a_killed_worker_is_one_red_card_with_retry(qtbot: QtBot, chosen: Qualit
     qtbot.waitUntil(lambda: not job.is_active)
     (card,) = red_cards(chosen)
     assert card.error is not None and card.error.code == "engine_died"
+    assert card.height() < chosen.height() / 2
     retry = next(b for b in card.findChildren(QAbstractButton) if b.text() == "Retry")
     QTest.mouseClick(retry, Qt.MouseButton.LeftButton)
     again = chosen.job

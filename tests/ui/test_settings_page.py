@@ -57,7 +57,7 @@ def test_choices_are_saved(page: SettingsPage, context: Context) -> None:
         ("Threads", 3, lambda saved: saved.threads),
         ("Pass up to a KLD of", 0.045, lambda saved: saved.pass_kld),
         ("Fail from a KLD of", 0.33, lambda saved: saved.fail_kld),
-        ("Pass needs a top-1 agreement of", 0.9, lambda saved: saved.pass_top1),
+        ("Same first choice for a Pass", 0.9, lambda saved: saved.pass_top1),
     ],
 )
 def test_numbers_are_saved(page: SettingsPage, name: str, value: float, read: object) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PySide6.QtCore import QLocale, QMimeData, QPoint, Qt, QUrl
 from PySide6.QtGui import QDragEnterEvent, QGuiApplication
-from PySide6.QtWidgets import QLabel, QPushButton
+from PySide6.QtWidgets import QLabel, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 import resources
@@ -113,6 +113,24 @@ def test_an_error_card_shows_only_the_actions_of_the_last_error(qtbot: QtBot) ->
     for text in ("First", "Second"):
         card.show_error(QuenchError("x", "t"), [(text, lambda: None)])
     qtbot.waitUntil(lambda: [b.text() for b in card.findChildren(QPushButton)] == ["Second", "Copy details"])
+
+
+def test_an_error_card_keeps_its_buttons_together_and_cuts_no_long_name(qtbot: QtBot) -> None:
+    page = QWidget()
+    qtbot.addWidget(page)
+    card = ErrorCard(page)
+    name = "model.layers.2.mlp.up_proj.weight"
+    card.show_error(QuenchError("x", "Title", f"{name} is cut."), [("Retry", lambda: None)])
+    detail = next(label for label in card.findChildren(QLabel) if name in label.text().replace("\u200b", ""))
+    card.setGeometry(0, 0, 700, 200)
+    with qtbot.waitExposed(page):
+        page.show()
+    retry, copy = card.findChildren(QPushButton)
+    assert retry.width() == retry.sizeHint().width() and copy.x() < 300
+    assert detail.text() == f"{name} is cut." and detail.textInteractionFlags()
+    card.setGeometry(0, 0, 200, 200)
+    assert detail.text().replace("\u200b", "") == f"{name} is cut." != detail.text()
+    assert not detail.textInteractionFlags(), "what cannot be seen cannot be copied"
 
 
 def test_a_tile_speaks(qtbot: QtBot) -> None:

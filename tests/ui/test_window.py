@@ -81,6 +81,10 @@ def test_all_seven_pages_open_by_key(qtbot: QtBot, window: MainWindow) -> None:
         assert page.isVisible()
         assert page.key == key
         assert page.help_text().strip()
+        after = window.status.jobs.nextInFocusChain()
+        while not after.focusPolicy() & Qt.FocusPolicy.TabFocus or not after.isVisible():
+            after = after.nextInFocusChain()
+        assert not page.isAncestorOf(after), "Tab comes to the status bar last"
 
 
 def test_pages_are_made_at_the_first_visit_and_kept(window: MainWindow) -> None:

@@ -158,6 +158,17 @@ def test_a_bad_candidate_does_not_lose_the_others(files: dict[str, str], tmp_pat
     assert {event.index for event in events if isinstance(event, QualityUpdate)} == {1}
 
 
+def test_candidates_that_cannot_be_read_are_refused_before_the_reference_is_measured(
+    files: dict[str, str], pocket: Path, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    with pytest.raises(QuenchError) as caught:
+        run_job("measure", quality(files, str(tmp_path / "none.gguf"), str(pocket)), events.append)
+    assert caught.value.code == "not_found"
+    assert [event.request for event in events if isinstance(event, Failed)] == [1, 2]
+    assert not [event for event in events if isinstance(event, Status) and "window" in event.label]
+
+
 def test_another_vocabulary_is_refused(files: dict[str, str], tmp_path: Path) -> None:
     """The same file with two tokens exchanged: as many tokens as the reference has, but not the same ones."""
     data = Path(files["Q8_0"]).read_bytes()

@@ -114,9 +114,7 @@ def convert(
         with ExitStack() as stack:
             _make_folder(prepared.folder, stack)
             parts = [open_output(stack, t.path, t.layout, resume=resumed is not None) for t in prepared.targets]
-            refuse_taken(
-                prepared
-            )  # again, now that no other run can: one that has just ended may have put its file there
+            refuse_taken(prepared)  # again, now that nobody else can: a run that has just ended may have put one there
             journal = stack.enter_context(journals.Journal(prepared, parts, journal_every))
             run = _Run(prepared, parts, emit, halt, peak, journal, blocks)
             if resumed is not None:

@@ -153,6 +153,19 @@ def test_error_feedback_is_in_the_file_that_was_judged(small: Path, importance: 
     assert made.error[name] == pytest.approx(error, rel=1e-5)
 
 
+@pytest.mark.slow
+def test_the_same_fit_gives_the_same_bytes(small: Path, importance: Path, tmp_path: Path) -> None:
+    """Probes, error feedback and the repair take their sums in one order, whichever engine was free first."""
+    blocks = [tmp_path / f"{number}.gguf" for number in range(2)]
+    plans = [
+        fitted(command(small, importance, budget=1_000_000, standard="Q2_K", feedback=True, blocks=str(path)))[0]
+        for path in blocks
+    ]
+    assert plans[0].kept and plans[0].repaired > 0
+    assert msgspec.structs.replace(plans[0], seconds=0.0) == msgspec.structs.replace(plans[1], seconds=0.0)
+    assert blocks[0].read_bytes() == blocks[1].read_bytes()
+
+
 def test_blocks_of_another_plan_are_refused(small: Path, tmp_path: Path) -> None:
     blocks = tmp_path / "blocks.gguf"
     writer = gguf.GGUFWriter(blocks, "llama")

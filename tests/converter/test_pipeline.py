@@ -616,7 +616,7 @@ def test_refusals_name_their_reason(pocket: Path, tmp_path: Path) -> None:
     assert code(types=("Q4_K_M",), output=str(tmp_path / "no" / "where" / "x.gguf")) == ("no_folder", 3)
     assert code(types=("Q4_K_M", "Q8_0"), output=str(tmp_path / "no" / "where")) == ("no_folder", 3)
     assert code(types=("Q2_K_S",)) == ("needs_imatrix", 3)
-    assert code(types=("Q4_K_M",), imatrix=str(tmp_path / "none.gguf")) == ("bad_imatrix", 3)
+    assert code(types=("Q4_K_M",), imatrix=str(tmp_path / "none.gguf")) == ("not_found", 3)
     assert code(types=("Q4_K_M",), source=str(tmp_path / "none"))[1] == 3
     assert [path for path in tmp_path.iterdir() if path.name != "quench-home"] == []
 

@@ -34,7 +34,9 @@ def prompts(model: Model) -> list[list[int]]:
     return [model.prompt_tokens(model.render([ChatMessage("user", question)])) for question in QUESTIONS]
 
 
-@pytest.mark.parametrize("sequences", [1, 4, 16])
+@pytest.mark.parametrize(
+    "sequences", [4, pytest.param(1, marks=pytest.mark.slow), pytest.param(16, marks=pytest.mark.slow)]
+)
 def test_answers_are_those_of_single_replies(pocket_gguf: Callable[[str], Path], sequences: int) -> None:
     path = pocket_gguf("BF16")
     with load(path, 1) as model:

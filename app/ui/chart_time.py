@@ -50,7 +50,8 @@ class LiveCurve(pg.GraphicsObject):
 
     DOT = 3.0
     """Radius in pixels of a lone point: a line through one is not seen."""
-    PEN = DOT + 1
+    ROOM = DOT + 1
+    """Pixels around the values that may be painted on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class LiveCurve(pg.GraphicsObject):
     def viewTransformChanged(self) -> None:
         """Where it paints: its values, and some pixels around them, whatever those are now."""
         across, up = self.pixelVectors()
-        x, y = (0.0, 0.0) if across is None or up is None else (self.PEN * across.x(), self.PEN * abs(up.y()))
+        x, y = (0.0, 0.0) if across is None or up is None else (self.ROOM * across.x(), self.ROOM * abs(up.y()))
         self.prepareGeometryChange()
         self._room = self._bounds.adjusted(-x, -y, x, y)
 

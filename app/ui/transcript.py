@@ -309,9 +309,8 @@ class Transcript(QTextBrowser):
         if not waiting:
             return
         begun = time.thread_time()
-        follow = self.at_bottom()
         with self._painting_what_changes():
-            self._edit(lambda: self._stream(waiting[-1]), follow)
+            self._edit(lambda: self._stream(waiting[-1]), follow=False)  # the page's height is told afterwards
         self._cost, self._drawn = time.thread_time() - begun, time.monotonic()
 
     @contextlib.contextmanager
